@@ -1,0 +1,1 @@
+"""Acting: environments, preprocessing, exploration, the agent and the actor."""

@@ -1,0 +1,187 @@
+"""From steps to n-step transitions, for all copies of one actor at once.
+
+Each copy has a timeline of slots. A slot is a frame and, unless that frame is the last of its
+episode, the action taken on it with what came of it:
+
+    slot        l        l+1      l+2 (done)  l+3          l+4
+    frame       f0       f1       f2          f3 (last)    g0 (first of the next episode)
+    action      a0       a1       a2          – ignored    b0
+
+A window starts at every slot with an action, runs for n of them or to the end of the episode, and
+becomes exactly one transition: the windows of an episode's last steps are shorter, none is dropped.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from common.types import PAD, Array, Chunk, EnvironmentSpec
+
+
+class NStepAccumulator:
+    """Collects slots of N copies and turns complete windows into chunks."""
+
+    def __init__(
+        self, spec: EnvironmentSpec, copies: int, n_step: int, gamma: float, max_slots: int
+    ) -> None:
+        """An empty timeline.
+
+        Args:
+            spec: of the environment. copies: N.
+            n_step: rewards summed before bootstrapping. gamma: discount per env step.
+            max_slots: vector steps between two `drain`s, at the most.
+        """
+        self._n = n_step
+        self._gamma = gamma
+        self._stack = spec.stack
+        self._copies = copies
+        # What a drain leaves: the open windows' slots (n), and before them the rest of their stacks.
+        self._carry = n_step + spec.stack - 1
+        shape = (max_slots + self._carry + 1, copies)
+        self._frames: Array = np.zeros((*shape, *spec.frame.shape), spec.frame.dtype)
+        self._action: Array = np.zeros(shape, np.int32)
+        self._reward: Array = np.zeros(shape, np.float32)
+        self._ended: Array = np.zeros(shape, bool)  # a window may not go past this action
+        self._cut: Array = np.zeros(shape, bool)  # … and there is nothing to bootstrap from
+        self._acted: Array = np.zeros(shape, bool)  # an action was taken here
+        self._emitted: Array = np.zeros(shape, bool)
+        self._position: Array = np.zeros(shape, np.int32)  # frames since the episode's first
+        self._q_taken: Array = np.zeros(shape, np.float32)
+        self._q_max: Array = np.zeros(shape, np.float32)
+        self._version: Array = np.zeros(shape, np.int64)
+        self._slots = 0
+
+    def __len__(self) -> int:
+        """Slots in the timeline."""
+        return self._slots
+
+    def append(
+        self,
+        frames: Array,
+        first: Array,
+        action: Array,
+        q_taken: Array,
+        q_max: Array,
+        version: int,
+        reward: Array,
+        terminated: Array,
+        truncated: Array,
+        life_ended: Array,
+        ignored: Array,
+    ) -> None:
+        """Add one slot per copy. All arrays have N rows.
+
+        Args:
+            frames: that were acted on. first: they open an episode.
+            action, q_taken, q_max: chosen there, and the network's opinion.
+            version: of the weights that chose.
+            reward, terminated, truncated: what came of it.
+            life_ended: ends the window like `terminated`, while the episode goes on.
+            ignored: the frame was the last of its episode: no action was taken.
+        """
+        if self._slots == len(self._action):
+            raise RuntimeError("accumulator is full: drain it at least every max_slots steps")
+        s = self._slots
+        previous = self._position[s - 1] if s else np.zeros(self._copies, np.int32)
+        self._frames[s] = frames
+        self._position[s] = np.where(first, 0, previous + 1)
+        self._action[s] = action
+        self._q_taken[s] = q_taken
+        self._q_max[s] = q_max
+        self._version[s] = version
+        self._reward[s] = reward
+        self._cut[s] = terminated | life_ended
+        self._ended[s] = terminated | truncated | life_ended
+        self._acted[s] = ~ignored
+        self._emitted[s] = False
+        self._slots += 1
+
+    def drain(self) -> Chunk | None:
+        """All transitions whose windows are complete and were not handed out before.
+
+        A window is complete when the frame after it is in the timeline. None if there are none.
+        """
+        # Windows may start at any slot but the last: that frame has no successor yet.
+        starts = self._slots - 1
+        if starts < 1:
+            return None
+        reward = np.zeros((starts, self._copies), np.float64)
+        discount = np.ones((starts, self._copies), np.float64)
+        length = np.zeros((starts, self._copies), np.int32)  # steps taken in the window
+        running = self._acted[:starts].copy()
+        terminal = np.zeros((starts, self._copies), bool)
+        for k in range(min(self._n, starts)):
+            here = running[: starts - k]  # windows still open at their k-th step
+            step = slice(k, starts)
+            reward[: starts - k] += np.where(here, self._gamma**k * self._reward[step], 0.0)
+            length[: starts - k] += here
+            terminal[: starts - k] |= here & self._cut[step]
+            here &= ~self._ended[step]
+        complete = (length == self._n) | (~running & (length > 0))
+        emit = complete & ~self._emitted[:starts]
+        self._emitted[:starts] |= complete
+        slot, copy = np.nonzero(emit)
+        chunk = self._chunk(slot, copy, reward, length, terminal) if len(slot) else None
+        self._discard()
+        return chunk
+
+    def _chunk(
+        self, slot: Array, copy: Array, reward: Array, length: Array, terminal: Array
+    ) -> Chunk:
+        after = slot + length[slot, copy]  # slot of the frame that follows the window
+        ended = terminal[slot, copy]
+        discount = np.where(ended, 0.0, self._gamma ** length[slot, copy].astype(np.float64))
+        bootstrap = discount * self._q_max[after, copy]
+        target = reward[slot, copy] + bootstrap
+        observation = self._stack_slots(slot, copy)  # [K, S] slots, PAD before the episode
+        next_observation = self._stack_slots(after, copy)
+
+        # Number the frames that are used, each once.
+        used = np.zeros((self._slots, self._copies), bool)
+        columns = copy[:, None]
+        for stacks in (observation, next_observation):
+            rows, cols = np.broadcast_arrays(stacks, columns)
+            here = stacks != PAD
+            used[rows[here], cols[here]] = True
+        numbers = np.cumsum(used.ravel()).reshape(used.shape) - 1
+        return Chunk(
+            frames=self._frames[: self._slots][used],
+            observation=np.where(observation == PAD, PAD, numbers[observation, columns]).astype(
+                np.int32
+            ),
+            next_observation=np.where(
+                next_observation == PAD, PAD, numbers[next_observation, columns]
+            ).astype(np.int32),
+            action=self._action[slot, copy],
+            reward=reward[slot, copy].astype(np.float32),
+            discount=discount.astype(np.float32),
+            priority=np.abs(target - self._q_taken[slot, copy]).astype(np.float32),
+            version=self._version[slot, copy],
+        )
+
+    def _stack_slots(self, slot: Array, copy: Array) -> Array:
+        """Slots of the S frames that end with `slot`, oldest first; `[K, S]`."""
+        back = np.arange(self._stack - 1, -1, -1)
+        inside = back <= self._position[slot, copy][:, None]
+        return np.where(inside, slot[:, None] - back, PAD)
+
+    def _discard(self) -> None:
+        """Keep what open windows and their stacks still need."""
+        gone = self._slots - self._carry
+        if gone <= 0:
+            return
+        for column in (
+            self._frames,
+            self._action,
+            self._reward,
+            self._ended,
+            self._cut,
+            self._acted,
+            self._emitted,
+            self._position,
+            self._q_taken,
+            self._q_max,
+            self._version,
+        ):
+            column[: self._carry] = column[gone : self._slots]
+        self._slots = self._carry

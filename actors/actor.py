@@ -1,0 +1,164 @@
+"""Actor: N environment copies, an ε-greedy agent, and the way to the replay memory."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import torch
+
+from actors.accumulator import NStepAccumulator
+from actors.agent import Agent
+from actors.environments import make_environment
+from actors.exploration import EpsilonSchedule
+from actors.preprocessing import FrameStack
+from common.config import Config
+from common.handles import Handle
+from common.networks import make_network
+from common.seeding import Role, integer_seeds, seed_sequence
+from common.types import ActorReport, Array, Episode
+from common.variables import VariableClient
+from replay_server.client import ReplayWriter
+
+
+class Actor:
+    """Steps its environments and pushes experience. State lives between calls of `collect`."""
+
+    def __init__(
+        self,
+        config: Config,
+        index: int,
+        incarnation: int,
+        shards: list[Handle],
+        variables: Handle,
+    ) -> None:
+        """An actor at the start of an episode in each copy.
+
+        Args:
+            config: of the run.
+            index: 0 … actors.count−1; gives ε and, with `incarnation`, the random streams.
+            incarnation: how many actors of this index there were before.
+            shards: of the replay memory.
+            variables: where weights are published.
+        """
+        self._config = config
+        self._index = index
+        self._incarnation = incarnation
+        sequence = seed_sequence(config.seed, Role.ACTOR, index, incarnation)
+        env_seed, rng_seed = integer_seeds(sequence, 2)
+        copies = config.actors.envs
+        self._environment = make_environment(config.env, copies)
+        spec = self._environment.spec
+        self._agent = Agent(
+            make_network(spec, config.network),
+            torch.device("cpu"),
+            np.random.default_rng(rng_seed),
+        )
+        self._schedule = EpsilonSchedule(config.exploration, index, config.actors.count, copies)
+        self._stacks = FrameStack(copies, spec.stack, spec.frame)
+        self._accumulator = NStepAccumulator(
+            spec,
+            copies,
+            config.learner.n_step,
+            config.learner.gamma,
+            max_slots=config.actors.chunk_steps,
+        )
+        self._writer = ReplayWriter(shards, config.actors.inserts_in_flight, first_shard=index)
+        self._variables = VariableClient(variables)
+        self._steps_since_chunk = 0
+        self._frames = self._environment.reset(env_seed).copy()
+        self._first = np.ones(copies, bool)
+        self._ignored = np.zeros(copies, bool)
+        self._returns = np.zeros(copies)
+        self._lengths = np.zeros(copies, np.int64)
+
+    def collect(self, vector_steps: int, run_env_steps: int) -> ActorReport:
+        """Act, and send what was experienced.
+
+        Args:
+            vector_steps: steps of every copy.
+            run_env_steps: env steps of the whole run so far, for schedules of ε.
+        """
+        start = time.perf_counter()
+        env_s = policy_s = 0.0
+        waited = self._writer.wait_s
+        fetches = self._variables.fetches
+        self._fetch_weights()
+        copies, env_steps = self._environment.num_envs, 0
+        actors = self._config.actors.count
+        episodes: list[Episode] = []
+        for _ in range(vector_steps):
+            # The other actors are taken to be as fast as this one until the next report.
+            epsilons = self._schedule.epsilons(run_env_steps + env_steps * actors)
+            before = time.perf_counter()
+            stacks = self._stacks.push(self._frames, self._first)
+            choice = self._agent.select_actions(stacks, epsilons)
+            between = time.perf_counter()
+            step = self._environment.step(choice.actions)
+            after = time.perf_counter()
+            policy_s += between - before
+            env_s += after - between
+            self._accumulator.append(
+                frames=self._frames,
+                first=self._first,
+                action=choice.actions,
+                q_taken=choice.q_taken,
+                q_max=choice.q_max,
+                version=self._variables.version,
+                reward=self._learned_reward(step.reward),
+                terminated=step.terminated,
+                truncated=step.truncated,
+                life_ended=step.life_lost & self._config.env.life_loss_ends,
+                ignored=self._ignored,
+            )
+            env_steps += copies - int(self._ignored.sum())
+            done = step.terminated | step.truncated
+            self._returns += step.reward
+            self._lengths += ~self._ignored
+            for i in np.flatnonzero(done):
+                episodes.append(
+                    Episode(float(self._returns[i]), int(self._lengths[i]), float(epsilons[i]))
+                )
+            self._returns[done] = 0
+            self._lengths[done] = 0
+            self._frames = step.observation
+            self._first = step.first
+            self._ignored = done
+            self._steps_since_chunk += 1
+            if self._steps_since_chunk == self._config.actors.chunk_steps:
+                self._send()
+        return ActorReport(
+            index=self._index,
+            incarnation=self._incarnation,
+            env_steps=env_steps,
+            frames=env_steps * self._environment.frames_per_step,
+            transitions=self._writer.take_accepted(),
+            episodes=episodes,
+            epsilon=float(epsilons.mean()),
+            version=self._variables.version,
+            fetches=self._variables.fetches - fetches,
+            wall_s=time.perf_counter() - start,
+            env_s=env_s,
+            policy_s=policy_s,
+            insert_wait_s=self._writer.wait_s - waited,
+        )
+
+    def close(self) -> None:
+        """Wait for chunks under way, free the environments."""
+        self._writer.flush()
+        self._environment.close()
+
+    def _fetch_weights(self) -> None:
+        weights = self._variables.fetch()
+        if weights is not None:
+            self._agent.load_weights(weights)
+
+    def _learned_reward(self, reward: Array) -> Array:
+        clip = self._config.env.reward_clip
+        return reward if clip is None else np.clip(reward, -clip, clip)
+
+    def _send(self) -> None:
+        chunk = self._accumulator.drain()
+        if chunk is not None:
+            self._writer.write(chunk)
+        self._steps_since_chunk = 0

@@ -1,0 +1,405 @@
+"""Environments: N copies of any Gymnasium environment with discrete actions, behind one class.
+
+Every vector environment used here resets in gymnasium's mode NEXT_STEP: the step that ends an
+episode returns its true last observation, and the step after it ignores the action and returns the
+first observation of the next. An environment that cannot do that is refused, not guessed at.
+"""
+
+from __future__ import annotations
+
+import importlib
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
+from gymnasium.wrappers import AddRenderObservation, FlattenObservation
+
+from actors.preprocessing import preprocess_picture
+from common.config import EnvConfig, suggest
+from common.types import Array, EnvironmentSpec, FrameSpec, TimeStep, UserError
+
+MAX_ACTIONS = 4096
+MAX_VECTOR = 1 << 20
+
+
+class Environment:
+    """N copies stepped together; frames out, agent's action numbers in."""
+
+    def __init__(
+        self,
+        vector: VectorEnv[Any, Any, Any],
+        spec: EnvironmentSpec,
+        to_frames: Callable[[Array], Array],
+        first_action: int,
+        frames_per_step: int,
+    ) -> None:
+        """Wrap a gymnasium vector environment.
+
+        Args:
+            vector: in autoreset mode NEXT_STEP.
+            spec: what comes out.
+            to_frames: batch of observations → `[N, *frame]`.
+            first_action: number of the environment's first action (Discrete's `start`).
+            frames_per_step: emulator frames per env step.
+
+        Raises:
+            UserError: another autoreset mode.
+        """
+        mode = vector.metadata.get("autoreset_mode")
+        if mode is not AutoresetMode.NEXT_STEP:
+            raise UserError(
+                f"{vector}: autoreset mode is {mode}; raydqn needs {AutoresetMode.NEXT_STEP}"
+            )
+        self.spec = spec
+        self.num_envs = vector.num_envs
+        self.frames_per_step = frames_per_step
+        self._vector = vector
+        self._to_frames = to_frames
+        self._first_action = first_action
+        self._done: Array = np.zeros(self.num_envs, bool)
+        self._lives: Array = np.zeros(self.num_envs, np.int64)
+
+    def reset(self, seed: int | None = None) -> Array:
+        """Begin an episode in every copy; returns the first frames, `[N, *frame]`."""
+        observation, info = self._vector.reset(seed=seed)
+        self._done[:] = False
+        self._lives = self._lives_in(info)
+        return self._to_frames(observation)
+
+    def step(self, actions: Array) -> TimeStep:
+        """Apply one action (0 … A−1) to each copy, `[N]` int."""
+        first = self._done
+        observation, reward, terminated, truncated, info = self._vector.step(
+            actions + self._first_action
+        )
+        self._done = np.asarray(terminated | truncated, bool)
+        lives = self._lives_in(info)
+        lost = (lives < self._lives) & ~first & ~self._done
+        self._lives = lives
+        return TimeStep(
+            observation=self._to_frames(observation),
+            reward=np.asarray(reward, np.float32),
+            terminated=np.asarray(terminated, bool),
+            truncated=np.asarray(truncated, bool),
+            life_lost=lost,
+            first=first,
+        )
+
+    def render(self) -> list[Array]:
+        """One `[H, W, 3]` uint8 picture of each copy, if the environment renders."""
+        pictures = self._vector.render()
+        if pictures is None:
+            raise UserError(f"{self._vector}: renders no pictures")
+        return [np.asarray(picture) for picture in pictures]
+
+    def close(self) -> None:
+        """Free what the copies hold."""
+        self._vector.close()
+
+    def _lives_in(self, info: dict[str, Any]) -> Array:
+        lives = info.get("lives")
+        return np.zeros(self.num_envs, np.int64) if lives is None else np.array(lives, np.int64)
+
+
+def make_environment(config: EnvConfig, copies: int, render: bool = False) -> Environment:
+    """N copies of the environment that the configuration names.
+
+    Args:
+        config: which environment, and what to make of its observations.
+        copies: N.
+        render: ask for pictures (`Environment.render`).
+
+    Raises:
+        UserError: unknown id, actions that are not discrete, observations that no vector or
+            picture can be made of.
+    """
+    if _is_atari(config.id):
+        return _make_atari(config, copies)
+    return _make_gymnasium(config, copies, render)
+
+
+def environment_spec(config: EnvConfig) -> EnvironmentSpec:
+    """The spec alone: makes one copy and throws it away."""
+    environment = make_environment(config, 1)
+    try:
+        return environment.spec
+    finally:
+        environment.close()
+
+
+def _is_atari(env_id: str) -> bool:
+    return env_id.startswith("ALE/")
+
+
+def _make_gymnasium(config: EnvConfig, copies: int, render: bool) -> Environment:
+    spec = _find(config.id)
+    try:
+        probe = gym.make(spec, **_render_kwargs(config, render), **config.kwargs)
+    except Exception as error:  # an environment's constructor may raise anything
+        raise UserError(
+            f"env.id={config.id}: cannot be made ({type(error).__name__}: {_first_line(error)})"
+        ) from error
+    action_space = probe.action_space
+    if not isinstance(action_space, gym.spaces.Discrete):
+        probe.close()
+        raise UserError(
+            f"env.id={config.id}: actions are {type(action_space).__name__}, but DQN needs Discrete"
+        )
+    plain_state = config.observation == "state" and _is_plain_vector(probe.observation_space)
+    vector: VectorEnv[Any, Any, Any] | None = None
+    if plain_state:
+        vector = _fast_vector(spec, config, copies, render)
+    if vector is not None:
+        space = vector.single_observation_space
+        probe.close()
+    else:
+        probe = _wrap(probe, config)
+        space = probe.observation_space
+        members = [probe] + [
+            _wrap(gym.make(spec, **_render_kwargs(config, render), **config.kwargs), config)
+            for _ in range(copies - 1)
+        ]
+        vector = SyncVectorEnv(
+            [lambda member=member: member for member in members],
+            autoreset_mode=AutoresetMode.NEXT_STEP,
+        )
+    assert isinstance(space, gym.spaces.Box)
+    frame, to_frames = _frames_of(space, config)
+    protocol = {"env": config.id, "observation": config.observation, "stack": config.stack}
+    if config.kwargs:
+        protocol["kwargs"] = config.kwargs
+    return Environment(
+        vector,
+        EnvironmentSpec(frame, config.stack, int(action_space.n), protocol),
+        to_frames,
+        int(action_space.start),
+        frames_per_step=1,
+    )
+
+
+def _find(env_id: str) -> gym.envs.registration.EnvSpec:
+    """The registered environment, importing `module` of "module:Id" first."""
+    module, _, name = env_id.rpartition(":")
+    if module:
+        try:
+            importlib.import_module(module)
+        except Exception as error:  # somebody's module may raise anything when imported
+            raise UserError(
+                f"env.id={env_id}: module {module} cannot be imported "
+                f"({type(error).__name__}: {_first_line(error)})"
+            ) from error
+    if name.startswith("MinAtar/"):
+        _import_minatar(env_id)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # "out of date" advice: the id was chosen on purpose
+            return gym.spec(name)
+    except gym.error.Error:
+        raise UserError(
+            f"env.id={env_id}: no such environment is registered{suggest(name, gym.registry)}"
+        ) from None
+
+
+def _import_minatar(env_id: str) -> None:
+    try:
+        from minatar.gym import register_envs
+    except ImportError:
+        raise UserError(f"env.id={env_id}: needs the package minatar (pip install minatar)") from None
+    if env_id not in gym.registry:
+        register_envs()
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [""])[0]
+
+
+def _render_kwargs(config: EnvConfig, render: bool) -> dict[str, Any]:
+    return {"render_mode": "rgb_array"} if render or config.observation == "pixels" else {}
+
+
+def _is_plain_vector(space: gym.Space[Any]) -> bool:
+    return isinstance(space, gym.spaces.Box) and len(space.shape) == 1
+
+
+def _fast_vector(
+    spec: gym.envs.registration.EnvSpec, config: EnvConfig, copies: int, render: bool
+) -> VectorEnv[Any, Any, Any] | None:
+    """The environment's own vectorised version, if it has a usable one."""
+    if spec.vector_entry_point is None or spec.additional_wrappers:
+        return None
+    try:
+        vector = gym.make_vec(
+            spec,
+            num_envs=copies,
+            vectorization_mode="vector_entry_point",
+            **_render_kwargs(config, render),
+            **config.kwargs,
+        )
+    except TypeError:  # takes other arguments than the single version
+        return None
+    if vector.metadata.get("autoreset_mode") is not AutoresetMode.NEXT_STEP:
+        vector.close()
+        return None
+    return vector
+
+
+def _wrap(env: gym.Env[Any, Any], config: EnvConfig) -> gym.Env[Any, Any]:
+    """Pictures through Pillow, everything else flattened to a vector."""
+    if config.observation == "pixels":
+        for attribute, size in (
+            ("screen_width", config.render_width),
+            ("screen_height", config.render_height),
+        ):
+            if size is None:
+                continue
+            if not hasattr(env.unwrapped, attribute):
+                raise UserError(
+                    f"env.{attribute.replace('screen', 'render')}={size}: {config.id} has no "
+                    "screen size to set; leave the key out"
+                )
+            setattr(env.unwrapped, attribute, size)
+        env.reset(seed=0)  # AddRenderObservation renders once to see the size
+        env = AddRenderObservation(env, render_only=True)
+    space = env.observation_space
+    if _is_picture(space):
+        return PictureObservation(env, config)
+    if isinstance(space, gym.spaces.Box) and _is_grid(space):
+        return env
+    if not (isinstance(space, gym.spaces.Box) and len(space.shape) == 1):
+        try:
+            flat = gym.spaces.utils.flatten_space(space)
+        except NotImplementedError:
+            flat = None
+        if not isinstance(flat, gym.spaces.Box):
+            raise UserError(
+                f"env.id={config.id}: observations are {type(space).__name__}, which Gymnasium "
+                "cannot flatten to a vector; wrap the environment so that they are a Box"
+            )
+        env = FlattenObservation(env)
+    shape = env.observation_space.shape
+    assert shape is not None
+    if shape[0] > MAX_VECTOR:
+        raise UserError(
+            f"env.id={config.id}: observations flatten to {shape[0]:,} numbers; "
+            f"at most {MAX_VECTOR:,}"
+        )
+    return env
+
+
+def _is_picture(space: gym.Space[Any]) -> bool:
+    """8-bit, grey or RGB."""
+    return (
+        isinstance(space, gym.spaces.Box)
+        and space.dtype == np.uint8
+        and (len(space.shape) == 2 or (len(space.shape) == 3 and space.shape[2] in (1, 3)))
+    )
+
+
+def _is_grid(space: gym.spaces.Box) -> bool:
+    """Binary planes `[H, W, C]`, as MinAtar's."""
+    return space.dtype == np.bool_ and len(space.shape) == 3
+
+
+class PictureObservation(gym.ObservationWrapper[Any, Any, Any]):
+    """`preprocess_picture` as a wrapper: `[H, W, 3]` in, `[C, height, width]` out."""
+
+    def __init__(self, env: gym.Env[Any, Any], config: EnvConfig) -> None:
+        """Size, colour and crop are the configuration's."""
+        super().__init__(env)
+        self._config = config
+        channels = 1 if config.grey else 3
+        self.observation_space = gym.spaces.Box(
+            0, 255, (channels, config.height, config.width), np.uint8
+        )
+
+    def observation(self, observation: Any) -> Any:
+        """One frame."""
+        c = self._config
+        return preprocess_picture(observation, c.height, c.width, c.grey, c.crop)
+
+
+def _frames_of(
+    space: gym.spaces.Box, config: EnvConfig
+) -> tuple[FrameSpec, Callable[[Array], Array]]:
+    """What a frame of this space looks like, and how a batch of observations becomes frames."""
+    if space.dtype == np.uint8 and len(space.shape) == 3:
+        return FrameSpec(space.shape, "uint8", 1 / 255), np.asarray
+    if _is_grid(space):
+        height, width, channels = space.shape
+        spec = FrameSpec((channels, height, width), "uint8", 1.0)
+        return spec, lambda batch: batch.transpose(0, 3, 1, 2).astype(np.uint8)
+    return (
+        FrameSpec(space.shape, "float32", 1.0),
+        lambda batch: np.asarray(batch, np.float32),
+    )
+
+
+def _make_atari(config: EnvConfig, copies: int) -> Environment:
+    """ale-py's own vector environment: C++ preprocessing as in Mnih et al. 2015, stacks by us."""
+    if config.observation == "pixels":
+        raise UserError('env.observation=pixels: an Atari game returns its screen as its "state"')
+    try:
+        from ale_py.vector_env import AtariVectorEnv
+    except ImportError:
+        raise UserError(f"env.id={config.id}: needs ale-py (pip install 'raydqn[atari]')") from None
+    name = config.id.removeprefix("ALE/").rpartition("-v")[0]
+    game = "".join("_" + c.lower() if c.isupper() else c for c in name).lstrip("_")
+    if not config.id.endswith("-v5"):
+        raise UserError(f"env.id={config.id}: must be of the form ALE/Pong-v5")
+    try:
+        vector = AtariVectorEnv(
+            game,
+            num_envs=copies,
+            num_threads=1,  # one actor, one core: more actors use more
+            max_num_frames_per_episode=config.max_episode_frames,
+            repeat_action_probability=config.sticky_actions,
+            img_height=config.height,
+            img_width=config.width,
+            grayscale=config.grey,
+            stack_num=1,
+            frameskip=config.frame_skip,
+            noop_max=config.noop_max,
+            episodic_life=False,
+            reward_clipping=False,
+            use_fire_reset=False,
+            autoreset_mode=AutoresetMode.NEXT_STEP,
+            **config.kwargs,
+        )
+    except Exception as error:  # unknown game: ale-py raises several kinds
+        raise UserError(
+            f"env.id={config.id}: cannot be made ({type(error).__name__}: {_first_line(error)})"
+        ) from error
+    space = vector.single_observation_space
+    shape = tuple(space.shape)
+    if len(shape) == 4:  # colour: [1, H, W, 3]
+        shape = (3, shape[1], shape[2])
+
+    def to_frames(batch: Array) -> Array:
+        return batch if batch.ndim == 4 else batch[:, 0].transpose(0, 3, 1, 2)
+
+    protocol = {
+        "env": config.id,
+        "sticky_actions": config.sticky_actions,
+        "frame_skip": config.frame_skip,
+        "stack": config.stack,
+        "noop_max": config.noop_max,
+        "max_episode_frames": config.max_episode_frames,
+        "life_loss_ends": config.life_loss_ends,
+        "reward_clip": config.reward_clip,
+        "actions": int(vector.single_action_space.n),
+    }
+    return Environment(
+        vector,
+        EnvironmentSpec(
+            FrameSpec(shape, "uint8", 1 / 255),
+            config.stack,
+            int(vector.single_action_space.n),
+            protocol,
+        ),
+        to_frames,
+        first_action=0,
+        frames_per_step=config.frame_skip,
+    )

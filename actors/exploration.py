@@ -1,0 +1,68 @@
+"""ε-greedy strategies: the probability of a random action, for each environment copy."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from common.config import ExplorationConfig
+from common.types import Array
+
+
+def exponential(step: int, start: float, end: float, decay: float) -> float:
+    """ε falls exponentially: `end + (start − end)·exp(−step·decay)`, the notebook's strategy.
+
+    Args:
+        step: env steps so far. decay: per env step.
+    """
+    return end + (start - end) * math.exp(-step * decay)
+
+
+def linear(step: int, start: float, end: float, decay_steps: int) -> float:
+    """ε falls on a straight line from `start` to `end` within `decay_steps` (Mnih et al. 2015)."""
+    return start + (end - start) * min(1.0, step / decay_steps)
+
+
+def ladder(index: Array, count: int, base: float, alpha: float) -> Array:
+    """ε_i = base^(1 + alpha·i/(N−1)), fixed for good (Horgan et al. 2018, section 4.1).
+
+    Args:
+        index: i, `[n]`. count: N; a single copy gets `base`.
+
+    Returns:
+        `[n]` float64.
+    """
+    epsilons: Array = base ** (1 + alpha * index / max(1, count - 1))
+    return epsilons
+
+
+class EpsilonSchedule:
+    """ε for the N copies of one actor among all actors of the run."""
+
+    def __init__(self, config: ExplorationConfig, actor: int, actors: int, copies: int) -> None:
+        """Copy j of actor i is number i·N + j on the ladder."""
+        self._config = config
+        numbers = actor * copies + np.arange(copies)
+        self._ladder = ladder(numbers, actors * copies, config.base, config.alpha)
+
+    def epsilons(self, env_steps: int) -> Array:
+        """ε of each copy.
+
+        Args:
+            env_steps: of the whole run so far.
+
+        Returns:
+            `[N]` float64.
+        """
+        c = self._config
+        match c.kind:
+            case "ladder":
+                return self._ladder
+            case "exponential":
+                epsilon = exponential(env_steps, c.start, c.end, c.decay)
+            case "linear":
+                epsilon = linear(env_steps, c.start, c.end, c.decay_steps)
+            case "constant":
+                epsilon = c.start
+        return np.full(len(self._ladder), epsilon)

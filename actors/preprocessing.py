@@ -1,0 +1,78 @@
+"""What "preprocess states" means: from what an environment shows to what the network is given.
+
+Two steps, in two places. In the actor, once for every frame: `preprocess_picture` crops, turns to
+grey and resizes with Pillow, because a small frame is cheaper to keep and to send. Frames are then
+stacked: in the actor by `FrameStack`, to choose an action; on the learner's device from frame
+numbers (learner/prefetch.py), so that a frame kept once serves every stack it is part of. Scaling
+to [0, 1] comes last, inside the network.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image
+
+from common.types import Array, FrameSpec
+
+
+def preprocess_picture(
+    picture: Array,
+    height: int,
+    width: int,
+    grey: bool = True,
+    crop: tuple[float, float, float, float] | None = None,
+) -> Array:
+    """Crop, grey, resize one picture.
+
+    Args:
+        picture: `[H, W]`, `[H, W, 1]` or `[H, W, 3]` uint8.
+        height, width: of the result, pixels.
+        grey: one channel of luminance (ITU-R 601-2), else RGB.
+        crop: left, top, right, bottom as fractions of the picture.
+
+    Returns:
+        `[C, height, width]` uint8, C = 1 if grey, else 3.
+    """
+    if picture.ndim == 3 and picture.shape[2] == 1:
+        picture = picture[:, :, 0]
+    image = Image.fromarray(picture)
+    if crop is not None:
+        left, top, right, bottom = crop
+        image = image.crop(
+            (
+                round(left * image.width),
+                round(top * image.height),
+                round(right * image.width),
+                round(bottom * image.height),
+            )
+        )
+    image = image.convert("L" if grey else "RGB")
+    if image.size != (width, height):
+        # A box filter averages what it merges: thin things fade, they do not vanish.
+        image = image.resize((width, height), Image.Resampling.BOX)
+    frame = np.asarray(image, np.uint8)
+    return frame[None] if grey else np.ascontiguousarray(frame.transpose(2, 0, 1))
+
+
+class FrameStack:
+    """The last S frames of each of N copies; before an episode's start there are zeros."""
+
+    def __init__(self, copies: int, stack: int, frame: FrameSpec) -> None:
+        """All zeros."""
+        self._stacks: Array = np.zeros((copies, stack, *frame.shape), frame.dtype)
+
+    def push(self, frames: Array, first: Array) -> Array:
+        """Add a frame to each stack.
+
+        Args:
+            frames: `[N, *frame]`.
+            first: `[N]` bool, frames that open an episode: the stack is emptied before.
+
+        Returns:
+            `[N, S, *frame]`, oldest first. It is overwritten by the next push.
+        """
+        self._stacks[:, :-1] = self._stacks[:, 1:]
+        if first.any():
+            self._stacks[first] = 0
+        self._stacks[:, -1] = frames
+        return self._stacks

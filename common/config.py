@@ -1,0 +1,415 @@
+"""The one place with defaults: typed, frozen, validated; TOML in and out.
+
+Units stand in the key or in its description. `none` on the command line, or an absent key in
+TOML, means None.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, cast, get_args
+
+import tomlkit
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic.fields import FieldInfo
+
+from common.types import UserError
+
+
+class Section(BaseModel):
+    """A table of the configuration: frozen, and without unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class EnvConfig(Section):
+    """The environment and what the agent sees of it."""
+
+    id: str = Field(
+        "CartPole-v1",
+        description='Gymnasium id; "module:Id-v0" imports module first, ALE/… needs ale-py',
+    )
+    kwargs: dict[str, Any] = Field(
+        default_factory=dict, description="passed on to the environment's constructor"
+    )
+    observation: Literal["state", "pixels"] = Field(
+        "state", description='"state": what the environment returns; "pixels": rendered frames'
+    )
+    render_width: int | None = Field(
+        None, ge=16, description="pixels: width of the environment's own screen, if it has one"
+    )
+    render_height: int | None = Field(None, ge=16, description="likewise its height")
+    crop: tuple[float, float, float, float] | None = Field(
+        None, description="pictures: left, top, right, bottom to keep, as fractions of the picture"
+    )
+    grey: bool = Field(True, description="pictures: one channel of luminance, else RGB")
+    width: int = Field(84, ge=1, description="pictures: width after resizing, pixels")
+    height: int = Field(84, ge=1, description="pictures: height after resizing, pixels")
+    stack: int = Field(1, ge=1, le=64, description="consecutive frames in one observation")
+    reward_clip: float | None = Field(
+        None, gt=0, description="learn from rewards clipped to ±this; returns are never clipped"
+    )
+    life_loss_ends: bool = Field(
+        False, description="a lost life ends the episode for learning (never resets the game)"
+    )
+    sticky_actions: float = Field(
+        0.25, ge=0, lt=1, description="Atari: probability that the last action is repeated"
+    )
+    frame_skip: int = Field(4, ge=1, description="Atari: emulator frames per agent decision")
+    noop_max: int = Field(30, ge=0, description="Atari: up to so many no-ops at an episode's start")
+    max_episode_frames: int = Field(108_000, ge=1, description="Atari: emulator frames per episode")
+
+    @model_validator(mode="after")
+    def _crop_is_a_box(self) -> EnvConfig:
+        if self.crop is not None:
+            left, top, right, bottom = self.crop
+            if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
+                raise ValueError(
+                    f"crop={list(self.crop)}: must be left, top, right, bottom as fractions with "
+                    "left < right and top < bottom"
+                )
+        return self
+
+
+class NetworkConfig(Section):
+    """The deep Q-network: a stack of frames in, one q(s, a) per action out."""
+
+    kind: Literal["mlp", "nature-cnn", "notebook"] = Field(
+        "mlp",
+        description='"mlp"; "nature-cnn" (pictures of 36×36 pixels or more); "notebook": 24 → 32',
+    )
+    hidden: tuple[int, ...] = Field(
+        (128, 128), description='units of the hidden layers (after the convolutions; not "notebook")'
+    )
+    dueling: bool = Field(False, description="separate streams for value and advantage")
+
+    @model_validator(mode="after")
+    def _sizes(self) -> NetworkConfig:
+        if any(n < 1 for n in self.hidden):
+            raise ValueError(f"hidden={list(self.hidden)}: each layer must have at least 1 unit")
+        if self.kind == "nature-cnn" and not self.hidden:
+            raise ValueError("hidden=[]: nature-cnn needs at least one layer after its convolutions")
+        if self.kind == "notebook" and self.dueling:
+            raise ValueError("dueling=true: the notebook's network has no dueling streams")
+        return self
+
+
+class ExplorationConfig(Section):
+    """ε: the probability of a random action."""
+
+    kind: Literal["ladder", "exponential", "linear", "constant"] = Field(
+        "ladder",
+        description=(
+            '"ladder": one ε per environment copy, base^(1 + alpha·i/(N−1)); "exponential": '
+            'end + (start − end)·exp(−step·decay); "linear": start to end; "constant": start'
+        ),
+    )
+    base: float = Field(0.4, gt=0, le=1, description="ladder: ε of the most curious copy")
+    alpha: float = Field(7.0, ge=0, description="ladder: how fast ε falls from copy to copy")
+    start: float = Field(1.0, ge=0, le=1, description="ε at env step 0")
+    end: float = Field(0.01, ge=0, le=1, description="ε in the limit")
+    decay: float = Field(0.001, gt=0, description="exponential: per env step of the whole run")
+    decay_steps: int = Field(10_000, ge=1, description="linear: env steps from start to end")
+
+
+class ActorsConfig(Section):
+    """Who acts, and how often they report."""
+
+    count: int = Field(1, ge=1, description="actors (processes of their own on Ray)")
+    envs: int = Field(16, ge=1, description="environment copies per actor")
+    collect_steps: int = Field(
+        16, ge=1, description="vector steps per report; one vector step steps each copy once"
+    )
+    chunk_steps: int = Field(
+        16, ge=1, description="vector steps per message to the replay memory"
+    )
+    inserts_in_flight: int = Field(4, ge=1, description="messages under way per actor, at the most")
+
+
+class ReplayConfig(Section):
+    """The replay memory."""
+
+    capacity: int = Field(100_000, ge=1, description="transitions, over all shards")
+    shards: int = Field(1, ge=1, description="replay servers that share the capacity")
+    alpha: float = Field(
+        0.6, ge=0, le=1, description="how much priority counts; 0: uniform sampling"
+    )
+    beta: float = Field(
+        0.4, ge=0, le=1, description="importance weights (N·P(i))^−beta; 1: full correction"
+    )
+
+
+class LearnerConfig(Section):
+    """The algorithm and its pace."""
+
+    device: str = Field("auto", description='"auto": CUDA when there is one, else CPU; or a device')
+    threads: int = Field(1, ge=1, description="CPU threads of torch in the learner")
+    batch_size: int = Field(256, ge=1, description="transitions per learner step")
+    learning_rate: float = Field(5e-4, gt=0, description="Adam's step size")
+    learning_rate_end: float | None = Field(
+        None, ge=0, description="linear decay of the step size to this, over decay steps"
+    )
+    learning_rate_decay_steps: int = Field(
+        10_000, ge=1, description="learner steps until learning_rate_end"
+    )
+    adam_epsilon: float = Field(1e-5, gt=0, description="Adam's ε")
+    gamma: float = Field(0.99, ge=0, le=1, description="discount per env step")
+    n_step: int = Field(3, ge=1, le=100, description="rewards summed before bootstrapping")
+    double: bool = Field(True, description="double Q-learning")
+    huber_delta: float = Field(1.0, gt=0, description="|TD error| where the loss turns linear")
+    max_grad_norm: float = Field(10.0, gt=0, description="gradients are scaled down to this norm")
+    target_sync_steps: int = Field(
+        200, ge=1, description="learner steps between copies of policy net to target net"
+    )
+    publish_steps: int = Field(20, ge=1, description="learner steps between weights for actors")
+    samples_per_insert: float = Field(
+        8.0, gt=0, description="how often a transition is trained on, on average"
+    )
+    samples_per_insert_error: float | None = Field(
+        None,
+        gt=0,
+        description="samples that either side may be ahead; none: as little as never blocks both",
+    )
+    warmup_transitions: int = Field(
+        1_000, ge=1, description="transitions in the memory before learning starts"
+    )
+    train_steps: int = Field(20, ge=1, description="learner steps per report, at the most")
+    batches_per_sample: int = Field(4, ge=1, description="batches asked for in one message")
+    samples_in_flight: int = Field(2, ge=1, description="such messages under way per shard")
+
+
+class EvaluationConfig(Section):
+    """Greedy episodes, apart from the exploring actors."""
+
+    every_learner_steps: int = Field(500, ge=1, description="learner steps between evaluations")
+    episodes: int = Field(100, ge=1, description="episodes of one evaluation: score is their mean")
+    envs: int = Field(100, ge=1, description="environment copies that play them side by side")
+    epsilon: float = Field(0.0, ge=0, le=1, description="probability of a random action")
+    max_episode_steps: int = Field(
+        27_000, ge=1, description="env steps after which an evaluation episode is cut off"
+    )
+
+
+class StopConfig(Section):
+    """The run stops at the first of these; none: that one never stops it."""
+
+    learner_steps: int | None = Field(None, ge=1, description="learner steps")
+    env_steps: int | None = Field(None, ge=1, description="env steps of all actors together")
+    wall_s: float | None = Field(None, gt=0, description="seconds since the command began")
+    score: float | None = Field(
+        None, description="mean of evaluation.episodes greedy episodes, reached or passed"
+    )
+
+
+class CheckpointConfig(Section):
+    """When the state of the run is saved."""
+
+    every_learner_steps: int | None = Field(None, ge=1, description="learner steps between them")
+    every_s: float | None = Field(60.0, gt=0, description="seconds between them")
+    keep: int = Field(3, ge=1, description="newest checkpoints to keep")
+
+
+class ReportConfig(Section):
+    """Metrics and the live view."""
+
+    every_s: float = Field(1.0, gt=0, description="seconds between lines of metrics.jsonl")
+
+
+class Config(Section):
+    """One run."""
+
+    seed: int = Field(1, ge=0, lt=2**63, description="every random stream derives from it")
+    env: EnvConfig = EnvConfig()
+    network: NetworkConfig = NetworkConfig()
+    exploration: ExplorationConfig = ExplorationConfig()
+    actors: ActorsConfig = ActorsConfig()
+    replay: ReplayConfig = ReplayConfig()
+    learner: LearnerConfig = LearnerConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    stop: StopConfig = StopConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    report: ReportConfig = ReportConfig()
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> Config:
+        capacity, batch = self.replay.capacity, self.learner.batch_size
+        if capacity < batch:
+            raise ValueError(
+                f"replay.capacity={capacity}: must be at least learner.batch_size={batch}"
+            )
+        if capacity < self.learner.warmup_transitions:
+            raise ValueError(
+                f"learner.warmup_transitions={self.learner.warmup_transitions}: must not exceed "
+                f"replay.capacity={capacity}, or learning would never start"
+            )
+        chunk = self.max_chunk_transitions
+        if capacity // self.replay.shards < chunk:
+            raise ValueError(
+                f"replay.capacity={capacity}: each of {self.replay.shards} shards must hold the "
+                f"largest message of an actor, {chunk} transitions (actors.envs × "
+                "(actors.chunk_steps + learner.n_step))"
+            )
+        error = self.learner.samples_per_insert_error
+        if error is not None and error < self.min_ratio_error:
+            raise ValueError(
+                f"learner.samples_per_insert_error={error:g}: must be at least "
+                f"{self.min_ratio_error:g}, the larger of one batch and one actor report × "
+                "samples_per_insert, or actors and learner would wait for each other forever"
+            )
+        return self
+
+    @property
+    def max_chunk_transitions(self) -> int:
+        """Largest number of transitions in one message of an actor."""
+        return self.actors.envs * (self.actors.chunk_steps + self.learner.n_step)
+
+    @property
+    def collect_transitions(self) -> int:
+        """Transitions of one actor report (up to the tails of n-step windows)."""
+        return self.actors.envs * self.actors.collect_steps
+
+    @property
+    def min_ratio_error(self) -> float:
+        """Smallest error range, in samples, with which one side can always move."""
+        return float(
+            max(
+                self.learner.batch_size,
+                self.collect_transitions * self.learner.samples_per_insert,
+            )
+        )
+
+    @property
+    def ratio_error(self) -> float:
+        """Error range of the limiter, in samples.
+
+        By default every actor and the learner may have one report under way at the same time.
+        """
+        given = self.learner.samples_per_insert_error
+        if given is not None:
+            return given
+        acting = self.actors.count * self.collect_transitions * self.learner.samples_per_insert
+        learning = self.learner.batch_size * self.learner.train_steps
+        return float(acting + learning)
+
+
+def _known_keys(model: type[BaseModel], prefix: str = "") -> dict[str, FieldInfo]:
+    keys: dict[str, FieldInfo] = {}
+    for name, info in model.model_fields.items():
+        if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
+            keys |= _known_keys(info.annotation, f"{prefix}{name}.")
+        else:
+            keys[prefix + name] = info
+    return keys
+
+
+KEYS = _known_keys(Config)
+"""Every key as `section.name`, with its default and description."""
+
+
+def is_list(key: str) -> bool:
+    """Whether `key` takes several values."""
+    return "tuple" in str(KEYS[key].annotation)
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with the values of `over` in their places; both nested by section."""
+    result = dict(base)
+    for name, value in over.items():
+        below = result.get(name)
+        is_section = name in Config.model_fields and isinstance(value, Mapping)
+        result[name] = merge(below or {}, value) if is_section else value
+    return result
+
+
+def parse_value(text: str) -> Any:
+    """A value from the command line: TOML where it is TOML, `none`, else the text itself."""
+    if text.lower() == "none":
+        return None
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def suggest(word: str, known: Any) -> str:
+    """`; did you mean X?` for a near miss, else nothing."""
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def build(values: Mapping[str, Any], source: str = "configuration") -> Config:
+    """A validated configuration.
+
+    Args:
+        values: nested by section.
+        source: named in errors.
+
+    Raises:
+        UserError: one line that names the key, its value and the wish.
+    """
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise UserError(f"{source}: {_one_line(error)}") from None
+
+
+def _one_line(error: ValidationError) -> str:
+    first = error.errors(include_url=False)[0]
+    key = ".".join(str(part) for part in first["loc"] if not isinstance(part, int))
+    if first["type"] == "extra_forbidden":
+        return f"unknown key {key}{suggest(key, KEYS)}"
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "value_error":
+        return f"{key}: {message}" if key else message
+    message = message.removeprefix("Input ")
+    return f"{key}={first['input']!r}: {message}"
+
+
+def load_toml(path: Path) -> dict[str, Any]:
+    """The values in a TOML file.
+
+    Raises:
+        UserError: no such file, or not TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not a TOML file ({error})") from None
+
+
+def to_toml(config: Config, comments: bool = True) -> str:
+    """The whole configuration as TOML that `load_toml` and `build` turn back into `config`."""
+    document = tomlkit.document()
+    plain = config.model_dump(mode="json")
+    for name, info in Config.model_fields.items():
+        if not isinstance(plain[name], dict):
+            document.add(name, _item(plain[name], info.description if comments else None))
+            continue
+        section = cast(type[Section], info.annotation)
+        table = tomlkit.table()
+        if comments and section.__doc__:
+            table.add(tomlkit.comment(section.__doc__.splitlines()[0]))
+        for key, value in plain[name].items():
+            field = section.model_fields[key]
+            if value is not None:
+                table.add(key, _item(value, field.description if comments else None))
+            elif comments:  # TOML has no null: the key stands there, commented out
+                kind = next(c for c in get_args(field.annotation) if c is not type(None))
+                name_of_kind = getattr(kind, "__name__", str(kind))
+                table.add(tomlkit.comment(f"{key} = <{name_of_kind}>  # {field.description}"))
+        document.add(name, table)
+    return tomlkit.dumps(document)
+
+
+def _item(value: Any, comment: str | None) -> Any:
+    if isinstance(value, dict):
+        item: Any = tomlkit.inline_table()
+        item.update(value)
+    else:
+        item = tomlkit.item(value)
+    return item.comment(comment) if comment else item

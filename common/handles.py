@@ -1,0 +1,76 @@
+"""How one part calls another, wherever it lives.
+
+A `Handle` stands for an object in this process (`InlineHandle`) or in another (deploy's
+`RemoteHandle`); callers cannot tell, which is why the same program runs both ways.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Generic, Protocol, TypeVar
+
+T_co = TypeVar("T_co", covariant=True)
+T = TypeVar("T")
+
+
+class Future(Protocol[T_co]):
+    """A result that is there, or will be."""
+
+    def result(self) -> T_co:
+        """The result; waits for it. Raises what the call raised."""
+        ...
+
+    def done(self) -> bool:
+        """Whether `result` would return, or raise, at once."""
+        ...
+
+
+class Handle(Protocol):
+    """The far end of a conversation with one object."""
+
+    def call(self, method: str, *args: Any) -> Future[Any]:
+        """Call `method(*args)` on the object. Calls of one handle run in their order."""
+        ...
+
+    def share(self, value: Any) -> Future[Any]:
+        """A reference to `value` that may travel inside arguments and is read with `result`.
+
+        Many readers on one machine then share one copy.
+        """
+        ...
+
+
+class Ready(Generic[T]):
+    """A future whose outcome is known."""
+
+    def __init__(self, value: T | None = None, error: BaseException | None = None) -> None:
+        self._value = value
+        self._error = error
+
+    def result(self) -> T:
+        """The value, or the error raised."""
+        if self._error is not None:
+            raise self._error
+        return self._value  # type: ignore[return-value]  # None is a T when T is None
+
+    def done(self) -> bool:
+        """Always true."""
+        return True
+
+
+class InlineHandle:
+    """Calls an object of this process, at once and in this thread: breakpoints work."""
+
+    def __init__(self, target: Any) -> None:
+        self._target = target
+
+    def call(self, method: str, *args: Any) -> Future[Any]:
+        """Run it now. An error of the call is raised here, where a debugger shows its origin."""
+        return Ready(getattr(self._target, method)(*args))
+
+    def share(self, value: Any) -> Future[Any]:
+        """The value itself."""
+        return Ready(value)
+
+
+class RemoteDied(Exception):
+    """The process at the far end of a handle is gone, and with it the call's result."""

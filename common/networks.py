@@ -1,0 +1,141 @@
+"""The deep Q-network: a stack of consecutive frames in, one q(s, a) for each action out.
+
+Policy net and target net are two of the same; actors and evaluators hold copies of the policy net.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from common.config import NetworkConfig
+from common.types import EnvironmentSpec, UserError
+
+NOTEBOOK_HIDDEN = (24, 32)
+NATURE_MIN_PIXELS = 36
+
+
+class Dueling(nn.Module):
+    """q(s, a) = v(s) + advantage(s, a) − mean of advantages (Wang et al. 2016, equation 9)."""
+
+    def __init__(self, inputs: int, num_actions: int) -> None:
+        super().__init__()
+        self.value = nn.Linear(inputs, 1)
+        self.advantage = nn.Linear(inputs, num_actions)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """`[B, inputs]` → `[B, A]`."""
+        advantage = self.advantage(features)
+        q: Tensor = self.value(features) + advantage - advantage.mean(dim=1, keepdim=True)
+        return q
+
+
+class QNetwork(nn.Module):
+    """q(s, ·) of any of the kinds in `NetworkConfig`.
+
+    Frames come as they are stored and are scaled here, so that 8-bit pictures stay 8-bit on
+    their whole way to the device.
+    """
+
+    def __init__(self, spec: EnvironmentSpec, config: NetworkConfig) -> None:
+        """Weights are drawn from torch's global generator: see `make_network`.
+
+        Raises:
+            UserError: a convolution on vectors, or on pictures too small for it.
+        """
+        super().__init__()
+        self._scale = spec.frame.scale
+        self._is_convolution = config.kind == "nature-cnn"
+        shape = spec.frame.shape
+        layers: list[nn.Module] = []
+        if self._is_convolution:
+            if not spec.frame.is_picture:
+                raise UserError(
+                    f"network.kind={config.kind}: needs pictures, but the observation is a vector "
+                    f"of {shape[0]}; use mlp, or env.observation=pixels"
+                )
+            channels, height, width = shape
+            if min(height, width) < NATURE_MIN_PIXELS:
+                raise UserError(
+                    f"network.kind={config.kind}: needs pictures of {NATURE_MIN_PIXELS}×"
+                    f"{NATURE_MIN_PIXELS} pixels or more, not {height}×{width}"
+                )
+            torso, features = nature_torso(channels * spec.stack, height, width)
+            layers.append(torso)
+        else:
+            features = spec.stack * int(torch.Size(shape).numel())
+        hidden = NOTEBOOK_HIDDEN if config.kind == "notebook" else config.hidden
+        layers.append(nn.Flatten())
+        for units in hidden:
+            layers += [nn.Linear(features, units), nn.ReLU()]
+            features = units
+        head = Dueling if config.dueling else nn.Linear
+        layers.append(head(features, spec.num_actions))
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, observation: Tensor) -> Tensor:
+        """q values.
+
+        Args:
+            observation: `[B, S, *frame]`, uint8 or float32, oldest frame first.
+
+        Returns:
+            `[B, A]` float32.
+        """
+        x = observation.to(torch.float32)
+        if self._scale != 1.0:
+            x = x * self._scale
+        if self._is_convolution:
+            x = x.flatten(1, 2)  # [B, S·C, H, W]
+        q: Tensor = self.layers(x)
+        return q
+
+
+def nature_torso(channels: int, height: int, width: int) -> tuple[nn.Module, int]:
+    """Convolutions of Mnih et al. 2015 (Methods, "Model architecture"), and their output size."""
+
+    def out(size: int) -> int:
+        for kernel, stride in ((8, 4), (4, 2), (3, 1)):
+            size = (size - kernel) // stride + 1
+        return size
+
+    torso = nn.Sequential(
+        nn.Conv2d(channels, 32, kernel_size=8, stride=4),
+        nn.ReLU(),
+        nn.Conv2d(32, 64, kernel_size=4, stride=2),
+        nn.ReLU(),
+        nn.Conv2d(64, 64, kernel_size=3, stride=1),
+        nn.ReLU(),
+    )
+    return torso, 64 * out(height) * out(width)
+
+
+def make_network(
+    spec: EnvironmentSpec, config: NetworkConfig, seeds: Sequence[int] = (0,)
+) -> QNetwork:
+    """A network whose weights depend on `seeds` alone; torch's global generator is left alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(sum(seed << (32 * i) for i, seed in enumerate(seeds)) % 2**63)
+        return QNetwork(spec, config)
+
+
+def choose_device(name: str) -> torch.device:
+    """The device that `learner.device` names.
+
+    Args:
+        name: `auto` (CUDA when there is one, else CPU) or what torch calls a device.
+
+    Raises:
+        UserError: no such device here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"learner.device={name}: cannot be used here ({reason})") from None
+    return device

@@ -1,0 +1,322 @@
+"""The nouns of raydqn: what travels between its parts, with shapes and units.
+
+Letters in shapes: N environment copies of one actor, T vector steps, K transitions of a chunk,
+F frames of a chunk or sample, B batch, S frames in a stack, A actions, `*frame` the shape of
+one frame (`(C, H, W)` for pictures, `(D,)` for vectors).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+
+PAD = -1
+"""Frame number in a stack that stands for "before the episode began": a frame of zeros."""
+
+
+class UserError(Exception):
+    """A mistake of the user's: the message names the value and the wish; shown without traceback.
+
+    The command line prints it as one line and exits with code 2.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class FrameSpec:
+    """What one frame looks like.
+
+    Attributes:
+        shape: `(C, H, W)` for pictures, `(D,)` for vectors.
+        dtype: `"uint8"` for pictures, `"float32"` for vectors.
+        scale: factor that the network multiplies a frame with (1/255 for 8-bit pictures).
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+    scale: float
+
+    @property
+    def is_picture(self) -> bool:
+        """Whether a convolution makes sense of it: `(C, H, W)`."""
+        return len(self.shape) == 3
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of one frame."""
+        return int(np.prod(self.shape)) * np.dtype(self.dtype).itemsize
+
+
+@dataclass(frozen=True, slots=True)
+class EnvironmentSpec:
+    """What the rest of the program must know of an environment.
+
+    Attributes:
+        frame: shape and type of one frame.
+        stack: S, consecutive frames in one observation.
+        num_actions: A, discrete actions.
+        protocol: settings that a score is meaningless without (sticky actions, frame skip …);
+            printed beside every score.
+    """
+
+    frame: FrameSpec
+    stack: int
+    num_actions: int
+    protocol: dict[str, Any]
+
+
+class TimeStep(NamedTuple):
+    """What N environment copies answer to N actions.
+
+    After `terminated | truncated` the observation is the true last one of the episode. The next
+    step ignores that copy's action and answers with the first observation of a new episode
+    (`first`); that step is not a transition (gymnasium's autoreset mode NEXT_STEP).
+    """
+
+    observation: Array  # [N, *frame]
+    reward: Array  # [N] float32, as the environment gave it
+    terminated: Array  # [N] bool: the task ended; nothing to bootstrap from
+    truncated: Array  # [N] bool: cut off by a limit; bootstrap from `observation`
+    life_lost: Array  # [N] bool: the episode goes on, but a life is gone
+    first: Array  # [N] bool: `observation` opens a new episode, the action was ignored
+
+
+class Transition(NamedTuple):
+    """Experience as the learner trains on it; fields may carry a leading batch dimension.
+
+    The notebook's `Experience(state, action, next_state, reward)` with the two things it lacked:
+    `reward` is the n-step return Σ γ^j r_j, and `discount` is γ^k for the k steps really taken,
+    0 if and only if the episode terminated (or a life was lost, where that counts as an end).
+    """
+
+    observation: Any  # [B, S, *frame]
+    action: Any  # [B] int64
+    reward: Any  # [B] float32
+    discount: Any  # [B] float32
+    next_observation: Any  # [B, S, *frame]
+
+
+@dataclass(slots=True)
+class Chunk:
+    """K transitions of one actor in one message: each frame once, stacks as frame numbers.
+
+    Attributes:
+        frames: `[F, *frame]`.
+        observation: `[K, S]` int32, frame numbers within `frames`, oldest first; `PAD` for none.
+        next_observation: `[K, S]` int32, likewise.
+        action: `[K]` int32.
+        reward: `[K]` float32, n-step return.
+        discount: `[K]` float32, γ^k, 0 iff terminated.
+        priority: `[K]` float32, |TD error| by the actor's own Q values; None: the running maximum.
+        version: `[K]` int64, version of the weights that chose the action.
+    """
+
+    frames: Array
+    observation: Array
+    next_observation: Array
+    action: Array
+    reward: Array
+    discount: Array
+    priority: Array | None
+    version: Array
+
+    def __len__(self) -> int:
+        return len(self.action)
+
+    def to_arrays(self) -> dict[str, Array]:
+        """Columns for the wire."""
+        columns = {name: getattr(self, name) for name in _CHUNK_COLUMNS}
+        if self.priority is not None:
+            columns["priority"] = self.priority
+        return columns
+
+    @classmethod
+    def from_arrays(cls, arrays: dict[str, Array]) -> Chunk:
+        """The chunk whose columns came over the wire.
+
+        Raises:
+            ValueError: a column is missing, or their lengths do not agree.
+        """
+        missing = [name for name in _CHUNK_COLUMNS if name not in arrays]
+        if missing:
+            raise ValueError(f"chunk without column {missing[0]!r}")
+        count = len(arrays["action"])
+        for name, column in arrays.items():
+            if name != "frames" and len(column) != count:
+                raise ValueError(f"chunk column {name!r} has {len(column)} rows, not {count}")
+        return cls(
+            **{name: arrays[name] for name in _CHUNK_COLUMNS}, priority=arrays.get("priority")
+        )
+
+
+_CHUNK_COLUMNS = (
+    "frames",
+    "observation",
+    "next_observation",
+    "action",
+    "reward",
+    "discount",
+    "version",
+)
+
+
+@dataclass(slots=True)
+class ShardSummary:
+    """State of one shard, sent along with each of its answers.
+
+    Attributes:
+        shard: index of the shard.
+        incarnation: how often the shard was started before; keys of other lives are stale.
+        total: sum of all priority masses.
+        size: live items.
+        inserted: items ever inserted.
+        sampled: items ever sampled.
+        evicted: items ever pushed out.
+        stale: priority updates that came too late and were dropped.
+        refused: priorities that were NaN, infinite or negative.
+    """
+
+    shard: int
+    incarnation: int
+    total: float
+    size: int
+    inserted: int
+    sampled: int
+    evicted: int
+    stale: int
+    refused: int
+
+
+@dataclass(slots=True)
+class Sample:
+    """Items drawn from one shard: the frames they need, once each, and their columns.
+
+    Attributes:
+        frames: `[F, *frame]`; a stack's `PAD` is a frame of zeros among them.
+        observation, next_observation: `[B, S]` int32, rows of `frames`.
+        action: `[B]` int32. reward, discount: `[B]` float32.
+        key: `[B]` int64, name of the item within its shard and incarnation.
+        probability: `[B]` float64, chance of each draw within this shard.
+        age: `[B]` int64, items inserted into the shard since this one.
+        version: `[B]` int64, weights that acted.
+        summary: state of the shard at the time.
+    """
+
+    frames: Array
+    observation: Array
+    next_observation: Array
+    action: Array
+    reward: Array
+    discount: Array
+    key: Array
+    probability: Array
+    age: Array
+    version: Array
+    summary: ShardSummary
+
+    def __len__(self) -> int:
+        return len(self.action)
+
+
+@dataclass(slots=True)
+class Episode:
+    """One finished episode of an exploring actor.
+
+    Attributes:
+        ret: undiscounted sum of the environment's own rewards.
+        length: env steps (agent decisions).
+        epsilon: ε of that copy when the episode ended.
+    """
+
+    ret: float
+    length: int
+    epsilon: float
+
+
+@dataclass(slots=True)
+class ActorReport:
+    """What one `Actor.collect` did.
+
+    Attributes:
+        index: the actor's index. incarnation: how often it was replaced before.
+        env_steps: agent decisions. frames: emulator frames.
+        transitions: transitions accepted by the replay memory.
+        episodes: episodes that ended.
+        epsilon: mean ε of the copies.
+        version: version of the weights at the end. fetches: versions fetched.
+        wall_s, env_s, policy_s, insert_wait_s: seconds in all, in the environment, in the policy,
+            and waiting for replay shards to accept chunks.
+    """
+
+    index: int
+    incarnation: int
+    env_steps: int
+    frames: int
+    transitions: int
+    episodes: list[Episode]
+    epsilon: float
+    version: int
+    fetches: int
+    wall_s: float
+    env_s: float
+    policy_s: float
+    insert_wait_s: float
+
+
+@dataclass(slots=True)
+class LearnerReport:
+    """What one `Learner.train` did.
+
+    Attributes:
+        learner_steps: total since the run began. steps: in this call. samples: in this call.
+        version: newest published version of the weights. target_syncs: total.
+        loss, mean_q, td_error, grad_norm: means over the call (td_error absolute).
+        weight_lag: mean of (version − version that acted) over the samples.
+        data_age: mean inserts, over all shards, since a sampled item was inserted.
+        replay: the newest summary of every shard.
+        wall_s, sample_wait_s: seconds in all, and waiting for replay shards to answer.
+        diverged: a non-finite loss stopped training; `batch` then holds the batch (wire format).
+    """
+
+    learner_steps: int
+    steps: int
+    samples: int
+    version: int
+    target_syncs: int
+    loss: float
+    mean_q: float
+    td_error: float
+    grad_norm: float
+    weight_lag: float
+    data_age: float
+    replay: list[ShardSummary]
+    wall_s: float
+    sample_wait_s: float
+    diverged: bool = False
+    batch: Array | None = None
+
+
+@dataclass(slots=True)
+class EvaluationReport:
+    """Greedy episodes of one version of the weights.
+
+    Attributes:
+        version: weights that were evaluated. learner_steps: when they were published.
+        score: mean undiscounted return. returns: one per episode. lengths: env steps of each.
+        epsilon: exploration while evaluating (0: greedy).
+        wall_s: seconds it took.
+        weights: the evaluated weights, as they travelled (wire format).
+    """
+
+    version: int
+    learner_steps: int
+    score: float
+    returns: list[float]
+    lengths: list[int]
+    epsilon: float
+    wall_s: float
+    weights: Array | None = field(default=None, repr=False)

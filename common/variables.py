@@ -1,0 +1,82 @@
+"""Versioned weights: published once per version, fetched only when newer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from common import wire
+from common.handles import Future, Handle
+from common.types import Array
+
+if TYPE_CHECKING:  # torch must stay out of the processes that only pass weights on
+    import torch
+
+
+class Variables:
+    """Holds the newest published weights.
+
+    The payload is a shared reference: it is handed on, never opened here, so that a fetch costs
+    the same for a network of a kilobyte and of a gigabyte.
+    """
+
+    def __init__(self) -> None:
+        self._version = -1
+        self._payload: list[Future[Array]] = []
+        self.fetches = 0
+
+    def publish(self, version: int, payload: list[Future[Array]]) -> None:
+        """Replace what is held.
+
+        Args:
+            version: greater than any before.
+            payload: a list of one shared reference (a bare reference among a call's arguments
+                would be resolved on the way; in a list it travels as it is).
+
+        Raises:
+            ValueError: a version that is not newer.
+        """
+        if version <= self._version:
+            raise ValueError(f"version={version}: must be newer than {self._version}")
+        self._version, self._payload = version, payload
+
+    def fetch(self, have: int) -> tuple[int, list[Future[Array]]] | None:
+        """(version, [reference]) if newer than version `have`, else None."""
+        if self._version <= have:
+            return None
+        self.fetches += 1
+        return self._version, self._payload
+
+
+class VariableClient:
+    """The reader's side: remembers which version it has."""
+
+    def __init__(self, variables: Handle) -> None:
+        self._variables = variables
+        self.version = -1
+        self.fetches = 0
+
+    def fetch(self) -> Array | None:
+        """The newest weights (wire format) if newer than those fetched before, else None."""
+        answer = self._variables.call("fetch", self.version).result()
+        if answer is None:
+            return None
+        self.version, (reference,) = answer
+        self.fetches += 1
+        weights: Array = reference.result()
+        return weights
+
+
+def pack_weights(state: Mapping[str, torch.Tensor], meta: Mapping[str, Any]) -> Array:
+    """A state dict in wire format (`[bytes]` uint8)."""
+    return wire.encode({name: t.detach().cpu().numpy() for name, t in state.items()}, meta)
+
+
+def unpack_weights(buffer: Array) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """State dict and meta of `pack_weights`. Copies: the buffer may be shared and read-only."""
+    import torch
+
+    arrays, meta = wire.decode(buffer)
+    return {name: torch.from_numpy(np.array(a)) for name, a in arrays.items()}, meta

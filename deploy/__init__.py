@@ -1,0 +1,1 @@
+"""Putting the parts together: the command line, the program, the supervisor, Ray."""

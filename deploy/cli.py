@@ -1,0 +1,337 @@
+"""The command line: `raydqn COMMAND …`.
+
+Configuration keys are options of the same name: `--learner.batch-size 64` sets `batch_size` in the
+table `learner`. They are taken out first; argparse sees the rest.
+"""
+
+from __future__ import annotations
+
+import time
+
+STARTED_S = time.monotonic()  # before the slow imports: stop.wall_s counts from here
+
+import argparse  # noqa: E402
+import json  # noqa: E402
+import os  # noqa: E402
+import sys  # noqa: E402
+from collections.abc import Callable, Sequence  # noqa: E402
+from importlib import metadata  # noqa: E402
+from importlib.util import find_spec  # noqa: E402
+from pathlib import Path  # noqa: E402
+from typing import Any, NoReturn  # noqa: E402
+
+from common.config import KEYS, is_list, parse_value, suggest, to_toml  # noqa: E402
+from common.types import UserError  # noqa: E402
+
+PACKAGES = ("common", "replay_server", "actors", "learner", "deploy")
+USER_ERROR, FAILURE, INTERRUPTED = 2, 1, 130
+
+Overrides = dict[str, Any]
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse with errors of one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message} (see {self.prog} --help)")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Returns:
+        0; 1 if a run failed; 2 for a mistake of the user's; 130 if interrupted twice.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        _check_packages()
+        overrides, rest = split_overrides(given)
+        options = _parser().parse_args(rest)
+        if overrides and not options.takes_keys:
+            raise UserError(f"--{next(iter(_flat(overrides)))}: {options.command} takes no keys")
+        command: Callable[[argparse.Namespace, Overrides], int] = options.run
+        return command(options, overrides)
+    except UserError as error:
+        print(f"raydqn: error: {error}", file=sys.stderr)
+        return USER_ERROR
+    except KeyboardInterrupt:
+        print("raydqn: stopped at once", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:  # `raydqn config | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _check_packages() -> None:
+    """All five packages must come from one place: their names are common ones."""
+    homes: dict[str, Path] = {}
+    for name in PACKAGES:
+        found = find_spec(name)
+        if found is not None and found.origin:
+            homes[name] = Path(found.origin).resolve().parent.parent
+    ours = homes["deploy"]
+    for name in PACKAGES:
+        if homes.get(name) != ours:
+            raise UserError(
+                f"package {name} is imported from {homes.get(name)}, not from {ours} where raydqn "
+                "is; start from another folder, or rename yours"
+            )
+
+
+def split_overrides(arguments: Sequence[str]) -> tuple[Overrides, list[str]]:
+    """Take configuration keys out of a command line.
+
+    `--section.key VALUE …`, `--section.key=VALUE`, `--seed VALUE`; a list takes several values,
+    or one in TOML's notation. Values are TOML where they are TOML, `none` is none.
+
+    Returns:
+        The overrides, nested by section, and the arguments left over.
+
+    Raises:
+        UserError: an unknown key, or one without a value.
+    """
+    overrides: Overrides = {}
+    rest: list[str] = []
+    queue = list(arguments)
+    while queue:
+        argument = queue.pop(0)
+        name, equals, inline = argument.removeprefix("--").partition("=")
+        key = name.replace("-", "_")
+        if not argument.startswith("--") or ("." not in key and key not in KEYS):
+            rest.append(argument)
+            continue
+        if key not in KEYS:
+            raise UserError(f"--{name}: unknown key{suggest(key, KEYS)}")
+        values = [inline] if equals else []
+        while not equals and queue and not queue[0].startswith("--"):
+            if values and not is_list(key):
+                break
+            values.append(queue.pop(0))
+        if not values:
+            raise UserError(f"--{name}: needs a value")
+        parsed: Any = [parse_value(value) for value in values]
+        if not is_list(key) or (len(parsed) == 1 and (isinstance(parsed[0], list) or parsed[0] is None)):
+            parsed = parsed[0]
+        section, _, leaf = key.rpartition(".")
+        (overrides.setdefault(section, {}) if section else overrides)[leaf] = parsed
+    return overrides, rest
+
+
+def _flat(overrides: Overrides) -> list[str]:
+    return [
+        f"{name}.{leaf}" if isinstance(value, dict) else name
+        for name, value in overrides.items()
+        for leaf in (value if isinstance(value, dict) else [""])
+    ]
+
+
+def _parser() -> argparse.ArgumentParser:
+    from deploy.bench import BENCHMARKS
+    from deploy.run import DEFAULT_PRESET
+
+    parser = _Parser(prog="raydqn", description="Distributed DQN on Ray.", allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=f"raydqn {_version()}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+
+    def command(
+        name: str,
+        run: Callable[[argparse.Namespace, Overrides], int],
+        text: str,
+        keys: bool = False,
+    ) -> argparse.ArgumentParser:
+        epilog = (
+            "Any configuration key is an option too, e.g. --learner.batch-size 64; "
+            "`raydqn config` lists them all with units and meaning."
+        )
+        sub = commands.add_parser(
+            name, help=text, description=text, epilog=epilog if keys else None, allow_abbrev=False
+        )
+        sub.set_defaults(run=run, takes_keys=keys)
+        return sub
+
+    train = command("train", _train, "train from the beginning", keys=True)
+    train.add_argument("preset", nargs="?", default=DEFAULT_PRESET, help="see `raydqn presets`")
+    train.add_argument("--config", type=Path, metavar="FILE", help="TOML on top of the preset")
+    train.add_argument("--run-dir", type=Path, metavar="DIR", help="new folder for this run")
+    resume = command("resume", _resume, "go on from a run's newest checkpoint", keys=True)
+    resume.add_argument("run_folder", type=Path, metavar="RUN")
+    for sub in (train, resume):
+        sub.add_argument("--inline", action="store_true", help="one process, no Ray, deterministic")
+        sub.add_argument("--json", action="store_true", help="last line: one JSON object")
+
+    evaluate = command("evaluate", _evaluate, "play greedy episodes with a run's weights")
+    evaluate.add_argument("run_folder", type=Path, metavar="RUN")
+    evaluate.add_argument("--episodes", type=_positive, default=100, metavar="N")
+    evaluate.add_argument(
+        "--epsilon", type=_share, metavar="E", help="default: evaluation.epsilon, 0 unless set"
+    )
+    evaluate.add_argument(
+        "--weights", choices=("best", "latest"), default="best", help="default: best"
+    )
+    evaluate.add_argument("--json", action="store_true", help="one JSON object")
+    evaluate.add_argument("--gif", type=Path, metavar="FILE", help="film one episode")
+
+    plot = command("plot", _plot, "draw returns, score, loss, ε and speeds as PNG")
+    plot.add_argument("run_folders", type=Path, nargs="+", metavar="RUN")
+    plot.add_argument("--out", type=Path, metavar="FILE", help="default: RUN/plot.png")
+
+    config = command("config", _config, "print the whole configuration as TOML", keys=True)
+    config.add_argument("preset", nargs="?", default=DEFAULT_PRESET)
+    config.add_argument("--config", type=Path, metavar="FILE", help="TOML on top of the preset")
+    command("presets", _presets, "list the presets")
+
+    bench = command("bench", _bench, "measure something on this machine")
+    bench.add_argument("name", choices=sorted(BENCHMARKS), metavar="NAME", help=", ".join(BENCHMARKS))
+    bench.add_argument("--json", action="store_true", help="one JSON object per figure and line")
+    bench.add_argument("--repeat", type=_positive, default=None, metavar="N", help="measurements")
+    return parser
+
+
+def _version() -> str:
+    try:
+        return metadata.version("raydqn")
+    except metadata.PackageNotFoundError:
+        return "(not installed)"
+
+
+def _positive(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: must be a whole number, at least 1")
+    return int(text)
+
+
+def _share(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: must be between 0 and 1")
+    return value
+
+
+def _train(options: argparse.Namespace, overrides: Overrides) -> int:
+    from deploy import run
+    from deploy.view import make_view
+
+    config = run.make_config(options.preset, options.config, overrides)
+    path = options.run_dir or run.new_run_path(options.preset)
+    return _finish(
+        options,
+        lambda: run.train(
+            config,
+            path,
+            inline=options.inline,
+            view=make_view(config.stop),
+            started_s=STARTED_S,
+        ),
+        path,
+    )
+
+
+def _resume(options: argparse.Namespace, overrides: Overrides) -> int:
+    from deploy import run
+    from deploy.metrics import RunFolder
+    from deploy.view import make_view
+
+    config = RunFolder.open(options.run_folder, overrides).config
+    return _finish(
+        options,
+        lambda: run.resume(
+            options.run_folder,
+            overrides,
+            inline=options.inline,
+            view=make_view(config.stop),
+            started_s=STARTED_S,
+        ),
+        options.run_folder,
+    )
+
+
+def _finish(
+    options: argparse.Namespace, work: Callable[[], dict[str, Any]], path: Path
+) -> int:
+    """Run, then say how it ended and what to do next."""
+    from deploy.supervisor import RunFailed
+
+    print(f"run folder: {path}", flush=True)
+    try:
+        summary = work()
+    except RunFailed as error:
+        print(f"raydqn: failed: {error}", file=sys.stderr)
+        return FAILURE
+    reason = summary["stop_reason"]
+    score = "none yet" if summary["score"] is None else f"{summary['score']:g}"
+    print(
+        f"stopped by {reason} after {summary['wall_s']:.1f} s: score {score} "
+        f"({summary['score_episodes']} episodes, ε = {summary['score_epsilon']:g}), "
+        f"{summary['env_steps']:,} env steps, {summary['learner_steps']:,} learner steps"
+    )
+    protocol = ", ".join(f"{key}={value}" for key, value in summary["protocol"].items())
+    print(f"protocol: {protocol}")
+    if reason in ("interrupted", "terminated"):
+        print(f"go on with: raydqn resume {path}")
+    else:
+        print(f"next: raydqn evaluate {path}   raydqn plot {path}")
+    if options.json:
+        print(json.dumps(summary), flush=True)
+    return 0
+
+
+def _evaluate(options: argparse.Namespace, _: Overrides) -> int:
+    from deploy.evaluation import evaluate, film
+    from deploy.metrics import RunFolder
+
+    overrides: Overrides = {"evaluation": {"episodes": options.episodes}}
+    if options.epsilon is not None:
+        overrides["evaluation"]["epsilon"] = options.epsilon
+    folder = RunFolder.open(options.run_folder, overrides)
+    result = evaluate(folder, options.episodes, options.weights)
+    if options.gif is not None:
+        result["gif"] = str(options.gif)
+        result["gif_pictures"] = film(folder, options.gif, options.weights)
+    if options.json:
+        print(json.dumps(result))
+        return 0
+    print(
+        f"score {result['score']:g} ± {result['std']:g} (min {result['min']:g}, max "
+        f"{result['max']:g}) over {result['episodes']} episodes, ε = {result['epsilon']:g}"
+    )
+    print(f"weights: {result['weights']}")
+    print("protocol: " + ", ".join(f"{k}={v}" for k, v in result["protocol"].items()))
+    if options.gif is not None:
+        print(f"film: {options.gif} ({result['gif_pictures']} pictures)")
+    return 0
+
+
+def _plot(options: argparse.Namespace, _: Overrides) -> int:
+    from deploy.plot import plot_runs
+
+    out = options.out or options.run_folders[0] / "plot.png"
+    plot_runs(options.run_folders, out)
+    print(out)
+    return 0
+
+
+def _config(options: argparse.Namespace, overrides: Overrides) -> int:
+    from deploy.run import make_config
+
+    print(to_toml(make_config(options.preset, options.config, overrides)), end="")
+    return 0
+
+
+def _presets(options: argparse.Namespace, _: Overrides) -> int:
+    from deploy.run import DEFAULT_PRESET, preset_names, preset_summary
+
+    for name in preset_names():
+        mark = " (default)" if name == DEFAULT_PRESET else ""
+        print(f"{name:<18}{preset_summary(name)}{mark}")
+    return 0
+
+
+def _bench(options: argparse.Namespace, _: Overrides) -> int:
+    from deploy.bench import BENCHMARKS, show
+
+    for figure in BENCHMARKS[options.name](options.repeat):
+        show(figure, as_json=options.json)
+    return 0

@@ -1,0 +1,153 @@
+"""`raydqn evaluate`: greedy episodes with the weights of a run, and a film of one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from actors.environments import make_environment
+from actors.evaluator import Evaluator
+from actors.preprocessing import FrameStack
+from common import wire
+from common.config import Config
+from common.handles import InlineHandle
+from common.networks import make_network
+from common.types import Array, EnvironmentSpec, UserError
+from common.variables import Variables, unpack_weights
+from deploy.metrics import RunFolder
+
+GIF_MAX_FRAMES = 1_000
+GIF_MIN_HEIGHT = 160
+
+
+def load_weights(folder: RunFolder, which: str) -> tuple[Array, str]:
+    """Weights of a run (wire format), and where they come from.
+
+    Args:
+        folder: the run.
+        which: `best` (of all evaluations; the newest checkpoint where there was none) or `latest`.
+
+    Raises:
+        UserError: the run has no such weights, or the file is damaged.
+    """
+    best = folder.load_best() if which == "best" else None
+    if best is not None:
+        weights, meta = best
+        return weights, f"best evaluation, learner step {meta.get('learner_steps', '?')}"
+    checkpoint = folder.checkpoints.newest()
+    tensors = {
+        name.removeprefix("policy."): array
+        for name, array in checkpoint.tensors["learner"].items()
+        if name.startswith("policy.")
+    }
+    steps = int(checkpoint.state["learner"]["learner_steps"])
+    return wire.encode(tensors, {"learner_steps": steps}), f"checkpoint {checkpoint.path.name}"
+
+
+def check_weights(weights: Array, spec: EnvironmentSpec, config: Config, source: str) -> None:
+    """Refuse weights that are of another network or environment.
+
+    Raises:
+        UserError: names and shapes differ.
+    """
+    state, _ = unpack_weights(weights)
+    have = make_network(spec, config.network).state_dict()
+    for name in {**state, **have}:
+        given = tuple(state[name].shape) if name in state else None
+        wanted = tuple(have[name].shape) if name in have else None
+        if given != wanted:
+            raise UserError(
+                f"{source}: is of another network or environment ({name} is {given}, "
+                f"{config.env.id} with network.kind={config.network.kind} needs {wanted})"
+            )
+
+
+def evaluate(folder: RunFolder, episodes: int, which: str = "best") -> dict[str, Any]:
+    """Play episodes and say how they went.
+
+    Raises:
+        UserError: no weights, or not of this network and environment.
+    """
+    weights, source = load_weights(folder, which)
+    evaluator = Evaluator(folder.config, InlineHandle(Variables()))
+    try:
+        check_weights(weights, evaluator.spec, folder.config, source)
+        evaluator.load_weights(weights)
+        report = evaluator.play(episodes)
+    finally:
+        evaluator.close()
+    returns = np.array(report.returns)
+    return {
+        "run": str(folder.path),
+        "weights": source,
+        "learner_steps": report.learner_steps,
+        "episodes": len(returns),
+        "score": round(float(returns.mean()), 3),
+        "std": round(float(returns.std()), 3),
+        "min": float(returns.min()),
+        "max": float(returns.max()),
+        "mean_length": round(float(np.mean(report.lengths)), 1),
+        "epsilon": report.epsilon,
+        "protocol": evaluator.spec.protocol,
+        "wall_s": round(report.wall_s, 2),
+    }
+
+
+def film(folder: RunFolder, path: Path, which: str = "best") -> int:
+    """Write one episode as an animated GIF; returns its number of pictures.
+
+    Raises:
+        UserError: the file cannot be written, or the environment shows nothing.
+    """
+    import torch
+
+    from actors.agent import Agent
+
+    config = folder.config
+    weights, source = load_weights(folder, which)
+    environment = make_environment(config.env, 1, render=True)
+    try:
+        spec = environment.spec
+        check_weights(weights, spec, config, source)
+        agent = Agent(
+            make_network(spec, config.network), torch.device("cpu"), np.random.default_rng(0)
+        )
+        agent.load_weights(weights)
+        stacks = FrameStack(1, spec.stack, spec.frame)
+        frames, first = environment.reset(config.seed), np.ones(1, bool)
+        epsilon = np.full(1, config.evaluation.epsilon)
+        pictures = [_picture(environment.render, frames)]
+        done = False
+        while not done and len(pictures) < GIF_MAX_FRAMES:
+            choice = agent.select_actions(stacks.push(frames, first), epsilon)
+            step = environment.step(choice.actions)
+            frames, first = step.observation, step.first
+            done = bool(step.terminated[0] or step.truncated[0])
+            pictures.append(_picture(environment.render, frames))
+    finally:
+        environment.close()
+    try:
+        pictures[0].save(
+            path, format="GIF", save_all=True, append_images=pictures[1:], duration=40, loop=0
+        )
+    except OSError as error:
+        raise UserError(f"--gif={path}: cannot be written ({error.strerror or error})") from None
+    return len(pictures)
+
+
+def _picture(render: Any, frames: Array) -> Image.Image:
+    """What the environment shows, or the agent's own frame where it shows nothing."""
+    try:
+        image = Image.fromarray(render()[0])
+    except (UserError, NotImplementedError, AttributeError):
+        frame = frames[0]
+        if frame.ndim != 3 or frame.dtype != np.uint8:
+            raise UserError("--gif: this environment renders no pictures") from None
+        image = Image.fromarray(frame[0] if frame.shape[0] == 1 else frame.transpose(1, 2, 0))
+    if image.height < GIF_MIN_HEIGHT:
+        factor = -(-GIF_MIN_HEIGHT // image.height)
+        image = image.resize((image.width * factor, image.height * factor))
+    return image

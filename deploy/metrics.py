@@ -1,0 +1,191 @@
+"""The run folder and what is written into it while the run goes on.
+
+    runs/cartpole-20260101-120000/
+        config.toml       the whole configuration
+        metrics.jsonl     one JSON object per report
+        events.out.tf…    the same for TensorBoard
+        best.safetensors  weights of the best evaluation
+        checkpoints/
+        summary.json      how it ended
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import load_file
+from safetensors.numpy import save as save_tensors
+
+from common import wire
+from common.checkpoint import CheckpointStore, write_atomically
+from common.config import Config, build, load_toml, to_toml
+from common.types import Array, EvaluationReport, UserError
+
+CONFIG = "config.toml"
+METRICS = "metrics.jsonl"
+BEST = "best.safetensors"
+SUMMARY = "summary.json"
+
+
+class RunFolder:
+    """Paths and files of one run."""
+
+    def __init__(self, path: Path, config: Config) -> None:
+        """Of a run that exists; see `create` and `open`."""
+        self.path = path
+        self.config = config
+        self.checkpoints = CheckpointStore(path / "checkpoints", config.checkpoint.keep)
+
+    @classmethod
+    def create(cls, path: Path, config: Config) -> RunFolder:
+        """A new run.
+
+        Raises:
+            UserError: the folder already holds something, or cannot be made.
+        """
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            wish = "name an empty one, or resume it" if is_run(path) else "name an empty one"
+            raise UserError(f"--run-dir={path}: already holds something; {wish}")
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            write_atomically(path / CONFIG, to_toml(config).encode())
+        except OSError as error:
+            raise UserError(f"--run-dir={path}: cannot be made ({error.strerror})") from None
+        return cls(path, config)
+
+    @classmethod
+    def open(cls, path: Path, overrides: dict[str, Any] | None = None) -> RunFolder:
+        """A run that exists, with some keys of its configuration replaced.
+
+        Raises:
+            UserError: not a run folder.
+        """
+        from common.config import merge
+
+        if not is_run(path):
+            raise UserError(f"{path}: not a run folder (it has no {CONFIG})")
+        values = merge(load_toml(path / CONFIG), overrides or {})
+        return cls(path, build(values, str(path / CONFIG)))
+
+    def save_best(self, report: EvaluationReport) -> None:
+        """Keep the weights of an evaluation."""
+        assert report.weights is not None
+        tensors, _ = wire.decode(report.weights)
+        meta = {
+            "score": repr(report.score),
+            "episodes": str(len(report.returns)),
+            "learner_steps": str(report.learner_steps),
+            "version": str(report.version),
+        }
+        write_atomically(self.path / BEST, save_tensors(tensors, meta))
+
+    def load_best(self) -> tuple[Array, dict[str, str]] | None:
+        """Weights (wire format) and what is known of them; None if nothing was evaluated yet.
+
+        Raises:
+            UserError: the file is damaged.
+        """
+        path = self.path / BEST
+        if not path.is_file():
+            return None
+        try:
+            with safe_open(path, "numpy") as file:
+                meta = file.metadata() or {}
+            tensors = load_file(path)
+        except (SafetensorError, OSError, ValueError) as error:
+            raise UserError(f"{path}: cannot be read ({error})") from None
+        steps = int(meta.get("learner_steps", 0))
+        return wire.encode(tensors, {"learner_steps": steps}), meta
+
+    def write_summary(self, summary: dict[str, Any]) -> None:
+        """How the run ended."""
+        write_atomically(self.path / SUMMARY, json.dumps(summary, indent=1).encode())
+
+
+def is_run(path: Path) -> bool:
+    """Whether a folder is one of ours."""
+    return (path / CONFIG).is_file()
+
+
+class MetricsWriter:
+    """Appends reports to metrics.jsonl and to TensorBoard's event file."""
+
+    def __init__(self, folder: Path) -> None:
+        """Open both, after what an earlier part of the run wrote."""
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._file = (folder / METRICS).open("a", encoding="utf-8")
+        self._board = SummaryWriter(str(folder))  # type: ignore[no-untyped-call]
+
+    def write(self, report: dict[str, Any]) -> None:
+        """One line, flushed: a reader sees whole lines only. NaN is written as null."""
+        clean = {key: _finite(value) for key, value in report.items()}
+        self._file.write(json.dumps(clean) + "\n")
+        self._file.flush()
+        for key, value in clean.items():
+            if isinstance(value, (int, float)) and not isinstance(value, bool):
+                self._board.add_scalar(  # type: ignore[no-untyped-call]
+                    key, value, report["learner_steps"], walltime=None
+                )
+
+    def close(self) -> None:
+        """Flush and close both."""
+        self._file.close()
+        self._board.close()  # type: ignore[no-untyped-call]
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """The reports of a run; a last line that is cut off is left out.
+
+    Raises:
+        UserError: not a run folder, or no report yet.
+    """
+    if not is_run(folder):
+        raise UserError(f"{folder}: not a run folder (it has no {CONFIG})")
+    reports = list(_lines(folder / METRICS))
+    if not reports:
+        raise UserError(f"{folder}: has no reports yet")
+    return reports
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    if not path.is_file():
+        return
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            yield json.loads(line)
+        except ValueError:
+            continue
+
+
+class Rate:
+    """Events per second over the last seconds."""
+
+    def __init__(self, window_s: float = 10.0) -> None:
+        """Forgets what is older than `window_s`."""
+        self._window_s = window_s
+        self._points: deque[tuple[float, float]] = deque()
+
+    def add(self, now_s: float, count: float) -> None:
+        """`count` is the running total at `now_s`."""
+        self._points.append((now_s, count))
+        while len(self._points) > 2 and self._points[0][0] < now_s - self._window_s:
+            self._points.popleft()
+
+    @property
+    def per_s(self) -> float:
+        """Mean rate over the window."""
+        if len(self._points) < 2:
+            return 0.0
+        (t0, c0), (t1, c1) = self._points[0], self._points[-1]
+        return (c1 - c0) / (t1 - t0) if t1 > t0 else 0.0

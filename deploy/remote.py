@@ -1,0 +1,202 @@
+"""Where parts live: in this process, or in Ray's. The only module that talks to Ray.
+
+Ray's actors are called *remotes* here; "actor" always means the one that acts.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from common.handles import Future, Handle, InlineHandle, RemoteDied
+from common.types import UserError
+
+
+class Runtime(Protocol):
+    """Makes parts and waits for their answers."""
+
+    is_inline: bool
+
+    def spawn(self, cls: type, *args: Any, name: str) -> Handle:
+        """Make `cls(*args)` and a handle to it. Calls may be queued before it is ready."""
+        ...
+
+    def wait(self, futures: Sequence[Future[Any]], timeout_s: float) -> list[Future[Any]]:
+        """The futures that are done; waits for the first of them, at the most `timeout_s`."""
+        ...
+
+    def kill(self, handle: Handle) -> None:
+        """End a part at once."""
+        ...
+
+    def close(self) -> None:
+        """End everything that was spawned."""
+        ...
+
+
+class InlineRuntime:
+    """Everything in this process and thread: no Ray, deterministic, breakpoints work."""
+
+    is_inline = True
+
+    def spawn(self, cls: type, *args: Any, name: str) -> Handle:
+        """Make the object now. `name` is for debugging only."""
+        return InlineHandle(cls(*args))
+
+    def wait(self, futures: Sequence[Future[Any]], timeout_s: float) -> list[Future[Any]]:
+        """All of them: they ran when they were called."""
+        return list(futures)
+
+    def kill(self, handle: Handle) -> None:
+        """Nothing to end."""
+
+    def close(self) -> None:
+        """Nothing to end."""
+
+
+class _Host:
+    """Lives in a remote's process and holds the part.
+
+    The part is made by the constructor, but its error is kept for the first call: Ray would
+    otherwise report a dead remote, and the reason would be lost.
+    """
+
+    def __init__(self, cls: type, args: tuple[Any, ...]) -> None:
+        self._error: BaseException | None = None
+        try:
+            self._target: Any = cls(*args)
+        except Exception as error:  # whatever it is, the first caller gets it
+            self._error = error
+
+    def call(self, method: str, *args: Any) -> Any:
+        if self._error is not None:
+            raise self._error
+        return getattr(self._target, method)(*args)
+
+    def pid(self) -> int:
+        return os.getpid()
+
+
+class RemoteFuture:
+    """An object reference of Ray's as a `Future`."""
+
+    def __init__(self, reference: Any) -> None:
+        self.reference = reference
+
+    def result(self) -> Any:
+        """Wait for the value.
+
+        Raises:
+            RemoteDied: the remote's process is gone, or its result was lost.
+            Exception: what the call raised, with the remote's traceback in its cause.
+        """
+        import ray
+        from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+
+        try:
+            return ray.get(self.reference)
+        except RayTaskError as error:
+            cause = error.cause
+            if isinstance(cause, UserError):
+                raise cause from None
+            raise
+        except (RayActorError, ray.exceptions.ObjectLostError) as error:
+            raise RemoteDied(str(error).splitlines()[0]) from error
+        except GetTimeoutError as error:
+            raise RemoteDied("no answer") from error
+
+    def done(self) -> bool:
+        """Whether the value is there, without waiting."""
+        import ray
+
+        ready, _ = ray.wait([self.reference], timeout=0)
+        return bool(ready)
+
+
+class RemoteHandle:
+    """`Handle` over a remote. Travels inside arguments."""
+
+    def __init__(self, remote: Any) -> None:
+        self.remote = remote
+
+    def call(self, method: str, *args: Any) -> Future[Any]:
+        """Queue the call; Ray keeps the order of one caller's calls."""
+        return RemoteFuture(self.remote.call.remote(method, *args))
+
+    def share(self, value: Any) -> Future[Any]:
+        """Put `value` into Ray's object store once, for all readers."""
+        import ray
+
+        return RemoteFuture(ray.put(value))
+
+    def pid(self) -> int:
+        """Process of the remote."""
+        import ray
+
+        pid: int = ray.get(self.remote.pid.remote())
+        return pid
+
+
+class RayRuntime:
+    """Remotes on a Ray instance of this machine that starts and ends with the run."""
+
+    is_inline = False
+
+    def __init__(self, object_store_bytes: int) -> None:
+        """Start Ray.
+
+        Args:
+            object_store_bytes: shared memory for what is under way between processes.
+        """
+        # Ray is told about no CPUs: it would start that many idle workers, and the number of
+        # remotes is the configuration's to decide on one machine.
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        import ray
+
+        ray.init(
+            num_cpus=1,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level="error",
+            object_store_memory=object_store_bytes,
+        )
+        self._host = ray.remote(_Host)
+        self._remotes: list[RemoteHandle] = []
+
+    def spawn(self, cls: type, *args: Any, name: str) -> Handle:
+        """Start a remote; `name` shows in process lists and in Ray's tools."""
+        remote = self._host.options(name=name, num_cpus=0).remote(cls, args)
+        handle = RemoteHandle(remote)
+        self._remotes.append(handle)
+        return handle
+
+    def wait(self, futures: Sequence[Future[Any]], timeout_s: float) -> list[Future[Any]]:
+        """The futures that are done; waits for the first of them, at the most `timeout_s`."""
+        import ray
+
+        by_reference = {f.reference: f for f in futures if isinstance(f, RemoteFuture)}
+        references = list(by_reference)
+        if not references:
+            return []
+        ready, rest = ray.wait(references, num_returns=1, timeout=timeout_s, fetch_local=False)
+        if ready and rest:  # take along whatever else is done by now
+            more, _ = ray.wait(rest, num_returns=len(rest), timeout=0, fetch_local=False)
+            ready += more
+        return [by_reference[reference] for reference in ready]
+
+    def kill(self, handle: Handle) -> None:
+        """Kill the remote's process."""
+        import ray
+
+        assert isinstance(handle, RemoteHandle)
+        ray.kill(handle.remote)
+        self._remotes = [remote for remote in self._remotes if remote is not handle]
+
+    def close(self) -> None:
+        """End all remotes and Ray."""
+        import ray
+
+        self._remotes.clear()
+        ray.shutdown()

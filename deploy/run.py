@@ -1,0 +1,187 @@
+"""Starting and resuming a run: what the command line and the example notebook call."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from importlib import resources
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from common.checkpoint import Checkpoint
+from common.config import Config, build, load_toml, merge, suggest
+from common.types import UserError
+from deploy.metrics import RunFolder
+from deploy.program import build as build_program
+from deploy.program import check, object_store_bytes
+from deploy.remote import InlineRuntime, RayRuntime, Runtime
+from deploy.supervisor import Supervisor, View
+from deploy.view import SilentView
+
+DEFAULT_PRESET = "cartpole"
+
+
+def preset_names() -> list[str]:
+    """Names of the presets."""
+    folder = resources.files("deploy.presets")
+    return sorted(f.name.removesuffix(".toml") for f in folder.iterdir() if f.name.endswith(".toml"))
+
+
+def preset_values(name: str) -> dict[str, Any]:
+    """The values a preset sets, nested by section.
+
+    Raises:
+        UserError: no such preset.
+    """
+    names = preset_names()
+    if name not in names:
+        raise UserError(f"preset {name}: unknown{suggest(name, names)} (known: {', '.join(names)})")
+    with resources.as_file(resources.files("deploy.presets") / f"{name}.toml") as path:
+        return load_toml(path)
+
+
+def preset_summary(name: str) -> str:
+    """The first line of the preset's file: what it is for."""
+    text = (resources.files("deploy.presets") / f"{name}.toml").read_text(encoding="utf-8")
+    return text.splitlines()[0].lstrip("# ")
+
+
+def make_config(
+    preset: str = DEFAULT_PRESET,
+    file: Path | None = None,
+    overrides: dict[str, Any] | None = None,
+) -> Config:
+    """A configuration: preset, then file, then overrides.
+
+    A preset's `stop.score` is meant for the preset's environment: it is dropped when a file or an
+    override names another `env.id` and no score.
+
+    Raises:
+        UserError: unknown preset, unreadable file, wrong key or value.
+    """
+    base = preset_values(preset)
+    over = merge(load_toml(file) if file else {}, overrides or {})
+    for name, value in over.items():
+        if name in Config.model_fields and isinstance(base.get(name), dict) != isinstance(
+            value, dict
+        ):
+            build(over, str(file or "command line"))  # names the key: a section is no value
+    other = over.get("env", {}).get("id", base.get("env", {}).get("id"))
+    if other != base.get("env", {}).get("id"):
+        base.get("stop", {}).pop("score", None)
+    return build(merge(base, over), f"preset {preset}" if not over else "configuration")
+
+
+def new_run_path(name: str) -> Path:
+    """runs/NAME-DATE-TIME, a folder that does not exist yet."""
+    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+    path, number = Path("runs") / f"{name}-{stamp}", 1
+    while path.exists():
+        number += 1
+        path = Path("runs") / f"{name}-{stamp}-{number}"
+    return path
+
+
+def train(
+    config: Config,
+    run_dir: Path | None = None,
+    *,
+    inline: bool = True,
+    view: View | None = None,
+    started_s: float | None = None,
+) -> dict[str, Any]:
+    """Train from the beginning.
+
+    Args:
+        config: of the run.
+        run_dir: empty or not there yet; by default under `runs/`.
+        inline: in this process, without Ray.
+        view: where progress is shown; by default nowhere.
+        started_s: `time.monotonic()` when the command began.
+
+    Returns:
+        The summary (see `Supervisor.run`).
+
+    Raises:
+        UserError: a mistake in the configuration; nothing was written.
+        RunFailed: the run could not go on.
+    """
+    started_s = time.monotonic() if started_s is None else started_s
+    path = run_dir or new_run_path(config.env.id.rpartition("/")[2].rpartition(":")[2].lower())
+    check_config = check(config)
+    folder = RunFolder.create(path, config)
+    return _run(folder, check_config, None, inline, view or SilentView(), started_s)
+
+
+def resume(
+    run_dir: Path,
+    overrides: dict[str, Any] | None = None,
+    *,
+    inline: bool = True,
+    view: View | None = None,
+    started_s: float | None = None,
+) -> dict[str, Any]:
+    """Go on with a run from its newest checkpoint; arguments and errors as `train`."""
+    started_s = time.monotonic() if started_s is None else started_s
+    folder = RunFolder.open(run_dir, overrides)
+    trained_on = load_toml(run_dir / "config.toml").get("env", {}).get("id")
+    if trained_on != folder.config.env.id:
+        raise UserError(
+            f"env.id={folder.config.env.id}: the checkpoint in {run_dir} is of {trained_on}; "
+            "train anew, or leave the key out"
+        )
+    checkpoint = folder.checkpoints.newest()
+    spec = check(folder.config)
+    return _run(folder, spec, checkpoint, inline, view or SilentView(), started_s)
+
+
+def _run(
+    folder: RunFolder,
+    spec: Any,
+    checkpoint: Checkpoint | None,
+    inline: bool,
+    view: View,
+    started_s: float,
+) -> dict[str, Any]:
+    config = folder.config
+    runtime: Runtime = (
+        InlineRuntime() if inline else RayRuntime(object_store_bytes(config, spec))
+    )
+    try:
+        supervisor = Supervisor(build_program(config, spec, runtime), folder, view, started_s)
+        with _signals(supervisor):
+            if checkpoint is not None:
+                supervisor.restore(checkpoint)
+            return supervisor.run()
+    finally:
+        view.close()
+        runtime.close()
+
+
+@contextmanager
+def _signals(supervisor: Supervisor) -> Iterator[None]:
+    """The first SIGINT or SIGTERM asks for a clean stop, the second ends the command at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # Python hands signals to the main thread only
+        return
+    names = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
+    seen = False
+
+    def handler(number: int, frame: FrameType | None) -> None:
+        nonlocal seen
+        if seen:
+            raise KeyboardInterrupt
+        seen = True
+        supervisor.request_stop(names[signal.Signals(number)])
+
+    before = {number: signal.signal(number, handler) for number in names}
+    try:
+        yield
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)

@@ -1,0 +1,1 @@
+"""Learning: losses, the way of a batch onto the device, the learner."""

@@ -1,0 +1,1 @@
+"""The sharded, prioritised replay memory. Knows numpy, never torch or ray."""

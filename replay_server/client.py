@@ -1,0 +1,198 @@
+"""The two ends that talk to the shards: ReplayWriter (actors), ReplaySampler (learner)."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from common import wire
+from common.handles import Future, Handle
+from common.types import Array, Chunk, Sample, ShardSummary
+from replay_server.server import decode_sample
+
+
+class ReplayWriter:
+    """Sends chunks to the shards in turn, with a bounded number under way.
+
+    When the bound is reached it waits for the oldest: back-pressure reaches the environment loop
+    and nothing piles up.
+    """
+
+    def __init__(self, shards: Sequence[Handle], max_in_flight: int, first_shard: int = 0) -> None:
+        """Start with shard `first_shard` modulo their number, so that actors spread out."""
+        if max_in_flight < 1:
+            raise ValueError(f"max_in_flight={max_in_flight}: must be at least 1")
+        self._shards = list(shards)
+        self._max_in_flight = max_in_flight
+        self._next = first_shard % len(self._shards)
+        self._in_flight: deque[Future[int]] = deque()
+        self.accepted = 0
+        self.wait_s = 0.0
+
+    @property
+    def in_flight(self) -> int:
+        """Chunks sent and not yet known to be stored."""
+        return len(self._in_flight)
+
+    def write(self, chunk: Chunk) -> None:
+        """Send a chunk; waits while too many are under way. Raises what an insert raised."""
+        while len(self._in_flight) >= self._max_in_flight:
+            self._settle()
+        shard = self._shards[self._next]
+        self._next = (self._next + 1) % len(self._shards)
+        self._in_flight.append(shard.call("insert", wire.encode(chunk.to_arrays())))
+
+    def flush(self) -> None:
+        """Wait until everything sent is stored."""
+        while self._in_flight:
+            self._settle()
+
+    def take_accepted(self) -> int:
+        """Transitions known to be stored since this was last asked; waits for none."""
+        while self._in_flight and self._in_flight[0].done():
+            self._settle()
+        accepted, self.accepted = self.accepted, 0
+        return accepted
+
+    def _settle(self) -> None:
+        start = time.perf_counter()
+        self.accepted += self._in_flight.popleft().result()
+        self.wait_s += time.perf_counter() - start
+
+
+@dataclass(slots=True)
+class Round:
+    """Several batches drawn together from all shards.
+
+    Attributes:
+        samples: one per shard that was drawn from.
+        rows: `[batches, B]` int64: row of each batch's items in the samples laid end to end.
+        weights: `[batches, B]` float32, importance weights, the greatest of each batch being 1.
+        ages: `[batches, B]` int64, inserts over all shards since each item's own.
+    """
+
+    samples: list[Sample]
+    rows: Array
+    weights: Array
+    ages: Array
+
+
+class ReplaySampler:
+    """Draws batches from the whole memory as if it were one table.
+
+    Every shard tells its total mass with each answer. A draw first picks a shard in proportion to
+    those totals, then an item in proportion to its mass within the shard: P(i) is the item's share
+    of the whole memory. Totals known here are as old as the requests under way; importance weights
+    use the probability that an item really had, so they are exact all the same.
+    """
+
+    def __init__(
+        self,
+        shards: Sequence[Handle],
+        batch_size: int,
+        batches_per_round: int,
+        rounds_in_flight: int,
+        beta: float,
+        rng: np.random.Generator,
+    ) -> None:
+        """Nothing is asked for yet: `start` reads the shards' totals."""
+        self._shards = list(shards)
+        self._batch_size = batch_size
+        self._batches = batches_per_round
+        self._window = rounds_in_flight
+        self._beta = beta
+        self._rng = rng
+        self._rounds: deque[tuple[Array, Array, list[Future[Array]]]] = deque()
+        self._updates: deque[list[Future[None]]] = deque()
+        self.summaries: list[ShardSummary] = []
+        self.wait_s = 0.0
+
+    @property
+    def in_flight(self) -> int:
+        """Rounds asked for and not yet taken."""
+        return len(self._rounds)
+
+    def next_round(self) -> Round:
+        """The next round, and a request for one to come in its place.
+
+        Raises:
+            ValueError: nothing in any shard.
+        """
+        if not self.summaries:
+            self.summaries = [f.result() for f in [s.call("summary") for s in self._shards]]
+        while len(self._rounds) < self._window:
+            self._request()
+        chosen, shares, answers = self._rounds.popleft()
+        start = time.perf_counter()
+        samples = [decode_sample(answer.result()) for answer in answers]
+        self.wait_s += time.perf_counter() - start
+        self.summaries = [sample.summary for sample in samples]
+        return self._assemble(chosen, shares, samples)
+
+    def update_priorities(self, round_: Round, priorities: Array) -> None:
+        """Send the new priorities of a whole round back to the shards it came from.
+
+        Waits for the answers of rounds before, so that updates under way stay bounded.
+
+        Args:
+            round_: as `next_round` returned it.
+            priorities: `[batches, B]`.
+        """
+        flat = np.empty(round_.rows.size)
+        flat[round_.rows.ravel()] = priorities.ravel()
+        calls: list[Future[None]] = []
+        begin = 0
+        for sample in round_.samples:
+            end = begin + len(sample)
+            if end > begin:
+                shard = self._shards[sample.summary.shard]
+                incarnation = sample.summary.incarnation
+                calls.append(
+                    shard.call("update_priorities", sample.key, flat[begin:end], incarnation)
+                )
+            begin = end
+        self._updates.append(calls)
+        while len(self._updates) > self._window:
+            for call in self._updates.popleft():
+                call.result()
+
+    def _request(self) -> None:
+        totals = np.array([summary.total for summary in self.summaries])
+        if not totals.sum() > 0:
+            raise ValueError("cannot sample: no shard holds anything")
+        shares = totals / totals.sum()
+        chosen = self._rng.choice(len(shares), size=self._batches * self._batch_size, p=shares)
+        counts = np.bincount(chosen, minlength=len(shares))
+        # A shard that is not drawn from is asked all the same: its total may have grown.
+        answers = [
+            shard.call("sample", int(count))
+            for shard, count in zip(self._shards, counts, strict=True)
+        ]
+        self._rounds.append((chosen, shares, answers))
+
+    def _assemble(self, chosen: Array, shares: Array, samples: list[Sample]) -> Round:
+        # Items of shard s lie end to end in the order drawn; the j-th draw that chose s gets its
+        # j-th item. A stable sort of the choices is just that pairing.
+        rows = np.empty(len(chosen), np.int64)
+        rows[np.argsort(chosen, kind="stable")] = np.arange(len(chosen))
+        rows = rows.reshape(self._batches, self._batch_size)
+        probability = np.concatenate(
+            [s.probability * share for s, share in zip(samples, shares, strict=True)]
+        )
+        size = sum(sample.summary.size for sample in samples)
+        weights = (size * probability[rows]) ** -self._beta
+        weights /= weights.max(axis=1, keepdims=True)
+        # A shard sees its own inserts only; over the whole memory an item is older by as much as
+        # the other shards took in meanwhile, which is in proportion.
+        inserted = sum(sample.summary.inserted for sample in samples)
+        ages = np.concatenate([s.age * (inserted / max(1, s.summary.inserted)) for s in samples])
+        return Round(
+            samples=samples,
+            rows=rows,
+            weights=weights.astype(np.float32),
+            ages=ages[rows].astype(np.int64),
+        )
