@@ -35,7 +35,7 @@ class NStepAccumulator:
         self._gamma = gamma
         self._stack = spec.stack
         self._copies = copies
-        # What a drain leaves: the open windows' slots (n), and before them the rest of their stacks.
+        # What a drain leaves: slots of open windows (n), and before them the rest of their stacks.
         self._carry = n_step + spec.stack - 1
         shape = (max_slots + self._carry + 1, copies)
         self._frames: Array = np.zeros((*shape, *spec.frame.shape), spec.frame.dtype)
@@ -106,7 +106,6 @@ class NStepAccumulator:
         if starts < 1:
             return None
         reward = np.zeros((starts, self._copies), np.float64)
-        discount = np.ones((starts, self._copies), np.float64)
         length = np.zeros((starts, self._copies), np.int32)  # steps taken in the window
         running = self._acted[:starts].copy()
         terminal = np.zeros((starts, self._copies), bool)

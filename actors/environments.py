@@ -8,8 +8,10 @@ first observation of the next. An environment that cannot do that is refused, no
 from __future__ import annotations
 
 import importlib
+import os
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import gymnasium as gym
@@ -163,7 +165,7 @@ def _make_gymnasium(config: EnvConfig, copies: int, render: bool) -> Environment
             for _ in range(copies - 1)
         ]
         vector = SyncVectorEnv(
-            [lambda member=member: member for member in members],
+            [partial(_give, member) for member in members],
             autoreset_mode=AutoresetMode.NEXT_STEP,
         )
     assert isinstance(space, gym.spaces.Box)
@@ -207,7 +209,9 @@ def _import_minatar(env_id: str) -> None:
     try:
         from minatar.gym import register_envs
     except ImportError:
-        raise UserError(f"env.id={env_id}: needs the package minatar (pip install minatar)") from None
+        raise UserError(
+            f"env.id={env_id}: needs the package minatar (pip install minatar)"
+        ) from None
     if env_id not in gym.registry:
         register_envs()
 
@@ -249,6 +253,8 @@ def _fast_vector(
 def _wrap(env: gym.Env[Any, Any], config: EnvConfig) -> gym.Env[Any, Any]:
     """Pictures through Pillow, everything else flattened to a vector."""
     if config.observation == "pixels":
+        # pygame would look for a screen and complain; a driver that was chosen is left alone.
+        os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
         for attribute, size in (
             ("screen_width", config.render_width),
             ("screen_height", config.render_height),
@@ -301,6 +307,10 @@ def _is_picture(space: gym.Space[Any]) -> bool:
 def _is_grid(space: gym.spaces.Box) -> bool:
     """Binary planes `[H, W, C]`, as MinAtar's."""
     return space.dtype == np.bool_ and len(space.shape) == 3
+
+
+def _give(member: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
+    return member
 
 
 class PictureObservation(gym.ObservationWrapper[Any, Any, Any]):

@@ -1,9 +1,9 @@
 """Checkpoints: complete or not there, verified on reading, readable without pickle.
 
-    checkpoints/step-00012000/
-        learner.safetensors   networks and optimiser
-        state.json            counters
-        manifest.json         size and SHA-256 of each file; written last
+checkpoints/step-00012000/
+    learner.safetensors   networks and optimiser
+    state.json            counters
+    manifest.json         size and SHA-256 of each file; written last
 """
 
 from __future__ import annotations

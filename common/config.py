@@ -82,7 +82,8 @@ class NetworkConfig(Section):
         description='"mlp"; "nature-cnn" (pictures of 36×36 pixels or more); "notebook": 24 → 32',
     )
     hidden: tuple[int, ...] = Field(
-        (128, 128), description='units of the hidden layers (after the convolutions; not "notebook")'
+        (128, 128),
+        description='units of the hidden layers (after the convolutions; not "notebook")',
     )
     dueling: bool = Field(False, description="separate streams for value and advantage")
 
@@ -91,7 +92,9 @@ class NetworkConfig(Section):
         if any(n < 1 for n in self.hidden):
             raise ValueError(f"hidden={list(self.hidden)}: each layer must have at least 1 unit")
         if self.kind == "nature-cnn" and not self.hidden:
-            raise ValueError("hidden=[]: nature-cnn needs at least one layer after its convolutions")
+            raise ValueError(
+                "hidden=[]: nature-cnn needs at least one layer after its convolutions"
+            )
         if self.kind == "notebook" and self.dueling:
             raise ValueError("dueling=true: the notebook's network has no dueling streams")
         return self
@@ -123,9 +126,7 @@ class ActorsConfig(Section):
     collect_steps: int = Field(
         16, ge=1, description="vector steps per report; one vector step steps each copy once"
     )
-    chunk_steps: int = Field(
-        16, ge=1, description="vector steps per message to the replay memory"
-    )
+    chunk_steps: int = Field(16, ge=1, description="vector steps per message to the replay memory")
     inserts_in_flight: int = Field(4, ge=1, description="messages under way per actor, at the most")
 
 
@@ -149,12 +150,6 @@ class LearnerConfig(Section):
     threads: int = Field(1, ge=1, description="CPU threads of torch in the learner")
     batch_size: int = Field(256, ge=1, description="transitions per learner step")
     learning_rate: float = Field(5e-4, gt=0, description="Adam's step size")
-    learning_rate_end: float | None = Field(
-        None, ge=0, description="linear decay of the step size to this, over decay steps"
-    )
-    learning_rate_decay_steps: int = Field(
-        10_000, ge=1, description="learner steps until learning_rate_end"
-    )
     adam_epsilon: float = Field(1e-5, gt=0, description="Adam's ε")
     gamma: float = Field(0.99, ge=0, le=1, description="discount per env step")
     n_step: int = Field(3, ge=1, le=100, description="rewards summed before bootstrapping")

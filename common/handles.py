@@ -72,5 +72,5 @@ class InlineHandle:
         return Ready(value)
 
 
-class RemoteDied(Exception):
+class RemoteDiedError(Exception):
     """The process at the far end of a handle is gone, and with it the call's result."""

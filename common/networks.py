@@ -76,7 +76,7 @@ class QNetwork(nn.Module):
         self.layers = nn.Sequential(*layers)
 
     def forward(self, observation: Tensor) -> Tensor:
-        """q values.
+        """Q values.
 
         Args:
             observation: `[B, S, *frame]`, uint8 or float32, oldest frame first.

@@ -18,7 +18,9 @@ class Role(IntEnum):
     SAMPLER = 5
 
 
-def seed_sequence(seed: int, role: Role, index: int = 0, incarnation: int = 0) -> np.random.SeedSequence:
+def seed_sequence(
+    seed: int, role: Role, index: int = 0, incarnation: int = 0
+) -> np.random.SeedSequence:
     """The stream's root.
 
     A replaced actor keeps its index but gets the next incarnation, so that it repeats nothing.

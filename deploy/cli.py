@@ -10,18 +10,18 @@ import time
 
 STARTED_S = time.monotonic()  # before the slow imports: stop.wall_s counts from here
 
-import argparse  # noqa: E402
-import json  # noqa: E402
-import os  # noqa: E402
-import sys  # noqa: E402
-from collections.abc import Callable, Sequence  # noqa: E402
-from importlib import metadata  # noqa: E402
-from importlib.util import find_spec  # noqa: E402
-from pathlib import Path  # noqa: E402
-from typing import Any, NoReturn  # noqa: E402
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NoReturn
 
-from common.config import KEYS, is_list, parse_value, suggest, to_toml  # noqa: E402
-from common.types import UserError  # noqa: E402
+from common.config import KEYS, is_list, parse_value, suggest, to_toml
+from common.types import UserError
 
 PACKAGES = ("common", "replay_server", "actors", "learner", "deploy")
 USER_ERROR, FAILURE, INTERRUPTED = 2, 1, 130
@@ -110,7 +110,9 @@ def split_overrides(arguments: Sequence[str]) -> tuple[Overrides, list[str]]:
         if not values:
             raise UserError(f"--{name}: needs a value")
         parsed: Any = [parse_value(value) for value in values]
-        if not is_list(key) or (len(parsed) == 1 and (isinstance(parsed[0], list) or parsed[0] is None)):
+        if not is_list(key) or (
+            len(parsed) == 1 and (isinstance(parsed[0], list) or parsed[0] is None)
+        ):
             parsed = parsed[0]
         section, _, leaf = key.rpartition(".")
         (overrides.setdefault(section, {}) if section else overrides)[leaf] = parsed
@@ -181,7 +183,9 @@ def _parser() -> argparse.ArgumentParser:
     command("presets", _presets, "list the presets")
 
     bench = command("bench", _bench, "measure something on this machine")
-    bench.add_argument("name", choices=sorted(BENCHMARKS), metavar="NAME", help=", ".join(BENCHMARKS))
+    bench.add_argument(
+        "name", choices=sorted(BENCHMARKS), metavar="NAME", help=", ".join(BENCHMARKS)
+    )
     bench.add_argument("--json", action="store_true", help="one JSON object per figure and line")
     bench.add_argument("--repeat", type=_positive, default=None, metavar="N", help="measurements")
     return parser
@@ -248,16 +252,14 @@ def _resume(options: argparse.Namespace, overrides: Overrides) -> int:
     )
 
 
-def _finish(
-    options: argparse.Namespace, work: Callable[[], dict[str, Any]], path: Path
-) -> int:
+def _finish(options: argparse.Namespace, work: Callable[[], dict[str, Any]], path: Path) -> int:
     """Run, then say how it ended and what to do next."""
-    from deploy.supervisor import RunFailed
+    from deploy.supervisor import RunFailedError
 
     print(f"run folder: {path}", flush=True)
     try:
         summary = work()
-    except RunFailed as error:
+    except RunFailedError as error:
         print(f"raydqn: failed: {error}", file=sys.stderr)
         return FAILURE
     reason = summary["stop_reason"]

@@ -1,12 +1,12 @@
 """The run folder and what is written into it while the run goes on.
 
-    runs/cartpole-20260101-120000/
-        config.toml       the whole configuration
-        metrics.jsonl     one JSON object per report
-        events.out.tf…    the same for TensorBoard
-        best.safetensors  weights of the best evaluation
-        checkpoints/
-        summary.json      how it ended
+runs/cartpole-20260101-120000/
+    config.toml       the whole configuration
+    metrics.jsonl     one JSON object per report
+    events.out.tf…    the same for TensorBoard
+    best.safetensors  weights of the best evaluation
+    checkpoints/
+    summary.json      how it ended
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ class MetricsWriter:
         from torch.utils.tensorboard import SummaryWriter
 
         self._file = (folder / METRICS).open("a", encoding="utf-8")
-        self._board = SummaryWriter(str(folder))  # type: ignore[no-untyped-call]
+        self._board = SummaryWriter(str(folder))
 
     def write(self, report: dict[str, Any]) -> None:
         """One line, flushed: a reader sees whole lines only. NaN is written as null."""
@@ -130,14 +130,12 @@ class MetricsWriter:
         self._file.flush()
         for key, value in clean.items():
             if isinstance(value, (int, float)) and not isinstance(value, bool):
-                self._board.add_scalar(  # type: ignore[no-untyped-call]
-                    key, value, report["learner_steps"], walltime=None
-                )
+                self._board.add_scalar(key, value, report["learner_steps"], walltime=None)
 
     def close(self) -> None:
         """Flush and close both."""
         self._file.close()
-        self._board.close()  # type: ignore[no-untyped-call]
+        self._board.close()
 
 
 def _finite(value: Any) -> Any:

@@ -1,19 +1,19 @@
 """Who exists and who talks to whom, on one page; the same on Ray and in one process.
 
-                 weights               weights
-    evaluator ◀────────── variables ◀────────── learner
-                              │                  ▲   │
-                      weights ▼           batches│   │priorities
-                           actors ── chunks ──▶ shards
+             weights               weights
+evaluator ◀────────── variables ◀────────── learner
+                          │                  ▲   │
+                  weights ▼           batches│   │priorities
+                       actors ── chunks ──▶ shards
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from actors.actor import Actor
-from actors.environments import environment_spec
 from actors.evaluator import Evaluator
 from common.config import Config
 from common.handles import Handle
@@ -21,11 +21,12 @@ from common.networks import choose_device, make_network
 from common.types import EnvironmentSpec
 from common.variables import Variables
 from deploy.remote import Runtime
+from deploy.sizing import frame_capacity
 from learner.learner import Learner
 from replay_server.server import ReplayServer
 
 
-@dataclass(slots=True)
+@dataclass
 class Program:
     """Handles to every part of a run."""
 
@@ -35,8 +36,12 @@ class Program:
     variables: Handle
     shards: list[Handle]
     learner: Handle
-    evaluator: Handle
     actors: list[Handle] = field(default_factory=list)
+
+    @cached_property
+    def evaluator(self) -> Handle:
+        """Made when first needed: its process would slow the start of all others."""
+        return self.runtime.spawn(Evaluator, self.config, self.variables, name="evaluator")
 
     def spawn_actor(self, index: int, incarnation: int) -> Handle:
         """An actor; one that replaces another keeps its index and has the next incarnation."""
@@ -51,16 +56,14 @@ class Program:
         )
 
 
-def check(config: Config) -> EnvironmentSpec:
-    """The environment's spec, after everything that can be wrong for a user has been tried.
+def check(config: Config, spec: EnvironmentSpec) -> None:
+    """Try what else can be wrong for a user, beside the environment itself.
 
     Raises:
-        UserError: environment, network or device do not exist or do not fit together.
+        UserError: network or device do not exist, or do not fit the environment.
     """
-    spec = environment_spec(config.env)
     make_network(spec, config.network)
     choose_device(config.learner.device)
-    return spec
 
 
 def build(config: Config, spec: EnvironmentSpec, runtime: Runtime) -> Program:
@@ -82,33 +85,6 @@ def build(config: Config, spec: EnvironmentSpec, runtime: Runtime) -> Program:
         for index in range(config.replay.shards)
     ]
     learner = runtime.spawn(Learner, config, spec, shards, variables, name="learner")
-    evaluator = runtime.spawn(Evaluator, config, variables, name="evaluator")
-    program = Program(config, spec, runtime, variables, shards, learner, evaluator)
+    program = Program(config, spec, runtime, variables, shards, learner)
     program.actors = [program.spawn_actor(index, 0) for index in range(config.actors.count)]
     return program
-
-
-def frame_capacity(config: Config, spec: EnvironmentSpec) -> int:
-    """Frames one shard has room for, so that they last as long as its transitions do.
-
-    A chunk of T steps of one copy brings T transitions and up to T + n + S − 1 frames (its windows
-    and stacks reach into the chunks before), and one frame more for every episode that ends in it.
-    """
-    steps = config.actors.chunk_steps
-    frames_per_transition = (steps + config.learner.n_step + spec.stack - 1) / steps
-    slack = 1.05  # for the ends of episodes; when short ones need more, old transitions go early
-    shard = math.ceil(config.replay.capacity / config.replay.shards)
-    largest_chunk = config.actors.envs * (steps + 2 * (config.learner.n_step + spec.stack))
-    return max(math.ceil(shard * frames_per_transition * slack), largest_chunk)
-
-
-def object_store_bytes(config: Config, spec: EnvironmentSpec) -> int:
-    """Shared memory that everything under way at the same time fits into, with as much to spare."""
-    c = config
-    stacks = 2 * spec.stack * spec.frame.nbytes + 128
-    samples = c.learner.batch_size * c.learner.batches_per_sample * stacks
-    sampling = samples * (c.learner.samples_in_flight + 1)
-    chunk = c.max_chunk_transitions * (2 * spec.frame.nbytes + 128)
-    inserting = chunk * c.actors.count * c.actors.inserts_in_flight
-    floor = 128 * 2**20  # Ray refuses less than 75 MiB; weights of several versions lie here too
-    return floor + 2 * (sampling + inserting)

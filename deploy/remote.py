@@ -9,7 +9,7 @@ import os
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from common.handles import Future, Handle, InlineHandle, RemoteDied
+from common.handles import Future, Handle, InlineHandle, RemoteDiedError
 from common.types import UserError
 
 
@@ -88,7 +88,7 @@ class RemoteFuture:
         """Wait for the value.
 
         Raises:
-            RemoteDied: the remote's process is gone, or its result was lost.
+            RemoteDiedError: the remote's process is gone, or its result was lost.
             Exception: what the call raised, with the remote's traceback in its cause.
         """
         import ray
@@ -102,9 +102,9 @@ class RemoteFuture:
                 raise cause from None
             raise
         except (RayActorError, ray.exceptions.ObjectLostError) as error:
-            raise RemoteDied(str(error).splitlines()[0]) from error
+            raise RemoteDiedError(str(error).splitlines()[0]) from error
         except GetTimeoutError as error:
-            raise RemoteDied("no answer") from error
+            raise RemoteDiedError("no answer") from error
 
     def done(self) -> bool:
         """Whether the value is there, without waiting."""

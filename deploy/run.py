@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import datetime
 from importlib import resources
@@ -13,13 +14,13 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from actors.environments import environment_spec
 from common.checkpoint import Checkpoint
 from common.config import Config, build, load_toml, merge, suggest
-from common.types import UserError
+from common.types import EnvironmentSpec, UserError
 from deploy.metrics import RunFolder
-from deploy.program import build as build_program
-from deploy.program import check, object_store_bytes
 from deploy.remote import InlineRuntime, RayRuntime, Runtime
+from deploy.sizing import object_store_bytes
 from deploy.supervisor import Supervisor, View
 from deploy.view import SilentView
 
@@ -29,7 +30,9 @@ DEFAULT_PRESET = "cartpole"
 def preset_names() -> list[str]:
     """Names of the presets."""
     folder = resources.files("deploy.presets")
-    return sorted(f.name.removesuffix(".toml") for f in folder.iterdir() if f.name.endswith(".toml"))
+    return sorted(
+        f.name.removesuffix(".toml") for f in folder.iterdir() if f.name.endswith(".toml")
+    )
 
 
 def preset_values(name: str) -> dict[str, Any]:
@@ -109,13 +112,14 @@ def train(
 
     Raises:
         UserError: a mistake in the configuration; nothing was written.
-        RunFailed: the run could not go on.
+        RunFailedError: the run could not go on.
     """
     started_s = time.monotonic() if started_s is None else started_s
     path = run_dir or new_run_path(config.env.id.rpartition("/")[2].rpartition(":")[2].lower())
-    check_config = check(config)
-    folder = RunFolder.create(path, config)
-    return _run(folder, check_config, None, inline, view or SilentView(), started_s)
+    spec = environment_spec(config.env)
+    with _runtime(config, spec, inline) as runtime:
+        folder = RunFolder.create(path, config)
+        return _run(folder, spec, None, runtime, view or SilentView(), started_s)
 
 
 def resume(
@@ -136,31 +140,57 @@ def resume(
             "train anew, or leave the key out"
         )
     checkpoint = folder.checkpoints.newest()
-    spec = check(folder.config)
-    return _run(folder, spec, checkpoint, inline, view or SilentView(), started_s)
+    spec = environment_spec(folder.config.env)
+    with _runtime(folder.config, spec, inline) as runtime:
+        return _run(folder, spec, checkpoint, runtime, view or SilentView(), started_s)
+
+
+@contextmanager
+def _runtime(config: Config, spec: EnvironmentSpec, inline: bool) -> Iterator[Runtime]:
+    """A runtime for a configuration that is sound; ended on the way out.
+
+    Ray needs seconds to start and mostly waits; torch is imported meanwhile, in a thread: Ray's
+    processes end with the thread that started them.
+    """
+    if inline:
+        _check(config, spec)
+        yield InlineRuntime()
+        return
+    with ThreadPoolExecutor(1) as pool:
+        checking = pool.submit(_check, config, spec)
+        runtime = RayRuntime(object_store_bytes(config, spec))
+    try:
+        checking.result()
+        yield runtime
+    finally:
+        runtime.close()
+
+
+def _check(config: Config, spec: EnvironmentSpec) -> None:
+    from deploy.program import check  # imports torch
+
+    check(config, spec)
 
 
 def _run(
     folder: RunFolder,
-    spec: Any,
+    spec: EnvironmentSpec,
     checkpoint: Checkpoint | None,
-    inline: bool,
+    runtime: Runtime,
     view: View,
     started_s: float,
 ) -> dict[str, Any]:
-    config = folder.config
-    runtime: Runtime = (
-        InlineRuntime() if inline else RayRuntime(object_store_bytes(config, spec))
-    )
+    from deploy.program import build as build_program
+
     try:
-        supervisor = Supervisor(build_program(config, spec, runtime), folder, view, started_s)
+        program = build_program(folder.config, spec, runtime)
+        supervisor = Supervisor(program, folder, view, started_s)
         with _signals(supervisor):
             if checkpoint is not None:
                 supervisor.restore(checkpoint)
             return supervisor.run()
     finally:
         view.close()
-        runtime.close()
 
 
 @contextmanager

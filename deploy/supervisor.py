@@ -11,12 +11,12 @@ import math
 import time
 from collections import deque
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from common import wire
 from common.checkpoint import Checkpoint, write_atomically
 from common.config import Config
-from common.handles import Future, Handle, RemoteDied
+from common.handles import Future, Handle, RemoteDiedError
 from common.types import (
     ActorReport,
     Array,
@@ -26,8 +26,10 @@ from common.types import (
     UserError,
 )
 from deploy.metrics import MetricsWriter, Rate, RunFolder
-from deploy.program import Program
 from replay_server.rate_limiter import RateLimiter
+
+if TYPE_CHECKING:  # it imports torch; see deploy.run
+    from deploy.program import Program
 
 TRAIN_CALLS_IN_FLIGHT = 2
 """Two, so that the learner never waits for the supervisor to hear of the first."""
@@ -37,7 +39,7 @@ WAIT_S = 0.2
 """How long the loop sleeps at the most: signals and wall-clock limits are seen by then."""
 
 
-class RunFailed(Exception):
+class RunFailedError(Exception):
     """The run cannot go on; the message says why and what was saved."""
 
 
@@ -101,9 +103,7 @@ class _Window:
 class Supervisor:
     """Runs a program until a stop condition, a signal, or a failure."""
 
-    def __init__(
-        self, program: Program, folder: RunFolder, view: View, started_s: float
-    ) -> None:
+    def __init__(self, program: Program, folder: RunFolder, view: View, started_s: float) -> None:
         """A supervisor at the start of a run.
 
         Args:
@@ -175,7 +175,7 @@ class Supervisor:
             The summary: what was done, how fast, the score, why it stopped.
 
         Raises:
-            RunFailed: a part that cannot be replaced is gone, or training diverged.
+            RunFailedError: a part that cannot be replaced is gone, or training diverged.
         """
         metrics = MetricsWriter(self._folder.path)
         try:
@@ -186,8 +186,10 @@ class Supervisor:
             self._report(metrics)
             self._folder.write_summary(summary)
             return summary
-        except RemoteDied as error:
-            raise RunFailed(f"a part of the run died: {error}; {self._resume_hint()}") from error
+        except RemoteDiedError as error:
+            raise RunFailedError(
+                f"a part of the run died: {error}; {self._resume_hint()}"
+            ) from error
         finally:
             metrics.close()
             self._view.close()
@@ -202,7 +204,7 @@ class Supervisor:
                 return reason
             calls = self._calls()
             if not calls and not handed_out:
-                raise RunFailed(f"nobody can go on: {self._limiter.explain()}")
+                raise RunFailedError(f"nobody can go on: {self._limiter.explain()}")
             self._settle(self._program.runtime.wait(calls, WAIT_S))
             now = time.monotonic()
             if now - self._reported_s >= self._config.report.every_s:
@@ -257,9 +259,7 @@ class Supervisor:
         for seat in self._seats:
             if seat.call is not None and id(seat.call) in done:
                 self._settle_actor(seat)
-        while self._training and (
-            id(self._training[0][1]) in done or self._training[0][1].done()
-        ):
+        while self._training and (id(self._training[0][1]) in done or self._training[0][1].done()):
             self._settle_learner()
         if self._evaluating is not None and id(self._evaluating) in done:
             self._settle_evaluation()
@@ -301,7 +301,7 @@ class Supervisor:
         seat.failures += 1
         cause = (str(error).strip().splitlines() or [type(error).__name__])[-1]
         if seat.failures > MAX_RESTARTS_WITHOUT_REPORT:
-            raise RunFailed(
+            raise RunFailedError(
                 f"actor {seat.index} failed {seat.failures} times in a row: {cause}; "
                 f"{self._resume_hint()}"
             ) from error
@@ -329,7 +329,7 @@ class Supervisor:
         path = self._folder.path / "diverged-batch.rdqn"
         assert report.batch is not None
         write_atomically(path, report.batch.tobytes())
-        raise RunFailed(
+        raise RunFailedError(
             f"loss or gradient is not finite after {report.learner_steps} learner steps; the batch "
             f"is in {path}; it was not trained on. Lower learner.learning_rate, or look at the "
             f"rewards; {self._resume_hint()}"

@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on: one live table, or plain lines where there is no terminal."""
+"""What a person sees while a run goes on: one live table, or plain lines without a terminal."""
 
 from __future__ import annotations
 
@@ -118,9 +118,7 @@ def live_table(report: dict[str, Any], stop: StopConfig) -> Table:
         f"{number(report['score'])} greedy (best {number(report['best_score'])})   "
         f"return while exploring {number(report['return_mean_100'])}",
     )
-    table.add_row(
-        "env steps", f"{report['env_steps']:>12,}  {report['env_steps_per_s']:>9,.0f}/s"
-    )
+    table.add_row("env steps", f"{report['env_steps']:>12,}  {report['env_steps_per_s']:>9,.0f}/s")
     table.add_row(
         "learner steps", f"{report['learner_steps']:>12,}  {report['learner_steps_per_s']:>9,.0f}/s"
     )

@@ -177,9 +177,9 @@ class ReplaySampler:
     def _assemble(self, chosen: Array, shares: Array, samples: list[Sample]) -> Round:
         # Items of shard s lie end to end in the order drawn; the j-th draw that chose s gets its
         # j-th item. A stable sort of the choices is just that pairing.
-        rows = np.empty(len(chosen), np.int64)
-        rows[np.argsort(chosen, kind="stable")] = np.arange(len(chosen))
-        rows = rows.reshape(self._batches, self._batch_size)
+        order = np.empty(len(chosen), np.int64)
+        order[np.argsort(chosen, kind="stable")] = np.arange(len(chosen))
+        rows = order.reshape(self._batches, self._batch_size)
         probability = np.concatenate(
             [s.probability * share for s, share in zip(samples, shares, strict=True)]
         )

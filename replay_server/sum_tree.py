@@ -82,5 +82,6 @@ class SumTree:
         inner = np.arange(1, self._leaves)
         sums = self._nodes[2 * inner] + self._nodes[2 * inner + 1]
         assert np.array_equal(self._nodes[inner], sums)
-        assert (self._nodes >= 0).all() and np.isfinite(self._nodes).all()
+        assert (self._nodes >= 0).all()
+        assert np.isfinite(self._nodes).all()
         assert not self._nodes[self._leaves + self.capacity :].any()
