@@ -328,7 +328,7 @@ class PictureObservation(gym.ObservationWrapper[Any, Any, Any]):
     def observation(self, observation: Any) -> Any:
         """One frame."""
         c = self._config
-        return preprocess_picture(observation, c.height, c.width, c.grey, c.crop)
+        return preprocess_picture(observation, c.height, c.width, c.grey, c.crop, c.invert)
 
 
 def _frames_of(

@@ -45,6 +45,9 @@ class EnvConfig(Section):
     crop: tuple[float, float, float, float] | None = Field(
         None, description="pictures: left, top, right, bottom to keep, as fractions of the picture"
     )
+    invert: bool = Field(
+        False, description="pictures: 255 − value; a mostly white screen becomes mostly zero"
+    )
     grey: bool = Field(True, description="pictures: one channel of luminance, else RGB")
     width: int = Field(84, ge=1, description="pictures: width after resizing, pixels")
     height: int = Field(84, ge=1, description="pictures: height after resizing, pixels")
@@ -251,7 +254,7 @@ class Config(Section):
         if error is not None and error < self.min_ratio_error:
             raise ValueError(
                 f"learner.samples_per_insert_error={error:g}: must be at least "
-                f"{self.min_ratio_error:g}, the larger of one batch and one actor report × "
+                f"{self.min_ratio_error:g}, the larger of one batch and one actor's work × "
                 "samples_per_insert, or actors and learner would wait for each other forever"
             )
         return self
@@ -267,12 +270,17 @@ class Config(Section):
         return self.actors.envs * self.actors.collect_steps
 
     @property
+    def insert_quantum(self) -> int:
+        """Transitions that one actor's work brings at once: they arrive message by message."""
+        return self.actors.envs * max(self.actors.collect_steps, self.actors.chunk_steps)
+
+    @property
     def min_ratio_error(self) -> float:
         """Smallest error range, in samples, with which one side can always move."""
         return float(
             max(
                 self.learner.batch_size,
-                self.collect_transitions * self.learner.samples_per_insert,
+                self.insert_quantum * self.learner.samples_per_insert,
             )
         )
 
@@ -285,7 +293,7 @@ class Config(Section):
         given = self.learner.samples_per_insert_error
         if given is not None:
             return given
-        acting = self.actors.count * self.collect_transitions * self.learner.samples_per_insert
+        acting = self.actors.count * self.insert_quantum * self.learner.samples_per_insert
         learning = self.learner.batch_size * self.learner.train_steps
         return float(acting + learning)
 

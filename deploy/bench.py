@@ -1,11 +1,31 @@
-"""`raydqn bench NAME`: measurements, several times each, medians to quote."""
+"""`raydqn bench NAME`: measurements of whole commands, several times each, medians to quote.
+
+Each benchmark runs the very commands a user would, in processes of their own, one after the other,
+and where it compares two ways it takes them in turn: a noisy machine is noisy for both.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from statistics import median
+from typing import Any
+
+import psutil
+
+from common.types import UserError
+
+SEEDS = (1, 2, 3)
+POLL_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +53,165 @@ def show(figure: Figure, as_json: bool) -> None:
         return
     f = figure
     print(
-        f"{f.figure:<28}{f.subject:<34}{f.value:>14,.2f} {f.unit:<18}"
+        f"{f.figure:<32}{f.subject:<30}{f.value:>12,.2f} {f.unit:<16}"
         f"n={f.n}  min {f.min:,.2f}  max {f.max:,.2f}",
         flush=True,
     )
 
 
-BENCHMARKS: dict[str, Callable[[int | None], Iterator[Figure]]] = {}
+class _Memory(threading.Thread):
+    """Watches the memory of a process and all that descend from it.
+
+    PSS counts a page shared by k processes as 1/k in each: sums over processes are honest.
+    """
+
+    def __init__(self, pid: int) -> None:
+        super().__init__(daemon=True)
+        self._root = psutil.Process(pid)
+        self._over = threading.Event()
+        self.peak_bytes = 0
+
+    def run(self) -> None:
+        while not self._over.wait(POLL_S):
+            self.peak_bytes = max(self.peak_bytes, self._total())
+
+    def stop(self) -> None:
+        self._over.set()
+        self.join()
+
+    def _total(self) -> int:
+        total = 0
+        with contextlib.suppress(psutil.Error):
+            for process in [self._root, *self._root.children(recursive=True)]:
+                with contextlib.suppress(psutil.Error):
+                    total += process.memory_full_info().pss
+        return total
+
+
+def _raydqn(*arguments: str) -> tuple[dict[str, Any], int]:
+    """Run a command that ends with a JSON object; the object, and the peak memory in bytes."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "deploy", *arguments, "--json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)},
+    )
+    memory = _Memory(process.pid)
+    memory.start()
+    out, error = process.communicate()
+    memory.stop()
+    if process.returncode != 0:
+        raise UserError(f"raydqn {' '.join(arguments)}: {error.strip() or out.strip()}")
+    result: dict[str, Any] = json.loads(out.strip().splitlines()[-1])
+    return result, memory.peak_bytes
+
+
+def bench_start(repeat: int | None) -> Iterator[Figure]:
+    """Seconds from the start of the command to the first experience, inline and on Ray."""
+    seconds: dict[str, list[float]] = {"inline": [], "ray, 2 actors": []}
+    with tempfile.TemporaryDirectory() as folder:
+        for number in range(repeat or 5):
+            for mode in seconds:
+                run = f"{folder}/{mode[:3]}-{number}"
+                options = ["train", "cartpole", "--run-dir", run, "--stop.env-steps", "1"]
+                summary, _ = _raydqn(*options, *(["--inline"] if mode == "inline" else []))
+                seconds[mode].append(summary["acting_after_s"])
+    for mode, values in seconds.items():
+        yield Figure.of("start to first experience", mode, values, "s")
+
+
+def _learn(preset: str, seeds: tuple[int, ...], modes: tuple[str, ...]) -> Iterator[Figure]:
+    peaks: dict[str, list[float]] = {mode: [] for mode in modes}
+    walls: dict[str, list[float]] = {mode: [] for mode in modes}
+    with tempfile.TemporaryDirectory() as folder:
+        for seed in seeds:
+            for mode in modes:
+                run = f"{folder}/{mode[:3]}-{seed}"
+                inline = ["--inline"] if mode == "inline" else []
+                summary, peak = _raydqn(
+                    "train", preset, "--run-dir", run, "--seed", str(seed), *inline
+                )
+                again, _ = _raydqn("evaluate", run, "--episodes", "100")
+                subject = f"{preset}, {mode}, seed {seed}"
+                walls[mode].append(summary["wall_s"])
+                peaks[mode].append(peak / 2**20)
+                yield Figure.of("wall time of the command", subject, [summary["wall_s"]], "s")
+                yield Figure.of("env steps", subject, [summary["env_steps"]], "env steps")
+                yield Figure.of("score, 100 other episodes", subject, [again["score"]], "return")
+    for mode in modes:
+        subject = f"{preset}, {mode}"
+        yield Figure.of("wall time of the command", subject, walls[mode], "s")
+        yield Figure.of("peak memory, all processes", subject, peaks[mode], "MiB (PSS)")
+
+
+def bench_cartpole(repeat: int | None) -> Iterator[Figure]:
+    """Preset `cartpole` on seeds 1, 2, 3, inline and on Ray: time, score, memory."""
+    return _learn("cartpole", SEEDS[: repeat or 3], ("inline", "ray, 2 actors"))
+
+
+def bench_cartpole_pixels(repeat: int | None) -> Iterator[Figure]:
+    """Preset `cartpole-pixels` on Ray: time, score, memory. Minutes for each seed."""
+    return _learn("cartpole-pixels", SEEDS[: repeat or 1], ("ray",))
+
+
+def bench_pong(repeat: int | None) -> Iterator[Figure]:
+    """Preset `pong`: speeds while training, inline and on Ray, taken in turn."""
+    modes: dict[str, list[str]] = {"inline, 1 thread": ["--inline"], "ray, 1 actor": []}
+    env: dict[str, list[float]] = {mode: [] for mode in modes}
+    learner: dict[str, list[float]] = {mode: [] for mode in modes}
+    with tempfile.TemporaryDirectory() as folder:
+        for number in range(repeat or 3):
+            for mode, options in modes.items():
+                summary, _ = _raydqn(
+                    *("train", "pong", "--run-dir", f"{folder}/{mode[:3]}-{number}"),
+                    *("--stop.wall-s", "60", "--learner.warmup-transitions", "2000"),
+                    *("--replay.capacity", "20000", *options),
+                )
+                env[mode].append(summary["env_steps_per_s"])
+                learner[mode].append(summary["learner_steps_per_s"])
+    for mode in modes:
+        yield Figure.of("env steps while training", f"pong, {mode}", env[mode], "env steps/s")
+        yield Figure.of("learner steps", f"pong, {mode}", learner[mode], "learner steps/s")
+
+
+def bench_rendering(repeat: int | None) -> Iterator[Figure]:
+    """Frames per second of CartPole's renderer by screen size, and with Pillow behind it."""
+    import gymnasium as gym
+
+    from actors.preprocessing import preprocess_picture
+    from deploy.run import make_config
+
+    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+    wanted = make_config("cartpole-pixels").env
+    own = (wanted.render_width or 600, wanted.render_height or 400)
+    sizes = {(600, 400): False, (300, 200): False, own: True}
+    rates: dict[str, list[float]] = {}
+    for _ in range(repeat or 5):
+        for (width, height), preprocess in sizes.items():
+            env = gym.make("CartPole-v1", render_mode="rgb_array")
+            env.unwrapped.screen_width = width  # type: ignore[attr-defined]
+            env.unwrapped.screen_height = height  # type: ignore[attr-defined]
+            env.reset(seed=0)
+            env.render()
+            frames, start = 0, time.perf_counter()
+            while (elapsed := time.perf_counter() - start) < 1.0:
+                picture: Any = env.render()
+                if preprocess:
+                    w = wanted
+                    preprocess_picture(picture, w.height, w.width, w.grey, w.crop, w.invert)
+                frames += 1
+            env.close()
+            subject = f"{width}×{height}" + (", preprocessed" if preprocess else "")
+            rates.setdefault(subject, []).append(frames / elapsed)
+    for subject, values in rates.items():
+        yield Figure.of("CartPole rendering", subject, values, "frames/s")
+
+
+BENCHMARKS: dict[str, Callable[[int | None], Iterator[Figure]]] = {
+    "start": bench_start,
+    "cartpole": bench_cartpole,
+    "cartpole-pixels": bench_cartpole_pixels,
+    "pong": bench_pong,
+    "rendering": bench_rendering,
+}

@@ -43,6 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0; 1 if a run failed; 2 for a mistake of the user's; 130 if interrupted twice.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
+    # A user's own environment may lie where the command is given; last, so that it hides nothing.
+    if str(Path.cwd()) not in sys.path:
+        sys.path.append(str(Path.cwd()))
     try:
         _check_packages()
         overrides, rest = split_overrides(given)

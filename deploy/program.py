@@ -52,7 +52,7 @@ class Program:
             incarnation,
             self.shards,
             self.variables,
-            name=f"actor-{index}.{incarnation}",
+            name=f"actor-{index}-{incarnation}",
         )
 
 

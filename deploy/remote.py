@@ -6,6 +6,7 @@ Ray's actors are called *remotes* here; "actor" always means the one that acts.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -102,7 +103,7 @@ class RemoteFuture:
                 raise cause from None
             raise
         except (RayActorError, ray.exceptions.ObjectLostError) as error:
-            raise RemoteDiedError(str(error).splitlines()[0]) from error
+            raise RemoteDiedError(_plain_line(error)) from error
         except GetTimeoutError as error:
             raise RemoteDiedError("no answer") from error
 
@@ -112,6 +113,11 @@ class RemoteFuture:
 
         ready, _ = ray.wait([self.reference], timeout=0)
         return bool(ready)
+
+
+def _plain_line(error: Exception) -> str:
+    """The first line of Ray's message, without terminal colours."""
+    return re.sub(r"\x1b\[[0-9;]*m", "", str(error).splitlines()[0])
 
 
 class RemoteHandle:
@@ -162,12 +168,15 @@ class RayRuntime:
             logging_level="error",
             object_store_memory=object_store_bytes,
         )
-        self._host = ray.remote(_Host)
         self._remotes: list[RemoteHandle] = []
 
     def spawn(self, cls: type, *args: Any, name: str) -> Handle:
-        """Start a remote; `name` shows in process lists and in Ray's tools."""
-        remote = self._host.options(name=name, num_cpus=0).remote(cls, args)
+        """Start a remote; process lists and Ray's tools show `name`."""
+        import ray
+
+        # Ray names a remote's process after its class: one of that name tells who it is.
+        host = ray.remote(type(name, (_Host,), {}))
+        remote = host.options(name=name, num_cpus=0).remote(cls, args)
         handle = RemoteHandle(remote)
         self._remotes.append(handle)
         return handle

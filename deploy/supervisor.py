@@ -127,7 +127,7 @@ class Supervisor:
             config.learner.samples_per_insert,
             config.learner.warmup_transitions,
             config.ratio_error,
-            config.collect_transitions,
+            config.insert_quantum,
             config.learner.batch_size,
         )
         self._stop_requested: str | None = None

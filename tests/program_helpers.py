@@ -1,0 +1,125 @@
+"""Running the program as a user does: in processes of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import psutil
+
+ROOT = Path(__file__).parent.parent
+
+TINY = {
+    "actors": {"count": 1, "envs": 4, "collect_steps": 8, "chunk_steps": 8},
+    "replay": {"capacity": 2_000},
+    "learner": {
+        "batch_size": 32,
+        "warmup_transitions": 100,
+        "samples_per_insert": 4.0,
+        "train_steps": 10,
+        "publish_steps": 5,
+        "target_sync_steps": 20,
+    },
+    "network": {"hidden": [32]},
+    "evaluation": {"every_learner_steps": 100, "episodes": 5, "envs": 5},
+    "report": {"every_s": 0.05},
+}
+"""A run that ends in a second or two."""
+
+TINY_OPTIONS = [
+    f"--{section}.{key.replace('_', '-')}={json.dumps(value)}"
+    for section, values in TINY.items()
+    for key, value in values.items()
+]
+
+
+@contextmanager
+def running(
+    *arguments: str,
+    pythonpath: Path | None = None,
+    cwd: Path = ROOT,
+    env: dict[str, str] | None = None,
+):
+    """`raydqn ARGUMENTS` as a process; whatever of it still lives at the end is killed."""
+    path = os.pathsep.join(str(p) for p in (ROOT, pythonpath) if p)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "deploy", *arguments],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": path, **(env or {})},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        with process:
+            try:
+                yield process
+            finally:
+                left = descendants(process) if process.poll() is None else []
+                for child in left:
+                    with suppress(psutil.Error):
+                        child.kill()
+                process.kill()
+    finally:
+        psutil.wait_procs(left, timeout=10)
+
+
+def raydqn(*arguments: str, pythonpath: Path | None = None, cwd: Path = ROOT):
+    """`raydqn ARGUMENTS`, run to its end: (exit code, standard output, standard error)."""
+    with running(*arguments, pythonpath=pythonpath, cwd=cwd) as process:
+        out, err = process.communicate(timeout=240)
+    return process.returncode, out, err
+
+
+def summary_of(out: str) -> dict:
+    """The JSON object that is the last line."""
+    return json.loads(out.strip().splitlines()[-1])
+
+
+def wait_for(condition, timeout_s: float = 60.0):
+    """Wait until `condition()` is true, and return its value."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        value = condition()
+        if value:
+            return value
+        time.sleep(0.05)
+    raise AssertionError(f"did not come true within {timeout_s} s")
+
+
+def reports_in(run: Path) -> list[dict]:
+    """Whole lines of metrics.jsonl so far."""
+    path = run / "metrics.jsonl"
+    if not path.exists():
+        return []
+    return [
+        json.loads(line) for line in path.read_text().splitlines(keepends=True) if line[-1:] == "\n"
+    ]
+
+
+def learner_steps_in(run: Path) -> int:
+    """Learner steps of the newest report."""
+    reports = reports_in(run)
+    return reports[-1]["learner_steps"] if reports else 0
+
+
+def descendants(process: subprocess.Popen) -> list[psutil.Process]:
+    """Every process that came from this one."""
+    return psutil.Process(process.pid).children(recursive=True)
+
+
+def assert_all_gone(processes: list[psutil.Process]) -> None:
+    """No orphan is left (a few seconds are granted to die)."""
+    _, alive = psutil.wait_procs(processes, timeout=15)
+    assert not alive, [p.cmdline() for p in alive]
+
+
+def interrupt(process: subprocess.Popen) -> None:
+    """Ctrl-C."""
+    process.send_signal(signal.SIGINT)

@@ -1,0 +1,273 @@
+"""What the tests of the replay memory share: random chunks, a naive twin, a handle on command."""
+
+from __future__ import annotations
+
+import sys
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from common.types import PAD, Chunk, FrameSpec
+from replay_server.table import PRIORITY_FLOOR, Table
+
+VECTOR = FrameSpec(shape=(3,), dtype="float32", scale=1.0)
+PICTURE = FrameSpec(shape=(1, 2, 2), dtype="uint8", scale=1 / 255)
+
+
+def random_chunk(
+    rng: np.random.Generator,
+    count: int,
+    frames: int,
+    stack: int = 2,
+    spec: FrameSpec = PICTURE,
+    priority: Any = "random",
+) -> Chunk:
+    """A chunk of random content whose stacks name any of its frames, or `PAD`."""
+    if spec.dtype == "uint8":
+        pixels = rng.integers(0, 256, (frames, *spec.shape), np.uint8)
+    else:
+        pixels = rng.normal(size=(frames, *spec.shape)).astype(spec.dtype)
+    if isinstance(priority, str):
+        priority = rng.random(count).astype(np.float32)
+    elif priority is not None:
+        priority = np.asarray(priority, np.float32)
+    return Chunk(
+        frames=pixels,
+        observation=rng.integers(PAD, frames, (count, stack), np.int32),
+        next_observation=rng.integers(PAD, frames, (count, stack), np.int32),
+        action=rng.integers(0, 1000, count).astype(np.int32),
+        reward=rng.normal(size=count).astype(np.float32),
+        discount=rng.random(count).astype(np.float32),
+        priority=priority,
+        version=rng.integers(0, 1000, count),
+    )
+
+
+def make_table(
+    capacity: int = 8,
+    frame_capacity: int = 32,
+    stack: int = 2,
+    alpha: float = 0.6,
+    seed: int = 0,
+    spec: FrameSpec = PICTURE,
+    **named: int,
+) -> Table:
+    rng = np.random.default_rng(seed)
+    return Table(capacity, spec, stack, alpha, frame_capacity, rng, **named)
+
+
+def filled_table(priorities: Any, **named: Any) -> Table:
+    """A table that has exactly these items, whose actions are their keys."""
+    count = len(priorities)
+    named = {"capacity": count, "frame_capacity": count, **named}
+    table = make_table(**named)
+    chunk = random_chunk(
+        np.random.default_rng(1),
+        count,
+        count,
+        stack=named.get("stack", 2),
+        spec=named.get("spec", PICTURE),
+        priority=priorities,
+    )
+    chunk.action = np.arange(count, dtype=np.int32)
+    table.insert(chunk)
+    return table
+
+
+@dataclass
+class NaiveItem:
+    """One transition with its whole stacks, as nobody would store it."""
+
+    observation: np.ndarray
+    next_observation: np.ndarray
+    action: int
+    reward: float
+    discount: float
+    version: int
+    priority: float
+    first_frame: int  # when the ring overwrites this frame, the item's chunk goes
+
+
+@dataclass
+class NaiveTable:
+    """The obviously right twin of `Table`: a dictionary of items and plain loops."""
+
+    capacity: int
+    frame_capacity: int
+    stack: int
+    alpha: float
+    incarnation: int = 0
+    items: dict[int, NaiveItem] = field(default_factory=dict)
+    inserted: int = 0
+    frames_written: int = 0
+    max_priority: float = 1.0
+    stale: int = 0
+    refused: int = 0
+
+    def insert(self, chunk: Chunk) -> int:
+        if len(chunk) == 0:
+            return 0
+        before = len(self.items)
+        first_frame = self.frames_written
+        self.frames_written += len(chunk.frames)
+        kept = self.frames_written - self.frame_capacity
+        self.items = {k: item for k, item in self.items.items() if item.first_frame >= kept}
+        given = [None] * len(chunk) if chunk.priority is None else chunk.priority.tolist()
+        good = [p for p in given if p is not None and np.isfinite(p) and p >= 0]
+        self.refused += sum(p is not None for p in given) - len(good)
+        self.max_priority = max([self.max_priority, *good])
+        for i, p in enumerate(given):
+            is_good = p is not None and np.isfinite(p) and p >= 0
+            self.items[self.inserted] = NaiveItem(
+                observation=self._whole(chunk, chunk.observation[i]),
+                next_observation=self._whole(chunk, chunk.next_observation[i]),
+                action=int(chunk.action[i]),
+                reward=float(chunk.reward[i]),
+                discount=float(chunk.discount[i]),
+                version=int(chunk.version[i]),
+                priority=p if is_good else self.max_priority,
+                first_frame=first_frame,
+            )
+            self.inserted += 1
+        self.items = {k: v for k, v in self.items.items() if k >= self.inserted - self.capacity}
+        return before + len(chunk) - len(self.items)
+
+    def update_priorities(self, keys: Any, priorities: Any, incarnation: int) -> None:
+        for key, p in zip(keys.tolist(), priorities.tolist(), strict=True):
+            if incarnation != self.incarnation or key not in self.items:
+                self.stale += 1
+            elif not np.isfinite(p) or p < 0:
+                self.refused += 1
+            else:
+                self.items[key].priority = p
+                self.max_priority = max(self.max_priority, p)
+
+    def mass(self, key: int) -> float:
+        return float((self.items[key].priority + PRIORITY_FLOOR) ** self.alpha)
+
+    @property
+    def total(self) -> float:
+        return sum(self.mass(key) for key in self.items)
+
+    def _whole(self, chunk: Chunk, numbers: np.ndarray) -> np.ndarray:
+        zero = np.zeros(chunk.frames.shape[1:], chunk.frames.dtype)
+        return np.stack([zero if n == PAD else chunk.frames[n].copy() for n in numbers])
+
+
+def assert_same_as_twin(table: Table, twin: NaiveTable, draws: int = 32) -> None:
+    """All counters, and every bit of a sample, are the twin's."""
+    summary = table.summary()
+    assert summary.size == len(table) == len(twin.items)
+    assert summary.inserted == twin.inserted
+    assert summary.evicted == twin.inserted - len(twin.items)
+    assert (summary.stale, summary.refused) == (twin.stale, twin.refused)
+    np.testing.assert_allclose(summary.total, twin.total, rtol=1e-12)
+    if not twin.items:
+        return
+    sample = table.sample(draws)
+    assert sample.frames.dtype == table.sample(0).frames.dtype
+    for row in range(draws):
+        key = int(sample.key[row])
+        item = twin.items[key]
+        assert np.array_equal(sample.frames[sample.observation[row]], item.observation)
+        assert np.array_equal(sample.frames[sample.next_observation[row]], item.next_observation)
+        assert sample.action[row] == item.action
+        assert sample.reward[row] == np.float32(item.reward)
+        assert sample.discount[row] == np.float32(item.discount)
+        assert sample.version[row] == item.version
+        assert sample.age[row] == twin.inserted - key
+        np.testing.assert_allclose(sample.probability[row], twin.mass(key) / twin.total, rtol=1e-9)
+
+
+@dataclass
+class HeldFuture:
+    """Done when told so, or when somebody waits for it; both are noted."""
+
+    handle: HeldHandle
+    number: int
+    value: Any = None
+    is_done: bool = False
+
+    def complete(self) -> None:
+        self.is_done = True
+
+    def result(self) -> Any:
+        if not self.is_done:
+            self.handle.waited_for.append(self.number)
+            self.is_done = True
+        if self in self.handle.outstanding:
+            self.handle.outstanding.remove(self)
+        if isinstance(self.value, BaseException):
+            raise self.value
+        return self.value
+
+    def done(self) -> bool:
+        return self.is_done
+
+    __hash__ = object.__hash__
+
+
+class HeldHandle:
+    """A handle whose calls stay under way until the test completes them, or the caller waits.
+
+    Answers come from `target` (whatever it answers at the time of the call).
+    """
+
+    def __init__(self, target: Any, methods: tuple[str, ...]) -> None:
+        self._target = target
+        self._methods = methods  # the others are answered and not tracked
+        self.calls: list[tuple[str, tuple[Any, ...]]] = []
+        self.futures: list[HeldFuture] = []
+        self.outstanding: deque[HeldFuture] = deque()
+        self.waited_for: list[int] = []
+        self.peak = 0
+
+    def call(self, method: str, *args: Any) -> HeldFuture:
+        try:
+            value = getattr(self._target, method)(*args)
+        except Exception as error:
+            value = error
+        if method not in self._methods:
+            return HeldFuture(self, -1, value, is_done=True)
+        future = HeldFuture(self, len(self.futures), value)
+        self.calls.append((method, args))
+        self.futures.append(future)
+        self.outstanding.append(future)
+        self.peak = max(self.peak, len(self.outstanding))
+        return future
+
+    def share(self, value: Any) -> HeldFuture:
+        return HeldFuture(self, -1, value, is_done=True)
+
+
+def count_calls(function: Callable[[], Any]) -> int:
+    """How many functions, Python's and C's, `function` calls in all: work without a clock."""
+    calls = 0
+
+    def profile(_frame: Any, event: str, _argument: Any) -> None:
+        nonlocal calls
+        calls += event in ("call", "c_call")
+
+    before = sys.getprofile()
+    sys.setprofile(profile)
+    try:
+        function()
+    finally:
+        sys.setprofile(before)
+    return calls
+
+
+def chi_square_is_plausible(counts: np.ndarray, probabilities: np.ndarray) -> bool:
+    """Whether `counts` may come from `probabilities`.
+
+    Pearson's statistic has mean k − 1 and variance near 2(k − 1) for k cells (with k cells of
+    some size, five or more expected each); six standard deviations away is no chance.
+    """
+    expected = counts.sum() * probabilities
+    assert (expected >= 5).all(), "the bound needs at least five expected in each cell"
+    freedom = len(counts) - 1
+    statistic = ((counts - expected) ** 2 / expected).sum()
+    return bool(statistic < freedom + 6 * np.sqrt(2 * freedom))

@@ -1,0 +1,250 @@
+"""The command line: what it takes, and what it says to mistakes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tomllib
+
+import pytest
+from program_helpers import TINY
+
+from common.config import build, merge
+from common.types import UserError
+from deploy.cli import main, split_overrides
+from deploy.run import make_config, preset_names, train
+
+
+@pytest.fixture(scope="module")
+def finished_run(tmp_path_factory):
+    run = tmp_path_factory.mktemp("runs") / "run"
+    config = make_config("cartpole", overrides=merge(TINY, {"stop": {"learner_steps": 120}}))
+    train(config, run)
+    return run
+
+
+def mistake(capsys, *arguments: str) -> str:
+    """The one line that a mistake is answered with."""
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    lines = captured.err.strip().splitlines()
+    assert len(lines) == 1, captured.err
+    assert lines[0].startswith("raydqn: error: ")
+    return lines[0]
+
+
+TRAIN = ("train", "cartpole", "--inline", "--run-dir")
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--env.id", "CartPol-v1"], ["CartPol-v1", "CartPole-v1"]),
+        (["--env.id", "nowhere_to_be_found:X-v0"], ["nowhere_to_be_found"]),
+        (["--env.id", "Pendulum-v1"], ["Pendulum-v1", "Discrete"]),
+        (["--learner.batch-sise", "3"], ["learner.batch-sise", "learner.batch_size"]),
+        (["--lerner.batch-size", "3"], ["lerner.batch-size", "learner.batch_size"]),
+        (["--learner.batch-size", "many"], ["learner.batch_size", "many"]),
+        (["--learner.batch-size", "0"], ["learner.batch_size=0", "greater than or equal to 1"]),
+        (["--learner.batch-size"], ["learner.batch-size", "needs a value"]),
+        (["--network.kind", "nature-cnn"], ["nature-cnn", "vector"]),
+        (["--network.kind", "transformer"], ["network.kind='transformer'", "mlp"]),
+        (["--network.hidden", "64", "0"], ["hidden=[64, 0]"]),
+        (["--replay.capacity", "100"], ["replay.capacity=100", "learner.batch_size=256"]),
+        (["--learner.warmup-transitions", "200000"], ["warmup_transitions=200000", "capacity"]),
+        (["--learner.samples-per-insert-error", "10"], ["samples_per_insert_error=10", "forever"]),
+        (["--learner.device", "cuda:7"], ["learner.device=cuda:7"]),
+        (["--learner.device", "tpu9"], ["learner.device=tpu9"]),
+        (["--learner.gamma", "1.5"], ["learner.gamma=1.5", "less than or equal to 1"]),
+        (["--learner.gamma", "nan"], ["learner.gamma"]),
+        (["--env.crop", "0.5", "0", "0.2", "1"], ["crop", "left < right"]),
+        (["--env.observation", "pixels", "--network.kind", "nature-cnn",
+          "--env.width", "20"], ["36", "84×20"]),
+        (["--env.id", "Acrobot-v1", "--env.observation", "pixels", "--env.render-width", "100"],
+         ["render_width=100", "Acrobot-v1"]),
+        (["--env.kwargs", "{no_such=1}"], ["CartPole-v1", "no_such"]),
+        (["--frobnicate"], ["--frobnicate"]),
+        (["--seed", "-1"], ["seed=-1"]),
+    ],
+)  # fmt: skip
+def test_a_mistake_gets_one_line_and_leaves_nothing(tmp_path, capsys, options, says):
+    run = tmp_path / "run"
+    line = mistake(capsys, *TRAIN, str(run), *options)
+    for word in says:
+        assert word in line
+    assert not run.exists()
+
+
+def test_unknown_presets_and_commands_are_named(capsys):
+    assert "cartpol" in mistake(capsys, "train", "cartpol")
+    assert "did you mean cartpole" in mistake(capsys, "train", "cartpol")
+    assert "fly" in mistake(capsys, "fly")
+    assert "learner.batch_size" in mistake(capsys, "plot", "x", "--learner.batch-size", "3")
+
+
+def test_configuration_files_with_mistakes_are_named(tmp_path, capsys):
+    file = tmp_path / "mine.toml"
+    config = ("config", "cartpole", "--config", str(file))
+    assert "cannot be read" in mistake(capsys, *config)
+    file.write_text("learner = [")
+    assert "not a TOML file" in mistake(capsys, *config)
+    file.write_text("[learner]\nbatch_sise = 3\n")
+    assert "did you mean learner.batch_size" in mistake(capsys, *config)
+    file.write_text("learner = 3\n")
+    assert "learner=3" in mistake(capsys, *config)
+    file.write_bytes(b"\xff\xfe")
+    assert "not a TOML file" in mistake(capsys, *config)
+
+
+def test_a_run_folder_that_holds_something_is_left_alone(tmp_path, capsys, finished_run):
+    (tmp_path / "thesis.tex").write_text("precious")
+    assert "already holds something" in mistake(capsys, *TRAIN, str(tmp_path))
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
+    assert "resume it" in mistake(capsys, *TRAIN, str(finished_run))
+    file = tmp_path / "file"
+    file.write_text("")
+    assert "already holds something" in mistake(capsys, *TRAIN, str(file))
+
+
+@pytest.mark.parametrize("command", ["resume", "evaluate", "plot"])
+def test_a_folder_that_is_no_run_is_named(tmp_path, capsys, command):
+    assert "not a run folder" in mistake(capsys, command, str(tmp_path))
+    assert "not a run folder" in mistake(capsys, command, str(tmp_path / "nowhere"))
+    assert not list(tmp_path.iterdir())
+
+
+def copy_of(run, tmp_path):
+    return shutil.copytree(run, tmp_path / "copy")
+
+
+@pytest.mark.parametrize("file", ["learner.safetensors", "state.json", "manifest.json"])
+def test_a_checkpoint_that_is_cut_off_is_refused(tmp_path, capsys, finished_run, file):
+    run = copy_of(finished_run, tmp_path)
+    (checkpoint,) = (run / "checkpoints").iterdir()
+    data = (checkpoint / file).read_bytes()
+    (checkpoint / file).write_bytes(data[: len(data) // 2])
+    for command in (("resume", str(run), "--inline"), ("evaluate", str(run), "--weights=latest")):
+        assert str(checkpoint) in mistake(capsys, *command)
+
+
+def test_best_weights_that_are_damaged_are_refused(tmp_path, capsys, finished_run):
+    run = copy_of(finished_run, tmp_path)
+    path = run / "best.safetensors"
+    path.write_bytes(path.read_bytes()[:40])
+    assert "best.safetensors" in mistake(capsys, "evaluate", str(run))
+
+
+def test_a_run_without_checkpoint_says_so(tmp_path, capsys, finished_run):
+    run = copy_of(finished_run, tmp_path)
+    shutil.rmtree(run / "checkpoints")
+    assert "holds no checkpoint" in mistake(capsys, "resume", str(run), "--inline")
+
+
+def test_weights_of_another_network_or_environment_are_refused(tmp_path, capsys, finished_run):
+    run = copy_of(finished_run, tmp_path)
+    text = (run / "config.toml").read_text()
+    (run / "config.toml").write_text(text.replace("hidden = [32]", "hidden = [16]"))
+    assert "another network" in mistake(capsys, "evaluate", str(run))
+    assert "another network" in mistake(capsys, "resume", str(run), "--inline")
+    (run / "config.toml").write_text(text.replace("CartPole-v1", "Acrobot-v1"))
+    assert "another network or environment" in mistake(capsys, "evaluate", str(run))
+    assert "another network" in mistake(capsys, "resume", str(run), "--inline")
+
+
+def test_evaluate_plays_the_episodes_it_was_asked_for(capsys, finished_run):
+    assert main(("evaluate", str(finished_run), "--episodes", "7", "--json")) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["episodes"] == 7
+    assert result["epsilon"] == 0
+    assert 8 <= result["score"] <= 500
+    assert result["min"] <= result["score"] <= result["max"]
+    assert result["protocol"]["env"] == "CartPole-v1"
+    assert main(("evaluate", str(finished_run), "--episodes", "5", "--epsilon", "1")) == 0
+    assert "ε = 1" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("option", [("--episodes", "0"), ("--episodes", "x"), ("--epsilon", "2")])
+def test_evaluate_refuses_impossible_numbers(capsys, finished_run, option):
+    assert option[0] in mistake(capsys, "evaluate", str(finished_run), *option)
+
+
+def test_evaluate_films_an_episode(tmp_path, capsys, finished_run):
+    from PIL import Image
+
+    gif = tmp_path / "film.gif"
+    options = ("evaluate", str(finished_run), "--episodes", "1", "--gif", str(gif), "--json")
+    assert main(options) == 0
+    result = json.loads(capsys.readouterr().out)
+    with Image.open(gif) as film:
+        assert film.size == (600, 400)
+        # Pillow merges pictures that are equal.
+        assert 1 < film.n_frames <= result["gif_pictures"]
+    missing = ("evaluate", str(finished_run), "--episodes", "1", "--gif", "/nowhere/film.gif")
+    assert "--gif=/nowhere/film.gif" in mistake(capsys, *missing)
+
+
+def test_every_preset_is_sound_and_its_configuration_reads_back(capsys):
+    assert preset_names() == ["cartpole", "cartpole-pixels", "pong"]
+    for name in preset_names():
+        assert main(("config", name)) == 0
+        text = capsys.readouterr().out
+        assert build(tomllib.loads(text)) == make_config(name)
+        for section in ("env", "learner", "replay"):
+            assert f"[{section}]" in text
+    assert main(("presets",)) == 0
+    assert "cartpole-pixels" in capsys.readouterr().out
+
+
+def test_every_key_of_the_configuration_is_explained(capsys):
+    from common.config import KEYS
+
+    assert main(("config",)) == 0
+    text = capsys.readouterr().out
+    for key, info in KEYS.items():
+        assert info.description, key
+        assert f"{key.rpartition('.')[2]} =" in text
+        assert info.description in text
+
+
+def test_keys_come_from_preset_then_file_then_command_line(tmp_path, capsys):
+    file = tmp_path / "mine.toml"
+    file.write_text("seed = 5\n[learner]\nbatch_size = 64\nlearning_rate = 0.01\n")
+    over = ("--learner.batch-size", "128", "--config", str(file))
+    assert main(("config", "cartpole", *over)) == 0
+    config = build(tomllib.loads(capsys.readouterr().out))
+    assert config.seed == 5
+    assert config.learner.batch_size == 128
+    assert config.learner.learning_rate == 0.01
+    assert config.learner.n_step == make_config("cartpole").learner.n_step
+
+
+def test_overrides_are_taken_out_of_a_command_line():
+    line = (
+        "train --learner.batch-size 64 cartpole --seed=3 --inline --network.hidden 64 32 "
+        "--env.id CartPole-v1 --stop.score none --env.kwargs {a=1} --env.crop=[0,0,1,0.5] "
+        "--learner.double false"
+    )
+    overrides, rest = split_overrides(line.split())
+    assert rest == ["train", "cartpole", "--inline"]
+    assert overrides == {
+        "seed": 3,
+        "learner": {"batch_size": 64, "double": False},
+        "network": {"hidden": [64, 32]},
+        "env": {"id": "CartPole-v1", "kwargs": {"a": 1}, "crop": [0, 0, 1, 0.5]},
+        "stop": {"score": None},
+    }
+    with pytest.raises(UserError, match="needs a value"):
+        split_overrides(["--seed", "--inline"])
+
+
+def test_packages_of_the_same_name_elsewhere_are_noticed(tmp_path, capsys, monkeypatch):
+    import sys
+
+    (tmp_path / "learner").mkdir()
+    (tmp_path / "learner" / "__init__.py").write_text("")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "learner", raising=False)
+    saved = {name: m for name, m in sys.modules.items() if name.startswith("learner.")}
+    line = mistake(capsys, "presets")
+    assert "package learner is imported from" in line
+    sys.modules.update(saved)

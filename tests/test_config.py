@@ -1,0 +1,269 @@
+import tomllib
+from importlib import resources
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from common.config import (
+    KEYS,
+    Config,
+    build,
+    is_list,
+    load_toml,
+    merge,
+    parse_value,
+    suggest,
+    to_toml,
+)
+from common.types import UserError
+
+PRESETS = sorted(
+    (p for p in resources.files("deploy.presets").iterdir() if p.name.endswith(".toml")),
+    key=lambda p: p.name,
+)
+
+# TOML's text is all of Unicode but surrogates and control characters that need escapes it has.
+TEXT = st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=12)
+VALUES = st.recursive(
+    st.one_of(st.booleans(), st.integers(-(2**63), 2**63 - 1), TEXT, st.floats(-1e9, 1e9)),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(TEXT, inner, max_size=3)),
+    max_leaves=6,
+)
+CONFIGS = st.fixed_dictionaries(
+    {
+        "seed": st.integers(0, 2**63 - 1),
+        "env": st.fixed_dictionaries(
+            {
+                "id": TEXT,
+                "kwargs": st.dictionaries(TEXT, VALUES, max_size=3),
+                "crop": st.one_of(st.none(), st.just((0.0, 0.25, 1.0, 0.5))),
+                "reward_clip": st.one_of(st.none(), st.floats(1e-300, 1e300)),
+            }
+        ),
+        "network": st.fixed_dictionaries(
+            {"hidden": st.lists(st.integers(1, 10**9), max_size=4), "dueling": st.booleans()}
+        ),
+        "learner": st.fixed_dictionaries({"learning_rate": st.floats(1e-300, 1e300)}),
+        "stop": st.fixed_dictionaries(
+            {"score": st.one_of(st.none(), st.floats(-1e300, 1e300)), "wall_s": st.none()}
+        ),
+    }
+)
+
+
+@pytest.mark.parametrize("preset", PRESETS, ids=lambda p: p.name)
+def test_every_preset_is_valid_and_says_in_its_first_line_what_it_is(preset):
+    text = preset.read_text(encoding="utf-8")
+    config = build(tomllib.loads(text), preset.name)
+    assert config != Config()
+    assert text.startswith("# ")
+
+
+def test_there_are_presets_for_both_ways_to_see_cartpole():
+    assert {"cartpole.toml", "cartpole-pixels.toml"} <= {preset.name for preset in PRESETS}
+
+
+@given(CONFIGS, st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_toml_out_and_in_gives_the_same_configuration(values, comments):
+    config = build(values)
+    assert build(tomllib.loads(to_toml(config, comments))) == config
+
+
+def test_the_toml_of_the_defaults_explains_every_key(tmp_path):
+    text = to_toml(Config())
+    for key, info in KEYS.items():
+        assert f"{key.rpartition('.')[2]} = " in text
+        assert info.description is None or info.description in text
+    path = tmp_path / "config.toml"
+    path.write_text(text, encoding="utf-8")
+    assert build(load_toml(path)) == Config()
+
+
+def test_every_key_but_the_sections_has_a_description():
+    assert [key for key, info in KEYS.items() if not info.description] == []
+
+
+def test_the_configuration_cannot_be_changed():
+    config = Config()
+    with pytest.raises(ValidationError, match="frozen"):
+        config.seed = 2
+    with pytest.raises(ValidationError, match="frozen"):
+        config.replay.capacity = 2
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"replay": {"capcity": 5}}, "unknown key replay.capcity; did you mean replay.capacity?"),
+        ({"zzz": 5}, "unknown key zzz"),
+        ({"replay": {"capacity": 0}}, "replay.capacity=0: should be greater than or equal to 1"),
+        ({"replay": {"alpha": 1.5}}, "replay.alpha=1.5: should be less than or equal to 1"),
+        ({"learner": {"gamma": "much"}}, "learner.gamma='much': should be a valid number"),
+        ({"learner": {"learning_rate": float("nan")}}, "learner.learning_rate=nan: "),
+        ({"learner": {"samples_per_insert": float("inf")}}, "learner.samples_per_insert=inf: "),
+        ({"learner": {"samples_per_insert": 0}}, "learner.samples_per_insert=0: "),
+        ({"env": {"crop": [0.5, 0, 0.5, 1]}}, "env: crop=[0.5, 0.0, 0.5, 1.0]: must be left"),
+        ({"env": {"crop": [0, 0, 1.5, 1]}}, "env: crop=[0.0, 0.0, 1.5, 1.0]: must be left"),
+        ({"network": {"hidden": [8, 0]}}, "network: hidden=[8, 0]: each layer"),
+        ({"network": {"kind": "nature-cnn", "hidden": []}}, "network: hidden=[]: nature-cnn"),
+        ({"network": {"kind": "notebook", "dueling": True}}, "network: dueling=true: "),
+        ({"network": {"kind": "transformer"}}, "network.kind='transformer': should be 'mlp'"),
+        ({"seed": -1}, "seed=-1: "),
+        ({"seed": 2**63}, f"seed={2**63}: "),
+    ],
+)
+def test_errors_name_key_value_and_wish_in_one_line(values, message):
+    with pytest.raises(UserError) as caught:
+        build(values, "run.toml")
+    assert str(caught.value).startswith(f"run.toml: {message}")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (
+            {"replay": {"capacity": 1000}, "learner": {"batch_size": 1001}},
+            "replay.capacity=1000: must be at least learner.batch_size=1001",
+        ),
+        (
+            {"replay": {"capacity": 1000}, "learner": {"warmup_transitions": 1001}},
+            "learner.warmup_transitions=1001: must not exceed replay.capacity=1000",
+        ),
+        (
+            # 16 copies × (16 steps + windows of 3) = 304 transitions in the largest message
+            {"replay": {"capacity": 3039, "shards": 10}},
+            "replay.capacity=3039: each of 10 shards must hold the largest message of an actor, "
+            "304",
+        ),
+        (
+            {"learner": {"samples_per_insert_error": 2047.9}},
+            "learner.samples_per_insert_error=2047.9: must be at least 2048",
+        ),
+        (
+            {"learner": {"samples_per_insert_error": 255, "samples_per_insert": 0.01}},
+            "learner.samples_per_insert_error=255: must be at least 256",
+        ),
+    ],
+)
+def test_parts_that_do_not_fit_each_other_are_refused(values, message):
+    with pytest.raises(UserError) as caught:
+        build(values)
+    assert str(caught.value).startswith(f"configuration: {message}")
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"replay": {"capacity": 1000}, "learner": {"batch_size": 1000}},
+        {"replay": {"capacity": 1000}, "learner": {"warmup_transitions": 1000}},
+        {"replay": {"capacity": 3040, "shards": 10}},
+        {"learner": {"samples_per_insert_error": 2048}},
+    ],
+)
+def test_parts_that_just_fit_are_accepted(values):
+    assert isinstance(build(values), Config)
+
+
+def test_sizes_of_messages_and_reports_follow_from_the_actors():
+    config = build({"actors": {"envs": 4, "collect_steps": 8, "chunk_steps": 10}})
+    assert config.max_chunk_transitions == 4 * (10 + 3)
+    assert config.collect_transitions == 32
+    assert config.insert_quantum == 40  # a chunk arrives whole, whatever a report covers
+    assert config.min_ratio_error == 320.0
+    assert config.ratio_error == 320.0 + 256 * 20
+
+
+def test_a_given_error_range_is_taken():
+    assert build({"learner": {"samples_per_insert_error": 5000}}).ratio_error == 5000.0
+
+
+@given(
+    st.integers(1, 64),
+    st.integers(1, 64),
+    st.integers(1, 64),
+    st.integers(1, 100),
+    st.floats(0.01, 100),
+    st.integers(1, 1000),
+)
+@settings(max_examples=60, deadline=None)
+def test_the_default_error_range_is_always_wide_enough(envs, collect, chunk, count, ratio, batch):
+    config = build(
+        {
+            "actors": {
+                "envs": envs,
+                "collect_steps": collect,
+                "chunk_steps": chunk,
+                "count": count,
+            },
+            "learner": {"samples_per_insert": ratio, "batch_size": batch},
+        }
+    )
+    assert config.ratio_error >= config.min_ratio_error
+
+
+def test_merging_overrides_key_by_key_and_leaves_both_alone():
+    base = {"seed": 1, "env": {"id": "A", "kwargs": {"a": 1}}, "stop": {"score": 5}}
+    over = {"seed": 2, "env": {"kwargs": {"b": 2}}, "replay": {"alpha": 0.0}}
+    assert merge(base, over) == {
+        "seed": 2,
+        "env": {"id": "A", "kwargs": {"b": 2}},  # kwargs are one value, not a section
+        "stop": {"score": 5},
+        "replay": {"alpha": 0.0},
+    }
+    assert base == {"seed": 1, "env": {"id": "A", "kwargs": {"a": 1}}, "stop": {"score": 5}}
+    assert over["env"] == {"kwargs": {"b": 2}}
+
+
+def test_a_section_that_is_no_table_becomes_a_users_error_also_after_merging():
+    with pytest.raises(UserError, match="env"):
+        build(merge({"env": 3}, {"seed": 1}))
+    with pytest.raises(UserError, match="env"):
+        build(merge({"env": {"id": "A"}}, {"env": 3}))
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("3", 3),
+        ("1_000", 1000),
+        ("3e-4", 3e-4),
+        ("true", True),
+        ("none", None),
+        ("None", None),
+        ("[64, 64]", [64, 64]),
+        ('"quoted"', "quoted"),
+        ("CartPole-v1", "CartPole-v1"),
+        ("ALE/Pong-v5", "ALE/Pong-v5"),
+        ("{ a = 1 }", {"a": 1}),
+        ("", ""),
+    ],
+)
+def test_values_of_the_command_line_are_toml_none_or_text(text, value):
+    parsed = parse_value(text)
+    assert parsed == value
+    assert type(parsed) is type(value)
+
+
+def test_lists_are_known_by_their_keys():
+    assert {key for key in KEYS if is_list(key)} == {"env.crop", "network.hidden"}
+
+
+def test_a_near_miss_gets_a_suggestion_and_a_far_one_none():
+    assert suggest("replay.alfa", KEYS) == "; did you mean replay.alpha?"
+    assert suggest("xyzzy", KEYS) == ""
+
+
+def test_a_file_that_is_missing_or_no_toml_is_a_users_error(tmp_path):
+    path = tmp_path / "x.toml"
+    with pytest.raises(UserError, match=r"x\.toml: cannot be read"):
+        load_toml(path)
+    path.write_text("seed = ")
+    with pytest.raises(UserError, match=r"x\.toml: not a TOML file"):
+        load_toml(path)
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(UserError, match=r"x\.toml: not a TOML file"):
+        load_toml(path)

@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from common import wire
+from common.types import EvaluationReport, UserError
+from deploy.metrics import MetricsWriter, Rate, RunFolder, read_metrics
+from deploy.run import make_config
+
+
+def evaluation(score: float) -> EvaluationReport:
+    weights = wire.encode({"layers.0.weight": np.full((2, 3), score, np.float32)})
+    return EvaluationReport(
+        version=3, learner_steps=40, score=score, returns=[score] * 4, lengths=[1] * 4,
+        epsilon=0.0, wall_s=0.1, weights=weights,
+    )  # fmt: skip
+
+
+def test_a_run_folder_is_made_once_and_reads_back(tmp_path):
+    config = make_config("cartpole", overrides={"seed": 4, "stop": {"score": None}})
+    RunFolder.create(tmp_path / "run", config)
+    assert RunFolder.open(tmp_path / "run").config == config
+    assert RunFolder.open(tmp_path / "run", {"seed": 5}).config.seed == 5
+    with pytest.raises(UserError, match="resume it"):
+        RunFolder.create(tmp_path / "run", config)
+
+
+def test_an_empty_folder_may_become_a_run(tmp_path):
+    RunFolder.create(tmp_path, make_config("cartpole"))
+    assert (tmp_path / "config.toml").is_file()
+
+
+def test_the_best_weights_read_back_with_their_score(tmp_path):
+    folder = RunFolder.create(tmp_path / "run", make_config("cartpole"))
+    assert folder.load_best() is None
+    folder.save_best(evaluation(12.5))
+    weights, meta = folder.load_best()
+    arrays, wire_meta = wire.decode(weights)
+    assert np.array_equal(arrays["layers.0.weight"], np.full((2, 3), 12.5, np.float32))
+    assert meta["score"] == "12.5"
+    assert wire_meta["learner_steps"] == 40
+    assert not list((tmp_path / "run").glob(".writing-*"))
+
+
+def test_a_metrics_line_is_whole_json_and_nan_becomes_null(tmp_path):
+    RunFolder.create(tmp_path / "run", make_config("cartpole"))
+    writer = MetricsWriter(tmp_path / "run")
+    writer.write({"learner_steps": 1, "loss": math.nan, "score": math.inf, "episodes": []})
+    writer.write({"learner_steps": 2, "loss": 0.5, "score": 3.0, "episodes": [[1.0, 2, 0.1]]})
+    writer.close()
+    text = (tmp_path / "run" / "metrics.jsonl").read_text()
+    assert "NaN" not in text
+    assert "Infinity" not in text
+    assert [json.loads(line)["loss"] for line in text.splitlines()] == [None, 0.5]
+
+
+def test_a_line_that_is_being_written_is_left_out(tmp_path):
+    RunFolder.create(tmp_path / "run", make_config("cartpole"))
+    path = tmp_path / "run" / "metrics.jsonl"
+    path.write_text('{"wall_s": 1.0}\n{"wall_s": 2.')
+    assert read_metrics(tmp_path / "run") == [{"wall_s": 1.0}]
+    path.write_text("")
+    with pytest.raises(UserError, match="no reports yet"):
+        read_metrics(tmp_path / "run")
+
+
+def test_a_rate_is_of_the_last_seconds_only():
+    rate = Rate(window_s=10.0)
+    assert rate.per_s == 0.0
+    for second in range(100):
+        rate.add(float(second), 5.0 * second)
+    assert rate.per_s == pytest.approx(5.0)
+    for second in range(100, 120):
+        rate.add(float(second), 500.0)
+    assert rate.per_s == 0.0

@@ -1,0 +1,188 @@
+import pytest
+import torch
+from torch import nn
+
+from common.config import NetworkConfig
+from common.networks import Dueling, QNetwork, choose_device, make_network
+from common.types import EnvironmentSpec, FrameSpec, UserError
+
+VECTOR = EnvironmentSpec(FrameSpec((4,), "float32", 1.0), stack=1, num_actions=2, protocol={})
+NOTEBOOK = EnvironmentSpec(
+    FrameSpec((3, 40, 90), "uint8", 1 / 255), stack=1, num_actions=2, protocol={}
+)
+ATARI = EnvironmentSpec(
+    FrameSpec((1, 84, 84), "uint8", 1 / 255), stack=4, num_actions=6, protocol={}
+)
+
+
+def observation(spec, count):
+    shape = (count, spec.stack, *spec.frame.shape)
+    if spec.frame.dtype == "uint8":
+        return torch.randint(0, 256, shape, dtype=torch.uint8)
+    return torch.randn(shape)
+
+
+def linears(network):
+    found = [m for m in network.modules() if isinstance(m, nn.Linear)]
+    return [(m.in_features, m.out_features) for m in found]
+
+
+def test_the_notebooks_network_is_height_width_3_to_24_to_32_to_actions():
+    network = make_network(NOTEBOOK, NetworkConfig(kind="notebook"))
+    assert linears(network) == [(40 * 90 * 3, 24), (24, 32), (32, 2)]
+    kinds = [type(layer) for layer in network.layers]
+    assert kinds == [nn.Flatten, nn.Linear, nn.ReLU, nn.Linear, nn.ReLU, nn.Linear]
+    assert network(observation(NOTEBOOK, 5)).shape == (5, 2)
+
+
+def test_the_notebooks_network_ignores_hidden_units_of_the_configuration():
+    network = make_network(NOTEBOOK, NetworkConfig(kind="notebook", hidden=(7,)))
+    assert linears(network)[1] == (24, 32)
+
+
+def test_an_mlp_has_the_layers_asked_for_and_sees_the_whole_stack():
+    spec = EnvironmentSpec(VECTOR.frame, stack=3, num_actions=5, protocol={})
+    network = make_network(spec, NetworkConfig(kind="mlp", hidden=(8, 16, 4)))
+    assert linears(network) == [(12, 8), (8, 16), (16, 4), (4, 5)]
+    network = make_network(spec, NetworkConfig(kind="mlp", hidden=()))
+    assert linears(network) == [(12, 5)]
+
+
+def test_the_convolutions_are_those_of_nature():
+    network = make_network(ATARI, NetworkConfig(kind="nature-cnn", hidden=(512,)))
+    convolutions = [m for m in network.modules() if isinstance(m, nn.Conv2d)]
+    assert [(c.in_channels, c.out_channels, c.kernel_size, c.stride) for c in convolutions] == [
+        (4, 32, (8, 8), (4, 4)),
+        (32, 64, (4, 4), (2, 2)),
+        (64, 64, (3, 3), (1, 1)),
+    ]
+    assert linears(network) == [(3136, 512), (512, 6)]
+    # The number known from the paper's network with 6 actions.
+    assert sum(p.numel() for p in network.parameters()) == 1_687_206
+
+
+@pytest.mark.parametrize(
+    ("spec", "config"),
+    [
+        (VECTOR, NetworkConfig(hidden=(8,))),
+        (VECTOR, NetworkConfig(hidden=(8,), dueling=True)),
+        (NOTEBOOK, NetworkConfig(kind="notebook")),
+        (NOTEBOOK, NetworkConfig(kind="nature-cnn", hidden=(8,))),
+        (ATARI, NetworkConfig(kind="nature-cnn", hidden=(8,), dueling=True)),
+        (ATARI, NetworkConfig(kind="mlp", hidden=(8,))),
+    ],
+)
+@pytest.mark.parametrize("count", [1, 3])
+def test_every_kind_gives_one_float_per_action_and_row(spec, config, count):
+    network = make_network(spec, config)
+    batch = observation(spec, count)
+    q = network(batch)
+    assert q.shape == (count, spec.num_actions)
+    assert q.dtype == torch.float32
+    # Rows do not see each other, and an action's value is no constant.
+    torch.testing.assert_close(network(batch[:1]), q[:1], rtol=1e-4, atol=1e-5)
+    assert not torch.equal(q, network(torch.zeros_like(batch)))
+
+
+@pytest.mark.parametrize("kind", ["mlp", "nature-cnn"])
+def test_every_frame_of_the_stack_and_every_channel_counts(kind):
+    spec = EnvironmentSpec(
+        FrameSpec((3, 40, 40), "uint8", 1 / 255), stack=2, num_actions=3, protocol={}
+    )
+    network = make_network(spec, NetworkConfig(kind=kind, hidden=(8,)))
+    zeros = torch.zeros((1, 2, 3, 40, 40), dtype=torch.uint8)
+    seen = {tuple(network(zeros)[0].tolist())}
+    for frame in range(2):
+        for channel in range(3):
+            changed = zeros.clone()
+            changed[0, frame, channel] = 255
+            seen.add(tuple(network(changed)[0].tolist()))
+    assert len(seen) == 7
+
+
+def test_pictures_are_scaled_in_the_network():
+    config = NetworkConfig(kind="mlp", hidden=(8,))
+    bytes_network = make_network(ATARI, config)
+    floats = EnvironmentSpec(FrameSpec((1, 84, 84), "float32", 1.0), 4, 6, {})
+    floats_network = make_network(floats, config)
+    batch = observation(ATARI, 2)
+    expected = floats_network(batch.to(torch.float32) / 255)
+    torch.testing.assert_close(bytes_network(batch), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_dueling_is_value_plus_advantage_less_its_mean():
+    head = Dueling(3, 4)
+    features = torch.randn(5, 3)
+    q = head(features)
+    # Equation 9 of Wang et al. 2016: the mean over actions is the value, whatever the advantages.
+    torch.testing.assert_close(q.mean(dim=1, keepdim=True), head.value(features))
+    advantage = head.advantage(features)
+    torch.testing.assert_close(q - q[:, :1], advantage - advantage[:, :1])
+
+
+def test_a_convolution_on_vectors_is_a_users_error():
+    with pytest.raises(UserError, match=r"nature-cnn: needs pictures, .* vector of 4"):
+        make_network(VECTOR, NetworkConfig(kind="nature-cnn"))
+
+
+@pytest.mark.parametrize(("height", "width"), [(35, 84), (84, 35)])
+def test_a_convolution_on_tiny_pictures_is_a_users_error(height, width):
+    spec = EnvironmentSpec(FrameSpec((1, height, width), "uint8", 1 / 255), 4, 6, {})
+    with pytest.raises(UserError, match=f"36×36 pixels or more, not {height}×{width}"):
+        make_network(spec, NetworkConfig(kind="nature-cnn"))
+
+
+def test_the_smallest_picture_allowed_works():
+    spec = EnvironmentSpec(FrameSpec((1, 36, 36), "uint8", 1 / 255), 1, 2, {})
+    network = make_network(spec, NetworkConfig(kind="nature-cnn", hidden=(8,)))
+    assert network(observation(spec, 1)).shape == (1, 2)
+
+
+def weights(seeds):
+    return make_network(VECTOR, NetworkConfig(hidden=(8,)), seeds).layers[1].weight
+
+
+def test_equal_seeds_give_equal_weights_and_others_others():
+    assert torch.equal(weights((1, 2)), weights((1, 2)))
+    others = [(1, 3), (2, 2), (2, 1), (1,), (2**31 - 1, 2**31 - 1)]
+    assert not any(torch.equal(weights((1, 2)), weights(seeds)) for seeds in others)
+
+
+def test_making_a_network_leaves_torchs_global_generator_alone():
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    weights((1, 2))
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_what_torchs_global_generator_did_before_does_not_matter():
+    torch.manual_seed(5)
+    first = weights((1, 2))
+    torch.rand(7)
+    assert torch.equal(weights((1, 2)), first)
+
+
+def test_auto_chooses_cuda_exactly_when_there_is_one(monkeypatch):
+    for there, kind in ((True, "cuda"), (False, "cpu")):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
+        assert choose_device("auto").type == kind
+
+
+@pytest.mark.parametrize("name", ["nonsense", "cuda:99"])
+def test_a_device_that_is_not_here_is_a_users_error_in_one_line(name):
+    with pytest.raises(UserError, match=f"learner.device={name}: cannot be used here") as caught:
+        choose_device(name)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_cpu_is_always_here():
+    assert choose_device("cpu") == torch.device("cpu")
+
+
+def test_state_dicts_fit_between_policy_and_target():
+    config = NetworkConfig(hidden=(8,), dueling=True)
+    policy, target = QNetwork(VECTOR, config), QNetwork(VECTOR, config)
+    target.load_state_dict(policy.state_dict())
+    batch = observation(VECTOR, 3)
+    assert torch.equal(policy(batch), target(batch))

@@ -1,0 +1,286 @@
+"""The whole program in one process."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import time
+
+import numpy as np
+import pytest
+from program_helpers import (
+    TINY,
+    TINY_OPTIONS,
+    interrupt,
+    learner_steps_in,
+    raydqn,
+    running,
+    summary_of,
+    wait_for,
+)
+
+from common import wire
+from common.checkpoint import CheckpointStore
+from common.config import merge
+from common.types import UserError
+from deploy.metrics import RunFolder, read_metrics
+from deploy.run import make_config, resume, train
+
+
+def tiny(**over):
+    return make_config("cartpole", overrides=merge(TINY, over))
+
+
+def test_same_seed_gives_the_same_weights_bit_for_bit_in_two_processes(tmp_path):
+    hashes = []
+    for name, seed in (("a", 7), ("b", 7), ("c", 8)):
+        code, out, err = raydqn(
+            *("train", "cartpole", "--inline", "--json", "--run-dir", str(tmp_path / name)),
+            *("--seed", str(seed), "--stop.learner-steps", "1000", *TINY_OPTIONS),
+        )
+        assert code == 0, err
+        assert summary_of(out)["learner_steps"] == 1000
+        hashes.append(summary_of(out)["weights_sha256"])
+    assert hashes[0] == hashes[1]
+    assert hashes[0] != hashes[2]
+
+
+def test_reports_and_checkpoints_do_not_change_what_is_learnt(tmp_path):
+    plain = train(tiny(stop={"learner_steps": 300}), tmp_path / "a")
+    busy = train(
+        tiny(
+            stop={"learner_steps": 300},
+            checkpoint={"every_learner_steps": 20},
+            report={"every_s": 0.001},
+        ),
+        tmp_path / "b",
+    )
+    assert plain["weights_sha256"] == busy["weights_sha256"]
+
+
+def test_cartpole_is_learnt(tmp_path):
+    config = make_config("cartpole", overrides={"stop": {"score": 300.0, "env_steps": 400_000}})
+    summary = train(config, tmp_path / "run")
+    assert summary["stop_reason"] == "score"
+    assert summary["score"] >= 300
+    assert summary["score_episodes"] == 100
+
+
+def test_a_run_folder_holds_what_the_readme_says(tmp_path):
+    run = tmp_path / "run"
+    summary = train(tiny(stop={"learner_steps": 400}), run)
+    assert RunFolder.open(run).config == tiny(stop={"learner_steps": 400})
+    reports = read_metrics(run)
+    for key in (
+        "wall_s",
+        "env_steps",
+        "learner_steps",
+        "env_steps_per_s",
+        "learner_steps_per_s",
+        "samples_per_insert",
+        "score",
+        "loss",
+        "epsilon",
+    ):
+        assert key in reports[-1], key
+    assert reports[-1]["learner_steps"] == summary["learner_steps"] == 400
+    for earlier, later in itertools.pairwise(reports):
+        for counter in ("wall_s", "env_steps", "learner_steps", "transitions", "episodes_total"):
+            assert earlier[counter] <= later[counter]
+    episodes = [e for report in reports for e in report["episodes"]]
+    assert len(episodes) == summary["episodes"]
+    assert all(ret == length for ret, length, _ in episodes), "CartPole pays 1 for each step"
+    assert list(run.glob("events.out.tfevents.*"))
+    assert (run / "best.safetensors").is_file()
+    assert json.loads((run / "summary.json").read_text()) == summary
+    assert (
+        CheckpointStore(run / "checkpoints", 3).newest().state["counters"]["learner_steps"] == 400
+    )
+
+
+def test_tensorboard_can_read_what_was_written(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    train(tiny(stop={"learner_steps": 200}), tmp_path / "run")
+    events = EventAccumulator(str(tmp_path / "run"))
+    events.Reload()
+    assert events.Scalars("learner_steps")[-1].value == 200
+    assert "loss" in events.Tags()["scalars"]
+
+
+@pytest.mark.parametrize(
+    ("stop", "reason"),
+    [
+        ({"learner_steps": 50}, "learner_steps"),
+        ({"env_steps": 600}, "env_steps"),
+        ({"wall_s": 1.0}, "wall_s"),
+        ({"score": 1.0}, "score"),
+    ],
+)
+def test_each_stop_condition_stops(tmp_path, stop, reason):
+    config = tiny(stop={"score": None, "env_steps": None, **stop})
+    summary = train(config, tmp_path / "run")
+    assert summary["stop_reason"] == reason
+    if "learner_steps" in stop:
+        assert summary["learner_steps"] == 50
+    if "env_steps" in stop:
+        assert 600 <= summary["env_steps"] < 600 + 100
+    if "score" in stop:
+        assert summary["score"] >= 1.0
+
+
+def test_samples_per_insert_is_kept(tmp_path):
+    config = tiny(stop={"learner_steps": 2_000})
+    summary = train(config, tmp_path / "run")
+    samples = 2_000 * config.learner.batch_size
+    wanted = config.learner.samples_per_insert
+    centre = wanted * config.learner.warmup_transitions
+    surplus = wanted * summary["transitions"] - samples
+    # Beside the range itself, one message may be under way.
+    slack = wanted * config.max_chunk_transitions
+    assert abs(surplus - centre) <= config.ratio_error + slack
+
+
+def test_resume_goes_on_and_appends(tmp_path):
+    run = tmp_path / "run"
+    first = train(tiny(stop={"learner_steps": 200}), run)
+    lines = len(read_metrics(run))
+    second = resume(run, {"stop": {"learner_steps": 350}})
+    assert second["learner_steps"] == 350
+    assert second["env_steps"] > first["env_steps"]
+    assert second["wall_s"] > first["wall_s"]
+    reports = read_metrics(run)
+    assert len(reports) > lines
+    assert min(r["learner_steps"] for r in reports[lines:]) >= 200
+    # Weights were taken over: one step after the resume they are near those before it.
+    assert reports[lines]["weights_version"] >= reports[lines - 1]["weights_version"]
+
+
+def test_resume_of_a_finished_run_stops_at_once(tmp_path):
+    run = tmp_path / "run"
+    first = train(tiny(stop={"learner_steps": 100}), run)
+    second = resume(run)
+    assert second["learner_steps"] == 100
+    assert second["weights_sha256"] == first["weights_sha256"]
+
+
+def test_the_configured_limiter_counts_after_a_resume_not_the_old_one(tmp_path):
+    run = tmp_path / "run"
+    train(tiny(stop={"learner_steps": 200}), run)
+    before = resume(run, {"stop": {"learner_steps": 201}})
+    after = resume(run, {"learner": {"samples_per_insert": 16.0}, "stop": {"learner_steps": 1_001}})
+    inserted = after["transitions"] - before["transitions"]
+    assert inserted < 800 * 32 / 4.0, "still 4 samples per insert"
+
+
+def test_ctrl_c_saves_and_says_how_to_resume(tmp_path):
+    run = tmp_path / "run"
+    with running(
+        *("train", "cartpole", "--inline", "--run-dir", str(run), "--stop.score", "none"),
+        *TINY_OPTIONS,
+    ) as process:
+        wait_for(lambda: learner_steps_in(run) > 50)
+        interrupt(process)
+        out, err = process.communicate(timeout=30)
+        assert process.returncode == 0, err
+        assert "stopped by interrupted" in out
+        assert f"raydqn resume {run}" in out
+        assert err == ""
+        saved = CheckpointStore(run / "checkpoints", 3).newest()
+        assert saved.state["counters"]["learner_steps"] == learner_steps_in(run)
+        code, out, err = raydqn(
+            "resume", str(run), "--inline", "--json", "--stop.wall-s", "none",
+            "--stop.learner-steps", str(learner_steps_in(run) + 20),
+        )  # fmt: skip
+        assert code == 0, err
+        assert summary_of(out)["stop_reason"] == "learner_steps"
+
+
+def test_ctrl_c_twice_stops_at_once(tmp_path):
+    run = tmp_path / "run"
+    with running(
+        *("train", "cartpole", "--inline", "--run-dir", str(run), "--stop.score", "none"),
+        # The first Ctrl-C waits for the call under way: here that is minutes.
+        *("--learner.train-steps", "1000000", "--learner.samples-per-insert", "1000000"),
+        *("--learner.warmup-transitions", "100", "--actors.envs", "4"),
+    ) as process:
+        wait_for(lambda: (run / "metrics.jsonl").exists())
+        time.sleep(2)  # time to begin that call
+        interrupt(process)
+        time.sleep(1)
+        assert process.poll() is None, "the first is a request"
+        interrupt(process)
+        _, err = process.communicate(timeout=15)
+        assert process.returncode == 130
+        assert err.strip() == "raydqn: stopped at once"
+
+
+def test_nan_rewards_stop_the_run_with_the_batch_saved(tmp_path):
+    (tmp_path / "nan_rewards.py").write_text(
+        "import gymnasium as gym\n"
+        "from gymnasium.envs.classic_control import CartPoleEnv\n"
+        "class Broken(CartPoleEnv):\n"
+        "    def step(self, action):\n"
+        "        o, r, t, u, i = super().step(action)\n"
+        "        return o, float('nan'), t, u, i\n"
+        "gym.register('Broken-v0', Broken, max_episode_steps=50)\n"
+    )
+    run = tmp_path / "run"
+    code, _out, err = raydqn(
+        *("train", "cartpole", "--inline", "--run-dir", str(run)),
+        *("--env.id", "nan_rewards:Broken-v0", *TINY_OPTIONS),
+        pythonpath=tmp_path,
+    )
+    assert code == 1
+    assert "not finite after 0 learner steps" in err
+    assert "Traceback" not in err
+    arrays, _ = wire.decode((run / "diverged-batch.rdqn").read_bytes())
+    assert arrays["reward"].shape == (32,)
+    assert np.isnan(arrays["reward"]).any()
+
+
+def test_an_environment_of_the_users_own_is_trained_on_without_touching_our_code(tmp_path):
+    (tmp_path / "my_package.py").write_text(
+        "import gymnasium as gym, numpy as np\n"
+        "class Corridor(gym.Env):\n"
+        "    '''Walk right to the end: +1 there, nothing elsewhere.'''\n"
+        "    observation_space = gym.spaces.Discrete(5)\n"
+        "    action_space = gym.spaces.Discrete(2, start=1)\n"
+        "    def reset(self, *, seed=None, options=None):\n"
+        "        super().reset(seed=seed)\n"
+        "        self.at = 0\n"
+        "        return self.at, {}\n"
+        "    def step(self, action):\n"
+        "        assert action in (1, 2)\n"
+        "        self.at = max(0, self.at + (1 if action == 2 else -1))\n"
+        "        done = self.at == 4\n"
+        "        return self.at, float(done), done, False, {}\n"
+        "gym.register('MyEnv-v0', Corridor, max_episode_steps=30)\n"
+    )
+    code, out, err = raydqn(
+        *("train", "cartpole", "--inline", "--json", "--run-dir", str(tmp_path / "run")),
+        *("--env.id", "my_package:MyEnv-v0", "--stop.score", "1.0"),
+        *("--stop.env-steps", "100000", *TINY_OPTIONS),
+        pythonpath=tmp_path,
+    )
+    assert code == 0, err
+    assert summary_of(out)["stop_reason"] == "score", out
+
+
+def test_a_preset_score_is_dropped_with_another_environment():
+    assert make_config("cartpole").stop.score is not None
+    assert make_config("cartpole", overrides={"env": {"id": "Acrobot-v1"}}).stop.score is None
+    with_score = {"env": {"id": "Acrobot-v1"}, "stop": {"score": -100.0}}
+    assert make_config("cartpole", overrides=with_score).stop.score == -100.0
+
+
+def test_resume_refuses_another_environment_and_network_and_changes_nothing(tmp_path):
+    run = tmp_path / "run"
+    train(tiny(stop={"learner_steps": 20}), run)
+    before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
+    with pytest.raises(UserError, match="Acrobot-v1"):
+        resume(run, {"env": {"id": "Acrobot-v1"}})
+    with pytest.raises(UserError, match="another network"):
+        resume(run, {"network": {"hidden": [16]}})
+    after = {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
+    assert before == {p: data for p, data in after.items() if p in before}

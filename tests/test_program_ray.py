@@ -1,0 +1,207 @@
+"""The whole program on Ray: real remotes, real processes, really killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import psutil
+import pytest
+from program_helpers import (
+    TINY_OPTIONS,
+    assert_all_gone,
+    descendants,
+    interrupt,
+    learner_steps_in,
+    raydqn,
+    reports_in,
+    running,
+    summary_of,
+    wait_for,
+)
+
+from common.checkpoint import CheckpointStore
+
+# Programs under test bring their own Ray; none is started in this process.
+
+
+def remotes_named(process, name: str) -> list[psutil.Process]:
+    """Processes of the remotes whose title names them, e.g. `ray::actor-0-0`."""
+    found = []
+    for child in descendants(process):
+        try:
+            title = " ".join(child.cmdline())
+        except psutil.Error:
+            continue
+        if title.startswith(f"ray::{name}"):
+            found.append(child)
+    return found
+
+
+def test_training_on_ray_with_actors_and_shards(tmp_path):
+    run = tmp_path / "run"
+    code, out, err = raydqn(
+        *("train", "cartpole", "--json", "--run-dir", str(run), *TINY_OPTIONS),
+        *("--actors.count", "2", "--replay.shards", "3", "--stop.learner-steps", "600"),
+        *("--stop.score", "none"),
+    )
+    assert code == 0, err
+    summary = summary_of(out)
+    assert summary["stop_reason"] == "learner_steps"
+    assert summary["learner_steps"] == 600
+    assert summary["actor_restarts"] == 0
+    assert summary["score_episodes"] == 5
+    last = reports_in(run)[-1]
+    # The learner's summaries are of all shards, and as old as its last round.
+    assert 0 < last["replay_size"] + last["replay_evicted"] <= summary["transitions"]
+    assert last["replay_size"] >= 300, "one of three shards alone could not hold this"
+    assert last["weights_version"] == 600 // 5
+    assert last["target_syncs"] == 600 // 20
+    assert last["refused_priorities"] == 0
+    epsilons = {epsilon for report in reports_in(run) for *_, epsilon in report["episodes"]}
+    assert len(epsilons) == 8, "two actors of four copies: a ladder of eight"
+    assert CheckpointStore(run / "checkpoints", 3).newest().state["learner"]["learner_steps"] == 600
+
+
+def test_an_actor_that_is_killed_is_replaced_and_the_run_goes_on(tmp_path):
+    run = tmp_path / "run"
+    with running(
+        *("train", "cartpole", "--json", "--run-dir", str(run), *TINY_OPTIONS),
+        *("--actors.count", "2", "--stop.learner-steps", "4000", "--stop.score", "none"),
+    ) as process:
+        wait_for(lambda: learner_steps_in(run) > 100)
+        (victim,) = remotes_named(process, "actor-1-0")
+        victim.send_signal(signal.SIGKILL)
+        wait_for(lambda: remotes_named(process, "actor-1-1"))
+        out, err = process.communicate(timeout=120)
+        assert process.returncode == 0, err
+        assert "actor 1 was replaced" in out
+        summary = summary_of(out)
+        assert summary["actor_restarts"] == 1
+        assert summary["learner_steps"] == 4000
+
+
+def test_a_dead_learner_ends_the_run_with_one_line_and_no_orphan(tmp_path):
+    run = tmp_path / "run"
+    with running(
+        *("train", "cartpole", "--run-dir", str(run), *TINY_OPTIONS),
+        *("--checkpoint.every-learner-steps", "50", "--stop.score", "none"),
+    ) as process:
+        wait_for(lambda: learner_steps_in(run) > 200)
+        children = descendants(process)
+        (learner,) = remotes_named(process, "learner")
+        learner.send_signal(signal.SIGKILL)
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == 1
+        assert "died" in err
+        assert f"raydqn resume {run}" in err
+        assert len(err.strip().splitlines()) == 1, err
+        assert_all_gone(children)
+
+
+def test_ctrl_c_saves_resumes_and_leaves_no_orphan(tmp_path):
+    run = tmp_path / "run"
+    with running(
+        *("train", "cartpole", "--run-dir", str(run), "--stop.score", "none", *TINY_OPTIONS)
+    ) as process:
+        wait_for(lambda: learner_steps_in(run) > 50)
+        children = descendants(process)
+        assert len(children) > 4
+        # Ctrl-C on a terminal reaches every process in the foreground's group.
+        for child in [psutil.Process(process.pid), *children]:
+            if os.getpgid(child.pid) == os.getpgid(process.pid):
+                child.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+        assert process.returncode == 0, err
+        assert f"raydqn resume {run}" in out
+        assert_all_gone(children)
+        saved = CheckpointStore(run / "checkpoints", 3).newest().state["counters"]["learner_steps"]
+        code, out, err = raydqn(
+            "resume", str(run), "--json", "--stop.learner-steps", str(saved + 100)
+        )
+        assert code == 0, err
+        assert summary_of(out)["learner_steps"] == saved + 100
+
+
+def test_ctrl_c_twice_stops_at_once_and_leaves_no_orphan(tmp_path):
+    run = tmp_path / "run"
+    with running(
+        *("train", "cartpole", "--run-dir", str(run), "--stop.score", "none"),
+        *("--learner.train-steps", "1000000", "--learner.samples-per-insert", "1000000"),
+        *("--learner.warmup-transitions", "100", "--actors.envs", "4"),
+    ) as process:
+        wait_for(lambda: any(r["transitions"] for r in reports_in(run)))
+        children = descendants(process)
+        interrupt(process)
+        with pytest.raises(__import__("subprocess").TimeoutExpired):
+            process.wait(timeout=2)
+        interrupt(process)
+        _, err = process.communicate(timeout=30)
+        assert process.returncode == 130
+        assert err.strip() == "raydqn: stopped at once"
+        assert_all_gone(children)
+
+
+def test_a_mistake_is_one_line_on_ray_too_and_leaves_nothing(tmp_path):
+    run = tmp_path / "run"
+    with running(
+        *("train", "cartpole", "--run-dir", str(run), "--network.kind", "nature-cnn")
+    ) as process:
+        _out, err = process.communicate(timeout=60)
+        assert process.returncode == 2
+        assert err.startswith("raydqn: error: network.kind=nature-cnn: needs pictures")
+        assert len(err.strip().splitlines()) == 1, err
+        assert not run.exists()
+
+
+def test_an_environment_beside_the_command_is_found_by_the_remotes(tmp_path):
+    (tmp_path / "my_package.py").write_text(
+        "import gymnasium as gym\n"
+        "from gymnasium.envs.classic_control import CartPoleEnv\n"
+        "gym.register('MyEnv-v0', CartPoleEnv, max_episode_steps=50)\n"
+    )
+    run = tmp_path / "run"
+    code, out, err = raydqn(
+        *("train", "cartpole", "--json", "--run-dir", str(run), *TINY_OPTIONS),
+        *("--env.id", "my_package:MyEnv-v0", "--stop.learner-steps", "60"),
+        cwd=tmp_path,
+    )
+    assert code == 0, err
+    assert summary_of(out)["learner_steps"] == 60
+
+
+def test_an_environment_that_crashes_is_replaced_until_it_is_hopeless(tmp_path):
+    (tmp_path / "fragile.py").write_text(
+        "import os, pathlib, gymnasium as gym\n"
+        "from gymnasium.envs.classic_control import CartPoleEnv\n"
+        "class Fragile(CartPoleEnv):\n"
+        "    'Its process dies once, at the 30th step; then it raises at every step.'\n"
+        "    steps = 0\n"
+        "    def step(self, action):\n"
+        "        self.steps += 1\n"
+        "        mark = pathlib.Path(os.environ['FRAGILE_MARK'])\n"
+        "        if self.steps == 30 and not mark.exists():\n"
+        "            mark.touch()\n"
+        "            os._exit(1)\n"
+        "        if mark.with_name('hopeless').exists():\n"
+        "            raise OSError('the simulator is gone')\n"
+        "        return super().step(action)\n"
+        "gym.register('Fragile-v0', Fragile, max_episode_steps=50)\n"
+    )
+    run, mark = tmp_path / "run", tmp_path / "mark"
+    with running(
+        *("train", "cartpole", "--run-dir", str(run), *TINY_OPTIONS),
+        *("--env.id", "fragile:Fragile-v0"),
+        cwd=tmp_path,
+        env={"FRAGILE_MARK": str(mark)},
+    ) as process:
+        wait_for(lambda: any(r["actor_restarts"] == 1 for r in reports_in(run)))
+        before = learner_steps_in(run)
+        wait_for(lambda: learner_steps_in(run) > before + 50)
+        (tmp_path / "hopeless").touch()
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert out.count("actor 0 was replaced") == 1 + 3
+    assert "actor 0 failed 4 times in a row" in err
+    assert "the simulator is gone" in err
+    assert len(err.strip().splitlines()) == 1, err

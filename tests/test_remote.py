@@ -1,0 +1,134 @@
+"""Handles over Ray: a Ray of this test's own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from common.handles import RemoteDiedError
+from common.types import UserError
+from deploy.remote import InlineRuntime, RayRuntime
+
+
+class Part:
+    """Something to call."""
+
+    def __init__(self, value: int, fail: bool = False) -> None:
+        if fail:
+            raise UserError(f"value={value}: unwanted")
+        self.value = value
+
+    def add(self, number: int) -> int:
+        self.value += number
+        return self.value
+
+    def wait(self, seconds: float) -> str:
+        time.sleep(seconds)
+        return "awake"
+
+    def fail(self) -> None:
+        raise ZeroDivisionError("on purpose")
+
+    def read(self, references: list) -> tuple[float, bool]:
+        (array,) = [reference.result() for reference in references]
+        return float(array.sum()), bool(array.flags.writeable)
+
+    def threads(self) -> str | None:
+        return os.environ.get("OMP_NUM_THREADS")
+
+    def ask(self, other) -> int:
+        return other.call("add", 1).result()
+
+
+@pytest.fixture(scope="module")
+def ray_runtime():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent))  # remotes import `Part` from here
+        runtime = RayRuntime(100 * 2**20)
+        yield runtime
+        runtime.close()
+
+
+@pytest.fixture(params=["inline", "ray"])
+def runtime(request):
+    return InlineRuntime() if request.param == "inline" else request.getfixturevalue("ray_runtime")
+
+
+def test_calls_run_in_their_order(runtime):
+    handle = runtime.spawn(Part, 10, name="part")
+    futures = [handle.call("add", n) for n in range(5)]
+    assert [f.result() for f in futures] == [10, 11, 13, 16, 20]
+    assert all(f.done() for f in futures)
+
+
+def test_handles_travel_inside_arguments(runtime):
+    a = runtime.spawn(Part, 1, name="a")
+    b = runtime.spawn(Part, 5, name="b")
+    assert a.call("ask", b).result() == 6
+
+
+def test_what_is_shared_is_read_where_it_arrives(runtime):
+    handle = runtime.spawn(Part, 0, name="reader")
+    reference = handle.share(np.ones(300_000))
+    total, writeable = handle.call("read", [reference]).result()
+    assert total == 300_000
+    # Ray's shared memory is read-only: whoever keeps something must copy it (TRAPS 15).
+    assert writeable == runtime.is_inline
+
+
+def test_waiting_returns_what_is_done(runtime):
+    handle = runtime.spawn(Part, 0, name="waiter")
+    futures = [handle.call("add", 1), handle.call("add", 1)]
+    ready = []
+    while len(ready) < 2:
+        ready = runtime.wait(futures, 5.0)
+    assert set(map(id, ready)) == set(map(id, futures))
+    assert runtime.wait([], 0.1) == []
+
+
+def test_waiting_ends_after_its_time(ray_runtime):
+    handle = ray_runtime.spawn(Part, 0, name="sleeper")
+    future = handle.call("wait", 5.0)
+    assert ray_runtime.wait([future], 0.1) == []
+    assert not future.done()
+    ray_runtime.kill(handle)
+
+
+def test_a_users_mistake_in_a_remote_arrives_as_one(ray_runtime):
+    handle = ray_runtime.spawn(Part, 3, True, name="mistaken")
+    with pytest.raises(UserError, match=r"^value=3: unwanted$"):
+        handle.call("add", 1).result()
+    with pytest.raises(UserError, match="unwanted"):
+        handle.call("add", 1).result()
+
+
+def test_any_other_error_arrives_with_its_traceback(ray_runtime):
+    handle = ray_runtime.spawn(Part, 3, name="failing")
+    with pytest.raises(ZeroDivisionError, match="on purpose"):
+        handle.call("fail").result()
+    assert handle.call("add", 1).result() == 4, "the remote lives on"
+
+
+def test_a_killed_process_is_the_failure_of_its_own_call(ray_runtime):
+    handle = ray_runtime.spawn(Part, 3, name="victim")
+    other = ray_runtime.spawn(Part, 3, name="bystander")
+    pid = handle.pid()
+    future = handle.call("wait", 60.0)
+    os.kill(pid, signal.SIGKILL)
+    with pytest.raises(RemoteDiedError):
+        future.result()
+    assert other.call("add", 1).result() == 4
+
+
+def test_kill_ends_the_process(ray_runtime):
+    handle = ray_runtime.spawn(Part, 3, name="doomed")
+    process = psutil.Process(handle.pid())
+    assert "ray::doomed" in " ".join(process.cmdline())
+    ray_runtime.kill(handle)
+    process.wait(timeout=15)
