@@ -351,6 +351,9 @@ def _make_atari(config: EnvConfig, copies: int) -> Environment:
     """ale-py's own vector environment: C++ preprocessing as in Mnih et al. 2015, stacks by us."""
     if config.observation == "pixels":
         raise UserError('env.observation=pixels: an Atari game returns its screen as its "state"')
+    for key, value, default in (("crop", config.crop, None), ("invert", config.invert, False)):
+        if value != default:
+            raise UserError(f"env.{key}={value}: ale-py makes the pictures of {config.id} itself")
     try:
         from ale_py.vector_env import AtariVectorEnv
     except ImportError:

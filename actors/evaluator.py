@@ -21,15 +21,21 @@ from common.variables import VariableClient
 class Evaluator:
     """Its copies share the episodes evenly: no copy plays more because its episodes are short."""
 
-    def __init__(self, config: Config, variables: Handle) -> None:
-        """Environments and an agent of its own; `variables` is where weights are published."""
+    def __init__(self, config: Config, variables: Handle, incarnation: int = 0) -> None:
+        """Environments and an agent of its own.
+
+        Args:
+            config: of the run.
+            variables: where weights are published.
+            incarnation: gives other episodes than those of earlier lives.
+        """
         self._config = config
         self._variables = VariableClient(variables)
         self._weights: Array | None = None
         evaluation = config.evaluation
         self._copies = min(evaluation.envs, evaluation.episodes)
         self._environment = make_environment(config.env, self._copies)
-        seeds = integer_seeds(seed_sequence(config.seed, Role.EVALUATOR), 2)
+        seeds = integer_seeds(seed_sequence(config.seed, Role.EVALUATOR, 0, incarnation), 2)
         self._env_seed: int | None = seeds[0]
         spec = self.spec = self._environment.spec
         self._agent = Agent(

@@ -73,4 +73,15 @@ class InlineHandle:
 
 
 class RemoteDiedError(Exception):
-    """The process at the far end of a handle is gone, and with it the call's result."""
+    """The process at the far end of a handle is gone, and with it the call's result.
+
+    It travels: if a part's own call to another part fails so, its caller learns which one died.
+    """
+
+    def __init__(self, part: str, reason: str) -> None:
+        super().__init__(part, reason)  # both, so that the error can be sent to another process
+        self.part = part
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.part} died ({self.reason})"

@@ -166,6 +166,10 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
             continue
 
 
+MIN_RATE_S = 0.1
+"""Over less time a rate says more about the clock than about the run."""
+
+
 class Rate:
     """Events per second over the last seconds."""
 
@@ -186,4 +190,4 @@ class Rate:
         if len(self._points) < 2:
             return 0.0
         (t0, c0), (t1, c1) = self._points[0], self._points[-1]
-        return (c1 - c0) / (t1 - t0) if t1 > t0 else 0.0
+        return (c1 - c0) / (t1 - t0) if t1 - t0 >= MIN_RATE_S else 0.0

@@ -20,7 +20,7 @@ from common.handles import Handle
 from common.networks import choose_device, make_network
 from common.types import EnvironmentSpec
 from common.variables import Variables
-from deploy.remote import Runtime
+from deploy.remote import Runtime, actor_name
 from deploy.sizing import frame_capacity
 from learner.learner import Learner
 from replay_server.server import ReplayServer
@@ -36,12 +36,15 @@ class Program:
     variables: Handle
     shards: list[Handle]
     learner: Handle
+    incarnation: int  # of all parts at the start: how often the run was resumed, or more
     actors: list[Handle] = field(default_factory=list)
 
     @cached_property
     def evaluator(self) -> Handle:
         """Made when first needed: its process would slow the start of all others."""
-        return self.runtime.spawn(Evaluator, self.config, self.variables, name="evaluator")
+        return self.runtime.spawn(
+            Evaluator, self.config, self.variables, self.incarnation, name="evaluator"
+        )
 
     def spawn_actor(self, index: int, incarnation: int) -> Handle:
         """An actor; one that replaces another keeps its index and has the next incarnation."""
@@ -52,7 +55,7 @@ class Program:
             incarnation,
             self.shards,
             self.variables,
-            name=f"actor-{index}-{incarnation}",
+            name=actor_name(index, incarnation),
         )
 
 
@@ -66,8 +69,15 @@ def check(config: Config, spec: EnvironmentSpec) -> None:
     choose_device(config.learner.device)
 
 
-def build(config: Config, spec: EnvironmentSpec, runtime: Runtime) -> Program:
-    """Make all parts. On Ray they start side by side, in processes of their own."""
+def build(config: Config, spec: EnvironmentSpec, runtime: Runtime, incarnation: int = 0) -> Program:
+    """Make all parts. On Ray they start side by side, in processes of their own.
+
+    Args:
+        config: of the run.
+        spec: of its environment.
+        runtime: where the parts live.
+        incarnation: 0, and more for a run that is resumed: random streams do not repeat.
+    """
     variables = runtime.spawn(Variables, name="variables")
     capacity = math.ceil(config.replay.capacity / config.replay.shards)
     shards = [
@@ -80,11 +90,14 @@ def build(config: Config, spec: EnvironmentSpec, runtime: Runtime) -> Program:
             frame_capacity(config, spec),
             config.seed,
             index,
+            incarnation,
             name=f"shard-{index}",
         )
         for index in range(config.replay.shards)
     ]
-    learner = runtime.spawn(Learner, config, spec, shards, variables, name="learner")
-    program = Program(config, spec, runtime, variables, shards, learner)
-    program.actors = [program.spawn_actor(index, 0) for index in range(config.actors.count)]
+    learner = runtime.spawn(Learner, config, spec, shards, variables, incarnation, name="learner")
+    program = Program(config, spec, runtime, variables, shards, learner, incarnation)
+    program.actors = [
+        program.spawn_actor(index, incarnation) for index in range(config.actors.count)
+    ]
     return program

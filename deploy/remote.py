@@ -14,6 +14,11 @@ from common.handles import Future, Handle, InlineHandle, RemoteDiedError
 from common.types import UserError
 
 
+def actor_name(index: int, incarnation: int) -> str:
+    """What an actor is called in process lists and errors."""
+    return f"actor-{index}-{incarnation}"
+
+
 class Runtime(Protocol):
     """Makes parts and waits for their answers."""
 
@@ -82,8 +87,10 @@ class _Host:
 class RemoteFuture:
     """An object reference of Ray's as a `Future`."""
 
-    def __init__(self, reference: Any) -> None:
+    def __init__(self, reference: Any, part: str) -> None:
+        """`part` names the remote in errors."""
         self.reference = reference
+        self._part = part
 
     def result(self) -> Any:
         """Wait for the value.
@@ -93,19 +100,17 @@ class RemoteFuture:
             Exception: what the call raised, with the remote's traceback in its cause.
         """
         import ray
-        from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+        from ray.exceptions import RayActorError, RayTaskError
 
         try:
             return ray.get(self.reference)
         except RayTaskError as error:
             cause = error.cause
-            if isinstance(cause, UserError):
+            if isinstance(cause, (UserError, RemoteDiedError)):
                 raise cause from None
             raise
         except (RayActorError, ray.exceptions.ObjectLostError) as error:
-            raise RemoteDiedError(_plain_line(error)) from error
-        except GetTimeoutError as error:
-            raise RemoteDiedError("no answer") from error
+            raise RemoteDiedError(self._part, _plain_line(error)) from error
 
     def done(self) -> bool:
         """Whether the value is there, without waiting."""
@@ -123,18 +128,19 @@ def _plain_line(error: Exception) -> str:
 class RemoteHandle:
     """`Handle` over a remote. Travels inside arguments."""
 
-    def __init__(self, remote: Any) -> None:
+    def __init__(self, remote: Any, name: str) -> None:
         self.remote = remote
+        self.name = name
 
     def call(self, method: str, *args: Any) -> Future[Any]:
         """Queue the call; Ray keeps the order of one caller's calls."""
-        return RemoteFuture(self.remote.call.remote(method, *args))
+        return RemoteFuture(self.remote.call.remote(method, *args), self.name)
 
     def share(self, value: Any) -> Future[Any]:
         """Put `value` into Ray's object store once, for all readers."""
         import ray
 
-        return RemoteFuture(ray.put(value))
+        return RemoteFuture(ray.put(value), "the owner of a shared value")
 
     def pid(self) -> int:
         """Process of the remote."""
@@ -177,7 +183,7 @@ class RayRuntime:
         # Ray names a remote's process after its class: one of that name tells who it is.
         host = ray.remote(type(name, (_Host,), {}))
         remote = host.options(name=name, num_cpus=0).remote(cls, args)
-        handle = RemoteHandle(remote)
+        handle = RemoteHandle(remote, name)
         self._remotes.append(handle)
         return handle
 

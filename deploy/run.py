@@ -183,7 +183,8 @@ def _run(
     from deploy.program import build as build_program
 
     try:
-        program = build_program(folder.config, spec, runtime)
+        incarnation = checkpoint.state["incarnation"] + 1 if checkpoint else 0
+        program = build_program(folder.config, spec, runtime, incarnation)
         supervisor = Supervisor(program, folder, view, started_s)
         with _signals(supervisor):
             if checkpoint is not None:

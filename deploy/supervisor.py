@@ -26,6 +26,7 @@ from common.types import (
     UserError,
 )
 from deploy.metrics import MetricsWriter, Rate, RunFolder
+from deploy.remote import actor_name
 from replay_server.rate_limiter import RateLimiter
 
 if TYPE_CHECKING:  # it imports torch; see deploy.run
@@ -85,6 +86,10 @@ class _Seat:
     failures: int = 0
     epsilon: float = math.nan
 
+    @property
+    def name(self) -> str:
+        return actor_name(self.index, self.incarnation)
+
 
 @dataclass(slots=True)
 class _Window:
@@ -118,7 +123,9 @@ class Supervisor:
         self._view = view
         self._started_s = started_s
         self._counters = Counters()
-        self._seats = [_Seat(i, handle) for i, handle in enumerate(program.actors)]
+        self._seats = [
+            _Seat(i, handle, program.incarnation) for i, handle in enumerate(program.actors)
+        ]
         self._idle: deque[_Seat] = deque(self._seats)
         self._training: deque[tuple[int, Future[LearnerReport]]] = deque()
         self._evaluating: Future[EvaluationReport] | None = None
@@ -187,12 +194,9 @@ class Supervisor:
             self._folder.write_summary(summary)
             return summary
         except RemoteDiedError as error:
-            raise RunFailedError(
-                f"a part of the run died: {error}; {self._resume_hint()}"
-            ) from error
+            raise RunFailedError(f"{error}; {self._resume_hint()}") from error
         finally:
             metrics.close()
-            self._view.close()
 
     # --- the loop ---------------------------------------------------------------------------
 
@@ -216,7 +220,7 @@ class Supervisor:
         """Give work to whoever is idle and may go on; whether anybody got some."""
         config = self._config
         anybody = False
-        amount = config.collect_transitions
+        amount = config.insert_quantum
         # Each idle actor is asked once: inline, a call is over before the next is made.
         for _ in range(len(self._idle)):
             if not self._limiter.can_insert(amount):
@@ -267,12 +271,14 @@ class Supervisor:
     def _settle_actor(self, seat: _Seat) -> None:
         assert seat.call is not None
         call, seat.call = seat.call, None
-        amount = self._config.collect_transitions
+        amount = self._config.insert_quantum
         try:
             report = call.result()
         except UserError:
             raise
         except Exception as error:  # whatever an environment raises, or the end of its process
+            if isinstance(error, RemoteDiedError) and error.part != seat.name:
+                raise  # the actor is well, a part that it talks to is gone
             self._limiter.end_insert(amount, 0)
             self._replace(seat, error)
             return
@@ -411,7 +417,13 @@ class Supervisor:
             name: getattr(self._counters, name) for name in Counters.__dataclass_fields__
         } | {"learner_steps": steps}
         best = self._best_score if math.isfinite(self._best_score) else None
-        state = {"counters": counters, "learner": learner, "best_score": best}
+        state = {
+            "counters": counters,
+            "learner": learner,
+            "best_score": best,
+            # A run that goes on from here starts its parts with the next: no stream repeats.
+            "incarnation": max(seat.incarnation for seat in self._seats),
+        }
         self._folder.checkpoints.save(steps, {"learner": tensors}, state)
         self._saved_steps = self._counters.learner_steps
         self._saved_s = time.monotonic()

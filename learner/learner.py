@@ -46,6 +46,7 @@ class Learner:
         spec: EnvironmentSpec,
         shards: list[Handle],
         variables: Handle,
+        incarnation: int = 0,
     ) -> None:
         """A learner with random weights, published as version 0.
 
@@ -54,6 +55,8 @@ class Learner:
             spec: of the environment.
             shards: of the replay memory.
             variables: where weights are published.
+            incarnation: gives other samples than those of earlier lives; the first weights are
+                the seed's alone.
         """
         self._config = config
         learner = config.learner
@@ -76,7 +79,7 @@ class Learner:
             learner.batches_per_sample,
             learner.samples_in_flight,
             config.replay.beta,
-            np.random.default_rng(seed_sequence(config.seed, Role.SAMPLER)),
+            np.random.default_rng(seed_sequence(config.seed, Role.SAMPLER, 0, incarnation)),
         )
         self._stager = Stager(self._device)
         self._variables = variables
