@@ -144,7 +144,8 @@ class Actor:
         )
 
     def close(self) -> None:
-        """Wait for chunks under way, free the environments."""
+        """Send what is complete, wait for chunks under way, free the environments."""
+        self._send()
         self._writer.flush()
         self._environment.close()
 

@@ -212,7 +212,7 @@ def _import_minatar(env_id: str) -> None:
         raise UserError(
             f"env.id={env_id}: needs the package minatar (pip install minatar)"
         ) from None
-    if env_id not in gym.registry:
+    if "MinAtar/Breakout-v1" not in gym.registry:
         register_envs()
 
 
@@ -267,7 +267,8 @@ def _wrap(env: gym.Env[Any, Any], config: EnvConfig) -> gym.Env[Any, Any]:
                     "screen size to set; leave the key out"
                 )
             setattr(env.unwrapped, attribute, size)
-        env.reset(seed=0)  # AddRenderObservation renders once to see the size
+        env.reset(seed=0)
+        _check_picture(env, config)
         env = AddRenderObservation(env, render_only=True)
     space = env.observation_space
     if _is_picture(space):
@@ -293,6 +294,23 @@ def _wrap(env: gym.Env[Any, Any], config: EnvConfig) -> gym.Env[Any, Any]:
             f"at most {MAX_VECTOR:,}"
         )
     return env
+
+
+def _check_picture(env: gym.Env[Any, Any], config: EnvConfig) -> None:
+    """Refuse what cannot be rendered, or comes out as something else than 8-bit pictures."""
+    try:
+        picture: Any = env.render()
+    except Exception as error:  # a renderer may raise anything
+        raise UserError(
+            f"env.observation=pixels: {config.id} cannot be rendered "
+            f"({type(error).__name__}: {_first_line(error)})"
+        ) from error
+    if not isinstance(picture, np.ndarray) or picture.dtype != np.uint8 or picture.ndim != 3:
+        kind = picture.dtype if isinstance(picture, np.ndarray) else type(picture).__name__
+        raise UserError(
+            f"env.observation=pixels: {config.id} renders {kind}, not 8-bit pictures; "
+            "use env.observation=state"
+        )
 
 
 def _is_picture(space: gym.Space[Any]) -> bool:
@@ -355,13 +373,12 @@ def _make_atari(config: EnvConfig, copies: int) -> Environment:
         if value != default:
             raise UserError(f"env.{key}={value}: ale-py makes the pictures of {config.id} itself")
     try:
+        import ale_py
         from ale_py.vector_env import AtariVectorEnv
     except ImportError:
         raise UserError(f"env.id={config.id}: needs ale-py (pip install 'raydqn[atari]')") from None
-    name = config.id.removeprefix("ALE/").rpartition("-v")[0]
-    game = "".join("_" + c.lower() if c.isupper() else c for c in name).lstrip("_")
-    if not config.id.endswith("-v5"):
-        raise UserError(f"env.id={config.id}: must be of the form ALE/Pong-v5")
+    gym.register_envs(ale_py)
+    game = _find(config.id).kwargs["game"]
     try:
         vector = AtariVectorEnv(
             game,
@@ -381,7 +398,7 @@ def _make_atari(config: EnvConfig, copies: int) -> Environment:
             autoreset_mode=AutoresetMode.NEXT_STEP,
             **config.kwargs,
         )
-    except Exception as error:  # unknown game: ale-py raises several kinds
+    except Exception as error:  # ale-py raises several kinds
         raise UserError(
             f"env.id={config.id}: cannot be made ({type(error).__name__}: {_first_line(error)})"
         ) from error

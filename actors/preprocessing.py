@@ -40,14 +40,12 @@ def preprocess_picture(
     image = Image.fromarray(picture)
     if crop is not None:
         left, top, right, bottom = crop
-        image = image.crop(
-            (
-                round(left * image.width),
-                round(top * image.height),
-                round(right * image.width),
-                round(bottom * image.height),
-            )
-        )
+        x, y = round(left * image.width), round(top * image.height)
+        # At least one pixel, however small the fraction.
+        x, y = min(x, image.width - 1), min(y, image.height - 1)
+        x_end = max(x + 1, round(right * image.width))
+        y_end = max(y + 1, round(bottom * image.height))
+        image = image.crop((x, y, x_end, y_end))
     image = image.convert("L" if grey else "RGB")
     if image.size != (width, height):
         # A box filter averages what it merges: thin things fade, they do not vanish.

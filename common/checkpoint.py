@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
@@ -67,10 +68,12 @@ class CheckpointStore:
             The checkpoint's folder.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
+        for stale in self.folder.glob(".writing-*"):  # of a process that was killed
+            shutil.rmtree(stale, ignore_errors=True)
         final = self.folder / f"step-{step:08d}"
         temporary = Path(tempfile.mkdtemp(prefix=".writing-", dir=self.folder))
         try:
-            files = {f"{name}.safetensors": save_tensors(dict(t)) for name, t in tensors.items()}
+            files = {f"{name}.safetensors": _tensor_bytes(t) for name, t in tensors.items()}
             files[STATE] = json.dumps(dict(state), indent=1).encode()
             manifest = {
                 name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
@@ -79,9 +82,18 @@ class CheckpointStore:
             files[MANIFEST] = json.dumps(manifest, indent=1).encode()
             for name, data in files.items():
                 write_synced(temporary / name, data)
+            # A folder cannot be replaced in one step: the old one steps aside, and comes back if
+            # the new one does not make it.
+            old = final.with_name(f".replaced-{final.name}")
             if final.exists():
-                shutil.rmtree(final)
-            temporary.rename(final)
+                final.rename(old)
+            try:
+                temporary.rename(final)
+            except OSError:
+                if old.exists():
+                    old.rename(final)
+                raise
+            shutil.rmtree(old, ignore_errors=True)
             _sync_folder(self.folder)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -110,6 +122,12 @@ class CheckpointStore:
         except CheckpointError as error:
             older = f"; the one before it is {paths[-2]}" if len(paths) > 1 else ""
             raise CheckpointError(f"{error}{older}") from None
+
+
+def _tensor_bytes(tensors: Mapping[str, Array]) -> bytes:
+    # safetensors writes memory as it lies: another order (channels last) would be saved wrong.
+    data: bytes = save_tensors({n: np.asarray(array, order="C") for n, array in tensors.items()})
+    return data
 
 
 def load_checkpoint(path: Path) -> Checkpoint:

@@ -321,9 +321,10 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """`base` with the values of `over` in their places; both nested by section."""
     result = dict(base)
     for name, value in over.items():
-        below = result.get(name)
-        is_section = name in Config.model_fields and isinstance(value, Mapping)
-        result[name] = merge(below or {}, value) if is_section else value
+        if name in Config.model_fields and isinstance(value, Mapping):
+            below = result.get(name)
+            value = merge(below if isinstance(below, Mapping) else {}, value)
+        result[name] = value
     return result
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -122,7 +123,7 @@ def make_network(
 ) -> QNetwork:
     """A network whose weights depend on `seeds` alone; torch's global generator is left alone."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(sum(seed << (32 * i) for i, seed in enumerate(seeds)) % 2**63)
+        torch.manual_seed(int(np.random.SeedSequence(list(seeds)).generate_state(1)[0]))
         return QNetwork(spec, config)
 
 

@@ -144,6 +144,9 @@ class Chunk:
         missing = [name for name in _CHUNK_COLUMNS if name not in arrays]
         if missing:
             raise ValueError(f"chunk without column {missing[0]!r}")
+        for name, column in arrays.items():
+            if not column.ndim:
+                raise ValueError(f"chunk column {name!r} has no rows")
         count = len(arrays["action"])
         for name, column in arrays.items():
             if name != "frames" and len(column) != count:

@@ -20,6 +20,7 @@ MAGIC = b"RDQNWIRE"
 ALIGNMENT_BYTES = 64
 MAX_HEADER_BYTES = 1 << 20
 MAX_DIMENSIONS = 8
+MAX_EXTENT_BYTES = 1 << 62
 _PREFIX_BYTES = len(MAGIC) + 4
 _DTYPES = {
     np.dtype(name).str: np.dtype(name).newbyteorder("<")
@@ -139,11 +140,14 @@ def _check_entry(entry: Any, available_bytes: int) -> None:
     if not isinstance(code, str) or code not in _DTYPES:
         raise WireError(f"column {name!r}: dtype {code!r} is not one that travels")
     sizes_ok = isinstance(shape, list) and len(shape) <= MAX_DIMENSIONS
-    if not sizes_ok or not all(type(n) is int and 0 <= n <= available_bytes for n in shape):
+    if not sizes_ok or not all(type(n) is int and n >= 0 for n in shape):
         raise WireError(f"column {name!r}: impossible shape")
-    size = _DTYPES[code].itemsize
+    size = extent = _DTYPES[code].itemsize
     for n in shape:  # Python integers: no overflow
         size *= n
+        extent *= max(1, n)
+    if extent > MAX_EXTENT_BYTES:  # numpy cannot hold it, not even when another side is 0
+        raise WireError(f"column {name!r}: impossible shape")
     if type(offset) is not int or offset < 0 or offset % ALIGNMENT_BYTES:
         raise WireError(f"column {name!r}: impossible offset")
     if offset + size > available_bytes:

@@ -83,6 +83,7 @@ class RunFolder:
             "learner_steps": str(report.learner_steps),
             "version": str(report.version),
         }
+        # In wire format they are contiguous, as safetensors needs them.
         write_atomically(self.path / BEST, save_tensors(tensors, meta))
 
     def load_best(self) -> tuple[Array, dict[str, str]] | None:

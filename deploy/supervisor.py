@@ -10,6 +10,7 @@ import hashlib
 import math
 import time
 from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -192,6 +193,7 @@ class Supervisor:
             summary = self._summary(reason)
             self._report(metrics)
             self._folder.write_summary(summary)
+            self._close_parts()
             return summary
         except RemoteDiedError as error:
             raise RunFailedError(f"{error}; {self._resume_hint()}") from error
@@ -387,6 +389,15 @@ class Supervisor:
             self._program.learner.call("publish").result()
             self._evaluating = self._program.evaluator.call("evaluate")
             self._settle_evaluation()
+
+    def _close_parts(self) -> None:
+        """Let environments free what they hold; a part that cannot is about to be ended anyway."""
+        handles = [seat.handle for seat in self._seats]
+        if self._counters.evaluations:
+            handles.append(self._program.evaluator)
+        for handle in handles:
+            with suppress(Exception):
+                handle.call("close").result()
 
     def _wall_s(self) -> float:
         return self._wall_before_s + time.monotonic() - self._started_s

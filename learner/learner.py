@@ -105,6 +105,7 @@ class Learner:
             step = self._update(transition, weight)
             if step is None:
                 diverged = self._encode_batch(transition, weight)
+                self._round = self._device_round = None
                 break
             loss, mean_q, grad_norm, td_error = step
             self._priorities[number] = td_error
@@ -199,9 +200,7 @@ class Learner:
             self._round = self._sampler.next_round()
             self._device_round = self._stager.stage(self._round)
             self._next_batch = 0
-            for sample in self._round.samples:
-                # On the device by now: let go of shared memory.
-                sample.frames = sample.frames[:0].copy()
+            self._round.release()
         number = self._next_batch
         self._next_batch += 1
         return self._round, self._device_round, number

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 
@@ -80,6 +80,20 @@ class Round:
     weights: Array
     ages: Array
 
+    def release(self) -> None:
+        """Let go of the messages the samples lie in, once they are on the device.
+
+        One view pins the whole message in Ray's shared memory. Keys, versions and summaries stay:
+        priorities and statistics need them.
+        """
+        for sample in self.samples:
+            for field in fields(sample):
+                column = getattr(sample, field.name)
+                if field.name in ("key", "version"):
+                    setattr(sample, field.name, np.array(column))
+                elif field.name != "summary":
+                    setattr(sample, field.name, np.array(column[:0]))
+
 
 class ReplaySampler:
     """Draws batches from the whole memory as if it were one table.
@@ -99,7 +113,16 @@ class ReplaySampler:
         beta: float,
         rng: np.random.Generator,
     ) -> None:
-        """Nothing is asked for yet: `start` reads the shards' totals."""
+        """Nothing is asked for before the first `next_round`.
+
+        Args:
+            shards: of the memory.
+            batch_size: B.
+            batches_per_round: batches asked for in one message.
+            rounds_in_flight: messages under way per shard, the one waited for included.
+            beta: exponent of importance weights.
+            rng: for choosing shards.
+        """
         self._shards = list(shards)
         self._batch_size = batch_size
         self._batches = batches_per_round
@@ -122,7 +145,7 @@ class ReplaySampler:
         Raises:
             ValueError: nothing in any shard.
         """
-        if not self.summaries:
+        if not any(summary.total > 0 for summary in self.summaries):
             self.summaries = [f.result() for f in [s.call("summary") for s in self._shards]]
         while len(self._rounds) < self._window:
             self._request()
@@ -147,7 +170,7 @@ class ReplaySampler:
         calls: list[Future[None]] = []
         begin = 0
         for sample in round_.samples:
-            end = begin + len(sample)
+            end = begin + len(sample.key)
             if end > begin:
                 shard = self._shards[sample.summary.shard]
                 incarnation = sample.summary.incarnation

@@ -35,12 +35,16 @@ class RateLimiter:
         Raises:
             ValueError: settings with which both sides would come to wait for each other.
         """
-        if samples_per_insert <= 0:
+        if not samples_per_insert > 0:
             raise ValueError(f"samples_per_insert={samples_per_insert:g}: must be greater than 0")
         if min_size < 1:
             raise ValueError(f"min_size={min_size}: must be at least 1")
+        for name, value in (("insert_quantum", insert_quantum), ("sample_quantum", sample_quantum)):
+            if value < 1:
+                raise ValueError(f"{name}={value}: must be at least 1")
+        self._insert_quantum, self._sample_quantum = insert_quantum, sample_quantum
         least = max(insert_quantum * samples_per_insert, sample_quantum)
-        if error < least:
+        if not error >= least:
             raise ValueError(
                 f"error={error:g}: must be at least {least:g}, the larger of one insert × "
                 "samples_per_insert and one batch, or both sides would wait for each other"
@@ -99,8 +103,8 @@ class RateLimiter:
             return f"learner waits: {self.inserted:,} of {self.min_size:,} first transitions"
         surplus = self.samples_per_insert * self.inserted - self.sampled - self._centre
         ratio = f"{self.ratio:.2f} samples per insert, {self.samples_per_insert:g} wanted"
-        if surplus <= -self.error / 2:
+        if surplus < self._sample_quantum - self.error:
             return f"learner waits for actors: {ratio}"
-        if surplus >= self.error / 2:
+        if surplus > self.error - self.samples_per_insert * self._insert_quantum:
             return f"actors wait for learner: {ratio}"
         return f"balanced: {ratio}"

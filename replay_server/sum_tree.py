@@ -32,6 +32,11 @@ class SumTree:
         """Sum of all masses."""
         return float(self._nodes[1])
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the tree."""
+        return self._nodes.nbytes
+
     def get(self, leaves: Array) -> Array:
         """Masses of these leaves, `[n]` float64."""
         masses: Array = self._nodes[self._leaves + leaves]

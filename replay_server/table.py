@@ -116,7 +116,7 @@ class Table:
             self._discount,
             self._version,
         )
-        return sum(column.nbytes for column in columns) + 16 * self._tree.capacity
+        return sum(column.nbytes for column in columns) + self._tree.nbytes
 
     def can_sample(self, count: int) -> bool:
         """Whether the memory holds `count` items or more."""
@@ -258,9 +258,15 @@ class Table:
             )
         if chunk.frames.dtype != self._frames.dtype:
             raise ValueError(f"frames of {chunk.frames.dtype}: must be {self._frames.dtype}")
+        for name in ("action", "reward", "discount", "version", "priority"):
+            column = getattr(chunk, name)
+            if column is not None and column.shape != (count,):
+                raise ValueError(f"{name} of shape {column.shape}: must be {(count,)}")
         for numbers in (chunk.observation, chunk.next_observation):
             if numbers.shape != (count, self._stack):
                 raise ValueError(f"stacks {numbers.shape}: must be {(count, self._stack)}")
+            if numbers.dtype.kind not in "iu":
+                raise ValueError(f"stacks of {numbers.dtype}: must be whole numbers")
             if count and (numbers.min() < PAD or numbers.max() >= frames):
                 raise ValueError(f"a stack names a frame outside the chunk's {frames}")
 

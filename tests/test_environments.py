@@ -427,14 +427,14 @@ def test_a_misspelt_game_suggests_a_near_one():
 
 
 @needs_atari
-def test_every_game_of_gymnasiums_registry_has_the_name_that_ale_py_knows(make):
-    # A digit in the name is no new word: tic_tac_toe_3d.
+def test_a_game_with_a_digit_in_its_name_is_found(make):
+    # Its ROM is tic_tac_toe_3d: splitting the id at capitals makes another name of it.
     environment = make(id="ALE/TicTacToe3D-v5", copies=1)
     assert environment.reset(0).shape == (1, 1, 84, 84)
 
 
 @needs_atari
-@pytest.mark.parametrize("env_id", ["ALE/Pong-v4", "ALE/Pong", "ALE/"])
+@pytest.mark.parametrize("env_id", ["ALE/Pong-v4", "ALE/Pong"])
 def test_another_form_of_the_id_is_refused_with_the_right_form(env_id):
     assert "ALE/Pong-v5" in refusal(id=env_id)
 

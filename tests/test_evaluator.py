@@ -208,9 +208,11 @@ def test_reported_weights_do_not_hang_on_a_shared_buffer(make):
 def first_sight(part, act):
     """What the network of an actor or evaluator was shown first."""
     seen = []
-    part._agent._network.register_forward_pre_hook(lambda _, args: seen.append(args[0].numpy()))
+    part._agent._network.register_forward_pre_hook(
+        lambda _, args: seen.append(args[0].numpy().copy())
+    )
     act()
-    return seen[0].copy()
+    return seen[0]
 
 
 def test_its_episodes_are_not_those_that_the_actors_see(make):
