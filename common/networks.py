@@ -92,9 +92,10 @@ class QNetwork(nn.Module):
         if self._is_convolution:
             # [B, S·C, H, W]; reordered while it is still 8-bit.
             x = x.flatten(1, 2).contiguous(memory_format=torch.channels_last)
+        is_copy = x.dtype != torch.float32  # then scaling in place spares a pass over memory
         x = x.to(torch.float32)
         if self._scale != 1.0:
-            x = x * self._scale
+            x = x.mul_(self._scale) if is_copy else x * self._scale
         q: Tensor = self.layers(x)
         return q
 

@@ -165,6 +165,8 @@ class RayRuntime:
         # remotes is the configuration's to decide on one machine.
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        # Ray starts workers at niceness 15: beside anything else on the machine they would starve.
+        os.environ.setdefault("RAY_worker_niceness", "0")
         # One thread for each remote's numerics; the learner sets its own number.
         os.environ.setdefault("OMP_NUM_THREADS", "1")
         import ray
