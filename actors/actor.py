@@ -66,7 +66,7 @@ class Actor:
         self._writer = ReplayWriter(shards, config.actors.inserts_in_flight, first_shard=index)
         self._variables = VariableClient(variables)
         self._steps_since_chunk = 0
-        self._frames = self._environment.reset(env_seed).copy()
+        self._frames = self._environment.reset(env_seed)
         self._first = np.ones(copies, bool)
         self._ignored = np.zeros(copies, bool)
         self._returns = np.zeros(copies)
@@ -137,6 +137,7 @@ class Actor:
             epsilon=float(epsilons.mean()),
             version=self._variables.version,
             fetches=self._variables.fetches - fetches,
+            inserts_in_flight=self._writer.in_flight,
             wall_s=time.perf_counter() - start,
             env_s=env_s,
             policy_s=policy_s,

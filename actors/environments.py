@@ -23,7 +23,6 @@ from actors.preprocessing import preprocess_picture
 from common.config import EnvConfig, suggest
 from common.types import Array, EnvironmentSpec, FrameSpec, TimeStep, UserError
 
-MAX_ACTIONS = 4096
 MAX_VECTOR = 1 << 20
 
 
@@ -69,7 +68,7 @@ class Environment:
         observation, info = self._vector.reset(seed=seed)
         self._done[:] = False
         self._lives = self._lives_in(info)
-        return self._to_frames(observation)
+        return self._frames(observation)
 
     def step(self, actions: Array) -> TimeStep:
         """Apply one action (0 … A−1) to each copy, `[N]` int."""
@@ -82,7 +81,7 @@ class Environment:
         lost = (lives < self._lives) & ~first & ~self._done
         self._lives = lives
         return TimeStep(
-            observation=self._to_frames(observation),
+            observation=self._frames(observation),
             reward=np.asarray(reward, np.float32),
             terminated=np.asarray(terminated, bool),
             truncated=np.asarray(truncated, bool),
@@ -100,6 +99,11 @@ class Environment:
     def close(self) -> None:
         """Free what the copies hold."""
         self._vector.close()
+
+    def _frames(self, observation: Array) -> Array:
+        """Copied: an environment may write its next observation into the same memory."""
+        frames = self._to_frames(observation)
+        return frames.copy() if np.may_share_memory(frames, observation) else frames
 
     def _lives_in(self, info: dict[str, Any]) -> Array:
         lives = info.get("lives")
@@ -170,9 +174,18 @@ def _make_gymnasium(config: EnvConfig, copies: int, render: bool) -> Environment
         )
     assert isinstance(space, gym.spaces.Box)
     frame, to_frames = _frames_of(space, config)
+    refuse_unused_keys(config, frame)
     protocol = {"env": config.id, "observation": config.observation, "stack": config.stack}
     if config.kwargs:
         protocol["kwargs"] = config.kwargs
+    if config.observation == "pixels":
+        protocol["rendered"] = f"{config.render_width or '–'}×{config.render_height or '–'}"
+    if frame.is_picture and frame.scale != 1.0:
+        protocol["picture"] = (
+            f"{config.width}×{config.height} {'grey' if config.grey else 'RGB'}"
+            + (f", crop {list(config.crop)}" if config.crop else "")
+            + (", inverted" if config.invert else "")
+        )
     return Environment(
         vector,
         EnvironmentSpec(frame, config.stack, int(action_space.n), protocol),
@@ -180,6 +193,28 @@ def _make_gymnasium(config: EnvConfig, copies: int, render: bool) -> Environment
         int(action_space.start),
         frames_per_step=1,
     )
+
+
+ATARI_KEYS = ("sticky_actions", "frame_skip", "noop_max", "max_episode_frames")
+PICTURE_KEYS = ("crop", "grey", "invert", "width", "height")
+RENDER_KEYS = ("render_width", "render_height")
+
+
+def refuse_unused_keys(config: EnvConfig, frame: FrameSpec) -> None:
+    """A key that was changed but has no effect here would look obeyed.
+
+    Raises:
+        UserError: names the key and what has it.
+    """
+    unused = dict.fromkeys(ATARI_KEYS, "an Atari game (ALE/…)")
+    if config.observation != "pixels":
+        unused |= dict.fromkeys(RENDER_KEYS, "env.observation=pixels")
+    if not frame.is_picture or frame.scale == 1.0:  # vectors, and MinAtar's binary planes
+        unused |= dict.fromkeys(PICTURE_KEYS, "an observation of pictures")
+    for key, needs in unused.items():
+        value = getattr(config, key)
+        if value != EnvConfig.model_fields[key].default:
+            raise UserError(f"env.{key}={value}: has no effect on {config.id}, it needs {needs}")
 
 
 def _find(env_id: str) -> gym.envs.registration.EnvSpec:
@@ -267,7 +302,7 @@ def _wrap(env: gym.Env[Any, Any], config: EnvConfig) -> gym.Env[Any, Any]:
                     "screen size to set; leave the key out"
                 )
             setattr(env.unwrapped, attribute, size)
-        env.reset(seed=0)
+        env.reset(seed=0)  # a picture can be rendered only of something
         _check_picture(env, config)
         env = AddRenderObservation(env, render_only=True)
     space = env.observation_space
@@ -275,6 +310,11 @@ def _wrap(env: gym.Env[Any, Any], config: EnvConfig) -> gym.Env[Any, Any]:
         return PictureObservation(env, config)
     if isinstance(space, gym.spaces.Box) and _is_grid(space):
         return env
+    if isinstance(space, gym.spaces.Box) and space.dtype == np.uint8 and len(space.shape) == 3:
+        raise UserError(
+            f"env.id={config.id}: pictures of shape {space.shape}; must be [H, W, 1] or [H, W, 3], "
+            "unstacked (env.stack stacks them)"
+        )
     if not (isinstance(space, gym.spaces.Box) and len(space.shape) == 1):
         try:
             flat = gym.spaces.utils.flatten_space(space)
@@ -305,10 +345,11 @@ def _check_picture(env: gym.Env[Any, Any], config: EnvConfig) -> None:
             f"env.observation=pixels: {config.id} cannot be rendered "
             f"({type(error).__name__}: {_first_line(error)})"
         ) from error
-    if not isinstance(picture, np.ndarray) or picture.dtype != np.uint8 or picture.ndim != 3:
-        kind = picture.dtype if isinstance(picture, np.ndarray) else type(picture).__name__
+    is_array = isinstance(picture, np.ndarray)
+    if not is_array or picture.dtype != np.uint8 or picture.shape[2:] not in ((1,), (3,)):
+        kind = f"{picture.dtype} {picture.shape}" if is_array else type(picture).__name__
         raise UserError(
-            f"env.observation=pixels: {config.id} renders {kind}, not 8-bit pictures; "
+            f"env.observation=pixels: {config.id} renders {kind}, not 8-bit pictures in grey or RGB; "
             "use env.observation=state"
         )
 
@@ -359,8 +400,9 @@ def _frames_of(
         height, width, channels = space.shape
         spec = FrameSpec((channels, height, width), "uint8", 1.0)
         return spec, lambda batch: batch.transpose(0, 3, 1, 2).astype(np.uint8)
+    scale = 1 / 255 if space.dtype == np.uint8 else 1.0
     return (
-        FrameSpec(space.shape, "float32", 1.0),
+        FrameSpec(space.shape, "float32", scale),
         lambda batch: np.asarray(batch, np.float32),
     )
 
@@ -376,9 +418,12 @@ def _make_atari(config: EnvConfig, copies: int) -> Environment:
         import ale_py
         from ale_py.vector_env import AtariVectorEnv
     except ImportError:
-        raise UserError(f"env.id={config.id}: needs ale-py (pip install 'raydqn[atari]')") from None
+        raise UserError(f"env.id={config.id}: needs ale-py (pip install ale-py)") from None
     gym.register_envs(ale_py)
-    game = _find(config.id).kwargs["game"]
+    settings = _find(config.id).kwargs
+    game = settings["game"]
+    if settings.get("obs_type") == "ram":
+        raise UserError(f"env.id={config.id}: must show pictures, not -ram")
     try:
         vector = AtariVectorEnv(
             game,
@@ -419,6 +464,7 @@ def _make_atari(config: EnvConfig, copies: int) -> Environment:
         "max_episode_frames": config.max_episode_frames,
         "life_loss_ends": config.life_loss_ends,
         "reward_clip": config.reward_clip,
+        "picture": f"{config.width}×{config.height} {'grey' if config.grey else 'RGB'}",
         "actions": int(vector.single_action_space.n),
     }
     return Environment(

@@ -13,7 +13,6 @@ import json
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,10 +67,10 @@ class CheckpointStore:
             The checkpoint's folder.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        for stale in self.folder.glob(".writing-*"):  # of a process that was killed
-            shutil.rmtree(stale, ignore_errors=True)
+        self._tidy()
         final = self.folder / f"step-{step:08d}"
-        temporary = Path(tempfile.mkdtemp(prefix=".writing-", dir=self.folder))
+        temporary = self.folder / f".writing-{final.name}"
+        temporary.mkdir()
         try:
             files = {f"{name}.safetensors": _tensor_bytes(t) for name, t in tensors.items()}
             files[STATE] = json.dumps(dict(state), indent=1).encode()
@@ -82,6 +81,7 @@ class CheckpointStore:
             files[MANIFEST] = json.dumps(manifest, indent=1).encode()
             for name, data in files.items():
                 write_synced(temporary / name, data)
+            _sync_folder(temporary)
             # A folder cannot be replaced in one step: the old one steps aside, and comes back if
             # the new one does not make it.
             old = final.with_name(f".replaced-{final.name}")
@@ -97,16 +97,33 @@ class CheckpointStore:
             _sync_folder(self.folder)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-        for old in self.paths()[: -self._keep]:
-            shutil.rmtree(old)
+        for superfluous in self.paths()[: -self._keep]:
+            # Out of sight first: a kill halfway leaves no half checkpoint.
+            gone = superfluous.rename(superfluous.with_name(f".writing-old-{superfluous.name}"))
+            shutil.rmtree(gone)
         return final
 
     def paths(self) -> list[Path]:
         """Folders of complete checkpoints, oldest first."""
         if not self.folder.is_dir():
             return []
-        found = [(m, p) for p in self.folder.iterdir() if (m := _NAME.fullmatch(p.name))]
+        found = [
+            (match, path)
+            for path in self.folder.iterdir()
+            if (match := _NAME.fullmatch(path.name)) and (path / MANIFEST).is_file()
+        ]
         return [path for match, path in sorted(found, key=lambda pair: int(pair[0][1]))]
+
+    def _tidy(self) -> None:
+        """Remove what a process that was killed left, and put back what it had set aside."""
+        for stale in self.folder.glob(".writing-*"):
+            shutil.rmtree(stale, ignore_errors=True)
+        for aside in self.folder.glob(".replaced-*"):
+            place = aside.with_name(aside.name.removeprefix(".replaced-"))
+            if place.exists():
+                shutil.rmtree(aside, ignore_errors=True)
+            else:
+                aside.rename(place)
 
     def newest(self) -> Checkpoint:
         """The newest checkpoint.
@@ -114,6 +131,8 @@ class CheckpointStore:
         Raises:
             CheckpointError: none, or it is damaged; the one before it is named.
         """
+        if self.folder.is_dir():
+            self._tidy()
         paths = self.paths()
         if not paths:
             raise CheckpointError(f"{self.folder}: holds no checkpoint")
@@ -158,7 +177,10 @@ def load_checkpoint(path: Path) -> Checkpoint:
                 tensors[name.removesuffix(".safetensors")] = load_tensors(data)
     except OSError as error:
         raise CheckpointError(f"{error.filename}: cannot be read ({error.strerror})") from None
-    except (ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+    except (
+        *(ValueError, KeyError, TypeError, AttributeError, RecursionError),
+        SafetensorError,
+    ) as error:
         raise CheckpointError(f"{path}: cannot be understood ({error})") from None
     return Checkpoint(path, tensors, state)
 

@@ -196,7 +196,9 @@ class StopConfig(Section):
 
     learner_steps: int | None = Field(None, ge=1, description="learner steps")
     env_steps: int | None = Field(None, ge=1, description="env steps of all actors together")
-    wall_s: float | None = Field(None, gt=0, description="seconds since the command began")
+    wall_s: float | None = Field(
+        None, gt=0, description="seconds of the run, those before a resume included"
+    )
     score: float | None = Field(
         None, description="mean of evaluation.episodes greedy episodes, reached or passed"
     )
@@ -265,11 +267,6 @@ class Config(Section):
         return self.actors.envs * (self.actors.chunk_steps + self.learner.n_step)
 
     @property
-    def collect_transitions(self) -> int:
-        """Transitions of one actor report (up to the tails of n-step windows)."""
-        return self.actors.envs * self.actors.collect_steps
-
-    @property
     def insert_quantum(self) -> int:
         """Transitions that one actor's work brings at once: they arrive message by message."""
         return self.actors.envs * max(self.actors.collect_steps, self.actors.chunk_steps)
@@ -277,11 +274,8 @@ class Config(Section):
     @property
     def min_ratio_error(self) -> float:
         """Smallest error range, in samples, with which one side can always move."""
-        return float(
-            max(
-                self.learner.batch_size,
-                self.insert_quantum * self.learner.samples_per_insert,
-            )
+        return least_ratio_error(
+            self.learner.samples_per_insert, self.insert_quantum, self.learner.batch_size
         )
 
     @property
@@ -296,6 +290,17 @@ class Config(Section):
         acting = self.actors.count * self.insert_quantum * self.learner.samples_per_insert
         learning = self.learner.batch_size * self.learner.train_steps
         return float(acting + learning)
+
+
+def least_ratio_error(samples_per_insert: float, insert_quantum: int, sample_quantum: int) -> float:
+    """Smallest error range, in samples, of a limiter that cannot deadlock.
+
+    Args:
+        samples_per_insert: the ratio.
+        insert_quantum: transitions of the smallest piece of acting.
+        sample_quantum: samples of the smallest piece of learning.
+    """
+    return float(max(insert_quantum * samples_per_insert, sample_quantum))
 
 
 def _known_keys(model: type[BaseModel], prefix: str = "") -> dict[str, FieldInfo]:

@@ -5,9 +5,8 @@ Policy net and target net are two of the same; actors and evaluators hold copies
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -16,6 +15,7 @@ from common.types import EnvironmentSpec, UserError
 
 NOTEBOOK_HIDDEN = (24, 32)
 NATURE_MIN_PIXELS = 36
+DEVICES = ("cpu", "cuda", "mps")
 
 
 class Dueling(nn.Module):
@@ -119,13 +119,21 @@ def nature_torso(channels: int, height: int, width: int) -> tuple[nn.Module, int
     return torso, 64 * out(height) * out(width)
 
 
-def make_network(
-    spec: EnvironmentSpec, config: NetworkConfig, seeds: Sequence[int] = (0,)
-) -> QNetwork:
-    """A network whose weights depend on `seeds` alone; torch's global generator is left alone."""
+def make_network(spec: EnvironmentSpec, config: NetworkConfig, seed: int = 0) -> QNetwork:
+    """A network whose weights depend on `seed` alone; torch's global generator is left alone."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(np.random.SeedSequence(list(seeds)).generate_state(1)[0]))
+        torch.manual_seed(seed)
         return QNetwork(spec, config)
+
+
+def shape_difference(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str | None:
+    """The first parameter that is missing, too many or of another shape, in words; None if none."""
+    for name in {**given, **wanted}:
+        have = tuple(given[name].shape) if name in given else None
+        want = tuple(wanted[name].shape) if name in wanted else None
+        if have != want:
+            return f"{name} is {have} there and must be {want}"
+    return None
 
 
 def choose_device(name: str) -> torch.device:
@@ -141,6 +149,8 @@ def choose_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
+        if device.type not in DEVICES:
+            raise RuntimeError(f"must be auto or one of {', '.join(DEVICES)}")
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]

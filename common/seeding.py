@@ -11,7 +11,6 @@ class Role(IntEnum):
     """Who draws from the stream. Numbers are part of a run's reproducibility: never reuse one."""
 
     ACTOR = 0
-    LEARNER = 1
     SHARD = 2
     EVALUATOR = 3
     NETWORK = 4

@@ -251,6 +251,7 @@ class ActorReport:
         episodes: episodes that ended.
         epsilon: mean ε of the copies.
         version: version of the weights at the end. fetches: versions fetched.
+        inserts_in_flight: chunks sent and not yet known to be stored, at the end.
         wall_s, env_s, policy_s, insert_wait_s: seconds in all, in the environment, in the policy,
             and waiting for replay shards to accept chunks.
     """
@@ -264,6 +265,7 @@ class ActorReport:
     epsilon: float
     version: int
     fetches: int
+    inserts_in_flight: int
     wall_s: float
     env_s: float
     policy_s: float
@@ -281,6 +283,7 @@ class LearnerReport:
         weight_lag: mean of (version − version that acted) over the samples.
         data_age: mean inserts, over all shards, since a sampled item was inserted.
         replay: the newest summary of every shard.
+        rounds_in_flight: rounds of batches asked for and not yet taken, at the end.
         wall_s, sample_wait_s: seconds in all, and waiting for replay shards to answer.
         diverged: a non-finite loss stopped training; `batch` then holds the batch (wire format).
     """
@@ -297,6 +300,7 @@ class LearnerReport:
     weight_lag: float
     data_age: float
     replay: list[ShardSummary]
+    rounds_in_flight: int
     wall_s: float
     sample_wait_s: float
     diverged: bool = False

@@ -24,16 +24,15 @@ class Variables:
 
     def __init__(self) -> None:
         self._version = -1
-        self._payload: list[Future[Array]] = []
+        self._payload: Future[Array] | None = None
         self.fetches = 0
 
-    def publish(self, version: int, payload: list[Future[Array]]) -> None:
+    def publish(self, version: int, payload: Future[Array]) -> None:
         """Replace what is held.
 
         Args:
             version: greater than any before.
-            payload: a list of one shared reference (a bare reference among a call's arguments
-                would be resolved on the way; in a list it travels as it is).
+            payload: what `Handle.share` returned.
 
         Raises:
             ValueError: a version that is not newer.
@@ -42,9 +41,9 @@ class Variables:
             raise ValueError(f"version={version}: must be newer than {self._version}")
         self._version, self._payload = version, payload
 
-    def fetch(self, have: int) -> tuple[int, list[Future[Array]]] | None:
-        """(version, [reference]) if newer than version `have`, else None."""
-        if self._version <= have:
+    def fetch(self, have: int) -> tuple[int, Future[Array]] | None:
+        """(version, reference) if newer than version `have`, else None."""
+        if self._payload is None or self._version <= have:
             return None
         self.fetches += 1
         return self._version, self._payload
@@ -63,7 +62,7 @@ class VariableClient:
         answer = self._variables.call("fetch", self.version).result()
         if answer is None:
             return None
-        self.version, (reference,) = answer
+        self.version, reference = answer
         self.fetches += 1
         weights: Array = reference.result()
         return weights

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import time
 
-STARTED_S = time.monotonic()  # before the slow imports: stop.wall_s counts from here
+import psutil
+
+# When the command began, on the clock of time.monotonic: stop.wall_s counts from here.
+STARTED_S = time.monotonic() - (time.time() - psutil.Process().create_time())
 
 import argparse
 import json
@@ -60,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("raydqn: stopped at once", file=sys.stderr)
         return INTERRUPTED
-    except BrokenPipeError:  # `raydqn config | head`
+    except BrokenPipeError:  # nobody reads on: `raydqn config | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
 
@@ -259,7 +262,6 @@ def _finish(options: argparse.Namespace, work: Callable[[], dict[str, Any]], pat
     """Run, then say how it ended and what to do next."""
     from deploy.supervisor import RunFailedError
 
-    print(f"run folder: {path}", flush=True)
     try:
         summary = work()
     except RunFailedError as error:

@@ -14,10 +14,11 @@ from actors.preprocessing import FrameStack
 from common import wire
 from common.config import Config
 from common.handles import InlineHandle
-from common.networks import make_network
+from common.networks import make_network, shape_difference
 from common.types import Array, EnvironmentSpec, UserError
 from common.variables import Variables, unpack_weights
 from deploy.metrics import RunFolder
+from deploy.supervisor import check_origin
 
 GIF_MAX_FRAMES = 1_000
 GIF_MIN_HEIGHT = 160
@@ -36,8 +37,14 @@ def load_weights(folder: RunFolder, which: str) -> tuple[Array, str]:
     best = folder.load_best() if which == "best" else None
     if best is not None:
         weights, meta = best
+        if meta.get("env_id") != folder.config.env.id:
+            raise UserError(
+                f"{folder.path}: best weights are of {meta.get('env_id')}, the run is of "
+                f"{folder.config.env.id}"
+            )
         return weights, f"best evaluation, learner step {meta.get('learner_steps', '?')}"
     checkpoint = folder.checkpoints.newest()
+    check_origin(checkpoint, folder.config)
     tensors = {
         name.removeprefix("policy."): array
         for name, array in checkpoint.tensors["learner"].items()
@@ -54,15 +61,12 @@ def check_weights(weights: Array, spec: EnvironmentSpec, config: Config, source:
         UserError: names and shapes differ.
     """
     state, _ = unpack_weights(weights)
-    have = make_network(spec, config.network).state_dict()
-    for name in {**state, **have}:
-        given = tuple(state[name].shape) if name in state else None
-        wanted = tuple(have[name].shape) if name in have else None
-        if given != wanted:
-            raise UserError(
-                f"{source}: is of another network or environment ({name} is {given}, "
-                f"{config.env.id} with network.kind={config.network.kind} needs {wanted})"
-            )
+    difference = shape_difference(state, make_network(spec, config.network).state_dict())
+    if difference is not None:
+        raise UserError(
+            f"{source}: is of another network or environment than {config.env.id} with "
+            f"network.kind={config.network.kind} ({difference})"
+        )
 
 
 def evaluate(folder: RunFolder, episodes: int, which: str = "best") -> dict[str, Any]:

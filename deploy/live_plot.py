@@ -30,7 +30,7 @@ class LivePlot:
             from IPython.display import Image, display
         except ImportError:
             raise UserError(
-                "LivePlot: needs IPython (pip install 'raydqn[notebook]'); without it, draw a run "
+                "LivePlot: needs IPython (pip install ipykernel); without it, draw a run "
                 "afterwards with: raydqn plot RUN"
             ) from None
         self._image: Any = Image

@@ -11,10 +11,12 @@ runs/cartpole-20260101-120000/
 
 from __future__ import annotations
 
+import fcntl
 import json
 import math
 from collections import deque
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +26,24 @@ from safetensors.numpy import save as save_tensors
 
 from common import wire
 from common.checkpoint import CheckpointStore, write_atomically
-from common.config import Config, build, load_toml, to_toml
+from common.config import Config, build, load_toml, merge, to_toml
 from common.types import Array, EvaluationReport, UserError
 
 CONFIG = "config.toml"
 METRICS = "metrics.jsonl"
 BEST = "best.safetensors"
 SUMMARY = "summary.json"
+LIVES = "lives"
+LOCK = ".lock"
+
+
+REQUIRED = frozenset(
+    (
+        *("wall_s", "env_steps", "learner_steps", "env_steps_per_s", "learner_steps_per_s"),
+        *("samples_per_insert", "score", "loss", "epsilon", "episodes"),
+    )
+)
+"""Keys that every report has, and that pictures are drawn from."""
 
 
 class RunFolder:
@@ -49,9 +62,7 @@ class RunFolder:
         Raises:
             UserError: the folder already holds something, or cannot be made.
         """
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            wish = "name an empty one, or resume it" if is_run(path) else "name an empty one"
-            raise UserError(f"--run-dir={path}: already holds something; {wish}")
+        check_free(path)
         try:
             path.mkdir(parents=True, exist_ok=True)
             write_atomically(path / CONFIG, to_toml(config).encode())
@@ -66,8 +77,6 @@ class RunFolder:
         Raises:
             UserError: not a run folder.
         """
-        from common.config import merge
-
         if not is_run(path):
             raise UserError(f"{path}: not a run folder (it has no {CONFIG})")
         values = merge(load_toml(path / CONFIG), overrides or {})
@@ -82,6 +91,7 @@ class RunFolder:
             "episodes": str(len(report.returns)),
             "learner_steps": str(report.learner_steps),
             "version": str(report.version),
+            "env_id": self.config.env.id,
         }
         # In wire format they are contiguous, as safetensors needs them.
         write_atomically(self.path / BEST, save_tensors(tensors, meta))
@@ -101,12 +111,50 @@ class RunFolder:
             tensors = load_file(path)
         except (SafetensorError, OSError, ValueError) as error:
             raise UserError(f"{path}: cannot be read ({error})") from None
-        steps = int(meta.get("learner_steps", 0))
-        return wire.encode(tensors, {"learner_steps": steps}), meta
+        steps = meta.get("learner_steps", "")
+        if not steps.isdigit():
+            raise UserError(f"{path}: does not say of which learner step it is")
+        return wire.encode(tensors, {"learner_steps": int(steps)}), meta
+
+    def begin_life(self) -> int:
+        """How often this run was started before; counted in a file, so that no two are alike."""
+        path = self.path / LIVES
+        before = int(path.read_text()) if path.is_file() else 0
+        write_atomically(path, str(before + 1).encode())
+        return before
+
+    def save_config(self) -> None:
+        """Record the configuration that the run goes on with."""
+        write_atomically(self.path / CONFIG, to_toml(self.config).encode())
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Only one process at a time may write into the folder.
+
+        Raises:
+            UserError: another one does.
+        """
+        with (self.path / LOCK).open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise UserError(f"{self.path}: another process is running it") from None
+            yield
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """How the run ended."""
         write_atomically(self.path / SUMMARY, json.dumps(summary, indent=1).encode())
+
+
+def check_free(path: Path) -> None:
+    """Refuse a folder for a new run that holds something already.
+
+    Raises:
+        UserError: it does.
+    """
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        wish = "name an empty one, or resume it" if is_run(path) else "name an empty one"
+        raise UserError(f"--run-dir={path}: already holds something; {wish}")
 
 
 def is_run(path: Path) -> bool:
@@ -121,13 +169,17 @@ class MetricsWriter:
         """Open both, after what an earlier part of the run wrote."""
         from torch.utils.tensorboard import SummaryWriter
 
-        self._file = (folder / METRICS).open("a", encoding="utf-8")
+        path = folder / METRICS
+        cut_off = path.is_file() and path.read_bytes()[-1:] not in (b"", b"\n")
+        self._file = path.open("a", encoding="utf-8")
+        if cut_off:  # a run that was killed: its last line must not swallow the next one
+            self._file.write("\n")
         self._board = SummaryWriter(str(folder))
 
     def write(self, report: dict[str, Any]) -> None:
         """One line, flushed: a reader sees whole lines only. NaN is written as null."""
         clean = {key: _finite(value) for key, value in report.items()}
-        self._file.write(json.dumps(clean) + "\n")
+        self._file.write(json.dumps(clean, allow_nan=False) + "\n")
         self._file.flush()
         for key, value in clean.items():
             if isinstance(value, (int, float)) and not isinstance(value, bool):
@@ -140,7 +192,14 @@ class MetricsWriter:
 
 
 def _finite(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    """NaN and infinities as None, at any depth: they are not JSON."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(below) for key, below in value.items()}
+    if isinstance(value, list):
+        return [_finite(below) for below in value]
+    return value
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
@@ -160,11 +219,11 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
     if not path.is_file():
         return
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            yield json.loads(line)
-        except ValueError:
-            continue
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        with suppress(ValueError):
+            report = json.loads(line)
+            if isinstance(report, dict) and report.keys() >= REQUIRED:
+                yield report
 
 
 MIN_RATE_S = 0.1
@@ -182,13 +241,12 @@ class Rate:
     def add(self, now_s: float, count: float) -> None:
         """`count` is the running total at `now_s`."""
         self._points.append((now_s, count))
-        while len(self._points) > 2 and self._points[0][0] < now_s - self._window_s:
-            self._points.popleft()
 
-    @property
-    def per_s(self) -> float:
-        """Mean rate over the window."""
-        if len(self._points) < 2:
+    def per_s(self, now_s: float) -> float:
+        """Mean rate over the window; falls while nothing happens."""
+        while len(self._points) > 1 and self._points[0][0] < now_s - self._window_s:
+            self._points.popleft()
+        if not self._points:
             return 0.0
-        (t0, c0), (t1, c1) = self._points[0], self._points[-1]
-        return (c1 - c0) / (t1 - t0) if t1 - t0 >= MIN_RATE_S else 0.0
+        (t0, c0), (_, c1) = self._points[0], self._points[-1]
+        return (c1 - c0) / (now_s - t0) if now_s - t0 >= MIN_RATE_S else 0.0

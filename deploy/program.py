@@ -9,9 +9,7 @@ evaluator ◀────────── variables ◀───────�
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
-from functools import cached_property
 
 from actors.actor import Actor
 from actors.evaluator import Evaluator
@@ -20,8 +18,8 @@ from common.handles import Handle
 from common.networks import choose_device, make_network
 from common.types import EnvironmentSpec
 from common.variables import Variables
-from deploy.remote import Runtime, actor_name
-from deploy.sizing import frame_capacity
+from deploy.remote import Runtime, part_name
+from deploy.sizing import frame_capacity, shard_capacity
 from learner.learner import Learner
 from replay_server.server import ReplayServer
 
@@ -36,14 +34,17 @@ class Program:
     variables: Handle
     shards: list[Handle]
     learner: Handle
-    incarnation: int  # of all parts at the start: how often the run was resumed, or more
+    incarnation: int  # of all parts at the start; parts that are replaced get the next
     actors: list[Handle] = field(default_factory=list)
 
-    @cached_property
-    def evaluator(self) -> Handle:
-        """Made when first needed: its process would slow the start of all others."""
+    def spawn_evaluator(self, incarnation: int) -> Handle:
+        """An evaluator; one that replaces another plays other episodes."""
         return self.runtime.spawn(
-            Evaluator, self.config, self.variables, self.incarnation, name="evaluator"
+            Evaluator,
+            self.config,
+            self.variables,
+            incarnation,
+            name=part_name("evaluator", incarnation),
         )
 
     def spawn_actor(self, index: int, incarnation: int) -> Handle:
@@ -55,7 +56,7 @@ class Program:
             incarnation,
             self.shards,
             self.variables,
-            name=actor_name(index, incarnation),
+            name=part_name(f"actor-{index}", incarnation),
         )
 
 
@@ -76,14 +77,13 @@ def build(config: Config, spec: EnvironmentSpec, runtime: Runtime, incarnation: 
         config: of the run.
         spec: of its environment.
         runtime: where the parts live.
-        incarnation: 0, and more for a run that is resumed: random streams do not repeat.
+        incarnation: greater for every life of a run: random streams do not repeat.
     """
     variables = runtime.spawn(Variables, name="variables")
-    capacity = math.ceil(config.replay.capacity / config.replay.shards)
     shards = [
         runtime.spawn(
             ReplayServer,
-            capacity,
+            shard_capacity(config),
             spec.frame,
             spec.stack,
             config.replay.alpha,

@@ -7,25 +7,27 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 from common.handles import Future, Handle, InlineHandle, RemoteDiedError
 from common.types import UserError
 
 
-def actor_name(index: int, incarnation: int) -> str:
-    """What an actor is called in process lists and errors."""
-    return f"actor-{index}-{incarnation}"
+def part_name(title: str, incarnation: int) -> str:
+    """What a part that can be replaced is called in process lists and errors."""
+    return f"{title}-{incarnation}"
 
 
 class Runtime(Protocol):
     """Makes parts and waits for their answers."""
 
-    is_inline: bool
+    def spawn(self, cls: type, *args: Any, name: str, gpus: int = 0) -> Handle:
+        """Make `cls(*args)`, which may use `gpus` GPUs, and a handle to it.
 
-    def spawn(self, cls: type, *args: Any, name: str) -> Handle:
-        """Make `cls(*args)` and a handle to it. Calls may be queued before it is ready."""
+        Calls may be queued before it is ready.
+        """
         ...
 
     def wait(self, futures: Sequence[Future[Any]], timeout_s: float) -> list[Future[Any]]:
@@ -44,10 +46,8 @@ class Runtime(Protocol):
 class InlineRuntime:
     """Everything in this process and thread: no Ray, deterministic, breakpoints work."""
 
-    is_inline = True
-
-    def spawn(self, cls: type, *args: Any, name: str) -> Handle:
-        """Make the object now. `name` is for debugging only."""
+    def spawn(self, cls: type, *args: Any, name: str, gpus: int = 0) -> Handle:
+        """Make the object now. It has no name and whatever GPUs there are."""
         return InlineHandle(cls(*args))
 
     def wait(self, futures: Sequence[Future[Any]], timeout_s: float) -> list[Future[Any]]:
@@ -55,10 +55,10 @@ class InlineRuntime:
         return list(futures)
 
     def kill(self, handle: Handle) -> None:
-        """Nothing to end."""
+        """Nothing: it ends with the last reference to it."""
 
     def close(self) -> None:
-        """Nothing to end."""
+        """Nothing: everything ends with this process."""
 
 
 class _Host:
@@ -150,10 +150,23 @@ class RemoteHandle:
         return pid
 
 
+@contextmanager
+def _environment(settings: dict[str, str]) -> Iterator[None]:
+    """Environment variables for as long as it takes; what was there comes back."""
+    before = {name: os.environ.get(name) for name in settings}
+    os.environ.update(settings)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
 class RayRuntime:
     """Remotes on a Ray instance of this machine that starts and ends with the run."""
-
-    is_inline = False
 
     def __init__(self, object_store_bytes: int) -> None:
         """Start Ray.
@@ -161,32 +174,41 @@ class RayRuntime:
         Args:
             object_store_bytes: shared memory for what is under way between processes.
         """
-        # Ray is told about no CPUs: it would start that many idle workers, and the number of
-        # remotes is the configuration's to decide on one machine.
-        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        # Ray starts workers at niceness 15: beside anything else on the machine they would starve.
-        os.environ.setdefault("RAY_worker_niceness", "0")
-        # One thread for each remote's numerics; the learner sets its own number.
-        os.environ.setdefault("OMP_NUM_THREADS", "1")
         import ray
 
-        ray.init(
-            num_cpus=1,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level="error",
-            object_store_memory=object_store_bytes,
-        )
+        if ray.is_initialized():
+            raise UserError("Ray runs in this process already: end it first (ray.shutdown())")
+        settings = {
+            "RAY_USAGE_STATS_ENABLED": "0",
+            # Ray starts workers at niceness 15: beside anything else they would starve.
+            "RAY_worker_niceness": "0",
+            # One thread for each remote's numerics; the learner sets its own number.
+            "OMP_NUM_THREADS": "1",
+        }
+        with _environment(settings):  # Ray's processes inherit it
+            try:
+                ray.init(
+                    address="local",  # never join a cluster that happens to be there
+                    # Ray keeps an idle worker for each CPU it knows of. The number of remotes is
+                    # the configuration's to decide here, so one is enough.
+                    num_cpus=1,
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    logging_level="error",
+                    object_store_memory=object_store_bytes,
+                )
+            except BaseException:  # Ctrl-C too: what was started must not stay
+                ray.shutdown()
+                raise
         self._remotes: list[RemoteHandle] = []
 
-    def spawn(self, cls: type, *args: Any, name: str) -> Handle:
+    def spawn(self, cls: type, *args: Any, name: str, gpus: int = 0) -> Handle:
         """Start a remote; process lists and Ray's tools show `name`."""
         import ray
 
         # Ray names a remote's process after its class: one of that name tells who it is.
         host = ray.remote(type(name, (_Host,), {}))
-        remote = host.options(name=name, num_cpus=0).remote(cls, args)
+        remote = host.options(name=name, num_cpus=0, num_gpus=gpus).remote(cls, args)
         handle = RemoteHandle(remote, name)
         self._remotes.append(handle)
         return handle

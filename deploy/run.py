@@ -18,13 +18,15 @@ from actors.environments import environment_spec
 from common.checkpoint import Checkpoint
 from common.config import Config, build, load_toml, merge, suggest
 from common.types import EnvironmentSpec, UserError
-from deploy.metrics import RunFolder
+from deploy.metrics import RunFolder, check_free
 from deploy.remote import InlineRuntime, RayRuntime, Runtime
 from deploy.sizing import object_store_bytes
-from deploy.supervisor import Supervisor, View
+from deploy.supervisor import Supervisor, View, check_origin
 from deploy.view import SilentView
 
 DEFAULT_PRESET = "cartpole"
+LIFE = 1 << 16
+"""Incarnations of one life of a run; the next life, after a resume, begins with the next."""
 
 
 def preset_names() -> list[str]:
@@ -70,14 +72,11 @@ def make_config(
     base = preset_values(preset)
     over = merge(load_toml(file) if file else {}, overrides or {})
     for name, value in over.items():
-        if name in Config.model_fields and isinstance(base.get(name), dict) != isinstance(
-            value, dict
-        ):
-            build(over, str(file or "command line"))  # names the key: a section is no value
-    other = over.get("env", {}).get("id", base.get("env", {}).get("id"))
-    if other != base.get("env", {}).get("id"):
+        if isinstance(base.get(name), dict) and not isinstance(value, dict):
+            raise UserError(f"{file or 'command line'}: {name}={value!r}: must be a table")
+    if over.get("env", {}).get("id", base["env"]["id"]) != base["env"]["id"]:
         base.get("stop", {}).pop("score", None)
-    return build(merge(base, over), f"preset {preset}" if not over else "configuration")
+    return build(merge(base, over), str(file) if file and not overrides else "configuration")
 
 
 def new_run_path(name: str) -> Path:
@@ -116,6 +115,7 @@ def train(
     """
     started_s = time.monotonic() if started_s is None else started_s
     path = run_dir or new_run_path(config.env.id.rpartition("/")[2].rpartition(":")[2].lower())
+    check_free(path)
     spec = environment_spec(config.env)
     with _runtime(config, spec, inline) as runtime:
         folder = RunFolder.create(path, config)
@@ -133,13 +133,8 @@ def resume(
     """Go on with a run from its newest checkpoint; arguments and errors as `train`."""
     started_s = time.monotonic() if started_s is None else started_s
     folder = RunFolder.open(run_dir, overrides)
-    trained_on = load_toml(run_dir / "config.toml").get("env", {}).get("id")
-    if trained_on != folder.config.env.id:
-        raise UserError(
-            f"env.id={folder.config.env.id}: the checkpoint in {run_dir} is of {trained_on}; "
-            "train anew, or leave the key out"
-        )
     checkpoint = folder.checkpoints.newest()
+    check_origin(checkpoint, folder.config)
     spec = environment_spec(folder.config.env)
     with _runtime(folder.config, spec, inline) as runtime:
         return _run(folder, spec, checkpoint, runtime, view or SilentView(), started_s)
@@ -156,14 +151,16 @@ def _runtime(config: Config, spec: EnvironmentSpec, inline: bool) -> Iterator[Ru
         _check(config, spec)
         yield InlineRuntime()
         return
-    with ThreadPoolExecutor(1) as pool:
-        checking = pool.submit(_check, config, spec)
-        runtime = RayRuntime(object_store_bytes(config, spec))
+    runtime: RayRuntime | None = None
     try:
+        with ThreadPoolExecutor(1) as pool:
+            checking = pool.submit(_check, config, spec)
+            runtime = RayRuntime(object_store_bytes(config, spec))
         checking.result()
         yield runtime
     finally:
-        runtime.close()
+        if runtime is not None:
+            runtime.close()
 
 
 def _check(config: Config, spec: EnvironmentSpec) -> None:
@@ -183,13 +180,17 @@ def _run(
     from deploy.program import build as build_program
 
     try:
-        incarnation = checkpoint.state["incarnation"] + 1 if checkpoint else 0
-        program = build_program(folder.config, spec, runtime, incarnation)
-        supervisor = Supervisor(program, folder, view, started_s)
-        with _signals(supervisor):
-            if checkpoint is not None:
-                supervisor.restore(checkpoint)
-            return supervisor.run()
+        with folder.lock():
+            # Room for as many replacements in each life: no random stream repeats.
+            incarnation = folder.begin_life() * LIFE
+            program = build_program(folder.config, spec, runtime, incarnation)
+            supervisor = Supervisor(program, folder, view, started_s)
+            with _signals(supervisor):
+                if checkpoint is not None:
+                    supervisor.restore(checkpoint)
+                    folder.save_config()
+                view.message(f"run folder: {folder.path}")
+                return supervisor.run()
     finally:
         view.close()
 

@@ -8,6 +8,11 @@ from common.config import Config
 from common.types import EnvironmentSpec
 
 
+def shard_capacity(config: Config) -> int:
+    """Transitions of one shard."""
+    return math.ceil(config.replay.capacity / config.replay.shards)
+
+
 def frame_capacity(config: Config, spec: EnvironmentSpec) -> int:
     """Frames one shard has room for, so that they last as long as its transitions do.
 
@@ -17,9 +22,8 @@ def frame_capacity(config: Config, spec: EnvironmentSpec) -> int:
     steps = config.actors.chunk_steps
     frames_per_transition = (steps + config.learner.n_step + spec.stack - 1) / steps
     slack = 1.05  # for the ends of episodes; when short ones need more, old transitions go early
-    shard = math.ceil(config.replay.capacity / config.replay.shards)
     largest_chunk = config.actors.envs * (steps + 2 * (config.learner.n_step + spec.stack))
-    return max(math.ceil(shard * frames_per_transition * slack), largest_chunk)
+    return max(math.ceil(shard_capacity(config) * frames_per_transition * slack), largest_chunk)
 
 
 def object_store_bytes(config: Config, spec: EnvironmentSpec) -> int:

@@ -10,8 +10,10 @@ import hashlib
 import math
 import time
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from common import wire
@@ -26,13 +28,14 @@ from common.types import (
     LearnerReport,
     UserError,
 )
-from deploy.metrics import MetricsWriter, Rate, RunFolder
-from deploy.remote import actor_name
+from deploy.metrics import MIN_RATE_S, MetricsWriter, Rate, RunFolder
+from deploy.remote import part_name
 from replay_server.rate_limiter import RateLimiter
 
 if TYPE_CHECKING:  # it imports torch; see deploy.run
     from deploy.program import Program
 
+CHECKPOINT_FORMAT = 1
 TRAIN_CALLS_IN_FLIGHT = 2
 """Two, so that the learner never waits for the supervisor to hear of the first."""
 MAX_RESTARTS_WITHOUT_REPORT = 3
@@ -41,8 +44,18 @@ WAIT_S = 0.2
 """How long the loop sleeps at the most: signals and wall-clock limits are seen by then."""
 
 
+FINISH_S = 30.0
+"""How long a clean stop waits for actors; one that hangs must not hold up the end of the run."""
+CLOSE_S = 5.0
+"""How long parts have to free what they hold; then their processes are ended anyway."""
+
+
 class RunFailedError(Exception):
-    """The run cannot go on; the message says why and what was saved."""
+    """The run cannot go on; the message says why."""
+
+
+class DivergedError(RunFailedError):
+    """Training diverged: what the learner holds is not worth saving."""
 
 
 class View(Protocol):
@@ -72,24 +85,26 @@ class Counters:
     learner_steps: int = 0
     samples: int = 0
     evaluations: int = 0
-    actor_restarts: int = 0
+    restarts: int = 0
     wall_s: float = 0.0
 
 
 @dataclass(slots=True)
 class _Seat:
-    """An actor's place: who sits there, and what it is at."""
+    """The place of a part that can be replaced: who sits there, and what it is at."""
 
-    index: int
+    title: str
+    spawn: Callable[[int], Handle]  # incarnation → handle
     handle: Handle
-    incarnation: int = 0
-    call: Future[ActorReport] | None = None
+    incarnation: int
+    call: Future[Any] | None = None
     failures: int = 0
     epsilon: float = math.nan
+    inserts_in_flight: int = 0
 
     @property
     def name(self) -> str:
-        return actor_name(self.index, self.incarnation)
+        return part_name(self.title, self.incarnation)
 
 
 @dataclass(slots=True)
@@ -97,7 +112,6 @@ class _Window:
     """What happened since the last line of metrics."""
 
     episodes: list[Episode] = field(default_factory=list)
-    learner: LearnerReport | None = None
     actor_s: float = 0.0
     env_s: float = 0.0
     policy_s: float = 0.0
@@ -125,11 +139,12 @@ class Supervisor:
         self._started_s = started_s
         self._counters = Counters()
         self._seats = [
-            _Seat(i, handle, program.incarnation) for i, handle in enumerate(program.actors)
+            _Seat(f"actor-{i}", partial(program.spawn_actor, i), handle, program.incarnation)
+            for i, handle in enumerate(program.actors)
         ]
         self._idle: deque[_Seat] = deque(self._seats)
         self._training: deque[tuple[int, Future[LearnerReport]]] = deque()
-        self._evaluating: Future[EvaluationReport] | None = None
+        self._evaluator: _Seat | None = None  # made when first needed
         config = self._config
         self._limiter = RateLimiter(
             config.learner.samples_per_insert,
@@ -150,6 +165,9 @@ class Supervisor:
         self._window = _Window()
         self._recent: deque[float] = deque(maxlen=100)
         self._env_rate, self._learner_rate = Rate(), Rate()
+        # (seconds, count) when acting and learning began in this life: means are taken from there.
+        self._acting_since: tuple[float, int] | None = None
+        self._learning_since: tuple[float, int] | None = None
         self._wall_before_s = 0.0
         self._last_learner: LearnerReport | None = None
 
@@ -157,9 +175,10 @@ class Supervisor:
         """Go on from a checkpoint. The limiter is the configuration's: an old one never returns.
 
         Raises:
-            UserError: the checkpoint is of another network.
+            UserError: the checkpoint is of another environment or network.
         """
-        state = dict(checkpoint.state)
+        state = checkpoint.state
+        check_origin(checkpoint, self._config)
         known = Counters.__dataclass_fields__
         self._counters = Counters(**{k: v for k, v in state["counters"].items() if k in known})
         self._wall_before_s = self._counters.wall_s
@@ -183,7 +202,8 @@ class Supervisor:
             The summary: what was done, how fast, the score, why it stopped.
 
         Raises:
-            RunFailedError: a part that cannot be replaced is gone, or training diverged.
+            RunFailedError: a part that cannot be replaced is gone, training diverged, or the run
+                folder cannot be written. What can be saved was saved.
         """
         metrics = MetricsWriter(self._folder.path)
         try:
@@ -195,8 +215,16 @@ class Supervisor:
             self._folder.write_summary(summary)
             self._close_parts()
             return summary
-        except RemoteDiedError as error:
+        except UserError:
+            raise
+        except DivergedError as error:
             raise RunFailedError(f"{error}; {self._resume_hint()}") from error
+        except (RunFailedError, RemoteDiedError, OSError) as error:
+            self._save_what_can_be()
+            raise RunFailedError(f"{error}; {self._resume_hint()}") from error
+        except Exception:  # of the user's environment, inline: its traceback is what they need
+            self._save_what_can_be()
+            raise
         finally:
             metrics.close()
 
@@ -204,10 +232,10 @@ class Supervisor:
 
     def _loop(self, metrics: MetricsWriter) -> str:
         while True:
-            handed_out = self._hand_out()
             reason = self._stop_reason()
             if reason is not None:
                 return reason
+            handed_out = self._hand_out()
             calls = self._calls()
             if not calls and not handed_out:
                 raise RunFailedError(f"nobody can go on: {self._limiter.explain()}")
@@ -216,7 +244,7 @@ class Supervisor:
             if now - self._reported_s >= self._config.report.every_s:
                 self._report(metrics)
             if self._checkpoint_due(now):
-                self._save()
+                self._save_or_say_so()
 
     def _hand_out(self) -> bool:
         """Give work to whoever is idle and may go on; whether anybody got some."""
@@ -247,47 +275,62 @@ class Supervisor:
             self._training.append((steps, self._program.learner.call("train", steps)))
             anybody = True
         evaluation_due = self._counters.learner_steps >= self._next_evaluation
-        if evaluation_due and self._evaluating is None:
-            self._evaluating = self._program.evaluator.call("evaluate")
+        if evaluation_due and (self._evaluator is None or self._evaluator.call is None):
+            self._evaluate()
             anybody = True
         return anybody
+
+    def _evaluate(self) -> None:
+        if self._evaluator is None:  # its process would slow the start of all others
+            incarnation, spawn = self._program.incarnation, self._program.spawn_evaluator
+            self._evaluator = _Seat("evaluator", spawn, spawn(incarnation), incarnation)
+        self._evaluator.call = self._evaluator.handle.call("evaluate")
 
     def _calls(self) -> list[Future[Any]]:
         calls: list[Future[Any]] = [seat.call for seat in self._seats if seat.call is not None]
         if self._training:
             calls.append(self._training[0][1])
-        if self._evaluating is not None:
-            calls.append(self._evaluating)
+        if self._evaluator is not None and self._evaluator.call is not None:
+            calls.append(self._evaluator.call)
         return calls
 
-    def _settle(self, ready: list[Future[Any]]) -> None:
+    def _settle(self, ready: list[Future[Any]], replace: bool = True) -> None:
         done = {id(future) for future in ready}
         for seat in self._seats:
             if seat.call is not None and id(seat.call) in done:
-                self._settle_actor(seat)
+                self._settle_actor(seat, replace)
         while self._training and (id(self._training[0][1]) in done or self._training[0][1].done()):
             self._settle_learner()
-        if self._evaluating is not None and id(self._evaluating) in done:
-            self._settle_evaluation()
+        evaluator = self._evaluator
+        if evaluator is not None and evaluator.call is not None and id(evaluator.call) in done:
+            self._settle_evaluation(evaluator, replace)
 
-    def _settle_actor(self, seat: _Seat) -> None:
+    def _outcome(self, seat: _Seat, replace: bool) -> Any:
+        """What the seat's call returned; None, and a new part on the seat, if it failed."""
         assert seat.call is not None
         call, seat.call = seat.call, None
-        amount = self._config.insert_quantum
         try:
             report = call.result()
         except UserError:
             raise
         except Exception as error:  # whatever an environment raises, or the end of its process
             if isinstance(error, RemoteDiedError) and error.part != seat.name:
-                raise  # the actor is well, a part that it talks to is gone
-            self._limiter.end_insert(amount, 0)
-            self._replace(seat, error)
-            return
-        self._limiter.end_insert(amount, report.transitions)
+                raise  # this part is well, another one that it talks to is gone
+            if replace:
+                self._replace(seat, error)
+            return None
         seat.failures = 0
-        seat.epsilon = report.epsilon
+        return report
+
+    def _settle_actor(self, seat: _Seat, replace: bool = True) -> None:
+        report: ActorReport | None = self._outcome(seat, replace)
         self._idle.append(seat)
+        transitions = report.transitions if report else 0
+        self._limiter.end_insert(self._config.insert_quantum, transitions)
+        if report is None:
+            return
+        seat.epsilon = report.epsilon
+        seat.inserts_in_flight = report.inserts_in_flight
         counters, window = self._counters, self._window
         counters.env_steps += report.env_steps
         counters.frames += report.frames
@@ -300,25 +343,24 @@ class Supervisor:
         window.insert_wait_s += report.insert_wait_s
         self._recent.extend(episode.ret for episode in report.episodes)
         now = time.monotonic()
-        if math.isnan(self._acting_after_s):
+        if self._acting_since is None:
             self._acting_after_s = now - self._started_s
+            self._acting_since = (now, counters.env_steps)
         self._env_rate.add(now, counters.env_steps)
 
     def _replace(self, seat: _Seat, error: Exception) -> None:
-        """A new actor on the seat of one that failed: same index, same ε, fresh streams."""
+        """A new part on the seat of one that failed: same index, same ε, fresh streams."""
         seat.failures += 1
         cause = (str(error).strip().splitlines() or [type(error).__name__])[-1]
         if seat.failures > MAX_RESTARTS_WITHOUT_REPORT:
             raise RunFailedError(
-                f"actor {seat.index} failed {seat.failures} times in a row: {cause}; "
-                f"{self._resume_hint()}"
+                f"{seat.title} failed {seat.failures} times in a row: {cause}"
             ) from error
         self._program.runtime.kill(seat.handle)
         seat.incarnation += 1
-        seat.handle = self._program.spawn_actor(seat.index, seat.incarnation)
-        self._idle.append(seat)
-        self._counters.actor_restarts += 1
-        self._view.message(f"actor {seat.index} was replaced: {cause}")
+        seat.handle = seat.spawn(seat.incarnation)
+        self._counters.restarts += 1
+        self._view.message(f"{seat.title} was replaced: {cause}")
 
     def _settle_learner(self) -> None:
         steps, call = self._training.popleft()
@@ -326,10 +368,13 @@ class Supervisor:
         self._limiter.end_sample(steps * self._config.learner.batch_size, report.samples)
         self._counters.learner_steps = report.learner_steps
         self._counters.samples += report.samples
-        self._window.learner = self._last_learner = report
+        self._last_learner = report
         self._window.train_s += report.wall_s
         self._window.sample_wait_s += report.sample_wait_s
-        self._learner_rate.add(time.monotonic(), report.learner_steps)
+        now = time.monotonic()
+        if self._learning_since is None:
+            self._learning_since = (now, report.learner_steps)
+        self._learner_rate.add(now, report.learner_steps)
         if report.diverged:
             self._fail_diverged(report)
 
@@ -337,16 +382,16 @@ class Supervisor:
         path = self._folder.path / "diverged-batch.rdqn"
         assert report.batch is not None
         write_atomically(path, report.batch.tobytes())
-        raise RunFailedError(
+        raise DivergedError(
             f"loss or gradient is not finite after {report.learner_steps} learner steps; the batch "
             f"is in {path}; it was not trained on. Lower learner.learning_rate, or look at the "
-            f"rewards; {self._resume_hint()}"
+            "rewards"
         )
 
-    def _settle_evaluation(self) -> None:
-        assert self._evaluating is not None
-        call, self._evaluating = self._evaluating, None
-        report = call.result()
+    def _settle_evaluation(self, seat: _Seat, replace: bool = True) -> None:
+        report: EvaluationReport | None = self._outcome(seat, replace)
+        if report is None:
+            return
         every = self._config.evaluation.every_learner_steps
         self._next_evaluation = max(
             self._next_evaluation + every, self._counters.learner_steps // every * every
@@ -376,28 +421,41 @@ class Supervisor:
 
     def _finish(self, reason: str) -> None:
         """Let work under way end, and evaluate the last weights if there is time to."""
-        for seat in self._seats:
-            if seat.call is not None:
-                self._settle_actor(seat)
-        while self._training:
-            self._settle_learner()
-        if self._evaluating is not None:
-            self._settle_evaluation()
-        evaluated = self._last_evaluation.learner_steps if self._last_evaluation else -1
         in_a_hurry = reason in ("score", "wall_s", "interrupted", "terminated")
+        self._settle_all(evaluation=not in_a_hurry)
+        evaluated = self._last_evaluation.learner_steps if self._last_evaluation else -1
         if not in_a_hurry and evaluated < self._counters.learner_steps:
             self._program.learner.call("publish").result()
-            self._evaluating = self._program.evaluator.call("evaluate")
-            self._settle_evaluation()
+            self._evaluate()
+            self._settle_all(evaluation=True)
+
+    def _settle_all(self, evaluation: bool) -> None:
+        """Wait for the learner, for actors up to `FINISH_S`, and for the evaluator if asked to.
+
+        Whoever dies now is not replaced.
+        """
+        deadline = time.monotonic() + FINISH_S
+        while True:
+            calls: list[Future[Any]] = [call for _, call in self._training]
+            if time.monotonic() < deadline:
+                calls += [seat.call for seat in self._seats if seat.call is not None]
+            if evaluation and self._evaluator is not None and self._evaluator.call is not None:
+                calls.append(self._evaluator.call)
+            if not calls:
+                break
+            self._settle(self._program.runtime.wait(calls, WAIT_S), replace=False)
+        for seat in self._seats:
+            if seat.call is not None:
+                self._view.message(f"{seat.title} did not answer within {FINISH_S:g} s")
 
     def _close_parts(self) -> None:
-        """Let environments free what they hold; a part that cannot is about to be ended anyway."""
-        handles = [seat.handle for seat in self._seats]
-        if self._counters.evaluations:
-            handles.append(self._program.evaluator)
-        for handle in handles:
-            with suppress(Exception):
-                handle.call("close").result()
+        """Let environments free what they hold, as far as they do so soon."""
+        seats = [*self._seats, *([self._evaluator] if self._evaluator else [])]
+        closing = [seat.handle.call("close") for seat in seats if seat.call is None]
+        deadline = time.monotonic() + CLOSE_S
+        while closing and time.monotonic() < deadline:
+            ready = {id(call) for call in self._program.runtime.wait(closing, WAIT_S)}
+            closing = [call for call in closing if id(call) not in ready]
 
     def _wall_s(self) -> float:
         return self._wall_before_s + time.monotonic() - self._started_s
@@ -424,27 +482,36 @@ class Supervisor:
         self._counters.wall_s = self._wall_s()
         # The learner may be a call ahead of what was reported; its own count names the checkpoint.
         steps = int(learner["learner_steps"])
-        counters = {
-            name: getattr(self._counters, name) for name in Counters.__dataclass_fields__
-        } | {"learner_steps": steps}
-        best = self._best_score if math.isfinite(self._best_score) else None
         state = {
-            "counters": counters,
+            "format": CHECKPOINT_FORMAT,
+            "counters": asdict(self._counters) | {"learner_steps": steps},
             "learner": learner,
-            "best_score": best,
-            # A run that goes on from here starts its parts with the next: no stream repeats.
-            "incarnation": max(seat.incarnation for seat in self._seats),
+            "best_score": self._best_score if math.isfinite(self._best_score) else None,
+            "config": self._config.model_dump(mode="json"),
         }
         self._folder.checkpoints.save(steps, {"learner": tensors}, state)
-        self._saved_steps = self._counters.learner_steps
+        self._saved_steps = steps
         self._saved_s = time.monotonic()
+
+    def _save_or_say_so(self) -> None:
+        """A checkpoint that cannot be written does not end the run: the one before it is intact."""
+        try:
+            self._save()
+        except OSError as error:
+            self._saved_s = time.monotonic()  # try again when the next one is due
+            self._view.message(f"checkpoint could not be written: {error}; going on")
+
+    def _save_what_can_be(self) -> None:
+        with suppress(Exception):  # the run has failed already: its reason is what counts
+            self._save()
 
     def _report(self, metrics: MetricsWriter) -> None:
         now = time.monotonic()
         counters, window = self._counters, self._window
         learner = self._last_learner
         replay = learner.replay if learner else []
-        interval_s = now - self._reported_s
+        # The last report may follow hard on the one before it.
+        interval_s = max(MIN_RATE_S, now - self._reported_s)
         epsilons = [s.epsilon for s in self._seats if not math.isnan(s.epsilon)]
         report: dict[str, Any] = {
             "wall_s": round(self._wall_s(), 3),
@@ -452,8 +519,8 @@ class Supervisor:
             "frames": counters.frames,
             "transitions": counters.transitions,
             "learner_steps": counters.learner_steps,
-            "env_steps_per_s": self._env_rate.per_s,
-            "learner_steps_per_s": self._learner_rate.per_s,
+            "env_steps_per_s": self._env_rate.per_s(now),
+            "learner_steps_per_s": self._learner_rate.per_s(now),
             "samples_per_insert": self._limiter.ratio,
             "score": self._last_score,
             "best_score": self._best_score,
@@ -472,11 +539,13 @@ class Supervisor:
             "replay_evicted": sum(shard.evicted for shard in replay),
             "stale_priorities": sum(shard.stale for shard in replay),
             "refused_priorities": sum(shard.refused for shard in replay),
-            "actor_restarts": counters.actor_restarts,
+            "restarts": counters.restarts,
             "actor_busy": window.actor_s / (interval_s * len(self._seats)),
             "env_share": window.env_s / window.actor_s if window.actor_s else math.nan,
             "policy_share": window.policy_s / window.actor_s if window.actor_s else math.nan,
             "insert_wait_s": window.insert_wait_s,
+            "inserts_in_flight": sum(seat.inserts_in_flight for seat in self._seats),
+            "rounds_in_flight": learner.rounds_in_flight if learner else 0,
             "learner_busy": (window.train_s - window.sample_wait_s) / interval_s,
             "sample_wait_s": window.sample_wait_s,
             "limiter": self._limiter.explain(),
@@ -491,7 +560,6 @@ class Supervisor:
     def _summary(self, reason: str) -> dict[str, Any]:
         counters = self._counters
         wall_s = self._wall_s()
-        ran_s = max(1e-9, time.monotonic() - self._started_s)
         weights = self._program.learner.call("state").result()
         policy = {k: v for k, v in wire.decode(weights)[0].items() if k.startswith("policy.")}
         evaluation = self._last_evaluation
@@ -504,17 +572,16 @@ class Supervisor:
             "episodes": counters.episodes,
             "wall_s": round(wall_s, 2),
             "acting_after_s": _rounded(self._acting_after_s, 2),
-            "env_steps_per_s": round(self._env_rate.per_s, 1),
-            "learner_steps_per_s": round(self._learner_rate.per_s, 1),
+            "env_steps_per_s": _mean_rate(self._acting_since, counters.env_steps),
+            "learner_steps_per_s": _mean_rate(self._learning_since, counters.learner_steps),
             "samples_per_insert": round(self._limiter.ratio, 3),
             "score": _rounded(self._last_score, 3),
             "score_episodes": len(evaluation.returns) if evaluation else 0,
             "score_epsilon": self._config.evaluation.epsilon,
             "best_score": _rounded(self._best_score, 3),
             "protocol": self._program.spec.protocol,
-            "actor_restarts": counters.actor_restarts,
+            "restarts": counters.restarts,
             "weights_sha256": hash_arrays(policy),
-            "ran_s": round(ran_s, 2),
             "stop_reason": reason,
         }
 
@@ -531,6 +598,39 @@ def hash_arrays(arrays: dict[str, Array]) -> str:
         digest.update(name.encode())
         digest.update(arrays[name].tobytes())
     return digest.hexdigest()
+
+
+def check_origin(checkpoint: Checkpoint, config: Config) -> None:
+    """Refuse a checkpoint that was made with another environment or network.
+
+    Raises:
+        UserError: names the key and both values.
+    """
+    try:
+        saved = checkpoint.state["config"]
+        missing = {"counters", "learner", "best_score"} - set(checkpoint.state)
+        if checkpoint.state["format"] != CHECKPOINT_FORMAT or missing:
+            raise KeyError("format")
+        if "learner" not in checkpoint.tensors:
+            raise KeyError("learner")
+    except KeyError:
+        raise UserError(f"{checkpoint.path}: is of another version of raydqn") from None
+    mine = config.model_dump(mode="json")
+    same = [("env", key) for key in ("id", "observation", "kwargs", "stack")]
+    for section, key in [*same, *(("network", key) for key in mine["network"])]:
+        was, wanted = saved[section].get(key), mine[section][key]
+        if was != wanted:
+            raise UserError(
+                f"{section}.{key}={wanted}: the checkpoint {checkpoint.path} was made with {was}, "
+                f"it is of another {'environment' if section == 'env' else section}"
+            )
+
+
+def _mean_rate(since: tuple[float, int] | None, count: int) -> float:
+    """Events per second since acting or learning began."""
+    if since is None or time.monotonic() - since[0] < MIN_RATE_S:
+        return 0.0
+    return round((count - since[1]) / (time.monotonic() - since[0]), 1)
 
 
 def _mean(values: Any) -> float:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import suppress
 from typing import Any, TextIO
 
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
-from rich.text import Text
 
 from common.config import StopConfig
 from deploy.supervisor import View
@@ -55,7 +55,8 @@ class PlainView:
 
     def message(self, text: str) -> None:
         """Print it."""
-        print(text, file=self._stream, flush=True)
+        with suppress(BrokenPipeError):  # nobody reads on (`| head`): the run goes on
+            print(text, file=self._stream, flush=True)
 
     def close(self) -> None:
         """Print the last report, if it was held back."""
@@ -68,7 +69,7 @@ class PlainView:
         done, left = progress(report, self._stop)
         parts = [
             f"{report['wall_s']:7.1f} s",
-            f"{done:4.0%}" + (f" ETA {duration(left)}" if left is not None else ""),
+            f"{done:4.0%}{eta(left, self._stop)}",
             f"score {number(report['score'])}",
             f"return {number(report['return_mean_100'])}",
             f"env steps {report['env_steps']:,} ({report['env_steps_per_s']:,.0f}/s)",
@@ -85,13 +86,12 @@ class LiveView:
     def __init__(self, stop: StopConfig, stream: TextIO) -> None:
         """Takes over the terminal's last lines until closed."""
         self._stop = stop
-        self._live = Live(
-            Text("starting …"), console=Console(file=stream), refresh_per_second=4, transient=False
-        )
-        self._live.start()
+        self._live = Live(console=Console(file=stream), refresh_per_second=4)
 
     def update(self, report: dict[str, Any]) -> None:
-        """Redraw."""
+        """Redraw; the first report takes the terminal over, so that early errors are plain."""
+        if not self._live.is_started:
+            self._live.start()
         self._live.update(live_table(report, self._stop))
 
     def message(self, text: str) -> None:
@@ -108,11 +108,10 @@ def live_table(report: dict[str, Any], stop: StopConfig) -> Table:
     done, left = progress(report, stop)
     width = 30
     bar = "█" * round(done * width) + "░" * (width - round(done * width))
-    eta = f"ETA {duration(left)}" if left is not None else ""
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(style="bold")
     table.add_column()
-    table.add_row("progress", f"{bar} {done:4.0%}  {duration(report['wall_s'])}  {eta}")
+    table.add_row("progress", f"{bar} {done:4.0%}  {duration(report['wall_s'])} {eta(left, stop)}")
     table.add_row(
         "score",
         f"{number(report['score'])} greedy (best {number(report['best_score'])})   "
@@ -156,6 +155,13 @@ def progress(report: dict[str, Any], stop: StopConfig) -> tuple[float, float | N
     if stop.score is not None and stop.score > 0 and report["score"] == report["score"]:
         shares.append(max(0.0, report["score"]) / stop.score)
     return min(1.0, max(shares, default=0.0)), min(lefts, default=None)
+
+
+def eta(left_s: float | None, stop: StopConfig) -> str:
+    """How long it takes still; with a score to reach, how long at the most."""
+    if left_s is None:
+        return ""
+    return f" {'at most' if stop.score is not None else 'ETA'} {duration(left_s)}"
 
 
 def number(value: float | None, digits: int = 1) -> str:

@@ -12,7 +12,7 @@ from torch import Tensor
 from common import wire
 from common.config import Config
 from common.handles import Handle
-from common.networks import choose_device, make_network
+from common.networks import choose_device, make_network, shape_difference
 from common.seeding import Role, integer_seeds, seed_sequence
 from common.types import Array, EnvironmentSpec, LearnerReport, Transition, UserError
 from common.variables import pack_weights
@@ -62,9 +62,9 @@ class Learner:
         learner = config.learner
         torch.set_num_threads(learner.threads)
         self._device = choose_device(learner.device)
-        seeds = integer_seeds(seed_sequence(config.seed, Role.NETWORK), 2)
-        self._policy = make_network(spec, config.network, seeds).to(self._device)
-        self._target = make_network(spec, config.network, seeds).to(self._device)
+        (weight_seed,) = integer_seeds(seed_sequence(config.seed, Role.NETWORK), 1)
+        self._policy = make_network(spec, config.network, weight_seed).to(self._device)
+        self._target = make_network(spec, config.network, weight_seed).to(self._device)
         self._target.requires_grad_(False)
         self._sync_target()
         self._optimizer = torch.optim.Adam(
@@ -140,6 +140,7 @@ class Learner:
             weight_lag=means.mean("weight_lag"),
             data_age=means.mean("data_age"),
             replay=self._sampler.summaries,
+            rounds_in_flight=self._sampler.in_flight,
             wall_s=time.perf_counter() - start,
             sample_wait_s=self._sampler.wait_s - waited,
             diverged=diverged is not None,
@@ -151,7 +152,7 @@ class Learner:
         self._version += 1
         weights = pack_weights(self._policy.state_dict(), {"learner_steps": self._steps})
         shared = self._variables.share(weights)
-        self._variables.call("publish", self._version, [shared]).result()
+        self._variables.call("publish", self._version, shared).result()
 
     def state(self) -> Array:
         """Everything needed to go on: networks, optimiser, counters (wire format)."""
@@ -179,10 +180,9 @@ class Learner:
         tensors = {name: torch.from_numpy(np.array(a)) for name, a in arrays.items()}
         for prefix, network in (("policy", self._policy), ("target", self._target)):
             part = _below(tensors, prefix)
-            have = {name: tuple(t.shape) for name, t in network.state_dict().items()}
-            given = {name: tuple(t.shape) for name, t in part.items()}
-            if have != given:
-                raise UserError(f"checkpoint is of another network: {_difference(given, have)}")
+            difference = shape_difference(part, network.state_dict())
+            if difference is not None:
+                raise UserError(f"checkpoint is of another network: {difference}")
             network.load_state_dict(part)
         slots: dict[int, dict[str, Tensor]] = {}
         for name, tensor in _below(tensors, "optimizer").items():
@@ -245,10 +245,3 @@ def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
         for name, tensor in tensors.items()
         if name.startswith(f"{prefix}.")
     }
-
-
-def _difference(given: dict[str, tuple[int, ...]], have: dict[str, tuple[int, ...]]) -> str:
-    for name in {**given, **have}:
-        if given.get(name) != have.get(name):
-            return f"{name} is {given.get(name)} there and {have.get(name)} here"
-    return "its parameters differ"

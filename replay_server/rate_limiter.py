@@ -6,6 +6,8 @@ it hands out work, so nothing ever blocks inside a shard, and the side that wait
 
 from __future__ import annotations
 
+from common.config import least_ratio_error
+
 
 class RateLimiter:
     """Counts inserts and samples over all shards and decides who may go on.
@@ -43,7 +45,7 @@ class RateLimiter:
             if value < 1:
                 raise ValueError(f"{name}={value}: must be at least 1")
         self._insert_quantum, self._sample_quantum = insert_quantum, sample_quantum
-        least = max(insert_quantum * samples_per_insert, sample_quantum)
+        least = least_ratio_error(samples_per_insert, insert_quantum, sample_quantum)
         if not error >= least:
             raise ValueError(
                 f"error={error:g}: must be at least {least:g}, the larger of one insert × "
@@ -59,8 +61,9 @@ class RateLimiter:
 
     @property
     def ratio(self) -> float:
-        """Samples per insert so far."""
-        return self.sampled / self.inserted if self.inserted else 0.0
+        """Samples per insert so far; the inserts of the warm-up are not counted."""
+        after_warmup = self.inserted - self.min_size
+        return self.sampled / after_warmup if after_warmup > 0 else 0.0
 
     @property
     def _centre(self) -> float:

@@ -171,7 +171,7 @@ def vector_spec(size: int, actions: int, stack: int = 1) -> EnvironmentSpec:
 
 def publish(variables: Variables, version: int, network: QNetwork, learner_steps: int = 0) -> None:
     weights = pack_weights(network.state_dict(), {"learner_steps": learner_steps})
-    variables.publish(version, [Ready(weights)])
+    variables.publish(version, Ready(weights))
 
 
 def network_that_prefers(spec: EnvironmentSpec, config: Config, action: int) -> QNetwork:

@@ -131,7 +131,7 @@ def test_the_agent_sees_the_stack_that_is_stored():
         exploration=GREEDY,
         learner={"gamma": 0.5, "double": False},
     )
-    network = make_network(scene.spec, scene.config.network, seeds=(9,))
+    network = make_network(scene.spec, scene.config.network, seed=9)
     publish(scene.variables, 0, network)
     scene.actor.collect(24, 0)
     server = scene.server

@@ -16,7 +16,7 @@ CPU = torch.device("cpu")
 
 
 def make_agent(seed=0, spec=SPEC, config=None):
-    network = make_network(spec, config or NetworkConfig(hidden=(16,)), seeds=(seed,))
+    network = make_network(spec, config or NetworkConfig(hidden=(16,)), seed=seed)
     return Agent(network, CPU, np.random.default_rng(seed)), network
 
 

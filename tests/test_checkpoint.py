@@ -156,12 +156,13 @@ def half_a_write(path, data):
 def rename_and_die(path, target):
     if moment == "before rename":
         die()
-    rename(path, target)
+    renamed = rename(path, target)
     if moment == "after rename":
         die()
+    return renamed
 
 def rmtree_and_die(path, *args, **named):
-    if moment == "before removal" and path.name.startswith("step-"):
+    if moment == "before removal" and path.name.startswith(".writing-old-"):
         die()
     rmtree(path, *args, **named)
 

@@ -147,8 +147,10 @@ def test_weights_of_another_network_or_environment_are_refused(tmp_path, capsys,
     assert "another network" in mistake(capsys, "evaluate", str(run))
     assert "another network" in mistake(capsys, "resume", str(run), "--inline")
     (run / "config.toml").write_text(text.replace("CartPole-v1", "Acrobot-v1"))
-    assert "another network or environment" in mistake(capsys, "evaluate", str(run))
-    assert "another network" in mistake(capsys, "resume", str(run), "--inline")
+    assert "best weights are of CartPole-v1" in mistake(capsys, "evaluate", str(run))
+    latest = ("evaluate", str(run), "--weights", "latest")
+    for command in (latest, ("resume", str(run), "--inline")):
+        assert "env.id=Acrobot-v1: the checkpoint" in mistake(capsys, *command)
 
 
 def test_evaluate_plays_the_episodes_it_was_asked_for(capsys, finished_run):

@@ -171,7 +171,6 @@ def test_parts_that_just_fit_are_accepted(values):
 def test_sizes_of_messages_and_reports_follow_from_the_actors():
     config = build({"actors": {"envs": 4, "collect_steps": 8, "chunk_steps": 10}})
     assert config.max_chunk_transitions == 4 * (10 + 3)
-    assert config.collect_transitions == 32
     assert config.insert_quantum == 40  # a chunk arrives whole, whatever a report covers
     assert config.min_ratio_error == 320.0
     assert config.ratio_error == 320.0 + 256 * 20

@@ -198,7 +198,8 @@ def test_what_a_step_returned_is_not_overwritten_by_the_next(make, env_id):
 @pytest.mark.parametrize("env_id", ["CartPole-v1", COUNTING, ATARI])
 def test_a_reset_right_after_an_end_begins_an_episode_whose_first_action_counts(make, env_id):
     limits = {"max_episode_frames": 100} if env_id == BREAKOUT else {}
-    environment = make(id=env_id, copies=1, noop_max=0, sticky_actions=0.0, **limits)
+    atari = {"noop_max": 0, "sticky_actions": 0.0} if env_id.startswith("ALE/") else {}
+    environment = make(id=env_id, copies=1, **atari, **limits)
     environment.reset(1)
     step = environment.step(actions_of(1))
     while not (step.terminated | step.truncated)[0]:

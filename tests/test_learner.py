@@ -85,7 +85,7 @@ class Bench:
 
     def published(self):
         """(version, weights, meta) of what actors would fetch."""
-        version, (reference,) = self.variables.fetch(-1)
+        version, reference = self.variables.fetch(-1)
         return version, *unpack_weights(reference.result())
 
 
@@ -157,7 +157,7 @@ def test_every_publish_steps_a_new_version_holds_the_weights_of_that_moment():
 
 def test_published_weights_do_not_change_while_training_goes_on():
     bench = Bench()
-    _, (reference,) = bench.variables.fetch(-1)
+    _, reference = bench.variables.fetch(-1)
     before = reference.result().copy()
     bench.learner.train(5)
     assert np.array_equal(reference.result(), before)

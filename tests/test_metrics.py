@@ -8,7 +8,7 @@ import pytest
 
 from common import wire
 from common.types import EvaluationReport, UserError
-from deploy.metrics import MetricsWriter, Rate, RunFolder, read_metrics
+from deploy.metrics import REQUIRED, MetricsWriter, Rate, RunFolder, read_metrics
 from deploy.run import make_config
 
 
@@ -58,22 +58,54 @@ def test_a_metrics_line_is_whole_json_and_nan_becomes_null(tmp_path):
     assert [json.loads(line)["loss"] for line in text.splitlines()] == [None, 0.5]
 
 
-def test_a_line_that_is_being_written_is_left_out(tmp_path):
+LINE = dict.fromkeys(REQUIRED, 1.0) | {"episodes": []}
+
+
+def test_only_whole_reports_are_read(tmp_path):
     RunFolder.create(tmp_path / "run", make_config("cartpole"))
     path = tmp_path / "run" / "metrics.jsonl"
-    path.write_text('{"wall_s": 1.0}\n{"wall_s": 2.')
-    assert read_metrics(tmp_path / "run") == [{"wall_s": 1.0}]
+    path.write_bytes(json.dumps(LINE).encode() + b'\n123\n{"a": 1}\n\xff\xfe\n{"wall_s": 2.')
+    assert read_metrics(tmp_path / "run") == [LINE]
     path.write_text("")
     with pytest.raises(UserError, match="no reports yet"):
         read_metrics(tmp_path / "run")
 
 
-def test_a_rate_is_of_the_last_seconds_only():
+def test_a_line_that_a_kill_cut_off_does_not_swallow_the_next(tmp_path):
+    RunFolder.create(tmp_path / "run", make_config("cartpole"))
+    (tmp_path / "run" / "metrics.jsonl").write_text('{"wall_s": 2.')
+    writer = MetricsWriter(tmp_path / "run")
+    writer.write(LINE | {"learner_steps": 7})
+    writer.close()
+    assert read_metrics(tmp_path / "run") == [LINE | {"learner_steps": 7}]
+
+
+def test_nan_is_null_at_any_depth(tmp_path):
+    RunFolder.create(tmp_path / "run", make_config("cartpole"))
+    writer = MetricsWriter(tmp_path / "run")
+    writer.write(
+        LINE | {"learner_steps": 7, "episodes": [[math.nan, 1, 0.5]], "by": {"x": math.inf}}
+    )
+    writer.close()
+    (line,) = read_metrics(tmp_path / "run")
+    assert line["episodes"] == [[None, 1, 0.5]]
+    assert line["by"] == {"x": None}
+
+
+def test_two_processes_cannot_run_in_one_folder(tmp_path):
+    folder = RunFolder.create(tmp_path / "run", make_config("cartpole"))
+    with folder.lock(), pytest.raises(UserError, match="another process"), folder.lock():
+        pass
+    with folder.lock():
+        assert [folder.begin_life() for _ in range(3)] == [0, 1, 2]
+
+
+def test_a_rate_is_of_the_last_seconds_only_and_falls_when_nothing_happens():
     rate = Rate(window_s=10.0)
-    assert rate.per_s == 0.0
+    assert rate.per_s(0.0) == 0.0
     for second in range(100):
         rate.add(float(second), 5.0 * second)
-    assert rate.per_s == pytest.approx(5.0)
-    for second in range(100, 120):
-        rate.add(float(second), 500.0)
-    assert rate.per_s == 0.0
+    assert rate.per_s(99.0) == pytest.approx(5.0)
+    assert 0 < rate.per_s(104.0) < 5.0
+    assert rate.per_s(200.0) == 0.0
+    assert rate.per_s(200.0) == 0.0

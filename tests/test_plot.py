@@ -284,5 +284,5 @@ def test_live_plot_prints_messages(
 def test_live_plot_says_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "IPython", None)
     monkeypatch.setitem(sys.modules, "IPython.display", None)
-    with pytest.raises(UserError, match=r"needs IPython \(pip install 'raydqn\[notebook\]'\)"):
+    with pytest.raises(UserError, match=r"needs IPython \(pip install ipykernel\)"):
         LivePlot()

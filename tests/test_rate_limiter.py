@@ -189,8 +189,10 @@ def test_many_actors_cannot_overrun_the_range_together():
     assert limiter.inserted == 60
 
 
-def test_the_ratio_is_that_of_all_samples_to_all_inserts():
-    limiter = make()
+def test_the_ratio_is_that_of_samples_to_inserts_after_the_warm_up():
+    limiter = make(min_size=10)
+    assert limiter.ratio == 0.0
+    insert(limiter, 10)
     assert limiter.ratio == 0.0
     insert(limiter, 20)
     sample(limiter, 30)
@@ -224,7 +226,7 @@ def test_at_the_ends_it_says_who_waits_for_whom():
     insert(limiter, 20)
     assert limiter.explain() == "actors wait for learner: 0.00 samples per insert, 2 wanted"
     sample(limiter, 40)
-    assert limiter.explain() == "learner waits for actors: 2.00 samples per insert, 2 wanted"
+    assert limiter.explain() == "learner waits for actors: 4.00 samples per insert, 2 wanted"
 
 
 @given(settings_that_are_allowed(), st.lists(st.booleans(), max_size=60))

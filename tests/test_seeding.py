@@ -23,7 +23,6 @@ def test_roles_keep_their_numbers():
     # They are part of what a seed means: renumbering would silently change every old run.
     assert {role.name: int(role) for role in Role} == {
         "ACTOR": 0,
-        "LEARNER": 1,
         "SHARD": 2,
         "EVALUATOR": 3,
         "NETWORK": 4,

@@ -27,11 +27,11 @@ def test_weights_are_fetched_once_per_version():
     variables = Variables()
     client = VariableClient(InlineHandle(variables))
     first, second = np.arange(3), np.arange(4)
-    variables.publish(0, [Ready(first)])
+    variables.publish(0, Ready(first))
     assert client.fetch() is first
     assert client.version == 0
     assert client.fetch() is None
-    variables.publish(5, [Ready(second)])
+    variables.publish(5, Ready(second))
     assert client.fetch() is second
     assert (client.version, client.fetches, variables.fetches) == (5, 2, 2)
 
@@ -39,7 +39,7 @@ def test_weights_are_fetched_once_per_version():
 def test_the_newest_version_is_fetched_not_every_one():
     variables = Variables()
     for version in range(4):
-        variables.publish(version, [Ready(version)])
+        variables.publish(version, Ready(version))
     client = VariableClient(InlineHandle(variables))
     assert client.fetch() == 3
     assert client.fetches == 1
@@ -48,9 +48,9 @@ def test_the_newest_version_is_fetched_not_every_one():
 @pytest.mark.parametrize("version", [3, 2, -1])
 def test_a_version_that_is_not_newer_is_refused_and_changes_nothing(version):
     variables = Variables()
-    variables.publish(3, [Ready("kept")])
+    variables.publish(3, Ready("kept"))
     with pytest.raises(ValueError, match=f"version={version}: must be newer than 3"):
-        variables.publish(version, [Ready("refused")])
+        variables.publish(version, Ready("refused"))
     held = variables.fetch(2)
     assert held is not None
     assert (held[0], held[1][0].result()) == (3, "kept")
@@ -60,7 +60,7 @@ def test_one_publish_serves_all_and_is_never_opened_on_the_way():
     # TRAPS 23: the server hands the reference on; each reader opens it for itself, when newer.
     variables = Variables()
     payload = CountingReady(np.arange(3))
-    variables.publish(0, [payload])
+    variables.publish(0, payload)
     clients = [VariableClient(InlineHandle(variables)) for _ in range(3)]
     assert payload.reads == 0
     assert all(client.fetch() is not None for client in clients)
@@ -73,7 +73,7 @@ def test_one_publish_serves_all_and_is_never_opened_on_the_way():
 
 def test_a_client_asks_with_the_version_it_has():
     variables = Variables()
-    variables.publish(2, [Ready("weights")])
+    variables.publish(2, Ready("weights"))
     handle = HeldHandle(variables, ("fetch",))
     client = VariableClient(handle)
     client.fetch()
