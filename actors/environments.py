@@ -312,8 +312,8 @@ def _wrap(env: gym.Env[Any, Any], config: EnvConfig) -> gym.Env[Any, Any]:
         return env
     if isinstance(space, gym.spaces.Box) and space.dtype == np.uint8 and len(space.shape) == 3:
         raise UserError(
-            f"env.id={config.id}: pictures of shape {space.shape}; must be [H, W, 1] or [H, W, 3], "
-            "unstacked (env.stack stacks them)"
+            f"env.id={config.id}: pictures of shape {space.shape}; must be [H, W], [H, W, 1] or "
+            "[H, W, 3], one at a time (env.stack stacks them)"
         )
     if not (isinstance(space, gym.spaces.Box) and len(space.shape) == 1):
         try:
@@ -349,8 +349,8 @@ def _check_picture(env: gym.Env[Any, Any], config: EnvConfig) -> None:
     if not is_array or picture.dtype != np.uint8 or picture.shape[2:] not in ((1,), (3,)):
         kind = f"{picture.dtype} {picture.shape}" if is_array else type(picture).__name__
         raise UserError(
-            f"env.observation=pixels: {config.id} renders {kind}, not 8-bit pictures in grey or RGB; "
-            "use env.observation=state"
+            f"env.observation=pixels: {config.id} renders {kind}, not 8-bit pictures in grey "
+            "or RGB; use env.observation=state"
         )
 
 

@@ -199,7 +199,7 @@ def test_reported_weights_do_not_hang_on_a_shared_buffer(make):
     evaluator, variables, config = make(evaluation=evaluation(1, 1))
     network = make_network(evaluator.spec, config.network)
     publish(variables, 0, network)
-    shared = variables.fetch(-1)[1][0].result()
+    shared = variables.fetch(-1)[1].result()
     report = evaluator.evaluate()
     assert not np.shares_memory(report.weights, shared)
     assert np.array_equal(report.weights, shared)

@@ -53,7 +53,7 @@ def test_a_version_that_is_not_newer_is_refused_and_changes_nothing(version):
         variables.publish(version, Ready("refused"))
     held = variables.fetch(2)
     assert held is not None
-    assert (held[0], held[1][0].result()) == (3, "kept")
+    assert (held[0], held[1].result()) == (3, "kept")
 
 
 def test_one_publish_serves_all_and_is_never_opened_on_the_way():
