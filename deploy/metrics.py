@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file
@@ -28,6 +28,9 @@ from common import wire
 from common.checkpoint import CheckpointStore, write_atomically
 from common.config import Config, build, load_toml, merge, to_toml
 from common.types import Array, EvaluationReport, UserError
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 CONFIG = "config.toml"
 METRICS = "metrics.jsonl"
@@ -167,20 +170,23 @@ class MetricsWriter:
 
     def __init__(self, folder: Path) -> None:
         """Open both, after what an earlier part of the run wrote."""
-        from torch.utils.tensorboard import SummaryWriter
-
         path = folder / METRICS
         cut_off = path.is_file() and path.read_bytes()[-1:] not in (b"", b"\n")
         self._file = path.open("a", encoding="utf-8")
         if cut_off:  # a run that was killed: its last line must not swallow the next one
             self._file.write("\n")
-        self._board = SummaryWriter(str(folder))
+        self._folder = folder
+        self._board: SummaryWriter | None = None
 
     def write(self, report: dict[str, Any]) -> None:
         """One line, flushed: a reader sees whole lines only. NaN is written as null."""
         clean = {key: _finite(value) for key, value in report.items()}
         self._file.write(json.dumps(clean, allow_nan=False) + "\n")
         self._file.flush()
+        if self._board is None:  # its import takes as long as all our own: not before the start
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._board = SummaryWriter(str(self._folder))
         for key, value in clean.items():
             if isinstance(value, (int, float)) and not isinstance(value, bool):
                 self._board.add_scalar(key, value, report["learner_steps"], walltime=None)
@@ -188,7 +194,8 @@ class MetricsWriter:
     def close(self) -> None:
         """Flush and close both."""
         self._file.close()
-        self._board.close()
+        if self._board is not None:
+            self._board.close()
 
 
 def _finite(value: Any) -> Any:

@@ -159,7 +159,8 @@ class Supervisor:
         self._last_evaluation: EvaluationReport | None = None
         self._next_evaluation = config.evaluation.every_learner_steps
         self._saved_steps = -1
-        self._saved_s = started_s
+        self._checkpoint_tried_s = started_s
+        self._checkpoint_tried_steps = 0
         self._reported_s = started_s
         self._acting_after_s = math.nan
         self._window = _Window()
@@ -189,7 +190,7 @@ class Supervisor:
         self._program.learner.call("load_state", buffer).result()
         every = self._config.evaluation.every_learner_steps
         self._next_evaluation = (self._counters.learner_steps // every + 1) * every
-        self._saved_steps = self._counters.learner_steps
+        self._saved_steps = self._checkpoint_tried_steps = self._counters.learner_steps
 
     def request_stop(self, reason: str) -> None:
         """Ask for a clean stop; safe to call from a signal handler."""
@@ -303,7 +304,7 @@ class Supervisor:
             self._settle_learner()
         evaluator = self._evaluator
         if evaluator is not None and evaluator.call is not None and id(evaluator.call) in done:
-            self._settle_evaluation(evaluator, replace)
+            self._settle_evaluation(evaluator)
 
     def _outcome(self, seat: _Seat, replace: bool) -> Any:
         """What the seat's call returned; None, and a new part on the seat, if it failed."""
@@ -388,8 +389,8 @@ class Supervisor:
             "rewards"
         )
 
-    def _settle_evaluation(self, seat: _Seat, replace: bool = True) -> None:
-        report: EvaluationReport | None = self._outcome(seat, replace)
+    def _settle_evaluation(self, seat: _Seat) -> None:
+        report: EvaluationReport | None = self._outcome(seat, replace=True)
         if report is None:
             return
         every = self._config.evaluation.every_learner_steps
@@ -423,16 +424,19 @@ class Supervisor:
         """Let work under way end, and evaluate the last weights if there is time to."""
         in_a_hurry = reason in ("score", "wall_s", "interrupted", "terminated")
         self._settle_all(evaluation=not in_a_hurry)
-        evaluated = self._last_evaluation.learner_steps if self._last_evaluation else -1
-        if not in_a_hurry and evaluated < self._counters.learner_steps:
+        while not in_a_hurry and self._evaluated_steps < self._counters.learner_steps:
             self._program.learner.call("publish").result()
             self._evaluate()
             self._settle_all(evaluation=True)
 
+    @property
+    def _evaluated_steps(self) -> int:
+        return self._last_evaluation.learner_steps if self._last_evaluation else -1
+
     def _settle_all(self, evaluation: bool) -> None:
         """Wait for the learner, for actors up to `FINISH_S`, and for the evaluator if asked to.
 
-        Whoever dies now is not replaced.
+        An actor that dies now is not replaced.
         """
         deadline = time.monotonic() + FINISH_S
         while True:
@@ -464,13 +468,15 @@ class Supervisor:
 
     def _checkpoint_due(self, now: float) -> bool:
         checkpoint = self._config.checkpoint
-        since = self._counters.learner_steps - max(0, self._saved_steps)
+        since = self._counters.learner_steps - self._checkpoint_tried_steps
         if since < 1:
             return False
         by_steps = (
             checkpoint.every_learner_steps is not None and since >= checkpoint.every_learner_steps
         )
-        by_time = checkpoint.every_s is not None and now - self._saved_s >= checkpoint.every_s
+        by_time = (
+            checkpoint.every_s is not None and now - self._checkpoint_tried_s >= checkpoint.every_s
+        )
         return by_steps or by_time
 
     def _save(self) -> None:
@@ -491,14 +497,14 @@ class Supervisor:
         }
         self._folder.checkpoints.save(steps, {"learner": tensors}, state)
         self._saved_steps = steps
-        self._saved_s = time.monotonic()
 
     def _save_or_say_so(self) -> None:
         """A checkpoint that cannot be written does not end the run: the one before it is intact."""
+        self._checkpoint_tried_s = time.monotonic()
+        self._checkpoint_tried_steps = self._counters.learner_steps
         try:
             self._save()
-        except OSError as error:
-            self._saved_s = time.monotonic()  # try again when the next one is due
+        except OSError as error:  # tried again when the next one is due
             self._view.message(f"checkpoint could not be written: {error}; going on")
 
     def _save_what_can_be(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -67,12 +68,6 @@ class Learner:
         self._target = make_network(spec, config.network, weight_seed).to(self._device)
         self._target.requires_grad_(False)
         self._sync_target()
-        self._optimizer = torch.optim.Adam(
-            self._policy.parameters(),
-            lr=learner.learning_rate,
-            eps=learner.adam_epsilon,
-            fused=True,
-        )
         self._sampler = ReplaySampler(
             shards,
             learner.batch_size,
@@ -92,6 +87,18 @@ class Learner:
         self._next_batch = 0
         self._priorities: Array = np.zeros((learner.batches_per_sample, learner.batch_size))
         self.publish()
+
+    @cached_property
+    def _optimizer(self) -> torch.optim.Optimizer:
+        # Made at the first step: torch imports its compiler for it, about a second in which the
+        # first weights are published already and acting can begin.
+        learner = self._config.learner
+        return torch.optim.Adam(
+            self._policy.parameters(),
+            lr=learner.learning_rate,
+            eps=learner.adam_epsilon,
+            fused=True,
+        )
 
     def train(self, steps: int) -> LearnerReport:
         """`steps` updates. On a loss that is not finite it stops before the update, and says so."""

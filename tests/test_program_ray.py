@@ -205,3 +205,37 @@ def test_an_environment_that_crashes_is_replaced_until_it_is_hopeless(tmp_path):
     assert "actor-0 failed 4 times in a row" in err
     assert "the simulator is gone" in err
     assert len(err.strip().splitlines()) == 1, err
+
+
+def test_an_evaluator_that_dies_is_replaced(tmp_path):
+    (tmp_path / "picky.py").write_text(
+        "import os, pathlib, gymnasium as gym\n"
+        "from gymnasium.envs.classic_control import CartPoleEnv\n"
+        "class Picky(CartPoleEnv):\n"
+        "    'Where three copies live, in the evaluator, the process dies once.'\n"
+        "    copies = 0\n"
+        "    def __init__(self, **kwargs):\n"
+        "        super().__init__(**kwargs)\n"
+        "        Picky.copies += 1\n"
+        "    def step(self, action):\n"
+        "        mark = pathlib.Path(os.environ['PICKY_MARK'])\n"
+        "        if Picky.copies == 3 and not mark.exists():\n"
+        "            mark.touch()\n"
+        "            os._exit(1)\n"
+        "        return super().step(action)\n"
+        "gym.register('Picky-v0', Picky, max_episode_steps=50)\n"
+    )
+    run = tmp_path / "run"
+    with running(
+        *("train", "cartpole", "--json", "--run-dir", str(run), *TINY_OPTIONS),
+        *("--env.id", "picky:Picky-v0", "--stop.learner-steps", "600"),
+        *("--evaluation.episodes", "3", "--evaluation.envs", "3"),
+        cwd=tmp_path,
+        env={"PICKY_MARK": str(tmp_path / "mark"), "RAY_ADDRESS": "203.0.113.1:6379"},
+    ) as process:
+        out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert "evaluator was replaced" in out
+    summary = summary_of(out)  # … on a Ray of its own, whatever RAY_ADDRESS says
+    assert summary["restarts"] == 1
+    assert summary["score_episodes"] == 3

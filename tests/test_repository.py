@@ -1,0 +1,59 @@
+"""What the repository says of itself."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+from deploy.bench import BENCHMARKS
+from deploy.cli import _parser, split_overrides
+
+ROOT = Path(__file__).parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_relative_link_leads_somewhere(page):
+    targets = re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text())
+    for target in targets:
+        if not target.startswith("http"):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_command_on_a_page_is_one_that_the_program_takes(page):
+    commands = re.findall(r"^(?:    |`{0,3})raydqn +(.+?)(?:  +#.*)?`*$", page.read_text(), re.M)
+    for command in commands:
+        words = [w.replace("…", "x") for w in command.split()]
+        _, rest = split_overrides(words)
+        _parser().parse_args(rest)
+
+
+def test_every_benchmark_is_quoted_in_the_results():
+    results = (ROOT / "docs" / "results.md").read_text()
+    for name in BENCHMARKS:
+        assert f"raydqn bench {name}" in results
+
+
+def requirements() -> list[Requirement]:
+    extras = PROJECT["optional-dependencies"].values()
+    lines = PROJECT["dependencies"] + [line for extra in extras for line in extra]
+    return [Requirement(line) for line in lines if not line.startswith("raydqn")]
+
+
+def test_every_dependency_has_bounds_and_a_tested_version_within_them():
+    pins = {}
+    for line in (ROOT / "constraints.txt").read_text().splitlines():
+        if not line.startswith("#"):
+            name, version = line.split("==")
+            pins[name.lower().replace("_", "-")] = version
+    for requirement in requirements():
+        operators = {specifier.operator for specifier in requirement.specifier}
+        assert {">=", "<"} <= operators, f"{requirement}: lower and upper bound"
+        pin = pins[requirement.name.lower().replace("_", "-")]
+        assert requirement.specifier.contains(pin), f"{requirement}: tested with {pin}"
