@@ -23,7 +23,7 @@ check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest $(ARGS)
+	$(MAKE) --no-print-directory test
 
 setup: $(VENV)/.installed-dev
 
