@@ -256,7 +256,11 @@ def _first_line(error: BaseException) -> str:
 
 
 def _render_kwargs(config: EnvConfig, render: bool) -> dict[str, Any]:
-    return {"render_mode": "rgb_array"} if render or config.observation == "pixels" else {}
+    if not render and config.observation != "pixels":
+        return {}
+    # pygame would look for a screen and complain; a driver that was chosen is left alone.
+    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+    return {"render_mode": "rgb_array"}
 
 
 def _is_plain_vector(space: gym.Space[Any]) -> bool:
@@ -288,8 +292,6 @@ def _fast_vector(
 def _wrap(env: gym.Env[Any, Any], config: EnvConfig) -> gym.Env[Any, Any]:
     """Pictures through Pillow, everything else flattened to a vector."""
     if config.observation == "pixels":
-        # pygame would look for a screen and complain; a driver that was chosen is left alone.
-        os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
         for attribute, size in (
             ("screen_width", config.render_width),
             ("screen_height", config.render_height),
