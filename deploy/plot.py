@@ -168,8 +168,9 @@ def _line(
         points = [point for point in points if point[1] > 0]
     if not points:
         return
-    # Reports repeat what has not changed: a value counts where it was new.
-    new = [i for i, p in enumerate(points) if i == 0 or p[1] != points[i - 1][1]]
+    # Reports repeat a score until the next evaluation: it counts where it was new. Anything else is
+    # measured anew for each report; leaving points out would draw a ramp where it was flat.
+    new = [i for i, p in enumerate(points) if not mark_new or i == 0 or p[1] != points[i - 1][1]]
     kept = [points[i] for i in sorted({*new, len(points) - 1})]
     xs, ys = zip(*kept, strict=True)
     marker = "o" if mark_new or len(kept) == 1 else None
