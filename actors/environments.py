@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import importlib
 import os
+import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -21,7 +24,14 @@ from gymnasium.wrappers import AddRenderObservation, FlattenObservation
 
 from actors.preprocessing import preprocess_picture
 from common.config import EnvConfig, suggest
-from common.types import Array, EnvironmentSpec, FrameSpec, TimeStep, UserError
+from common.types import (
+    Array,
+    EnvironmentFailedError,
+    EnvironmentSpec,
+    FrameSpec,
+    TimeStep,
+    UserError,
+)
 
 MAX_VECTOR = 1 << 20
 
@@ -65,7 +75,8 @@ class Environment:
 
     def reset(self, seed: int | None = None) -> Array:
         """Begin an episode in every copy; returns the first frames, `[N, *frame]`."""
-        observation, info = self._vector.reset(seed=seed)
+        with self._reporting("reset"):
+            observation, info = self._vector.reset(seed=seed)
         self._done[:] = False
         self._lives = self._lives_in(info)
         return self._frames(observation)
@@ -73,9 +84,10 @@ class Environment:
     def step(self, actions: Array) -> TimeStep:
         """Apply one action (0 … A−1) to each copy, `[N]` int."""
         first = self._done
-        observation, reward, terminated, truncated, info = self._vector.step(
-            actions + self._first_action
-        )
+        with self._reporting("step"):
+            observation, reward, terminated, truncated, info = self._vector.step(
+                actions + self._first_action
+            )
         self._done = np.asarray(terminated | truncated, bool)
         lives = self._lives_in(info)
         lost = (lives < self._lives) & ~first & ~self._done
@@ -99,6 +111,25 @@ class Environment:
     def close(self) -> None:
         """Free what the copies hold."""
         self._vector.close()
+
+    @contextmanager
+    def _reporting(self, method: str) -> Iterator[None]:
+        """Whatever the environment raises comes out in one line that says where."""
+        try:
+            yield
+        except UserError:
+            raise
+        except Exception as error:
+            # The first frame is this method's, and gymnasium's wrappers say nothing of the cause.
+            frames = traceback.extract_tb(error.__traceback__)[1:]
+            own = [f for f in frames if f"{os.sep}gymnasium{os.sep}" not in f.filename]
+            origin = (own or frames)[-1]
+            place = f"{Path(origin.filename).name}, line {origin.lineno}, in {origin.name}"
+            raise EnvironmentFailedError(
+                f"env.id={self.spec.protocol['env']}: {method}() raised {type(error).__name__}: "
+                f"{_first_line(error)} ({place})",
+                "".join(traceback.format_list(own)),
+            ) from error
 
     def _frames(self, observation: Array) -> Array:
         """Copied: an environment may write its next observation into the same memory."""
@@ -127,11 +158,19 @@ def make_environment(config: EnvConfig, copies: int, render: bool = False) -> En
     return _make_gymnasium(config, copies, render)
 
 
-def environment_spec(config: EnvConfig) -> EnvironmentSpec:
-    """The spec alone: makes one copy and throws it away."""
+def environment_spec(config: EnvConfig, seed: int = 0) -> EnvironmentSpec:
+    """The spec alone: makes one copy, tries it, and throws it away.
+
+    Raises:
+        UserError: as `make_environment`; or the first `reset` or `step` raises.
+    """
     environment = make_environment(config, 1)
     try:
+        environment.reset(seed)
+        environment.step(np.zeros(1, np.int64))
         return environment.spec
+    except EnvironmentFailedError as error:
+        raise UserError(str(error)) from error
     finally:
         environment.close()
 
@@ -178,6 +217,8 @@ def _make_gymnasium(config: EnvConfig, copies: int, render: bool) -> Environment
     protocol = {"env": config.id, "observation": config.observation, "stack": config.stack}
     if config.kwargs:
         protocol["kwargs"] = config.kwargs
+    if config.observation == "state" and not plain_state and not frame.is_picture:
+        protocol["observation"] = f"{_space_name(probe.unwrapped.observation_space)}, flattened"
     if config.observation == "pixels":
         protocol["rendered"] = f"{config.render_width or '–'}×{config.render_height or '–'}"
     if frame.is_picture and frame.scale != 1.0:
@@ -235,8 +276,13 @@ def _find(env_id: str) -> gym.envs.registration.EnvSpec:
             warnings.simplefilter("ignore")  # "out of date" advice: the id was chosen on purpose
             return gym.spec(name)
     except gym.error.Error:
+        known = [  # of a module that was named, only what it brought
+            known_id
+            for known_id, known_spec in gym.registry.items()
+            if not module or str(known_spec.entry_point).startswith(module.partition(".")[0])
+        ]
         raise UserError(
-            f"env.id={env_id}: no such environment is registered{suggest(name, gym.registry)}"
+            f"env.id={env_id}: no such environment is registered{suggest(name, known)}"
         ) from None
 
 
@@ -261,6 +307,10 @@ def _render_kwargs(config: EnvConfig, render: bool) -> dict[str, Any]:
     # pygame would look for a screen and complain; a driver that was chosen is left alone.
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
     return {"render_mode": "rgb_array"}
+
+
+def _space_name(space: gym.Space[Any]) -> str:
+    return type(space).__name__ + (str(list(space.shape)) if space.shape else "")
 
 
 def _is_plain_vector(space: gym.Space[Any]) -> bool:

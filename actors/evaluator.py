@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -18,23 +20,40 @@ from common.types import Array, EvaluationReport
 from common.variables import VariableClient
 
 
+@dataclass(slots=True)
+class _Playing:
+    """An evaluation under way: what is left to play, and where the copies stand."""
+
+    quota: Array  # [N] episodes that each copy has still to end
+    frames: Array  # [N, *frame]
+    first: Array  # [N] bool
+    ignored: Array  # [N] bool: the next step only opens an episode
+    returns: Array  # [N]
+    lengths: Array  # [N] env steps
+    wall_s: float
+    finished: list[tuple[float, int]] = field(default_factory=list)  # (return, length)
+
+
 class Evaluator:
     """Its copies share the episodes evenly: no copy plays more because its episodes are short."""
 
-    def __init__(self, config: Config, variables: Handle, incarnation: int = 0) -> None:
+    def __init__(
+        self, config: Config, variables: Handle, incarnation: int = 0, render: bool = False
+    ) -> None:
         """Environments and an agent of its own.
 
         Args:
             config: of the run.
             variables: where weights are published.
             incarnation: gives other episodes than those of earlier lives.
+            render: ask the environments for pictures.
         """
         self._config = config
         self._variables = VariableClient(variables)
         self._weights: Array | None = None
         evaluation = config.evaluation
         self._copies = min(evaluation.envs, evaluation.episodes)
-        self._environment = make_environment(config.env, self._copies)
+        self._environment = make_environment(config.env, self._copies, render)
         seeds = integer_seeds(seed_sequence(config.seed, Role.EVALUATOR, 0, incarnation), 2)
         self._env_seed: int | None = seeds[0]
         spec = self.spec = self._environment.spec
@@ -44,20 +63,28 @@ class Evaluator:
             np.random.default_rng(seeds[1]),
         )
         self._stacks = FrameStack(self._copies, spec.stack, spec.frame)
+        self._playing: _Playing | None = None
 
-    def evaluate(self) -> EvaluationReport:
-        """`evaluation.episodes` episodes with the newest weights.
+    def evaluate(self, slice_s: float = math.inf) -> EvaluationReport | None:
+        """Play on for about `slice_s` seconds: an evaluation can be watched, and given up.
 
-        Every call plays other episodes than the one before: a score seen twice is confirmed.
+        A new evaluation begins with the newest weights and plays `evaluation.episodes` episodes,
+        others than the one before: a score seen twice is confirmed.
+
+        Returns:
+            The report; None as long as episodes are to be played: call again.
         """
-        weights = self._variables.fetch()
-        if weights is not None:
-            # Copied: a view would pin Ray's shared memory for as long as the report lives.
-            self._weights = np.array(weights)
-            self._agent.load_weights(self._weights)
-        report = self.play(self._config.evaluation.episodes)
-        report.version = self._variables.version
-        report.weights = self._weights
+        if self._playing is None:
+            weights = self._variables.fetch()
+            if weights is not None:
+                # Copied: a view would pin Ray's shared memory for as long as the report lives.
+                self._weights = np.array(weights)
+                self._agent.load_weights(self._weights)
+            self.begin(self._config.evaluation.episodes)
+        report = self.play_on(slice_s)
+        if report is not None:
+            report.version = self._variables.version
+            report.weights = self._weights
         return report
 
     def load_weights(self, weights: Array) -> None:
@@ -70,43 +97,94 @@ class Evaluator:
         Raises:
             ValueError: no episode to play.
         """
+        self.begin(episodes)
+        report = self.play_on()
+        assert report is not None
+        return report
+
+    def begin(self, episodes: int) -> None:
+        """Reset all copies for `episodes` episodes; an evaluation under way is given up.
+
+        Raises:
+            ValueError: no episode to play.
+        """
         if episodes < 1:
             raise ValueError(f"episodes={episodes}: must be at least 1")
-        start = time.perf_counter()
-        evaluation = self._config.evaluation
         copies = self._copies
-        quota = np.full(copies, episodes // copies) + (np.arange(copies) < episodes % copies)
+        start = time.perf_counter()
         frames = self._environment.reset(self._env_seed)
         self._env_seed = None  # go on with the stream of random numbers, do not repeat it
-        first = np.ones(copies, bool)
-        ignored = np.zeros(copies, bool)
-        returns, lengths = np.zeros(copies), np.zeros(copies, np.int64)
-        finished: list[tuple[float, int]] = []
-        epsilons = np.full(copies, evaluation.epsilon)
-        while (quota > 0).any():
-            choice = self._agent.select_actions(self._stacks.push(frames, first), epsilons)
-            step = self._environment.step(choice.actions)
-            returns += step.reward
-            lengths += ~ignored
-            done = step.terminated | step.truncated
-            # A copy that is stuck for ever would hold up the evaluation for ever: its episode
-            # counts as it is, and since it never ends, the copy plays no other.
-            stuck = ~done & (lengths >= evaluation.max_episode_steps)
-            for i in np.flatnonzero((done | stuck) & (quota > 0)):
-                finished.append((float(returns[i]), int(lengths[i])))
-                quota[i] = 0 if stuck[i] else quota[i] - 1
-            returns[done] = 0
-            lengths[done] = 0
-            frames, first, ignored = step.observation, step.first, done
+        self._playing = _Playing(
+            quota=np.full(copies, episodes // copies) + (np.arange(copies) < episodes % copies),
+            frames=frames,
+            first=np.ones(copies, bool),
+            ignored=np.zeros(copies, bool),
+            returns=np.zeros(copies),
+            lengths=np.zeros(copies, np.int64),
+            wall_s=time.perf_counter() - start,
+        )
+
+    def play_on(self, slice_s: float = math.inf) -> EvaluationReport | None:
+        """Step all copies at least once, for about `slice_s` seconds.
+
+        Returns:
+            The report when all episodes are over, else None.
+        """
+        playing = self._playing
+        assert playing is not None, "nothing was begun"
+        start = time.perf_counter()
+        while True:
+            self._step(playing)
+            elapsed_s = time.perf_counter() - start
+            if not (playing.quota > 0).any() or elapsed_s >= slice_s:
+                break
+        playing.wall_s += elapsed_s
+        if (playing.quota > 0).any():
+            return None
+        self._playing = None
         return EvaluationReport(
             version=-1,
             learner_steps=self._agent.learner_steps,
-            score=float(np.mean([ret for ret, _ in finished])),
-            returns=[ret for ret, _ in finished],
-            lengths=[length for _, length in finished],
-            epsilon=evaluation.epsilon,
-            wall_s=time.perf_counter() - start,
+            score=float(np.mean([ret for ret, _ in playing.finished])),
+            returns=[ret for ret, _ in playing.finished],
+            lengths=[length for _, length in playing.finished],
+            epsilon=self._config.evaluation.epsilon,
+            wall_s=playing.wall_s,
         )
+
+    def _step(self, playing: _Playing) -> None:
+        """One step of every copy."""
+        evaluation = self._config.evaluation
+        stacks = self._stacks.push(playing.frames, playing.first)
+        epsilons = np.full(self._copies, evaluation.epsilon)
+        step = self._environment.step(self._agent.select_actions(stacks, epsilons).actions)
+        playing.returns += step.reward
+        playing.lengths += ~playing.ignored
+        done = step.terminated | step.truncated
+        # A copy that is stuck for ever would hold up the evaluation for ever: its episode
+        # counts as it is, and since it never ends, the copy plays no other.
+        stuck = ~done & (playing.lengths >= evaluation.max_episode_steps)
+        for i in np.flatnonzero((done | stuck) & (playing.quota > 0)):
+            playing.finished.append((float(playing.returns[i]), int(playing.lengths[i])))
+            playing.quota[i] = 0 if stuck[i] else playing.quota[i] - 1
+        playing.returns[done] = 0
+        playing.lengths[done] = 0
+        playing.frames, playing.first, playing.ignored = step.observation, step.first, done
+
+    @property
+    def frames(self) -> Array:
+        """What the copies show now, `[N, *frame]`.
+
+        Raises:
+            RuntimeError: no evaluation is under way.
+        """
+        if self._playing is None:
+            raise RuntimeError("no evaluation is under way")
+        return self._playing.frames
+
+    def render(self) -> list[Array]:
+        """A picture of each copy; see `Environment.render`."""
+        return self._environment.render()
 
     def close(self) -> None:
         """Free the environments."""

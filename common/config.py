@@ -195,9 +195,16 @@ class StopConfig(Section):
     """The run stops at the first of these; none: that one never stops it."""
 
     learner_steps: int | None = Field(None, ge=1, description="learner steps")
-    env_steps: int | None = Field(None, ge=1, description="env steps of all actors together")
+    env_steps: int | None = Field(
+        None,
+        ge=1,
+        description="env steps of all actors together; seen after each report of an actor",
+    )
     wall_s: float | None = Field(
-        None, gt=0, description="seconds of the run, those before a resume included"
+        None,
+        gt=0,
+        description="seconds since the command began, Ray's start and the time before a resume "
+        "included",
     )
     score: float | None = Field(
         None, description="mean of evaluation.episodes greedy episodes, reached or passed"

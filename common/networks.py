@@ -147,10 +147,10 @@ def choose_device(name: str) -> torch.device:
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name.partition(":")[0] not in DEVICES:
+        raise UserError(f"learner.device={name}: must be auto or one of {', '.join(DEVICES)}")
     try:
         device = torch.device(name)
-        if device.type not in DEVICES:
-            raise RuntimeError(f"must be auto or one of {', '.join(DEVICES)}")
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]

@@ -26,6 +26,21 @@ class UserError(Exception):
     """
 
 
+class EnvironmentFailedError(Exception):
+    """An environment raised: not our fault, and not always the user's.
+
+    Attributes:
+        trace: the frames of the environment's own code, as a traceback shows them.
+    """
+
+    def __init__(self, message: str, trace: str = "") -> None:
+        super().__init__(message, trace)  # both, so that the error can be sent to another process
+        self.trace = trace
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
 @dataclass(frozen=True, slots=True)
 class FrameSpec:
     """What one frame looks like.

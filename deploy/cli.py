@@ -16,6 +16,7 @@ STARTED_S = time.monotonic() - (time.time() - psutil.Process().create_time())
 import argparse
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from importlib import metadata
@@ -24,7 +25,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from common.config import KEYS, is_list, parse_value, suggest, to_toml
-from common.types import UserError
+from common.types import EnvironmentFailedError, UserError
 
 PACKAGES = ("common", "replay_server", "actors", "learner", "deploy")
 USER_ERROR, FAILURE, INTERRUPTED = 2, 1, 130
@@ -52,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         _check_packages()
         overrides, rest = split_overrides(given)
-        options = _parser().parse_args(rest)
+        options = _parse(rest)
         if overrides and not options.takes_keys:
             raise UserError(f"--{next(iter(_flat(overrides)))}: {options.command} takes no keys")
         command: Callable[[argparse.Namespace, Overrides], int] = options.run
@@ -110,7 +111,7 @@ def split_overrides(arguments: Sequence[str]) -> tuple[Overrides, list[str]]:
             raise UserError(f"--{name}: unknown key{suggest(key, KEYS)}")
         values = [inline] if equals else []
         while not equals and queue and not queue[0].startswith("--"):
-            if values and not is_list(key):
+            if values and not (is_list(key) and _is_number(queue[0])):
                 break
             values.append(queue.pop(0))
         if not values:
@@ -125,6 +126,11 @@ def split_overrides(arguments: Sequence[str]) -> tuple[Overrides, list[str]]:
     return overrides, rest
 
 
+def _is_number(text: str) -> bool:
+    """Whether `text` may go on with a list: all lists here are of numbers."""
+    return isinstance(parse_value(text), (int, float))
+
+
 def _flat(overrides: Overrides) -> list[str]:
     return [
         f"{name}.{leaf}" if isinstance(value, dict) else name
@@ -133,7 +139,27 @@ def _flat(overrides: Overrides) -> list[str]:
     ]
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parse(arguments: list[str]) -> argparse.Namespace:
+    """Options of the command line; a word that is none gets a suggestion.
+
+    Raises:
+        UserError: an unknown command or option.
+    """
+    parser, commands = _parser()
+    if arguments and not arguments[0].startswith("-") and arguments[0] not in commands:
+        known = ", ".join(commands)
+        name = arguments[0]
+        raise UserError(f"{name}: unknown command{suggest(name, commands)} (known: {known})")
+    options, extra = parser.parse_known_args(arguments)
+    if extra:
+        usage = commands[options.command].format_help()
+        near = suggest(extra[0], re.findall(r"--[a-z-]+", usage))
+        raise UserError(f"{extra[0]}: unknown option{near} (see raydqn {options.command} --help)")
+    return options
+
+
+def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+    """The whole command line, and the part of each command."""
     from deploy.bench import BENCHMARKS
     from deploy.run import DEFAULT_PRESET
 
@@ -194,7 +220,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     bench.add_argument("--json", action="store_true", help="one JSON object per figure and line")
     bench.add_argument("--repeat", type=_positive, default=None, metavar="N", help="measurements")
-    return parser
+    return parser, dict(commands.choices)
 
 
 def _version() -> str:
@@ -225,7 +251,9 @@ def _train(options: argparse.Namespace, overrides: Overrides) -> int:
     from deploy.view import make_view
 
     config = run.make_config(options.preset, options.config, overrides)
-    path = options.run_dir or run.new_run_path(options.preset)
+    named = config.env.id != run.preset_values(options.preset)["env"]["id"]
+    name = run.run_name(config.env.id) if named else options.preset
+    path = options.run_dir or run.new_run_path(name)
     return _finish(
         options,
         lambda: run.train(
@@ -260,18 +288,29 @@ def _resume(options: argparse.Namespace, overrides: Overrides) -> int:
 
 def _finish(options: argparse.Namespace, work: Callable[[], dict[str, Any]], path: Path) -> int:
     """Run, then say how it ended and what to do next."""
+    from common.checkpoint import CheckpointStore
     from deploy.supervisor import RunFailedError
 
     try:
         summary = work()
     except RunFailedError as error:
+        if isinstance(error.__cause__, EnvironmentFailedError):
+            print(error.__cause__.trace, end="", file=sys.stderr)
         print(f"raydqn: failed: {error}", file=sys.stderr)
         return FAILURE
+    except KeyboardInterrupt:
+        saved = CheckpointStore(path / "checkpoints", 1).paths()
+        hint = f"the newest checkpoint is {saved[-1]}" if saved else "there is no checkpoint"
+        print(f"raydqn: stopped at once; {hint}", file=sys.stderr)
+        return INTERRUPTED
     reason = summary["stop_reason"]
-    score = "none yet" if summary["score"] is None else f"{summary['score']:g}"
+    score = "none yet"
+    if summary["score"] is not None:
+        episodes, epsilon = summary["score_episodes"], summary["score_epsilon"]
+        how = f"{episodes} episodes, ε = {epsilon:g}" if episodes else "of before the resume"
+        score = f"{summary['score']:g} ({how})"
     print(
-        f"stopped by {reason} after {summary['wall_s']:.1f} s: score {score} "
-        f"({summary['score_episodes']} episodes, ε = {summary['score_epsilon']:g}), "
+        f"stopped by {reason} after {summary['wall_s']:.1f} s: score {score}, "
         f"{summary['env_steps']:,} env steps, {summary['learner_steps']:,} learner steps"
     )
     protocol = ", ".join(f"{key}={value}" for key, value in summary["protocol"].items())
@@ -292,6 +331,8 @@ def _evaluate(options: argparse.Namespace, _: Overrides) -> int:
     overrides: Overrides = {"evaluation": {"episodes": options.episodes}}
     if options.epsilon is not None:
         overrides["evaluation"]["epsilon"] = options.epsilon
+    if options.gif is not None:
+        _check_gif(options.gif)
     folder = RunFolder.open(options.run_folder, overrides)
     result = evaluate(folder, options.episodes, options.weights)
     if options.gif is not None:
@@ -309,6 +350,14 @@ def _evaluate(options: argparse.Namespace, _: Overrides) -> int:
     if options.gif is not None:
         print(f"film: {options.gif} ({result['gif_pictures']} pictures)")
     return 0
+
+
+def _check_gif(path: Path) -> None:
+    """Before the work, not after it."""
+    if path.suffix.lower() != ".gif":
+        raise UserError(f"--gif={path}: must end in .gif")
+    if not path.absolute().parent.is_dir():
+        raise UserError(f"--gif={path}: there is no folder {path.absolute().parent}")
 
 
 def _plot(options: argparse.Namespace, _: Overrides) -> int:

@@ -8,11 +8,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from actors.environments import make_environment
 from actors.evaluator import Evaluator
-from actors.preprocessing import FrameStack
 from common import wire
-from common.config import Config
+from common.config import Config, build, merge
 from common.handles import InlineHandle
 from common.networks import make_network, shape_difference
 from common.types import Array, EnvironmentSpec, UserError
@@ -106,33 +104,20 @@ def film(folder: RunFolder, path: Path, which: str = "best") -> int:
     Raises:
         UserError: the file cannot be written, or the environment shows nothing.
     """
-    import torch
-
-    from actors.agent import Agent
-
-    config = folder.config
+    config = build(
+        merge(folder.config.model_dump(), {"evaluation": {"episodes": 1, "envs": 1}}), str(path)
+    )
     weights, source = load_weights(folder, which)
-    environment = make_environment(config.env, 1, render=True)
+    evaluator = Evaluator(config, InlineHandle(Variables()), render=True)
     try:
-        spec = environment.spec
-        check_weights(weights, spec, config, source)
-        agent = Agent(
-            make_network(spec, config.network), torch.device("cpu"), np.random.default_rng(0)
-        )
-        agent.load_weights(weights)
-        stacks = FrameStack(1, spec.stack, spec.frame)
-        frames, first = environment.reset(config.seed), np.ones(1, bool)
-        epsilon = np.full(1, config.evaluation.epsilon)
-        pictures = [_picture(environment.render, frames)]
-        done = False
-        while not done and len(pictures) < GIF_MAX_FRAMES:
-            choice = agent.select_actions(stacks.push(frames, first), epsilon)
-            step = environment.step(choice.actions)
-            frames, first = step.observation, step.first
-            done = bool(step.terminated[0] or step.truncated[0])
-            pictures.append(_picture(environment.render, frames))
+        check_weights(weights, evaluator.spec, config, source)
+        evaluator.load_weights(weights)
+        evaluator.begin(1)
+        pictures = [_picture(evaluator)]
+        while evaluator.play_on(slice_s=0) is None and len(pictures) < GIF_MAX_FRAMES:
+            pictures.append(_picture(evaluator))
     finally:
-        environment.close()
+        evaluator.close()
     try:
         pictures[0].save(
             path, format="GIF", save_all=True, append_images=pictures[1:], duration=40, loop=0
@@ -142,12 +127,12 @@ def film(folder: RunFolder, path: Path, which: str = "best") -> int:
     return len(pictures)
 
 
-def _picture(render: Any, frames: Array) -> Image.Image:
+def _picture(evaluator: Evaluator) -> Image.Image:
     """What the environment shows, or the agent's own frame where it shows nothing."""
     try:
-        image = Image.fromarray(render()[0])
+        image = Image.fromarray(evaluator.render()[0])
     except (UserError, NotImplementedError, AttributeError):
-        frame = frames[0]
+        frame = evaluator.frames[0]
         if frame.ndim != 3 or frame.dtype != np.uint8:
             raise UserError("--gif: this environment renders no pictures") from None
         image = Image.fromarray(frame[0] if frame.shape[0] == 1 else frame.transpose(1, 2, 0))

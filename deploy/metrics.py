@@ -57,6 +57,7 @@ class RunFolder:
         self.path = path
         self.config = config
         self.checkpoints = CheckpointStore(path / "checkpoints", config.checkpoint.keep)
+        self._made = False  # the folder itself, by this object
 
     @classmethod
     def create(cls, path: Path, config: Config) -> RunFolder:
@@ -66,12 +67,15 @@ class RunFolder:
             UserError: the folder already holds something, or cannot be made.
         """
         check_free(path)
+        made = not path.exists()
         try:
             path.mkdir(parents=True, exist_ok=True)
             write_atomically(path / CONFIG, to_toml(config).encode())
         except OSError as error:
             raise UserError(f"--run-dir={path}: cannot be made ({error.strerror})") from None
-        return cls(path, config)
+        folder = cls(path, config)
+        folder._made = made
+        return folder
 
     @classmethod
     def open(cls, path: Path, overrides: dict[str, Any] | None = None) -> RunFolder:
@@ -84,6 +88,19 @@ class RunFolder:
             raise UserError(f"{path}: not a run folder (it has no {CONFIG})")
         values = merge(load_toml(path / CONFIG), overrides or {})
         return cls(path, build(values, str(path / CONFIG)))
+
+    def discard_unless_used(self) -> None:
+        """Take a new run's folder away again if the run ended before its first report."""
+        metrics = self.path / METRICS
+        names = {path.name for path in self.path.iterdir()}
+        if names - {CONFIG, LIVES, LOCK, METRICS} or (
+            metrics.is_file() and metrics.stat().st_size > 0
+        ):
+            return
+        for name in names:
+            (self.path / name).unlink()
+        if self._made:
+            self.path.rmdir()
 
     def save_best(self, report: EvaluationReport) -> None:
         """Keep the weights of an evaluation."""

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import Any, Protocol
 
 from common.handles import Future, Handle, InlineHandle, RemoteDiedError
-from common.types import UserError
+from common.types import EnvironmentFailedError, UserError
 
 
 def part_name(title: str, incarnation: int) -> str:
@@ -21,7 +21,13 @@ def part_name(title: str, incarnation: int) -> str:
 
 
 class Runtime(Protocol):
-    """Makes parts and waits for their answers."""
+    """Makes parts and waits for their answers.
+
+    Attributes:
+        parallel: parts work side by side; where they do not, a call is over when it was made.
+    """
+
+    parallel: bool
 
     def spawn(self, cls: type, *args: Any, name: str, gpus: int = 0) -> Handle:
         """Make `cls(*args)`, which may use `gpus` GPUs, and a handle to it.
@@ -45,6 +51,8 @@ class Runtime(Protocol):
 
 class InlineRuntime:
     """Everything in this process and thread: no Ray, deterministic, breakpoints work."""
+
+    parallel = False
 
     def spawn(self, cls: type, *args: Any, name: str, gpus: int = 0) -> Handle:
         """Make the object now. It has no name and whatever GPUs there are."""
@@ -106,7 +114,7 @@ class RemoteFuture:
             return ray.get(self.reference)
         except RayTaskError as error:
             cause = error.cause
-            if isinstance(cause, (UserError, RemoteDiedError)):
+            if isinstance(cause, (UserError, EnvironmentFailedError, RemoteDiedError)):
                 raise cause from None
             raise
         except (RayActorError, ray.exceptions.ObjectLostError) as error:
@@ -167,6 +175,8 @@ def _environment(settings: dict[str, str]) -> Iterator[None]:
 
 class RayRuntime:
     """Remotes on a Ray instance of this machine that starts and ends with the run."""
+
+    parallel = True
 
     def __init__(self, object_store_bytes: int) -> None:
         """Start Ray.

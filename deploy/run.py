@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from importlib import resources
 from pathlib import Path
@@ -76,7 +76,14 @@ def make_config(
             raise UserError(f"{file or 'command line'}: {name}={value!r}: must be a table")
     if over.get("env", {}).get("id", base["env"]["id"]) != base["env"]["id"]:
         base.get("stop", {}).pop("score", None)
-    return build(merge(base, over), str(file) if file and not overrides else "configuration")
+    if file:  # by itself first: an error then names it
+        build(merge(base, load_toml(file)), str(file))
+    return build(merge(base, over), "command line" if overrides else f"preset {preset}")
+
+
+def run_name(env_id: str) -> str:
+    """`CartPole-v1` → `cartpole-v1`: what runs of an environment are called."""
+    return env_id.rpartition("/")[2].rpartition(":")[2].lower()
 
 
 def new_run_path(name: str) -> Path:
@@ -114,12 +121,16 @@ def train(
         RunFailedError: the run could not go on.
     """
     started_s = time.monotonic() if started_s is None else started_s
-    path = run_dir or new_run_path(config.env.id.rpartition("/")[2].rpartition(":")[2].lower())
+    path = run_dir or new_run_path(run_name(config.env.id))
+    view = view or SilentView()
     check_free(path)
-    spec = environment_spec(config.env)
-    with _runtime(config, spec, inline) as runtime:
+    spec = environment_spec(config.env, config.seed)
+    with _runtime(config, spec, inline, view) as runtime:
         folder = RunFolder.create(path, config)
-        return _run(folder, spec, None, runtime, view or SilentView(), started_s)
+        try:
+            return _run(folder, spec, None, runtime, view, started_s)
+        finally:
+            folder.discard_unless_used()
 
 
 def resume(
@@ -133,15 +144,35 @@ def resume(
     """Go on with a run from its newest checkpoint; arguments and errors as `train`."""
     started_s = time.monotonic() if started_s is None else started_s
     folder = RunFolder.open(run_dir, overrides)
+    view = view or SilentView()
     checkpoint = folder.checkpoints.newest()
     check_origin(checkpoint, folder.config)
-    spec = environment_spec(folder.config.env)
-    with _runtime(folder.config, spec, inline) as runtime:
-        return _run(folder, spec, checkpoint, runtime, view or SilentView(), started_s)
+    _check_goes_on(checkpoint, folder)
+    spec = environment_spec(folder.config.env, folder.config.seed)
+    with _runtime(folder.config, spec, inline, view) as runtime:
+        return _run(folder, spec, checkpoint, runtime, view, started_s)
+
+
+def _check_goes_on(checkpoint: Checkpoint, folder: RunFolder) -> None:
+    """Refuse to resume a run that is where it was to stop: nothing would be done.
+
+    Raises:
+        UserError: names the stop condition that holds already.
+    """
+    stop, state = folder.config.stop, checkpoint.state
+    reached = {**state["counters"], "score": state["score"]}
+    for key in ("score", "learner_steps", "env_steps", "wall_s"):
+        goal, now = getattr(stop, key), reached.get(key)
+        if goal is not None and now is not None and now >= goal:
+            option = key.replace("_", "-")
+            raise UserError(
+                f"{folder.path}: has reached stop.{key}={goal:g} already (it is at {now:g}); to go "
+                f"on, name a larger one or none: --stop.{option} none"
+            )
 
 
 @contextmanager
-def _runtime(config: Config, spec: EnvironmentSpec, inline: bool) -> Iterator[Runtime]:
+def _runtime(config: Config, spec: EnvironmentSpec, inline: bool, view: View) -> Iterator[Runtime]:
     """A runtime for a configuration that is sound; ended on the way out.
 
     Ray needs seconds to start and mostly waits; torch is imported meanwhile, in a thread: Ray's
@@ -152,6 +183,7 @@ def _runtime(config: Config, spec: EnvironmentSpec, inline: bool) -> Iterator[Ru
         yield InlineRuntime()
         return
     runtime: RayRuntime | None = None
+    view.message("starting Ray …")
     try:
         with ThreadPoolExecutor(1) as pool:
             checking = pool.submit(_check, config, spec)
@@ -185,7 +217,7 @@ def _run(
             incarnation = folder.begin_life() * LIFE
             program = build_program(folder.config, spec, runtime, incarnation)
             supervisor = Supervisor(program, folder, view, started_s)
-            with _signals(supervisor):
+            with _signals(supervisor, view):
                 if checkpoint is not None:
                     supervisor.restore(checkpoint)
                     folder.save_config()
@@ -196,7 +228,7 @@ def _run(
 
 
 @contextmanager
-def _signals(supervisor: Supervisor) -> Iterator[None]:
+def _signals(supervisor: Supervisor, view: View) -> Iterator[None]:
     """The first SIGINT or SIGTERM asks for a clean stop, the second ends the command at once."""
     if threading.current_thread() is not threading.main_thread():
         yield  # Python hands signals to the main thread only
@@ -210,6 +242,11 @@ def _signals(supervisor: Supervisor) -> Iterator[None]:
             raise KeyboardInterrupt
         seen = True
         supervisor.request_stop(names[signal.Signals(number)])
+        with suppress(RuntimeError):  # it came while a line was being printed
+            view.message(
+                f"{names[signal.Signals(number)]}: ends what is under way and saves a checkpoint; "
+                "once more stops at once, without one"
+            )
 
     before = {number: signal.signal(number, handler) for number in names}
     try:

@@ -6,13 +6,11 @@ asked before work is handed out; the side that waits does so here, and nothing b
 
 from __future__ import annotations
 
-import hashlib
-import math
 import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -23,12 +21,13 @@ from common.handles import Future, Handle, RemoteDiedError
 from common.types import (
     ActorReport,
     Array,
-    Episode,
+    EnvironmentFailedError,
     EvaluationReport,
     LearnerReport,
     UserError,
 )
-from deploy.metrics import MIN_RATE_S, MetricsWriter, Rate, RunFolder
+from deploy.metrics import MetricsWriter, RunFolder
+from deploy.records import Counters, Records
 from deploy.remote import part_name
 from replay_server.rate_limiter import RateLimiter
 
@@ -42,8 +41,8 @@ MAX_RESTARTS_WITHOUT_REPORT = 3
 """An actor that dies so often before its first report has a reason that restarts do not mend."""
 WAIT_S = 0.2
 """How long the loop sleeps at the most: signals and wall-clock limits are seen by then."""
-
-
+EVALUATION_SLICE_S = 0.5
+"""How long an evaluator plays before the loop looks again."""
 FINISH_S = 30.0
 """How long a clean stop waits for actors; one that hangs must not hold up the end of the run."""
 CLOSE_S = 5.0
@@ -75,21 +74,6 @@ class View(Protocol):
 
 
 @dataclass(slots=True)
-class Counters:
-    """What a run has done; each in one unit. Saved with every checkpoint."""
-
-    env_steps: int = 0
-    frames: int = 0
-    transitions: int = 0
-    episodes: int = 0
-    learner_steps: int = 0
-    samples: int = 0
-    evaluations: int = 0
-    restarts: int = 0
-    wall_s: float = 0.0
-
-
-@dataclass(slots=True)
 class _Seat:
     """The place of a part that can be replaced: who sits there, and what it is at."""
 
@@ -99,25 +83,14 @@ class _Seat:
     incarnation: int
     call: Future[Any] | None = None
     failures: int = 0
-    epsilon: float = math.nan
-    inserts_in_flight: int = 0
 
     @property
     def name(self) -> str:
         return part_name(self.title, self.incarnation)
 
 
-@dataclass(slots=True)
-class _Window:
-    """What happened since the last line of metrics."""
-
-    episodes: list[Episode] = field(default_factory=list)
-    actor_s: float = 0.0
-    env_s: float = 0.0
-    policy_s: float = 0.0
-    insert_wait_s: float = 0.0
-    train_s: float = 0.0
-    sample_wait_s: float = 0.0
+class Failed:
+    """Takes the place of a report that did not come."""
 
 
 class Supervisor:
@@ -136,8 +109,7 @@ class Supervisor:
         self._config: Config = program.config
         self._folder = folder
         self._view = view
-        self._started_s = started_s
-        self._counters = Counters()
+        self._records = Records(program.config, started_s)
         self._seats = [
             _Seat(f"actor-{i}", partial(program.spawn_actor, i), handle, program.incarnation)
             for i, handle in enumerate(program.actors)
@@ -154,23 +126,10 @@ class Supervisor:
             config.learner.batch_size,
         )
         self._stop_requested: str | None = None
-        self._best_score = -math.inf
-        self._last_score = math.nan
-        self._last_evaluation: EvaluationReport | None = None
         self._next_evaluation = config.evaluation.every_learner_steps
-        self._saved_steps = -1
+        self._saved: tuple[int, int] | None = None  # learner steps and evaluations
         self._checkpoint_tried_s = started_s
         self._checkpoint_tried_steps = 0
-        self._reported_s = started_s
-        self._acting_after_s = math.nan
-        self._window = _Window()
-        self._recent: deque[float] = deque(maxlen=100)
-        self._env_rate, self._learner_rate = Rate(), Rate()
-        # (seconds, count) when acting and learning began in this life: means are taken from there.
-        self._acting_since: tuple[float, int] | None = None
-        self._learning_since: tuple[float, int] | None = None
-        self._wall_before_s = 0.0
-        self._last_learner: LearnerReport | None = None
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Go on from a checkpoint. The limiter is the configuration's: an old one never returns.
@@ -178,19 +137,17 @@ class Supervisor:
         Raises:
             UserError: the checkpoint is of another environment or network.
         """
-        state = checkpoint.state
         check_origin(checkpoint, self._config)
-        known = Counters.__dataclass_fields__
-        self._counters = Counters(**{k: v for k, v in state["counters"].items() if k in known})
-        self._wall_before_s = self._counters.wall_s
-        if state["best_score"] is not None:
-            self._best_score = float(state["best_score"])
+        state = checkpoint.state
+        self._records.restore(state)
         tensors = checkpoint.tensors["learner"]
         buffer = wire.encode(tensors, state["learner"])
         self._program.learner.call("load_state", buffer).result()
         every = self._config.evaluation.every_learner_steps
-        self._next_evaluation = (self._counters.learner_steps // every + 1) * every
-        self._saved_steps = self._checkpoint_tried_steps = self._counters.learner_steps
+        counters = self._records.counters
+        self._next_evaluation = (counters.learner_steps // every + 1) * every
+        self._saved = (counters.learner_steps, counters.evaluations)
+        self._checkpoint_tried_steps = counters.learner_steps
 
     def request_stop(self, reason: str) -> None:
         """Ask for a clean stop; safe to call from a signal handler."""
@@ -209,9 +166,10 @@ class Supervisor:
         metrics = MetricsWriter(self._folder.path)
         try:
             reason = self._loop(metrics)
-            self._finish(reason)
-            self._save()
-            summary = self._summary(reason)
+            self._finish(metrics, reason)
+            tensors, learner = self._learner_state()
+            self._save(tensors, learner)
+            summary = self._summary(reason, tensors)
             self._report(metrics)
             self._folder.write_summary(summary)
             self._close_parts()
@@ -220,10 +178,10 @@ class Supervisor:
             raise
         except DivergedError as error:
             raise RunFailedError(f"{error}; {self._resume_hint()}") from error
-        except (RunFailedError, RemoteDiedError, OSError) as error:
+        except (RunFailedError, RemoteDiedError, EnvironmentFailedError, OSError) as error:
             self._save_what_can_be()
             raise RunFailedError(f"{error}; {self._resume_hint()}") from error
-        except Exception:  # of the user's environment, inline: its traceback is what they need
+        except Exception:  # a fault of ours, inline: its traceback is what is needed
             self._save_what_can_be()
             raise
         finally:
@@ -241,16 +199,26 @@ class Supervisor:
             if not calls and not handed_out:
                 raise RunFailedError(f"nobody can go on: {self._limiter.explain()}")
             self._settle(self._program.runtime.wait(calls, WAIT_S))
-            now = time.monotonic()
-            if now - self._reported_s >= self._config.report.every_s:
-                self._report(metrics)
-            if self._checkpoint_due(now):
+            self._report_if_due(metrics)
+            if self._checkpoint_due(time.monotonic()):
                 self._save_or_say_so()
+
+    @property
+    def _counters(self) -> Counters:
+        return self._records.counters
+
+    @property
+    def _evaluating(self) -> bool:
+        return self._evaluator is not None and self._evaluator.call is not None
 
     def _hand_out(self) -> bool:
         """Give work to whoever is idle and may go on; whether anybody got some."""
         config = self._config
         anybody = False
+        if self._evaluating and not self._program.runtime.parallel:
+            # How long it takes must not decide what is learned meanwhile: to be reproducible, it
+            # ends before anything else begins.
+            return True
         amount = config.insert_quantum
         # Each idle actor is asked once: inline, a call is over before the next is made.
         for _ in range(len(self._idle)):
@@ -275,8 +243,7 @@ class Supervisor:
             self._limiter.begin_sample(steps * config.learner.batch_size)
             self._training.append((steps, self._program.learner.call("train", steps)))
             anybody = True
-        evaluation_due = self._counters.learner_steps >= self._next_evaluation
-        if evaluation_due and (self._evaluator is None or self._evaluator.call is None):
+        if self._counters.learner_steps >= self._next_evaluation and not self._evaluating:
             self._evaluate()
             anybody = True
         return anybody
@@ -285,7 +252,12 @@ class Supervisor:
         if self._evaluator is None:  # its process would slow the start of all others
             incarnation, spawn = self._program.incarnation, self._program.spawn_evaluator
             self._evaluator = _Seat("evaluator", spawn, spawn(incarnation), incarnation)
-        self._evaluator.call = self._evaluator.handle.call("evaluate")
+        self._play_on(self._evaluator)
+
+    @staticmethod
+    def _play_on(evaluator: _Seat) -> None:
+        """In slices: an evaluation may be long, and the loop has other things to see to."""
+        evaluator.call = evaluator.handle.call("evaluate", EVALUATION_SLICE_S)
 
     def _calls(self) -> list[Future[Any]]:
         calls: list[Future[Any]] = [seat.call for seat in self._seats if seat.call is not None]
@@ -307,11 +279,11 @@ class Supervisor:
             self._settle_evaluation(evaluator)
 
     def _outcome(self, seat: _Seat, replace: bool) -> Any:
-        """What the seat's call returned; None, and a new part on the seat, if it failed."""
+        """What the seat's call returned; `Failed`, and a new part on the seat, if it failed."""
         assert seat.call is not None
         call, seat.call = seat.call, None
         try:
-            report = call.result()
+            return call.result()
         except UserError:
             raise
         except Exception as error:  # whatever an environment raises, or the end of its process
@@ -319,35 +291,17 @@ class Supervisor:
                 raise  # this part is well, another one that it talks to is gone
             if replace:
                 self._replace(seat, error)
-            return None
-        seat.failures = 0
-        return report
+            return Failed()
 
     def _settle_actor(self, seat: _Seat, replace: bool = True) -> None:
-        report: ActorReport | None = self._outcome(seat, replace)
+        report: ActorReport | Failed = self._outcome(seat, replace)
         self._idle.append(seat)
-        transitions = report.transitions if report else 0
+        transitions = 0 if isinstance(report, Failed) else report.transitions
         self._limiter.end_insert(self._config.insert_quantum, transitions)
-        if report is None:
+        if isinstance(report, Failed):
             return
-        seat.epsilon = report.epsilon
-        seat.inserts_in_flight = report.inserts_in_flight
-        counters, window = self._counters, self._window
-        counters.env_steps += report.env_steps
-        counters.frames += report.frames
-        counters.transitions += report.transitions
-        counters.episodes += len(report.episodes)
-        window.episodes += report.episodes
-        window.actor_s += report.wall_s
-        window.env_s += report.env_s
-        window.policy_s += report.policy_s
-        window.insert_wait_s += report.insert_wait_s
-        self._recent.extend(episode.ret for episode in report.episodes)
-        now = time.monotonic()
-        if self._acting_since is None:
-            self._acting_after_s = now - self._started_s
-            self._acting_since = (now, counters.env_steps)
-        self._env_rate.add(now, counters.env_steps)
+        seat.failures = 0
+        self._records.actor(report)
 
     def _replace(self, seat: _Seat, error: Exception) -> None:
         """A new part on the seat of one that failed: same index, same ε, fresh streams."""
@@ -367,15 +321,7 @@ class Supervisor:
         steps, call = self._training.popleft()
         report = call.result()
         self._limiter.end_sample(steps * self._config.learner.batch_size, report.samples)
-        self._counters.learner_steps = report.learner_steps
-        self._counters.samples += report.samples
-        self._last_learner = report
-        self._window.train_s += report.wall_s
-        self._window.sample_wait_s += report.sample_wait_s
-        now = time.monotonic()
-        if self._learning_since is None:
-            self._learning_since = (now, report.learner_steps)
-        self._learner_rate.add(now, report.learner_steps)
+        self._records.learner(report)
         if report.diverged:
             self._fail_diverged(report)
 
@@ -390,18 +336,18 @@ class Supervisor:
         )
 
     def _settle_evaluation(self, seat: _Seat) -> None:
-        report: EvaluationReport | None = self._outcome(seat, replace=True)
-        if report is None:
+        report: EvaluationReport | Failed | None = self._outcome(seat, replace=True)
+        if isinstance(report, Failed):
             return
+        if report is None:  # not over yet
+            self._play_on(seat)
+            return
+        seat.failures = 0
         every = self._config.evaluation.every_learner_steps
         self._next_evaluation = max(
             self._next_evaluation + every, self._counters.learner_steps // every * every
         )
-        self._counters.evaluations += 1
-        self._last_score = report.score
-        self._last_evaluation = report
-        if report.score > self._best_score:
-            self._best_score = report.score
+        if self._records.evaluation(report):
             self._folder.save_best(report)
 
     # --- stopping ---------------------------------------------------------------------------
@@ -410,44 +356,54 @@ class Supervisor:
         stop, counters = self._config.stop, self._counters
         if self._stop_requested is not None:
             return self._stop_requested
-        if stop.score is not None and self._last_score >= stop.score:
+        if stop.score is not None and self._records.score >= stop.score:
             return "score"
         if stop.learner_steps is not None and counters.learner_steps >= stop.learner_steps:
             return "learner_steps"
         if stop.env_steps is not None and counters.env_steps >= stop.env_steps:
             return "env_steps"
-        if stop.wall_s is not None and self._wall_s() >= stop.wall_s:
+        if stop.wall_s is not None and self._records.wall_s >= stop.wall_s:
             return "wall_s"
         return None
 
-    def _finish(self, reason: str) -> None:
+    @property
+    def _hurry(self) -> bool:
+        """Whether a signal, or the clock, asks for the end."""
+        wall_s = self._config.stop.wall_s
+        out_of_time = wall_s is not None and self._records.wall_s >= wall_s
+        return self._stop_requested is not None or out_of_time
+
+    def _finish(self, metrics: MetricsWriter, reason: str) -> None:
         """Let work under way end, and evaluate the last weights if there is time to."""
-        in_a_hurry = reason in ("score", "wall_s", "interrupted", "terminated")
-        self._settle_all(evaluation=not in_a_hurry)
-        while not in_a_hurry and self._evaluated_steps < self._counters.learner_steps:
+        in_time = reason in ("learner_steps", "env_steps")
+        self._settle_all(metrics, evaluation=in_time)
+        while (
+            in_time
+            and not self._hurry
+            and self._records.evaluated_steps < self._counters.learner_steps
+        ):
             self._program.learner.call("publish").result()
             self._evaluate()
-            self._settle_all(evaluation=True)
+            self._settle_all(metrics, evaluation=True)
 
-    @property
-    def _evaluated_steps(self) -> int:
-        return self._last_evaluation.learner_steps if self._last_evaluation else -1
-
-    def _settle_all(self, evaluation: bool) -> None:
+    def _settle_all(self, metrics: MetricsWriter, evaluation: bool) -> None:
         """Wait for the learner, for actors up to `FINISH_S`, and for the evaluator if asked to.
 
-        An actor that dies now is not replaced.
+        An actor that dies now is not replaced. An evaluation is given up on a signal, or when
+        `stop.wall_s` is over.
         """
         deadline = time.monotonic() + FINISH_S
         while True:
             calls: list[Future[Any]] = [call for _, call in self._training]
             if time.monotonic() < deadline:
                 calls += [seat.call for seat in self._seats if seat.call is not None]
-            if evaluation and self._evaluator is not None and self._evaluator.call is not None:
-                calls.append(self._evaluator.call)
+            evaluator = self._evaluator
+            if evaluation and not self._hurry and evaluator is not None and evaluator.call:
+                calls.append(evaluator.call)
             if not calls:
                 break
             self._settle(self._program.runtime.wait(calls, WAIT_S), replace=False)
+            self._report_if_due(metrics)
         for seat in self._seats:
             if seat.call is not None:
                 self._view.message(f"{seat.title} did not answer within {FINISH_S:g} s")
@@ -460,9 +416,6 @@ class Supervisor:
         while closing and time.monotonic() < deadline:
             ready = {id(call) for call in self._program.runtime.wait(closing, WAIT_S)}
             closing = [call for call in closing if id(call) not in ready]
-
-    def _wall_s(self) -> float:
-        return self._wall_before_s + time.monotonic() - self._started_s
 
     # --- records ----------------------------------------------------------------------------
 
@@ -479,115 +432,57 @@ class Supervisor:
         )
         return by_steps or by_time
 
-    def _save(self) -> None:
-        """Checkpoint the run. Replay contents are not part of it yet."""
-        if self._counters.learner_steps == self._saved_steps:
-            return
+    def _learner_state(self) -> tuple[dict[str, Array], dict[str, Any]]:
         buffer: Array = self._program.learner.call("state").result()
-        tensors, learner = wire.decode(buffer)
-        self._counters.wall_s = self._wall_s()
+        return wire.decode(buffer)
+
+    def _save(self, tensors: dict[str, Array], learner: dict[str, Any]) -> None:
+        """Checkpoint the run. Replay contents are not part of it yet."""
+        counters = self._counters
+        now = (counters.learner_steps, counters.evaluations)
+        if now == self._saved:
+            return
+        counters.wall_s = self._records.wall_s
         # The learner may be a call ahead of what was reported; its own count names the checkpoint.
         steps = int(learner["learner_steps"])
         state = {
             "format": CHECKPOINT_FORMAT,
-            "counters": asdict(self._counters) | {"learner_steps": steps},
+            "counters": asdict(counters) | {"learner_steps": steps},
             "learner": learner,
-            "best_score": self._best_score if math.isfinite(self._best_score) else None,
+            **self._records.state(),
             "config": self._config.model_dump(mode="json"),
         }
         self._folder.checkpoints.save(steps, {"learner": tensors}, state)
-        self._saved_steps = steps
+        self._saved = now
 
     def _save_or_say_so(self) -> None:
         """A checkpoint that cannot be written does not end the run: the one before it is intact."""
         self._checkpoint_tried_s = time.monotonic()
         self._checkpoint_tried_steps = self._counters.learner_steps
         try:
-            self._save()
+            self._save(*self._learner_state())
         except OSError as error:  # tried again when the next one is due
             self._view.message(f"checkpoint could not be written: {error}; going on")
 
     def _save_what_can_be(self) -> None:
         with suppress(Exception):  # the run has failed already: its reason is what counts
-            self._save()
+            self._save(*self._learner_state())
+
+    def _report_if_due(self, metrics: MetricsWriter) -> None:
+        if time.monotonic() - self._records.reported_s >= self._config.report.every_s:
+            self._report(metrics)
 
     def _report(self, metrics: MetricsWriter) -> None:
-        now = time.monotonic()
-        counters, window = self._counters, self._window
-        learner = self._last_learner
-        replay = learner.replay if learner else []
-        # The last report may follow hard on the one before it.
-        interval_s = max(MIN_RATE_S, now - self._reported_s)
-        epsilons = [s.epsilon for s in self._seats if not math.isnan(s.epsilon)]
-        report: dict[str, Any] = {
-            "wall_s": round(self._wall_s(), 3),
-            "env_steps": counters.env_steps,
-            "frames": counters.frames,
-            "transitions": counters.transitions,
-            "learner_steps": counters.learner_steps,
-            "env_steps_per_s": self._env_rate.per_s(now),
-            "learner_steps_per_s": self._learner_rate.per_s(now),
-            "samples_per_insert": self._limiter.ratio,
-            "score": self._last_score,
-            "best_score": self._best_score,
-            "return_mean_100": _mean(self._recent),
-            "episodes_total": counters.episodes,
-            "epsilon": _mean(epsilons),
-            "loss": learner.loss if learner else math.nan,
-            "mean_q": learner.mean_q if learner else math.nan,
-            "td_error": learner.td_error if learner else math.nan,
-            "grad_norm": learner.grad_norm if learner else math.nan,
-            "weights_version": learner.version if learner else 0,
-            "target_syncs": learner.target_syncs if learner else 0,
-            "weight_lag": learner.weight_lag if learner else math.nan,
-            "data_age": learner.data_age if learner else math.nan,
-            "replay_size": sum(shard.size for shard in replay),
-            "replay_evicted": sum(shard.evicted for shard in replay),
-            "stale_priorities": sum(shard.stale for shard in replay),
-            "refused_priorities": sum(shard.refused for shard in replay),
-            "restarts": counters.restarts,
-            "actor_busy": window.actor_s / (interval_s * len(self._seats)),
-            "env_share": window.env_s / window.actor_s if window.actor_s else math.nan,
-            "policy_share": window.policy_s / window.actor_s if window.actor_s else math.nan,
-            "insert_wait_s": window.insert_wait_s,
-            "inserts_in_flight": sum(seat.inserts_in_flight for seat in self._seats),
-            "rounds_in_flight": learner.rounds_in_flight if learner else 0,
-            "learner_busy": (window.train_s - window.sample_wait_s) / interval_s,
-            "sample_wait_s": window.sample_wait_s,
-            "limiter": self._limiter.explain(),
-            "returns_by_epsilon": _by_epsilon(window.episodes),
-            "episodes": [[e.ret, e.length, round(e.epsilon, 6)] for e in window.episodes],
-        }
-        metrics.write(report)
-        self._view.update(report)
-        self._window = _Window()
-        self._reported_s = now
+        line = self._records.line(self._limiter, self._evaluating)
+        metrics.write(line)
+        self._view.update(line)
 
-    def _summary(self, reason: str) -> dict[str, Any]:
-        counters = self._counters
-        wall_s = self._wall_s()
-        weights = self._program.learner.call("state").result()
-        policy = {k: v for k, v in wire.decode(weights)[0].items() if k.startswith("policy.")}
-        evaluation = self._last_evaluation
+    def _summary(self, reason: str, tensors: dict[str, Array]) -> dict[str, Any]:
+        policy = {k: v for k, v in tensors.items() if k.startswith("policy.")}
         return {
             "run": str(self._folder.path),
-            "env_steps": counters.env_steps,
-            "frames": counters.frames,
-            "transitions": counters.transitions,
-            "learner_steps": counters.learner_steps,
-            "episodes": counters.episodes,
-            "wall_s": round(wall_s, 2),
-            "acting_after_s": _rounded(self._acting_after_s, 2),
-            "env_steps_per_s": _mean_rate(self._acting_since, counters.env_steps),
-            "learner_steps_per_s": _mean_rate(self._learning_since, counters.learner_steps),
-            "samples_per_insert": round(self._limiter.ratio, 3),
-            "score": _rounded(self._last_score, 3),
-            "score_episodes": len(evaluation.returns) if evaluation else 0,
-            "score_epsilon": self._config.evaluation.epsilon,
-            "best_score": _rounded(self._best_score, 3),
+            **self._records.summary(self._limiter, policy),
             "protocol": self._program.spec.protocol,
-            "restarts": counters.restarts,
-            "weights_sha256": hash_arrays(policy),
             "stop_reason": reason,
         }
 
@@ -595,15 +490,6 @@ class Supervisor:
         if self._folder.checkpoints.paths():
             return f"go on from the last checkpoint with: raydqn resume {self._folder.path}"
         return "there is no checkpoint yet"
-
-
-def hash_arrays(arrays: dict[str, Array]) -> str:
-    """SHA-256 over names and bytes: equal exactly if all weights are, bit for bit."""
-    digest = hashlib.sha256()
-    for name in sorted(arrays):
-        digest.update(name.encode())
-        digest.update(arrays[name].tobytes())
-    return digest.hexdigest()
 
 
 def check_origin(checkpoint: Checkpoint, config: Config) -> None:
@@ -614,7 +500,7 @@ def check_origin(checkpoint: Checkpoint, config: Config) -> None:
     """
     try:
         saved = checkpoint.state["config"]
-        missing = {"counters", "learner", "best_score"} - set(checkpoint.state)
+        missing = {"counters", "learner", "best_score", "score"} - set(checkpoint.state)
         if checkpoint.state["format"] != CHECKPOINT_FORMAT or missing:
             raise KeyError("format")
         if "learner" not in checkpoint.tensors:
@@ -630,37 +516,3 @@ def check_origin(checkpoint: Checkpoint, config: Config) -> None:
                 f"{section}.{key}={wanted}: the checkpoint {checkpoint.path} was made with {was}, "
                 f"it is of another {'environment' if section == 'env' else section}"
             )
-
-
-def _mean_rate(since: tuple[float, int] | None, count: int) -> float:
-    """Events per second since acting or learning began."""
-    if since is None or time.monotonic() - since[0] < MIN_RATE_S:
-        return 0.0
-    return round((count - since[1]) / (time.monotonic() - since[0]), 1)
-
-
-def _mean(values: Any) -> float:
-    values = list(values)
-    return math.fsum(values) / len(values) if values else math.nan
-
-
-def _rounded(value: float, digits: int) -> float | None:
-    return round(value, digits) if math.isfinite(value) else None
-
-
-def _by_epsilon(episodes: list[Episode]) -> dict[str, dict[str, float]]:
-    """Mean return per band of ε: returns of explorers are no score, and mix badly."""
-    bands: dict[str, list[float]] = {}
-    for episode in episodes:
-        bands.setdefault(_band(episode.epsilon), []).append(episode.ret)
-    return {
-        band: {"mean": _mean(returns), "episodes": len(returns)}
-        for band, returns in sorted(bands.items())
-    }
-
-
-def _band(epsilon: float) -> str:
-    for limit in (0.01, 0.05, 0.2, 0.5):
-        if epsilon <= limit:
-            return f"<={limit}"
-    return "<=1"

@@ -70,7 +70,7 @@ class PlainView:
         parts = [
             f"{report['wall_s']:7.1f} s",
             f"{done:4.0%}{eta(left, self._stop)}",
-            f"score {number(report['score'])}",
+            f"score {number(report['score'])}{evaluating(report)}",
             f"return {number(report['return_mean_100'])}",
             f"env steps {report['env_steps']:,} ({report['env_steps_per_s']:,.0f}/s)",
             f"learner steps {report['learner_steps']:,} ({report['learner_steps_per_s']:,.0f}/s)",
@@ -114,8 +114,8 @@ def live_table(report: dict[str, Any], stop: StopConfig) -> Table:
     table.add_row("progress", f"{bar} {done:4.0%}  {duration(report['wall_s'])} {eta(left, stop)}")
     table.add_row(
         "score",
-        f"{number(report['score'])} greedy (best {number(report['best_score'])})   "
-        f"return while exploring {number(report['return_mean_100'])}",
+        f"{number(report['score'])} greedy{evaluating(report)} "
+        f"(best {number(report['best_score'])})   exploring {number(report['return_mean_100'])}",
     )
     table.add_row("env steps", f"{report['env_steps']:>12,}  {report['env_steps_per_s']:>9,.0f}/s")
     table.add_row(
@@ -124,7 +124,7 @@ def live_table(report: dict[str, Any], stop: StopConfig) -> Table:
     table.add_row(
         "replay",
         f"{report['replay_size']:>12,}  data {number(report['data_age'], 0)} inserts old, "
-        f"weights {number(report['weight_lag'])} versions behind",
+        f"acted {number(report['weight_lag'], 0)} versions ago",
     )
     table.add_row(
         "loss",
@@ -161,7 +161,12 @@ def eta(left_s: float | None, stop: StopConfig) -> str:
     """How long it takes still; with a score to reach, how long at the most."""
     if left_s is None:
         return ""
-    return f" {'at most' if stop.score is not None else 'ETA'} {duration(left_s)}"
+    return f" {'limit in' if stop.score is not None else 'ETA'} {duration(left_s)}"
+
+
+def evaluating(report: dict[str, Any]) -> str:
+    """Says that a new score is on its way."""
+    return ", evaluating …" if report["evaluating"] else ""
 
 
 def number(value: float | None, digits: int = 1) -> str:

@@ -7,7 +7,7 @@ import shutil
 import tomllib
 
 import pytest
-from program_helpers import TINY
+from program_helpers import TINY, TINY_OPTIONS
 
 from common.config import build, merge
 from common.types import UserError
@@ -63,7 +63,8 @@ TRAIN = ("train", "cartpole", "--inline", "--run-dir")
         (["--env.id", "Acrobot-v1", "--env.observation", "pixels", "--env.render-width", "100"],
          ["render_width=100", "Acrobot-v1"]),
         (["--env.kwargs", "{no_such=1}"], ["CartPole-v1", "no_such"]),
-        (["--frobnicate"], ["--frobnicate"]),
+        (["--frobnicate"], ["--frobnicate", "raydqn train --help"]),
+        (["--inlin"], ["--inlin", "did you mean --inline?"]),
         (["--seed", "-1"], ["seed=-1"]),
     ],
 )  # fmt: skip
@@ -79,6 +80,7 @@ def test_unknown_presets_and_commands_are_named(capsys):
     assert "cartpol" in mistake(capsys, "train", "cartpol")
     assert "did you mean cartpole" in mistake(capsys, "train", "cartpol")
     assert "fly" in mistake(capsys, "fly")
+    assert "trian: unknown command; did you mean train?" in mistake(capsys, "trian", "cartpole")
     assert "learner.batch_size" in mistake(capsys, "plot", "x", "--learner.batch-size", "3")
 
 
@@ -89,7 +91,10 @@ def test_configuration_files_with_mistakes_are_named(tmp_path, capsys):
     file.write_text("learner = [")
     assert "not a TOML file" in mistake(capsys, *config)
     file.write_text("[learner]\nbatch_sise = 3\n")
-    assert "did you mean learner.batch_size" in mistake(capsys, *config)
+    for over in ((), ("--seed", "3")):
+        line = mistake(capsys, *config, *over)
+        assert str(file) in line
+        assert "did you mean learner.batch_size" in line
     file.write_text("learner = 3\n")
     assert "learner=3" in mistake(capsys, *config)
     file.write_bytes(b"\xff\xfe")
@@ -250,3 +255,82 @@ def test_packages_of_the_same_name_elsewhere_are_noticed(tmp_path, capsys, monke
     line = mistake(capsys, "presets")
     assert "package learner is imported from" in line
     sys.modules.update(saved)
+
+
+BROKEN = """
+import gymnasium as gym
+from gymnasium.envs.classic_control import CartPoleEnv
+
+class Broken(CartPoleEnv):
+    def __init__(self, at, after):
+        super().__init__()
+        self.at, self.left = at, after
+
+    def reset(self, **kwargs):
+        if self.at == "reset":
+            raise KeyError("no track")
+        return super().reset(**kwargs)
+
+    def step(self, action):
+        self.left -= 1
+        if self.at == "step" and self.left < 0:
+            raise ZeroDivisionError("no fuel")
+        return super().step(action)
+
+gym.register(__name__.replace("_", "") + "-v0", Broken, max_episode_steps=50)
+"""
+
+
+@pytest.mark.parametrize(("at", "error"), [("reset", "KeyError"), ("step", "ZeroDivisionError")])
+def test_an_environment_that_raises_at_once_gets_one_line_and_leaves_nothing(
+    tmp_path, capsys, monkeypatch, at, error
+):
+    module = f"broken_at_once_{at}"
+    (tmp_path / f"{module}.py").write_text(BROKEN)
+    monkeypatch.syspath_prepend(tmp_path)
+    kwargs = f'{{at="{at}", after=0}}'
+    env_id = f"{module}:{module.replace('_', '')}-v0"
+    options = ("--env.id", env_id, "--env.kwargs", kwargs)
+    line = mistake(capsys, *TRAIN, str(tmp_path / "run"), *options)
+    assert f"{at}() raised {error}" in line
+    assert f"{module}.py, line" in line
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_environment_that_raises_later_ends_an_inline_run_with_its_own_lines(
+    tmp_path, capsys, monkeypatch
+):
+    (tmp_path / "broken_later.py").write_text(BROKEN)
+    monkeypatch.syspath_prepend(tmp_path)
+    options = ("--env.id", "broken_later:brokenlater-v0", "--env.kwargs", '{at="step", after=200}')
+    code = main((*TRAIN, str(tmp_path / "run"), *options, *TINY_OPTIONS))
+    err = capsys.readouterr().err.splitlines()
+    assert code == 1
+    assert err[-1].startswith("raydqn: failed: env.id=broken_later:brokenlater-v0: step() raised")
+    assert "broken_later.py, line" in err[-1]
+    assert 'raise ZeroDivisionError("no fuel")' in "".join(err[:-1])
+    assert "/gymnasium/" not in "".join(err)
+
+
+def test_a_film_that_could_not_be_written_is_refused_before_the_work(capsys, finished_run):
+    film = ("evaluate", str(finished_run), "--gif")
+    assert "must end in .gif" in mistake(capsys, *film, "film.png")
+    assert "there is no folder /nowhere" in mistake(capsys, *film, "/nowhere/film.gif")
+
+
+def test_a_list_ends_where_the_numbers_end():
+    overrides, rest = split_overrides(["--network.hidden", "64", "32", "cartpole", "--inline"])
+    assert overrides == {"network": {"hidden": [64, 32]}}
+    assert rest == ["cartpole", "--inline"]
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [((), "cartpole-"), (("--env.id", "Acrobot-v1"), "acrobot-v1-")],
+)
+def test_runs_are_named_after_what_they_train_on(tmp_path, monkeypatch, capsys, options, name):
+    monkeypatch.chdir(tmp_path)
+    stop = ("--stop.learner-steps", "5", "--stop.score", "none")
+    assert main(("train", "cartpole", "--inline", *options, *TINY_OPTIONS, *stop)) == 0
+    assert [p.name.startswith(name) for p in (tmp_path / "runs").iterdir()] == [True]
+    capsys.readouterr()

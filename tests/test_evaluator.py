@@ -228,3 +228,22 @@ def test_no_episode_is_no_evaluation(make):
     evaluator, _, _ = make(env={"id": NOISY}, evaluation=evaluation(1, 1))
     with pytest.raises(ValueError, match="episodes=0"):
         evaluator.play(0)
+
+
+def test_an_evaluation_in_slices_is_the_same_evaluation(make):
+    whole, sliced = (make(env={"id": NOISY}, evaluation=evaluation(7, 3))[0] for _ in range(2))
+    report, calls = None, 0
+    while report is None:
+        report, calls = sliced.evaluate(0.0), calls + 1
+    assert calls > 5
+    assert report.returns == whole.evaluate().returns
+    assert sliced.evaluate(0.0) is None, "the next call begins another"
+
+
+def test_a_new_evaluation_gives_up_the_one_under_way(make):
+    evaluator, _, _ = make(env={"id": COUNTING}, evaluation=evaluation(2, 2))
+    evaluator.begin(2)
+    assert evaluator.play_on(0.0) is None
+    assert len(evaluator.play(1).returns) == 1
+    with pytest.raises(RuntimeError, match="no evaluation"):
+        evaluator.frames  # noqa: B018

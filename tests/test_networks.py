@@ -168,9 +168,12 @@ def test_auto_chooses_cuda_exactly_when_there_is_one(monkeypatch):
         assert choose_device("auto").type == kind
 
 
-@pytest.mark.parametrize("name", ["nonsense", "cuda:99"])
-def test_a_device_that_is_not_here_is_a_users_error_in_one_line(name):
-    with pytest.raises(UserError, match=f"learner.device={name}: cannot be used here") as caught:
+@pytest.mark.parametrize(
+    ("name", "wish"),
+    [("nonsense", "must be auto or one of cpu"), ("cuda:99", "cannot be used here")],
+)
+def test_a_device_that_is_not_here_is_a_users_error_in_one_line(name, wish):
+    with pytest.raises(UserError, match=f"learner.device={name}: {wish}") as caught:
         choose_device(name)
     assert "\n" not in str(caught.value)
 

@@ -156,12 +156,31 @@ def test_resume_goes_on_and_appends(tmp_path):
     assert reports[lines]["weights_version"] >= reports[lines - 1]["weights_version"]
 
 
-def test_resume_of_a_finished_run_stops_at_once(tmp_path):
+@pytest.mark.parametrize(
+    ("stop", "named"),
+    [
+        ({"learner_steps": 100}, "stop.learner_steps=100"),
+        ({"env_steps": 3_000}, "stop.env_steps=3000"),
+        ({"wall_s": 1e-6}, "stop.wall_s=1e-06"),
+        ({"score": 1.0}, "stop.score=1"),
+    ],
+)
+def test_resume_of_a_finished_run_is_refused_and_leaves_it_alone(tmp_path, stop, named):
     run = tmp_path / "run"
-    first = train(tiny(stop={"learner_steps": 100}), run)
-    second = resume(run)
-    assert second["learner_steps"] == 100
-    assert second["weights_sha256"] == first["weights_sha256"]
+    train(tiny(stop={"learner_steps": None, "score": None} | stop), run)
+    before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
+    with pytest.raises(UserError, match=rf"has reached {named} already .* or none"):
+        resume(run)
+    assert {p: p.read_bytes() for p in run.rglob("*") if p.is_file()} == before
+
+
+def test_a_run_that_reached_its_score_goes_on_to_a_higher_one(tmp_path):
+    run = tmp_path / "run"
+    first = train(tiny(stop={"score": 1.0}), run)
+    steps = first["learner_steps"] + 60
+    second = resume(run, {"stop": {"score": 1e9, "learner_steps": steps}})
+    assert (first["stop_reason"], second["stop_reason"]) == ("score", "learner_steps")
+    assert second["learner_steps"] == steps
 
 
 def test_the_configured_limiter_counts_after_a_resume_not_the_old_one(tmp_path):
@@ -210,9 +229,10 @@ def test_ctrl_c_twice_stops_at_once(tmp_path):
         time.sleep(1)
         assert process.poll() is None, "the first is a request"
         interrupt(process)
-        _, err = process.communicate(timeout=15)
+        out, err = process.communicate(timeout=15)
         assert process.returncode == 130
-        assert err.strip() == "raydqn: stopped at once"
+        assert "saves a checkpoint; once more stops at once" in out
+        assert err.strip() == "raydqn: stopped at once; there is no checkpoint"
 
 
 def test_nan_rewards_stop_the_run_with_the_batch_saved(tmp_path):

@@ -10,7 +10,7 @@ import pytest
 from packaging.requirements import Requirement
 
 from deploy.bench import BENCHMARKS
-from deploy.cli import _parser, split_overrides
+from deploy.cli import _parse, split_overrides
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -32,7 +32,7 @@ def test_every_command_on_a_page_is_one_that_the_program_takes(page):
     for command in re.findall(r"^(?:    )?raydqn +(.+?)(?:  +#.*)?$", text, re.M):
         words = [w.replace("…", "x") for w in command.split()]
         _, rest = split_overrides(words)
-        _parser().parse_args(rest)
+        _parse(rest)
 
 
 def test_every_benchmark_is_quoted_in_the_results():

@@ -143,3 +143,73 @@ def test_a_checkpoint_of_another_environment_is_told_by_the_checkpoint_itself(tm
     (run / "config.toml").write_text(text.replace("CartPole-v1", "CartPole-v0"))
     with pytest.raises(UserError, match=r"env\.id=CartPole-v0.*made with CartPole-v1"):
         resume(run, {"stop": {"learner_steps": 40}})
+
+
+ENDLESS = """
+import time
+import gymnasium as gym, numpy as np
+
+class Endless(gym.Env):
+    observation_space = gym.spaces.Box(-1, 1, (2,), np.float32)
+    action_space = gym.spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action):
+        time.sleep(0.0002)
+        return np.zeros(2, np.float32), 0.0, False, False, {}
+
+gym.register("Endless-v0", Endless)
+"""
+
+
+@pytest.fixture
+def endless(tmp_path, monkeypatch):
+    (tmp_path / "endless_envs.py").write_text(ENDLESS)
+    monkeypatch.syspath_prepend(tmp_path)
+    return {"id": "endless_envs:Endless-v0"}
+
+
+def test_an_evaluation_that_does_not_end_holds_up_neither_the_clock_nor_the_reports(
+    tmp_path, endless
+):
+    start = time.monotonic()
+    summary = train(
+        tiny(env=endless, evaluation={"every_learner_steps": 10}, stop={"wall_s": 4.0}),
+        tmp_path / "run",
+    )
+    assert summary["stop_reason"] == "wall_s"
+    assert time.monotonic() - start < 8, "27,000 steps of 5 copies take far longer"
+    assert sum(line["evaluating"] for line in read_metrics(tmp_path / "run")) > 1
+
+
+def test_a_signal_ends_the_last_evaluation(tmp_path, endless):
+    class Interrupting(Messages):
+        def update(self, report) -> None:
+            if report["evaluating"]:
+                supervisor.request_stop("interrupted")
+
+    config = tiny(env=endless, stop={"learner_steps": 10})
+    supervisor = supervisor_for(config, tmp_path / "run", Interrupting())
+    start = time.monotonic()
+    summary = supervisor.run()
+    assert time.monotonic() - start < 10
+    assert summary["stop_reason"] == "learner_steps"
+    assert summary["score"] is None
+    assert CheckpointStore(tmp_path / "run" / "checkpoints", 3).newest()
+
+
+def test_a_start_that_fails_leaves_no_folder_and_an_empty_one_of_the_users(tmp_path, monkeypatch):
+    def no_start(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("deploy.program.build", no_start)
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    for path in (tmp_path / "run", mine):
+        with pytest.raises(KeyboardInterrupt):
+            train(tiny(), path)
+    assert not (tmp_path / "run").exists()
+    assert list(mine.iterdir()) == []

@@ -14,7 +14,8 @@ def report(**over):
     values = {
         "wall_s": 30.0, "env_steps": 2_000, "learner_steps": 400, "env_steps_per_s": 100.0,
         "learner_steps_per_s": 20.0, "score": math.nan, "best_score": -math.inf,
-        "return_mean_100": 21.5, "replay_size": 1_900, "data_age": 800.0, "weight_lag": 2.5,
+        "evaluating": False, "return_mean_100": 21.5,
+        "replay_size": 1_900, "data_age": 800.0, "weight_lag": 2.5,
         "loss": 0.25, "td_error": 0.5, "mean_q": 9.0, "epsilon": 0.1,
         "samples_per_insert": 7.9, "limiter": "balanced: 7.90 samples per insert, 8 wanted",
     }  # fmt: skip

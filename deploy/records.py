@@ -1,0 +1,273 @@
+"""What a run has done so far: counters, rates and scores, and the reports made of them."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections import deque
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from typing import Any
+
+from common.config import Config
+from common.types import ActorReport, Array, Episode, EvaluationReport, LearnerReport
+from deploy.metrics import MIN_RATE_S, Rate
+from replay_server.rate_limiter import RateLimiter
+
+RECENT_EPISODES = 100
+
+
+@dataclass(slots=True)
+class Counters:
+    """What a run has done; each in one unit. Saved with every checkpoint."""
+
+    env_steps: int = 0
+    frames: int = 0
+    transitions: int = 0
+    episodes: int = 0
+    learner_steps: int = 0
+    samples: int = 0
+    evaluations: int = 0
+    restarts: int = 0
+    wall_s: float = 0.0
+
+
+@dataclass(slots=True)
+class _Window:
+    """What happened since the last line of metrics."""
+
+    episodes: list[Episode] = field(default_factory=list)
+    actor_s: float = 0.0
+    env_s: float = 0.0
+    policy_s: float = 0.0
+    insert_wait_s: float = 0.0
+    train_s: float = 0.0
+    sample_wait_s: float = 0.0
+
+
+class Records:
+    """Takes in the reports of all parts; gives out lines of metrics and the summary."""
+
+    def __init__(self, config: Config, started_s: float) -> None:
+        """Nothing done yet.
+
+        Args:
+            config: of the run.
+            started_s: `time.monotonic()` when the command began.
+        """
+        self.counters = Counters()
+        self.score = math.nan  # of the newest evaluation, one before a resume included
+        self.best_score = -math.inf
+        self.last_evaluation: EvaluationReport | None = None  # of this life
+        self.reported_s = started_s
+        self._config = config
+        self._started_s = started_s
+        self._wall_before_s = 0.0
+        self._acting_after_s = math.nan
+        self._actors: dict[int, ActorReport] = {}
+        self._learner: LearnerReport | None = None
+        self._window = _Window()
+        self._recent: deque[float] = deque(maxlen=RECENT_EPISODES)
+        self._env_rate, self._learner_rate = Rate(), Rate()
+        # (seconds, count) when acting and learning began in this life: means are taken from there.
+        self._acting_since: tuple[float, int] | None = None
+        self._learning_since: tuple[float, int] | None = None
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` said when a checkpoint was saved."""
+        known = Counters.__dataclass_fields__
+        self.counters = Counters(**{k: v for k, v in state["counters"].items() if k in known})
+        self._wall_before_s = self.counters.wall_s
+        if state["best_score"] is not None:
+            self.best_score = float(state["best_score"])
+        if state["score"] is not None:
+            self.score = float(state["score"])
+
+    def state(self) -> dict[str, Any]:
+        """Scores for a checkpoint; the counters are saved beside them."""
+        return {"score": _rounded(self.score, 9), "best_score": _rounded(self.best_score, 9)}
+
+    @property
+    def wall_s(self) -> float:
+        """Seconds since the command began, and those of earlier lives."""
+        return self._wall_before_s + time.monotonic() - self._started_s
+
+    @property
+    def evaluated_steps(self) -> int:
+        """Learner steps of the weights that were evaluated last in this life; −1 for none."""
+        return self.last_evaluation.learner_steps if self.last_evaluation else -1
+
+    # --- what parts report ------------------------------------------------------------------
+
+    def actor(self, report: ActorReport) -> None:
+        """An actor's report."""
+        counters, window, now = self.counters, self._window, time.monotonic()
+        counters.env_steps += report.env_steps
+        counters.frames += report.frames
+        counters.transitions += report.transitions
+        counters.episodes += len(report.episodes)
+        window.episodes += report.episodes
+        window.actor_s += report.wall_s
+        window.env_s += report.env_s
+        window.policy_s += report.policy_s
+        window.insert_wait_s += report.insert_wait_s
+        self._actors[report.index] = report
+        self._recent.extend(episode.ret for episode in report.episodes)
+        if self._acting_since is None:
+            self._acting_after_s = now - self._started_s
+            self._acting_since = (now, counters.env_steps)
+        self._env_rate.add(now, counters.env_steps)
+
+    def learner(self, report: LearnerReport) -> None:
+        """A report of the learner's."""
+        now = time.monotonic()
+        self.counters.learner_steps = report.learner_steps
+        self.counters.samples += report.samples
+        self._learner = report
+        self._window.train_s += report.wall_s
+        self._window.sample_wait_s += report.sample_wait_s
+        if self._learning_since is None:
+            self._learning_since = (now, report.learner_steps)
+        self._learner_rate.add(now, report.learner_steps)
+
+    def evaluation(self, report: EvaluationReport) -> bool:
+        """An evaluation; whether it is the best so far."""
+        self.counters.evaluations += 1
+        self.score = report.score
+        self.last_evaluation = report
+        if report.score <= self.best_score:
+            return False
+        self.best_score = report.score
+        return True
+
+    # --- what is made of it -----------------------------------------------------------------
+
+    def line(self, limiter: RateLimiter, evaluating: bool) -> dict[str, Any]:
+        """One line of metrics; the next one begins here.
+
+        Args:
+            limiter: of the run.
+            evaluating: an evaluation is under way.
+        """
+        now = time.monotonic()
+        counters, window, learner = self.counters, self._window, self._learner
+        replay = learner.replay if learner else []
+        actors = self._config.actors.count
+        # The last report may follow hard on the one before it.
+        interval_s = max(MIN_RATE_S, now - self.reported_s)
+        # A mean over the few who reported first would be another number.
+        complete = len(self._actors) == actors
+        epsilons = [report.epsilon for report in self._actors.values()] if complete else []
+        line: dict[str, Any] = {
+            "wall_s": round(self.wall_s, 3),
+            "env_steps": counters.env_steps,
+            "frames": counters.frames,
+            "transitions": counters.transitions,
+            "learner_steps": counters.learner_steps,
+            "env_steps_per_s": self._env_rate.per_s(now),
+            "learner_steps_per_s": self._learner_rate.per_s(now),
+            "samples_per_insert": limiter.ratio,
+            "score": self.score,
+            "best_score": self.best_score,
+            "evaluating": evaluating,
+            "return_mean_100": _mean(self._recent),
+            "episodes_total": counters.episodes,
+            "epsilon": _mean(epsilons),
+            "loss": learner.loss if learner else math.nan,
+            "mean_q": learner.mean_q if learner else math.nan,
+            "td_error": learner.td_error if learner else math.nan,
+            "grad_norm": learner.grad_norm if learner else math.nan,
+            "weights_version": learner.version if learner else 0,
+            "target_syncs": learner.target_syncs if learner else 0,
+            "weight_lag": learner.weight_lag if learner else math.nan,
+            "data_age": learner.data_age if learner else math.nan,
+            "replay_size": sum(shard.size for shard in replay),
+            "replay_evicted": sum(shard.evicted for shard in replay),
+            "stale_priorities": sum(shard.stale for shard in replay),
+            "refused_priorities": sum(shard.refused for shard in replay),
+            "restarts": counters.restarts,
+            "actor_busy": window.actor_s / (interval_s * actors),
+            "env_share": window.env_s / window.actor_s if window.actor_s else math.nan,
+            "policy_share": window.policy_s / window.actor_s if window.actor_s else math.nan,
+            "insert_wait_s": window.insert_wait_s,
+            "inserts_in_flight": sum(r.inserts_in_flight for r in self._actors.values()),
+            "rounds_in_flight": learner.rounds_in_flight if learner else 0,
+            "learner_busy": (window.train_s - window.sample_wait_s) / interval_s,
+            "sample_wait_s": window.sample_wait_s,
+            "limiter": limiter.explain(),
+            "returns_by_epsilon": _by_epsilon(window.episodes),
+            "episodes": [[e.ret, e.length, round(e.epsilon, 6)] for e in window.episodes],
+        }
+        self._window = _Window()
+        self.reported_s = now
+        return line
+
+    def summary(self, limiter: RateLimiter, policy: dict[str, Array]) -> dict[str, Any]:
+        """How the run went, as far as the records know.
+
+        Args:
+            limiter: of the run.
+            policy: its last weights.
+        """
+        counters, evaluation = self.counters, self.last_evaluation
+        return {
+            "env_steps": counters.env_steps,
+            "frames": counters.frames,
+            "transitions": counters.transitions,
+            "learner_steps": counters.learner_steps,
+            "episodes": counters.episodes,
+            "wall_s": round(self.wall_s, 2),
+            "acting_after_s": _rounded(self._acting_after_s, 2),
+            "env_steps_per_s": _mean_rate(self._acting_since, counters.env_steps),
+            "learner_steps_per_s": _mean_rate(self._learning_since, counters.learner_steps),
+            "samples_per_insert": round(limiter.ratio, 3),
+            "score": _rounded(self.score, 3),
+            "score_episodes": len(evaluation.returns) if evaluation else 0,
+            "score_epsilon": self._config.evaluation.epsilon,
+            "best_score": _rounded(self.best_score, 3),
+            "restarts": counters.restarts,
+            "weights_sha256": hash_arrays(policy),
+        }
+
+
+def hash_arrays(arrays: dict[str, Array]) -> str:
+    """SHA-256 over names and bytes: equal exactly if all weights are, bit for bit."""
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        digest.update(name.encode())
+        digest.update(arrays[name].tobytes())
+    return digest.hexdigest()
+
+
+def _mean_rate(since: tuple[float, int] | None, count: int) -> float:
+    """Events per second since acting or learning began."""
+    if since is None or time.monotonic() - since[0] < MIN_RATE_S:
+        return 0.0
+    return round((count - since[1]) / (time.monotonic() - since[0]), 1)
+
+
+def _mean(values: Collection[float]) -> float:
+    return math.fsum(values) / len(values) if values else math.nan
+
+
+def _rounded(value: float, digits: int) -> float | None:
+    return round(value, digits) if math.isfinite(value) else None
+
+
+def _by_epsilon(episodes: list[Episode]) -> dict[str, dict[str, float]]:
+    """Mean return per band of ε: returns of explorers are no score, and mix badly."""
+    bands: dict[str, list[float]] = {}
+    for episode in episodes:
+        bands.setdefault(_band(episode.epsilon), []).append(episode.ret)
+    return {
+        band: {"mean": _mean(returns), "episodes": len(returns)}
+        for band, returns in sorted(bands.items())
+    }
+
+
+def _band(epsilon: float) -> str:
+    for limit in (0.01, 0.05, 0.2, 0.5):
+        if epsilon <= limit:
+            return f"<={limit}"
+    return "<=1"
