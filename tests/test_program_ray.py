@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 
 import psutil
 import pytest
@@ -133,12 +134,12 @@ def test_ctrl_c_twice_stops_at_once_and_leaves_no_orphan(tmp_path):
         wait_for(lambda: any(r["transitions"] for r in reports_in(run)))
         children = descendants(process)
         interrupt(process)
-        with pytest.raises(__import__("subprocess").TimeoutExpired):
+        with pytest.raises(subprocess.TimeoutExpired):
             process.wait(timeout=2)
         interrupt(process)
         _, err = process.communicate(timeout=30)
         assert process.returncode == 130
-        assert err.strip() == "raydqn: stopped at once"
+        assert err.strip() == "raydqn: stopped at once; there is no checkpoint"
         assert_all_gone(children)
 
 
