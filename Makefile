@@ -33,7 +33,7 @@ $(VENV)/bin/python:
 
 $(VENV)/.installed: $(VENV)/bin/python pyproject.toml constraints.txt
 	@echo "installing raydqn and its dependencies into $(VENV): this takes minutes the first time"
-	$(PIP) install --constraint constraints.txt --editable '.[atari,minatar]'
+	$(PIP) install --constraint constraints.txt --editable '.[atari,fast,minatar]'
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/bin/python pyproject.toml constraints.txt

@@ -49,6 +49,8 @@ class NStepAccumulator:
         self._q_taken: Array = np.zeros(shape, np.float32)
         self._q_max: Array = np.zeros(shape, np.float32)
         self._version: Array = np.zeros(shape, np.int64)
+        # The number that a frame had in the newest chunk; −1: it was not named there.
+        self._sent: Array = np.full(shape, -1, np.int32)
         self._slots = 0
 
     def __len__(self) -> int:
@@ -94,13 +96,20 @@ class NStepAccumulator:
         self._ended[s] = terminated | truncated | life_ended
         self._acted[s] = ~ignored
         self._emitted[s] = False
+        self._sent[s] = -1
         self._slots += 1
 
-    def drain(self) -> Chunk | None:
+    def drain(self, continues: bool = False) -> Chunk | None:
         """All transitions whose windows are complete and were not handed out before.
 
         A window is complete when the frame after it is in the timeline. None if there are none.
+
+        Args:
+            continues: the chunk goes where the last one went: frames that it held are named, not
+                repeated.
         """
+        if not continues:
+            self._sent[: self._slots] = -1
         # Windows may start at any slot but the last: that frame has no successor yet.
         starts = self._slots - 1
         if starts < 1:
@@ -135,27 +144,37 @@ class NStepAccumulator:
         observation = self._stack_slots(slot, copy)  # [K, S] slots, PAD before the episode
         next_observation = self._stack_slots(after, copy)
 
-        # Number the frames that are used, each once.
-        used = np.zeros((self._slots, self._copies), bool)
+        # Number the frames, each once, copy by copy: neighbours in time are alike and compress
+        # well. First all that the chunk before named (a later chunk may need one that this one
+        # does not), then those that are used and new.
+        slots = self._slots
+        used = np.zeros((self._copies, slots), bool)
         columns = copy[:, None]
         for stacks in (observation, next_observation):
             rows, cols = np.broadcast_arrays(stacks, columns)
             here = stacks != PAD
-            used[rows[here], cols[here]] = True
-        numbers = np.cumsum(used.ravel()).reshape(used.shape) - 1
+            used[cols[here], rows[here]] = True
+        sent = self._sent[:slots].T
+        known = sent >= 0
+        new = used & ~known
+        reused = sent[known]
+        numbers = np.full(used.shape, -1, np.int32)
+        numbers[known] = np.arange(len(reused))
+        numbers[new] = len(reused) + np.arange(np.count_nonzero(new))
+        self._sent[:slots] = numbers.T
         return Chunk(
-            frames=self._frames[: self._slots][used],
-            observation=np.where(observation == PAD, PAD, numbers[observation, columns]).astype(
-                np.int32
-            ),
+            frames=self._frames[:slots].swapaxes(0, 1)[new],
+            # PAD is −1: it picks a last slot, and is put back.
+            observation=np.where(observation == PAD, PAD, numbers[columns, observation]),
             next_observation=np.where(
-                next_observation == PAD, PAD, numbers[next_observation, columns]
-            ).astype(np.int32),
+                next_observation == PAD, PAD, numbers[columns, next_observation]
+            ),
             action=self._action[slot, copy],
             reward=reward[slot, copy].astype(np.float32),
             discount=discount.astype(np.float32),
             priority=np.abs(target - self._q_taken[slot, copy]).astype(np.float32),
             version=self._version[slot, copy],
+            reused=reused,
         )
 
     def _stack_slots(self, slot: Array, copy: Array) -> Array:
@@ -181,6 +200,7 @@ class NStepAccumulator:
             self._q_taken,
             self._q_max,
             self._version,
+            self._sent,
         ):
             column[: self._carry] = column[gone : self._slots]
         self._slots = self._carry

@@ -19,6 +19,7 @@ from common.seeding import Role, integer_seeds, seed_sequence
 from common.types import ActorReport, Array, Episode
 from common.variables import VariableClient
 from replay_server.client import ReplayWriter
+from replay_server.codec import make_codec
 
 
 class Actor:
@@ -63,7 +64,13 @@ class Actor:
             config.learner.gamma,
             max_slots=config.actors.chunk_steps,
         )
-        self._writer = ReplayWriter(shards, config.actors.inserts_in_flight, first_shard=index)
+        self._writer = ReplayWriter(
+            shards,
+            config.actors.inserts_in_flight,
+            stream=index,
+            incarnation=incarnation,
+            codec=make_codec(config.replay.compression, spec.frame),
+        )
         self._variables = VariableClient(variables)
         self._steps_since_chunk = 0
         self._frames = self._environment.reset(env_seed)
@@ -160,7 +167,7 @@ class Actor:
         return reward if clip is None else np.clip(reward, -clip, clip)
 
     def _send(self) -> None:
-        chunk = self._accumulator.drain()
+        chunk = self._accumulator.drain(self._writer.continues)
         if chunk is not None:
             self._writer.write(chunk)
         self._steps_since_chunk = 0

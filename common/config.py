@@ -7,6 +7,7 @@ TOML, means None.
 from __future__ import annotations
 
 import difflib
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -133,10 +134,17 @@ class ActorsConfig(Section):
     inserts_in_flight: int = Field(4, ge=1, description="messages under way per actor, at the most")
 
 
+_BYTES = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]i?b)", re.IGNORECASE)
+
+
 class ReplayConfig(Section):
     """The replay memory."""
 
-    capacity: int = Field(100_000, ge=1, description="transitions, over all shards")
+    capacity: int | str = Field(
+        100_000,
+        description='over all shards: transitions (100_000), or bytes with a unit ("4 GiB"): as '
+        "many transitions as fit",
+    )
     shards: int = Field(1, ge=1, description="replay servers that share the capacity")
     alpha: float = Field(
         0.6, ge=0, le=1, description="how much priority counts; 0: uniform sampling"
@@ -144,6 +152,37 @@ class ReplayConfig(Section):
     beta: float = Field(
         0.4, ge=0, le=1, description="importance weights (N·P(i))^−beta; 1: full correction"
     )
+    compression: Literal["none", "lz4", "zstd", "png"] = Field(
+        "none",
+        description='frames on their way to the memory and in it: "none", "lz4" (fast), "zstd" '
+        '(smaller), "png" (8-bit pictures only)',
+    )
+
+    @model_validator(mode="after")
+    def _capacity_is_a_size(self) -> ReplayConfig:
+        if isinstance(self.capacity, str):
+            self.capacity_bytes  # noqa: B018  # raises what is wrong with it
+        elif self.capacity < 1:
+            raise ValueError(f"capacity={self.capacity}: must be at least 1")
+        return self
+
+    @property
+    def capacity_bytes(self) -> int | None:
+        """The capacity if it is given in bytes.
+
+        Raises:
+            ValueError: a text that is no number of bytes.
+        """
+        if isinstance(self.capacity, int):
+            return None
+        match = _BYTES.fullmatch(self.capacity.strip())
+        if match is None or not float(match[1]) > 0:
+            raise ValueError(
+                f"capacity={self.capacity!r}: must be a whole number of transitions, or bytes with "
+                "a unit (kB, MB, GB, TB, KiB, MiB, GiB, TiB), such as 4 GiB"
+            )
+        power = "kmgt".index(match[2][0].lower()) + 1
+        return int(float(match[1]) * (1024 if "i" in match[2].lower() else 1000) ** power)
 
 
 class LearnerConfig(Section):
@@ -242,23 +281,8 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Config:
-        capacity, batch = self.replay.capacity, self.learner.batch_size
-        if capacity < batch:
-            raise ValueError(
-                f"replay.capacity={capacity}: must be at least learner.batch_size={batch}"
-            )
-        if capacity < self.learner.warmup_transitions:
-            raise ValueError(
-                f"learner.warmup_transitions={self.learner.warmup_transitions}: must not exceed "
-                f"replay.capacity={capacity}, or learning would never start"
-            )
-        chunk = self.max_chunk_transitions
-        if capacity // self.replay.shards < chunk:
-            raise ValueError(
-                f"replay.capacity={capacity}: each of {self.replay.shards} shards must hold the "
-                f"largest message of an actor, {chunk} transitions (actors.envs × "
-                "(actors.chunk_steps + learner.n_step))"
-            )
+        if isinstance(self.replay.capacity, int):
+            self.check_capacity(self.replay.capacity)
         error = self.learner.samples_per_insert_error
         if error is not None and error < self.min_ratio_error:
             raise ValueError(
@@ -267,6 +291,35 @@ class Config(Section):
                 "samples_per_insert, or actors and learner would wait for each other forever"
             )
         return self
+
+    def check_capacity(self, transitions: int) -> None:
+        """Refuse a memory that holds too few transitions for the other keys.
+
+        Args:
+            transitions: `replay.capacity`, or how many fit into so many bytes.
+
+        Raises:
+            ValueError: names both keys.
+        """
+        capacity = f"replay.capacity={self.replay.capacity}"
+        if isinstance(self.replay.capacity, str):
+            capacity += f" ({transitions:,} transitions)"
+        if transitions < self.learner.batch_size:
+            raise ValueError(
+                f"{capacity}: must be at least learner.batch_size={self.learner.batch_size}"
+            )
+        if transitions < self.learner.warmup_transitions:
+            raise ValueError(
+                f"learner.warmup_transitions={self.learner.warmup_transitions}: must not exceed "
+                f"{capacity}, or learning would never start"
+            )
+        chunk = self.max_chunk_transitions
+        if transitions // self.replay.shards < chunk:
+            raise ValueError(
+                f"{capacity}: each of {self.replay.shards} shards must hold the largest message of "
+                f"an actor, {chunk} transitions (actors.envs × (actors.chunk_steps + "
+                "learner.n_step))"
+            )
 
     @property
     def max_chunk_transitions(self) -> int:

@@ -115,22 +115,44 @@ class Transition(NamedTuple):
     next_observation: Any  # [B, S, *frame]
 
 
+@dataclass(frozen=True, slots=True)
+class PackedFrames:
+    """Compressed frames: groups of consecutive ones, end to end (see `replay_server.codec`).
+
+    Attributes:
+        data: `[bytes]` uint8.
+        sizes: `[groups]` int32, bytes of each group.
+        count: frames.
+    """
+
+    data: Array
+    sizes: Array
+    count: int
+
+
 @dataclass(slots=True)
 class Chunk:
     """K transitions of one actor in one message: each frame once, stacks as frame numbers.
 
+    Chunks of one actor to one shard form a stream. Frames that the chunk before held already are
+    named, not sent again: a chunk's frames are first those that it reuses, then its own.
+
     Attributes:
-        frames: `[F, *frame]`.
-        observation: `[K, S]` int32, frame numbers within `frames`, oldest first; `PAD` for none.
+        frames: `[F, *frame]`, or the same compressed.
+        observation: `[K, S]` int32, frame numbers, oldest first; `PAD` for none. Numbers 0 … R−1
+            are those of reused frames, R … R+F−1 those of `frames`.
         next_observation: `[K, S]` int32, likewise.
         action: `[K]` int32.
         reward: `[K]` float32, n-step return.
         discount: `[K]` float32, γ^k, 0 iff terminated.
         priority: `[K]` float32, |TD error| by the actor's own Q values; None: the running maximum.
         version: `[K]` int64, version of the weights that chose the action.
+        reused: `[R]` int32, numbers that the reused frames had in the chunk before.
+        stream: whose chunk it is: the actor's index.
+        number: the chunk's in its stream; the one before has `number − 1`.
     """
 
-    frames: Array
+    frames: Array | PackedFrames
     observation: Array
     next_observation: Array
     action: Array
@@ -138,48 +160,17 @@ class Chunk:
     discount: Array
     priority: Array | None
     version: Array
+    reused: Array = field(default_factory=lambda: np.zeros(0, np.int32))
+    stream: int = 0
+    number: int = 0
 
     def __len__(self) -> int:
         return len(self.action)
 
-    def to_arrays(self) -> dict[str, Array]:
-        """Columns for the wire."""
-        columns = {name: getattr(self, name) for name in _CHUNK_COLUMNS}
-        if self.priority is not None:
-            columns["priority"] = self.priority
-        return columns
-
-    @classmethod
-    def from_arrays(cls, arrays: dict[str, Array]) -> Chunk:
-        """The chunk whose columns came over the wire.
-
-        Raises:
-            ValueError: a column is missing, or their lengths do not agree.
-        """
-        missing = [name for name in _CHUNK_COLUMNS if name not in arrays]
-        if missing:
-            raise ValueError(f"chunk without column {missing[0]!r}")
-        for name, column in arrays.items():
-            if not column.ndim:
-                raise ValueError(f"chunk column {name!r} has no rows")
-        count = len(arrays["action"])
-        for name, column in arrays.items():
-            if name != "frames" and len(column) != count:
-                raise ValueError(f"chunk column {name!r} has {len(column)} rows, not {count}")
-        return cls(
-            **{name: arrays[name] for name in _CHUNK_COLUMNS}, priority=arrays.get("priority")
-        )
-
-
-_CHUNK_COLUMNS = (
-    "frames",
-    "observation",
-    "next_observation",
-    "action",
-    "reward",
-    "discount",
-    "version",
-)
+    @property
+    def num_frames(self) -> int:
+        """F, frames in this message."""
+        return self.frames.count if isinstance(self.frames, PackedFrames) else len(self.frames)
 
 
 @dataclass(slots=True)
@@ -191,22 +182,55 @@ class ShardSummary:
         incarnation: how often the shard was started before; keys of other lives are stale.
         total: sum of all priority masses.
         size: live items.
+        nbytes: bytes that live items and their frames take.
         inserted: items ever inserted.
         sampled: items ever sampled.
         evicted: items ever pushed out.
+        evicted_unsampled: those of them that were never sampled.
         stale: priority updates that came too late and were dropped.
         refused: priorities that were NaN, infinite or negative.
+        orphaned: transitions refused because they reuse frames that are not here.
     """
 
     shard: int
     incarnation: int
     total: float
     size: int
+    nbytes: int
     inserted: int
     sampled: int
     evicted: int
+    evicted_unsampled: int
     stale: int
     refused: int
+    orphaned: int
+
+
+@dataclass(slots=True)
+class ShardStatistics:
+    """What a shard holds and what was drawn from it; more work than a summary.
+
+    Attributes:
+        summary: sizes and counters.
+        times_sampled: live items by how often they were drawn: 0, 1, 2, 3–4, 5–8, … (`TIMES`).
+        priorities: live items by priority, a decade each (`PRIORITIES`); empty if α is 0, when
+            none are kept.
+        drawn: items drawn since the statistics were last asked for; means are taken over them.
+        age: mean inserts into the shard between an item's own and its being drawn.
+        version_lag: mean difference between the newest version of the weights that acted, as far
+            as the shard knows, and the version behind a drawn item.
+    """
+
+    summary: ShardSummary
+    times_sampled: list[int]
+    priorities: list[int]
+    drawn: int
+    age: float
+    version_lag: float
+
+
+TIMES = ("0", "1", "2", "3-4", "5-8", "9-16", "17-32", "33-64", "65-128", ">128")
+PRIORITIES = ("<1e-4", "<1e-3", "<1e-2", "<1e-1", "<1", "<10", "<100", ">=100")
 
 
 @dataclass(slots=True)
@@ -214,7 +238,8 @@ class Sample:
     """Items drawn from one shard: the frames they need, once each, and their columns.
 
     Attributes:
-        frames: `[F, *frame]`; a stack's `PAD` is a frame of zeros among them.
+        frames: `[F, *frame]`; a stack's `PAD` is a frame of zeros among them. Very small frames
+            may stand there more than once.
         observation, next_observation: `[B, S]` int32, rows of `frames`.
         action: `[B]` int32. reward, discount: `[B]` float32.
         key: `[B]` int64, name of the item within its shard and incarnation.

@@ -5,14 +5,18 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
-from common import wire
 from common.handles import Future, Handle
-from common.types import Array, Chunk, Sample, ShardSummary
-from replay_server.server import decode_sample
+from common.types import Array, Chunk, PackedFrames, Sample, ShardSummary
+from replay_server.codec import Codec
+from replay_server.messages import decode_sample, encode_chunk
+
+CHUNKS_PER_TURN = 16
+"""Chunks to one shard before it is the next one's turn: the first of a turn brings all its frames,
+those that follow only what is new. Few enough that shards fill evenly."""
 
 
 class ReplayWriter:
@@ -22,15 +26,35 @@ class ReplayWriter:
     and nothing piles up.
     """
 
-    def __init__(self, shards: Sequence[Handle], max_in_flight: int, first_shard: int = 0) -> None:
-        """Start with shard `first_shard` modulo their number, so that actors spread out."""
+    def __init__(
+        self,
+        shards: Sequence[Handle],
+        max_in_flight: int,
+        stream: int = 0,
+        incarnation: int = 0,
+        codec: Codec | None = None,
+    ) -> None:
+        """Nothing sent yet.
+
+        Args:
+            shards: of the memory.
+            max_in_flight: chunks under way, at the most.
+            stream: the actor's index; with it actors start with different shards.
+            incarnation: the actor's: its chunks do not continue those of an earlier life.
+            codec: compresses the frames, if the shards keep them compressed.
+        """
         if max_in_flight < 1:
             raise ValueError(f"max_in_flight={max_in_flight}: must be at least 1")
         self._shards = list(shards)
         self._max_in_flight = max_in_flight
-        self._next = first_shard % len(self._shards)
-        self._in_flight: deque[Future[int]] = deque()
+        self._codec = codec
+        self._stream = stream
+        self._number = incarnation << 32
+        self._shard = stream % len(self._shards)
+        self._sent_in_turn = 0
+        self._in_flight: deque[tuple[int, Future[int]]] = deque()  # transitions in each
         self.accepted = 0
+        self.orphaned = 0
         self.wait_s = 0.0
 
     @property
@@ -38,13 +62,33 @@ class ReplayWriter:
         """Chunks sent and not yet known to be stored."""
         return len(self._in_flight)
 
+    @property
+    def continues(self) -> bool:
+        """Whether the next chunk may reuse frames of the one before it."""
+        return self._sent_in_turn > 0
+
     def write(self, chunk: Chunk) -> None:
-        """Send a chunk; waits while too many are under way. Raises what an insert raised."""
+        """Send a chunk; waits while too many are under way. Raises what an insert raised.
+
+        Args:
+            chunk: reuses frames of the chunk before only if `continues` says so. Its stream and
+                number are set here.
+        """
+        assert self.continues or not len(chunk.reused)
+        self._number += 1
+        chunk = replace(chunk, stream=self._stream, number=self._number)
+        if self._codec is not None:
+            assert not isinstance(chunk.frames, PackedFrames)
+            chunk.frames = self._codec.pack(chunk.frames)
+        shard = self._shards[self._shard]
+        self._sent_in_turn += 1
+        if self._sent_in_turn == CHUNKS_PER_TURN and len(self._shards) > 1:
+            self._shard = (self._shard + 1) % len(self._shards)
+            self._sent_in_turn = 0
+        # After the turn is settled: an answer waited for here may say that a new one must begin.
         while len(self._in_flight) >= self._max_in_flight:
             self._settle()
-        shard = self._shards[self._next]
-        self._next = (self._next + 1) % len(self._shards)
-        self._in_flight.append(shard.call("insert", wire.encode(chunk.to_arrays())))
+        self._in_flight.append((len(chunk), shard.call("insert", encode_chunk(chunk))))
 
     def flush(self) -> None:
         """Wait until everything sent is stored."""
@@ -53,15 +97,20 @@ class ReplayWriter:
 
     def take_accepted(self) -> int:
         """Transitions known to be stored since this was last asked; waits for none."""
-        while self._in_flight and self._in_flight[0].done():
+        while self._in_flight and self._in_flight[0][1].done():
             self._settle()
         accepted, self.accepted = self.accepted, 0
         return accepted
 
     def _settle(self) -> None:
         start = time.perf_counter()
-        self.accepted += self._in_flight.popleft().result()
+        sent, answer = self._in_flight.popleft()
+        accepted = answer.result()
         self.wait_s += time.perf_counter() - start
+        self.accepted += accepted
+        if accepted < sent:  # the shard lacks frames that the chunk reuses: send all with the next
+            self.orphaned += sent - accepted
+            self._sent_in_turn = 0
 
 
 @dataclass(slots=True)

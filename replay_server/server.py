@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, fields
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from common import wire
 from common.seeding import Role, seed_sequence
-from common.types import Array, Chunk, FrameSpec, Sample, ShardSummary
-from replay_server.table import Table
+from common.types import Array, FrameSpec, ShardStatistics, ShardSummary
+from replay_server.codec import make_codec
+from replay_server.messages import decode_chunk, sample_buffer
+from replay_server.table import Table, UnknownFramesError
 
 
 class ReplayServer:
@@ -26,8 +27,10 @@ class ReplayServer:
         seed: int,
         shard: int,
         incarnation: int = 0,
+        compression: str = "none",
+        max_bytes: int | None = None,
     ) -> None:
-        """See `Table`; `seed` is the run's."""
+        """See `Table`; `seed` is the run's, `compression` names a codec."""
         sequence = seed_sequence(seed, Role.SHARD, shard, incarnation)
         self._table = Table(
             capacity=capacity,
@@ -38,25 +41,45 @@ class ReplayServer:
             rng=np.random.default_rng(sequence),
             shard=shard,
             incarnation=incarnation,
+            codec=make_codec(compression, frame),
+            max_bytes=max_bytes,
         )
 
     def insert(self, buffer: Array) -> int:
-        """Store an encoded chunk; returns how many transitions were accepted.
+        """Store an encoded chunk.
 
         The buffer may lie in shared memory: it is copied out and not kept.
+
+        Returns:
+            Transitions that were accepted: all, or none if the chunk reuses frames that are not
+            here (they went with an earlier life of the shard, or a chunk before was lost); the
+            writer then begins anew.
 
         Raises:
             WireError: bytes that are no chunk.
             ValueError: a chunk that does not fit this table.
         """
-        arrays, _ = wire.decode(buffer)
-        chunk = Chunk.from_arrays(arrays)
-        self._table.insert(chunk)
+        chunk = decode_chunk(buffer)
+        try:
+            self._table.insert(chunk)
+        except UnknownFramesError:
+            return 0
         return len(chunk)
 
     def sample(self, count: int) -> Array:
-        """`count` items, encoded; `count` of 0 asks for the summary alone."""
-        return encode_sample(self._table.sample(count))
+        """`count` items, encoded (`messages.decode_sample`); 0 asks for the summary alone."""
+        buffer: Array | None = None
+
+        def allocate(
+            columns: Mapping[str, tuple[tuple[int, ...], Any]], summary: ShardSummary
+        ) -> dict[str, Array]:
+            nonlocal buffer
+            buffer, views = sample_buffer(columns, summary)
+            return views
+
+        self._table.sample(count, allocate)
+        assert buffer is not None
+        return buffer
 
     def update_priorities(self, keys: Array, priorities: Array, incarnation: int) -> None:
         """See `Table.update_priorities`; counted in the summary."""
@@ -66,22 +89,10 @@ class ReplayServer:
         """Sizes and counters as they are now."""
         return self._table.summary()
 
+    def statistics(self) -> ShardStatistics:
+        """Histograms and means; see `ShardStatistics`."""
+        return self._table.statistics()
+
     def check(self) -> None:
         """Raise AssertionError if an invariant does not hold."""
         self._table.check()
-
-
-_SAMPLE_COLUMNS = tuple(f.name for f in fields(Sample) if f.name != "summary")
-
-
-def encode_sample(sample: Sample) -> Array:
-    """A sample as one flat buffer."""
-    columns = {name: getattr(sample, name) for name in _SAMPLE_COLUMNS}
-    return wire.encode(columns, asdict(sample.summary))
-
-
-def decode_sample(buffer: Array) -> Sample:
-    """The sample in a flat buffer; its arrays are views that keep the buffer alive."""
-    arrays, meta = wire.decode(buffer)
-    columns: dict[str, Any] = {name: arrays[name] for name in _SAMPLE_COLUMNS}
-    return Sample(**columns, summary=ShardSummary(**meta))

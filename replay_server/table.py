@@ -7,16 +7,42 @@ of the frames in its two stacks, so a stack can cross neither an episode nor the
 
 from __future__ import annotations
 
+import math
 from collections import deque
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from common.types import PAD, Array, Chunk, FrameSpec, Sample, ShardSummary
+from common.types import (
+    PAD,
+    PRIORITIES,
+    TIMES,
+    Array,
+    Chunk,
+    FrameSpec,
+    Sample,
+    ShardStatistics,
+    ShardSummary,
+)
+from replay_server.codec import Codec
+from replay_server.frames import make_frame_store
 from replay_server.sum_tree import SumTree
 
 PRIORITY_FLOOR = 1e-6
 """Added to every priority, so that an item without TD error keeps a chance (Schaul et al. 2016)."""
+COUNT = np.dtype(np.uint32)
+ONE = COUNT.type(1)
+SMALL_FRAME_BYTES = 256
+"""Below, finding a sample's repeated frames costs more than sending them twice."""
+
+Columns = Mapping[str, tuple[tuple[int, ...], Any]]
+Allocate = Callable[[Columns, ShardSummary], dict[str, Array]]
+
+
+class UnknownFramesError(ValueError):
+    """A chunk reuses frames of a chunk that this table does not know, or no longer has."""
 
 
 @dataclass(slots=True)
@@ -26,6 +52,29 @@ class UpdateCounts:
     applied: int
     stale: int
     refused: int
+
+
+def item_dtype(stack: int) -> np.dtype[np.void]:
+    """One item: a row, so that reading it costs one access to memory, not one per column."""
+    return np.dtype(
+        [
+            ("stacks", np.int32, (2, stack)),  # rows of frames: observation, next observation
+            ("action", np.int32),
+            ("reward", np.float32),
+            ("discount", np.float32),
+            ("version", np.int64),
+        ]
+    )
+
+
+def item_bytes(capacity: int, stack: int) -> int:
+    """Bytes of one item without its frames, in a table of `capacity`: row, count, its tree."""
+    tree = SumTree.bytes_of(capacity)
+    return item_dtype(stack).itemsize + COUNT.itemsize + math.ceil(tree / capacity)
+
+
+def _own_arrays(columns: Columns, _: ShardSummary) -> dict[str, Array]:
+    return {name: np.empty(shape, dtype) for name, (shape, dtype) in columns.items()}
 
 
 class Table:
@@ -44,6 +93,8 @@ class Table:
         rng: np.random.Generator,
         shard: int = 0,
         incarnation: int = 0,
+        codec: Codec | None = None,
+        max_bytes: int | None = None,
     ) -> None:
         """An empty table. Memory is claimed as it fills.
 
@@ -56,6 +107,8 @@ class Table:
                 oldest transitions go.
             rng: for sampling.
             shard, incarnation: named in every summary.
+            codec: keeps frames compressed; chunks then bring them compressed.
+            max_bytes: of items and frames, at the most; then too the oldest go.
 
         Raises:
             ValueError: a size below 1, or alpha outside [0, 1].
@@ -64,13 +117,13 @@ class Table:
             ("capacity", capacity),
             ("frame_capacity", frame_capacity),
             ("stack", stack),
+            ("max_bytes", 1 if max_bytes is None else max_bytes),
         ):
             if value < 1:
                 raise ValueError(f"{name}={value}: must be at least 1")
         if not 0 <= alpha <= 1:
             raise ValueError(f"alpha={alpha}: must be between 0 and 1")
         self.capacity = capacity
-        self.frame_capacity = frame_capacity
         self.alpha = alpha
         self.shard = shard
         self.incarnation = incarnation
@@ -79,25 +132,36 @@ class Table:
         self.sampled = 0
         self.stale = 0
         self.refused = 0
+        self.orphaned = 0
+        self.evicted_unsampled = 0
         self._rng = rng
         self._tree = SumTree(capacity)
         self._max_priority = 1.0
         self._stack = stack
-        # One row more than the ring: the frame of zeros that `PAD` stands for.
-        self._frames: Array = np.zeros((frame_capacity + 1, *frame.shape), frame.dtype)
-        self._frames_written = 0
-        self._observation: Array = np.zeros((capacity, stack), np.int32)
-        self._next_observation: Array = np.zeros((capacity, stack), np.int32)
-        self._action: Array = np.zeros(capacity, np.int32)
-        self._reward: Array = np.zeros(capacity, np.float32)
-        self._discount: Array = np.zeros(capacity, np.float32)
-        self._version: Array = np.zeros(capacity, np.int64)
-        # (first key, first frame) of every chunk that may still hold live items, oldest first.
-        self._chunks: deque[tuple[int, int]] = deque()
+        self._max_bytes = max_bytes
+        self._item_bytes = item_bytes(capacity, stack)
+        self._frame = frame
+        self._frames = make_frame_store(frame, frame_capacity, codec)
+        self._may_repeat = codec is None and frame.nbytes < SMALL_FRAME_BYTES
+        self._items: Array = np.zeros(capacity, item_dtype(stack))
+        self._times_sampled: Array = np.zeros(capacity, COUNT)
+        # (first key, first frame) of runs of items, oldest first, both ascending: the items from
+        # first key up to the next run's need no frame older than first frame.
+        self._runs: deque[tuple[int, int]] = deque()
+        # Of each stream its newest chunk: number, and the number of every frame it named.
+        self._streams: dict[int, tuple[int, Array]] = {}
+        self._newest_version = 0
+        # Since the statistics were last asked for: items drawn, sums of their ages and lags.
+        self._drawn, self._age_sum, self._lag_sum = 0, 0, 0
 
     def __len__(self) -> int:
         """Live items."""
         return self.inserted - self.oldest
+
+    @property
+    def frame_capacity(self) -> int:
+        """Frames, at the most."""
+        return self._frames.capacity
 
     @property
     def evicted(self) -> int:
@@ -106,17 +170,8 @@ class Table:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all arrays when full."""
-        columns = (
-            self._frames,
-            self._observation,
-            self._next_observation,
-            self._action,
-            self._reward,
-            self._discount,
-            self._version,
-        )
-        return sum(column.nbytes for column in columns) + self._tree.nbytes
+        """Bytes that live items and their frames take."""
+        return len(self) * self._item_bytes + self._frames.nbytes
 
     def can_sample(self, count: int) -> bool:
         """Whether the memory holds `count` items or more."""
@@ -131,62 +186,110 @@ class Table:
             How many items were pushed out.
 
         Raises:
+            UnknownFramesError: it reuses frames that are not here; counted, nothing else changes.
             ValueError: a chunk larger than the table, or stacks that name frames it lacks.
         """
-        count, frames = len(chunk), len(chunk.frames)
-        self._check_chunk(chunk)
+        count = len(chunk)
+        stacks, rows, nbytes = self._check_chunk(chunk)
         if count == 0:
             return 0
-        evicted = self._make_room(count, frames)
+        first_frame = self._frames.written
+        numbers = np.arange(first_frame, first_frame + chunk.num_frames)
+        if len(chunk.reused):
+            reused = self._reused_frames(chunk, rows, nbytes)
+            first_frame = int(reused.min())
+            numbers = np.concatenate((reused, numbers))
+        evicted = self._make_room(count, rows, nbytes, first_frame)
 
-        rows = (self._frames_written + np.arange(frames)) % self.frame_capacity
-        self._write_frames(chunk.frames)
-        # One more entry: PAD is −1, which indexes it.
-        rows = np.append(rows, self.frame_capacity).astype(np.int32)
-        keys = np.arange(self.inserted, self.inserted + count)
-        slots = keys % self.capacity
-        self._observation[slots] = rows[chunk.observation]
-        self._next_observation[slots] = rows[chunk.next_observation]
-        self._action[slots] = chunk.action
-        self._reward[slots] = chunk.reward
-        self._discount[slots] = chunk.discount
-        self._version[slots] = chunk.version
+        self._frames.write(chunk.frames)
+        # Row of each frame that the chunk may name; PAD is −1 and picks the last: the zeros.
+        row_of = np.empty(len(numbers) + 1, np.int32)
+        np.remainder(numbers, self._frames.capacity, out=row_of[:-1], casting="unsafe")
+        row_of[-1] = self._frames.capacity
+        items = np.empty(count, self._items.dtype)
+        items["stacks"] = row_of[stacks]
+        items["action"] = chunk.action
+        items["reward"] = chunk.reward
+        items["discount"] = chunk.discount
+        items["version"] = chunk.version
+        begin = self.inserted % self.capacity
+        head = min(count, self.capacity - begin)
+        self._items[begin : begin + head] = items[:head]
+        self._items[: count - head] = items[head:]
+        slots = np.arange(begin, begin + count)
+        slots[head:] -= self.capacity
+        self._times_sampled[slots] = 0
         self._tree.set(slots, self._mass(self._accepted(chunk.priority, count)))
-        self._chunks.append((self.inserted, self._frames_written))
-        self._frames_written += frames
+        self._newest_version = max(self._newest_version, int(items["version"].max()))
+
+        first_key = self.inserted
+        while self._runs and self._runs[-1][1] > first_frame:  # it reaches further back than they
+            first_key, _ = self._runs.pop()
+        self._runs.append((first_key, first_frame))
+        self._streams[chunk.stream] = (chunk.number, numbers)
         self.inserted += count
         return evicted
 
-    def sample(self, count: int) -> Sample:
+    def sample(self, count: int, allocate: Allocate = _own_arrays) -> Sample:
         """Draw `count` items, each independently and in proportion to its mass.
+
+        Args:
+            count: B; 0 asks for the summary alone.
+            allocate: makes the arrays of the sample, by name, shape and type, for this method to
+                fill; by default they are its own.
 
         Raises:
             ValueError: the table is empty.
         """
-        if count > 0 and self._tree.total <= 0:
-            raise ValueError("cannot sample from an empty table")
         total = self._tree.total
+        if count > 0 and total <= 0:
+            raise ValueError("cannot sample from an empty table")
         points = self._rng.random(count) * total
         # random() < 1, but the product may round up to total itself.
         slots = self._tree.find(np.minimum(points, np.nextafter(total, 0)))
-        self.sampled += count
+        # As bytes, rows are copied whole; numpy would copy field by field.
+        items = np.take(self._items.view(f"V{self._items.itemsize}"), slots).view(self._items.dtype)
         key = self._key_of(slots)
-        both = np.concatenate((self._observation[slots], self._next_observation[slots]))
-        needed, numbers = np.unique(both, return_inverse=True)
-        numbers = numbers.reshape(both.shape).astype(np.int32)
-        return Sample(
-            frames=self._frames[needed],
-            observation=numbers[:count],
-            next_observation=numbers[count:],
-            action=self._action[slots],
-            reward=self._reward[slots],
-            discount=self._discount[slots],
-            key=key,
-            probability=self._tree.get(slots) / total if count else np.zeros(0),
-            age=self.inserted - key,
-            version=self._version[slots],
-            summary=self.summary(),
-        )
+        age = self.inserted - key
+        np.add.at(self._times_sampled, slots, ONE)
+        self.sampled += count
+        self._drawn += count
+        self._age_sum += int(age.sum())
+        self._lag_sum += self._newest_version * count - int(items["version"].sum())
+
+        stacks = items["stacks"]
+        rows: Array
+        numbers: Array
+        if self._may_repeat:
+            rows = stacks.reshape(-1)
+            numbers = np.arange(len(rows), dtype=np.int32).reshape(stacks.shape)
+        else:
+            rows, inverse = np.unique(stacks, return_inverse=True)
+            numbers = inverse.reshape(stacks.shape)
+        summary = self.summary()
+        shapes: dict[str, tuple[tuple[int, ...], Any]] = {
+            "frames": ((len(rows), *self._frame.shape), self._frame.dtype),
+            "observation": ((count, self._stack), np.int32),
+            "next_observation": ((count, self._stack), np.int32),
+            "action": ((count,), np.int32),
+            "reward": ((count,), np.float32),
+            "discount": ((count,), np.float32),
+            "key": ((count,), np.int64),
+            "probability": ((count,), np.float64),
+            "age": ((count,), np.int64),
+            "version": ((count,), np.int64),
+        }
+        out = allocate(shapes, summary)
+        self._frames.gather(rows, out["frames"])
+        out["observation"][...] = numbers[:, 0]
+        out["next_observation"][...] = numbers[:, 1]
+        for name in ("action", "reward", "discount", "version"):
+            out[name][...] = items[name]
+        out["key"][...] = key
+        out["age"][...] = age
+        if count:
+            np.divide(self._tree.get(slots), total, out=out["probability"])
+        return Sample(**out, summary=summary)
 
     def update_priorities(self, keys: Array, priorities: Array, incarnation: int) -> UpdateCounts:
         """Give items new priorities; updates that come too late are counted and dropped.
@@ -200,16 +303,18 @@ class Table:
         good = np.isfinite(priorities) & (priorities >= 0)
         use = live & good
         counts = UpdateCounts(
-            applied=int(use.sum()),
-            stale=int((~live).sum()),
-            refused=int((live & ~good).sum()),
+            applied=int(np.count_nonzero(use)),
+            stale=len(keys) - int(np.count_nonzero(live)),
+            refused=int(np.count_nonzero(live & ~good)),
         )
         self.stale += counts.stale
         self.refused += counts.refused
         if counts.applied:
-            accepted = priorities[use].astype(np.float64)
+            if counts.applied < len(keys):
+                keys, priorities = keys[use], priorities[use]
+            accepted = priorities.astype(np.float64)
             self._max_priority = max(self._max_priority, float(accepted.max()))
-            self._tree.set(keys[use] % self.capacity, self._mass(accepted))
+            self._tree.set(keys % self.capacity, self._mass(accepted))
         return counts
 
     def summary(self) -> ShardSummary:
@@ -219,45 +324,86 @@ class Table:
             incarnation=self.incarnation,
             total=self._tree.total,
             size=len(self),
+            nbytes=self.nbytes,
             inserted=self.inserted,
             sampled=self.sampled,
             evicted=self.evicted,
+            evicted_unsampled=self.evicted_unsampled,
             stale=self.stale,
             refused=self.refused,
+            orphaned=self.orphaned,
         )
+
+    def statistics(self) -> ShardStatistics:
+        """Histograms over all live items, and means over those drawn since this was last asked.
+
+        Work grows with the table (milliseconds for a million items).
+        """
+        live = self._live_slots()
+        times = self._times_sampled[live]
+        # 0, 1, 2, 3–4, 5–8, …: the exponent of (times − ½) is that of the power of two above it.
+        bins = np.where(times > 0, np.frexp(times - 0.5)[1] + 1, 0)
+        times_sampled = np.bincount(np.minimum(bins, len(TIMES) - 1), minlength=len(TIMES))
+        priorities: list[int] = []
+        if self.alpha > 0:
+            priority = self._tree.get(live) ** (1 / self.alpha) - PRIORITY_FLOOR
+            edges = 10.0 ** np.arange(-4, len(PRIORITIES) - 5)
+            counts = np.bincount(
+                np.searchsorted(edges, priority, "right"), minlength=len(edges) + 1
+            )
+            priorities = counts.tolist()
+        drawn = max(1, self._drawn)
+        statistics = ShardStatistics(
+            summary=self.summary(),
+            times_sampled=times_sampled.tolist(),
+            priorities=priorities,
+            drawn=self._drawn,
+            age=self._age_sum / drawn,
+            version_lag=self._lag_sum / drawn,
+        )
+        self._drawn, self._age_sum, self._lag_sum = 0, 0, 0
+        return statistics
 
     def check(self) -> None:
         """Raise AssertionError if an invariant does not hold. Slow: for tests."""
         self._tree.check()
+        self._frames.check()
         assert 0 <= self.oldest <= self.inserted
         assert len(self) <= self.capacity
-        live = np.arange(self.oldest, self.inserted) % self.capacity
+        live = self._live_slots()
         masses = self._tree.get(np.arange(self.capacity))
         assert (masses[live] > 0).all(), "a live item can never be drawn"
         assert np.count_nonzero(masses) == len(live), "a dead item can be drawn"
-        rows = np.concatenate((self._observation[live], self._next_observation[live])).ravel()
+        assert self._max_bytes is None or self.nbytes <= self._max_bytes
+        for column in zip(*self._runs, strict=True):
+            assert list(column) == sorted(column)
+        if not len(self):
+            assert not self._runs
+            return
+        assert self._runs[0][0] <= self.oldest
+        first_frame = self._runs[0][1]
+        assert first_frame >= max(self._frames.first, self._frames.written - self.frame_capacity)
+        rows = self._items["stacks"][live].ravel()
         assert ((rows >= 0) & (rows <= self.frame_capacity)).all()
-        assert not self._frames[self.frame_capacity].any(), "the frame of zeros was written"
-        if len(self):
-            first_key, first_frame = self._chunks[0]
-            assert first_key <= self.oldest
-            assert first_frame >= self._frames_written - self.frame_capacity
-        else:
-            assert not self._chunks
+        # How far behind the oldest frame that is kept each row lies; the zeros belong to no ring.
+        behind = (rows[rows != self.frame_capacity] - first_frame) % self.frame_capacity
+        assert (behind < self._frames.written - first_frame).all(), "a frame is gone"
 
-    def _check_chunk(self, chunk: Chunk) -> None:
-        count, frames = len(chunk), len(chunk.frames)
-        if count > self.capacity or frames > self.frame_capacity:
+    def _live_slots(self) -> Array:
+        return np.arange(self.oldest, self.inserted) % self.capacity
+
+    def _check_chunk(self, chunk: Chunk) -> tuple[Array, int, int]:
+        """Both stacks, `[K, 2, S]`; rows of frames and bytes in all that the chunk needs."""
+        count, frames = len(chunk), chunk.num_frames + len(chunk.reused)
+        rows, nbytes = self._frames.cost(chunk.frames)
+        nbytes += count * self._item_bytes
+        if count > self.capacity or rows > self._frames.capacity:
             raise ValueError(
-                f"chunk of {count} transitions and {frames} frames: the table holds "
-                f"{self.capacity} and {self.frame_capacity}"
+                f"chunk of {count} transitions and {chunk.num_frames} frames: the table holds "
+                f"{self.capacity} and {self._frames.capacity}"
             )
-        if chunk.frames.shape[1:] != self._frames.shape[1:]:
-            raise ValueError(
-                f"frames of shape {chunk.frames.shape[1:]}: must be {self._frames.shape[1:]}"
-            )
-        if chunk.frames.dtype != self._frames.dtype:
-            raise ValueError(f"frames of {chunk.frames.dtype}: must be {self._frames.dtype}")
+        if self._max_bytes is not None and nbytes > self._max_bytes:
+            raise ValueError(f"chunk of {nbytes} bytes: the table holds {self._max_bytes}")
         for name in ("action", "reward", "discount", "version", "priority"):
             column = getattr(chunk, name)
             if column is not None and column.shape != (count,):
@@ -267,38 +413,76 @@ class Table:
                 raise ValueError(f"stacks {numbers.shape}: must be {(count, self._stack)}")
             if numbers.dtype.kind not in "iu":
                 raise ValueError(f"stacks of {numbers.dtype}: must be whole numbers")
-            if count and (numbers.min() < PAD or numbers.max() >= frames):
-                raise ValueError(f"a stack names a frame outside the chunk's {frames}")
+        both = (chunk.observation, chunk.next_observation)
+        stacks = np.empty((count, 2, self._stack), np.result_type(*both))
+        stacks[:, 0], stacks[:, 1] = both
+        if count and (stacks.min() < PAD or stacks.max() >= frames):
+            raise ValueError(f"a stack names a frame outside the chunk's {frames}")
+        return stacks, rows, nbytes
 
-    def _make_room(self, count: int, frames: int) -> int:
-        """Push out what the next `count` items and `frames` frames will overwrite."""
-        first_kept_frame = self._frames_written + frames - self.frame_capacity
+    def _reused_frames(self, chunk: Chunk, rows: int, nbytes: int) -> Array:
+        """Numbers in the ring of the frames that a chunk reuses, `[R]` int64.
+
+        Raises:
+            UnknownFramesError: they are not here, or would have to make room for the chunk.
+        """
+        number, named = self._streams.get(chunk.stream, (None, chunk.reused))
+        if number == chunk.number - 1 and (
+            int(chunk.reused.min()) >= 0 and int(chunk.reused.max()) < len(named)
+        ):
+            reused: Array = named[chunk.reused]
+            kept = int(reused.min())
+            fits = self._frames.written + rows - kept <= self._frames.capacity
+            if fits and self._max_bytes is not None:
+                fits = self._frames.bytes_from(kept) + nbytes <= self._max_bytes
+            if fits and kept >= self._frames.first:
+                return reused
+        self.orphaned += len(chunk)
+        raise UnknownFramesError(f"chunk {chunk.number} of stream {chunk.stream}: unknown frames")
+
+    def _make_room(self, count: int, rows: int, nbytes: int, first_frame: int) -> int:
+        """Push out what a chunk will overwrite, and what exceeds the bytes with it.
+
+        Args:
+            count, rows, nbytes: of the chunk.
+            first_frame: number of the oldest frame it needs.
+        """
         oldest = max(self.oldest, self.inserted + count - self.capacity)
-        while self._chunks and self._chunks[0][1] < first_kept_frame:
-            self._chunks.popleft()
-            oldest = max(oldest, self._chunks[0][0] if self._chunks else self.inserted)
-        while len(self._chunks) > 1 and self._chunks[1][0] <= oldest:
-            self._chunks.popleft()
-        if self._chunks and oldest >= self.inserted:
-            self._chunks.clear()
+        first_kept = self._frames.written + rows - self._frames.capacity
+        while self._runs:
+            end = self._runs[1][0] if len(self._runs) > 1 else self.inserted
+            too_many = self._max_bytes is not None and (
+                (self.inserted - oldest) * self._item_bytes + self._frames.nbytes + nbytes
+                > self._max_bytes
+            )
+            if oldest < end and self._runs[0][1] >= first_kept and not too_many:
+                break
+            self._runs.popleft()
+            oldest = max(oldest, end)
+            needed = self._runs[0][1] if self._runs else first_frame
+            self._frames.forget(min(needed, first_frame))
+        self._frames.forget(min(max(first_kept, 0), first_frame))
         evicted = oldest - self.oldest
         if evicted:
             gone = np.arange(self.oldest, oldest) % self.capacity
-            self._tree.set(gone, np.zeros(evicted))
+            times_sampled = self._times_sampled[gone]
+            self.evicted_unsampled += evicted - int(np.count_nonzero(times_sampled))
+            # The chunk itself sets the leaves of the slots it takes.
+            taken = max(0, self.inserted + count - self.capacity - self.oldest)
+            if taken < evicted:
+                self._tree.set(gone[taken:], np.zeros(evicted - taken))
             self.oldest = oldest
         return evicted
-
-    def _write_frames(self, frames: Array) -> None:
-        start = self._frames_written % self.frame_capacity
-        head = min(len(frames), self.frame_capacity - start)
-        self._frames[start : start + head] = frames[:head]
-        self._frames[: len(frames) - head] = frames[head:]
 
     def _accepted(self, priority: Array | None, count: int) -> Array:
         """Priorities for new items: those given where they are numbers, else the maximum seen."""
         if priority is None:
             return np.full(count, self._max_priority)
         accepted = priority.astype(np.float64)
+        low, high = float(accepted.min()), float(accepted.max())
+        if low >= 0 and high < math.inf:  # NaN compares as false
+            self._max_priority = max(self._max_priority, high)
+            return accepted
         good = np.isfinite(accepted) & (accepted >= 0)
         self.refused += int((~good).sum())
         if good.any():

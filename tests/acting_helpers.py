@@ -10,13 +10,14 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+from replay_helpers import Reader
 
-from common import wire
 from common.config import Config, build
 from common.handles import InlineHandle, Ready
 from common.networks import QNetwork, make_network
 from common.types import Array, Chunk, EnvironmentSpec, FrameSpec
 from common.variables import Variables, pack_weights
+from replay_server.messages import decode_chunk
 from replay_server.server import ReplayServer
 
 GREEDY = {"kind": "constant", "start": 0.0}
@@ -125,12 +126,14 @@ class KeepingServer(ReplayServer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.chunks: list[Chunk] = []
+        self.chunks: list[Chunk] = []  # each with all its frames
+        self.sent_frames = 0
+        self._reader = Reader()
         self.updates: list[tuple[Array, Array, int]] = []
 
     def insert(self, buffer: Array) -> int:
-        arrays, _ = wire.decode(buffer.copy())
-        self.chunks.append(Chunk.from_arrays(arrays))
+        self.sent_frames += decode_chunk(buffer).num_frames
+        self.chunks.append(self._reader.whole(decode_chunk(buffer.copy())))
         return super().insert(buffer)
 
     def update_priorities(self, keys: Array, priorities: Array, incarnation: int) -> None:

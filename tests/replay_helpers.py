@@ -5,12 +5,15 @@ from __future__ import annotations
 import sys
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
+from common import wire
 from common.types import PAD, Chunk, FrameSpec
+from replay_server.codec import Codec
+from replay_server.messages import encode_chunk
 from replay_server.table import PRIORITY_FLOOR, Table
 
 VECTOR = FrameSpec(shape=(3,), dtype="float32", scale=1.0)
@@ -46,6 +49,28 @@ def random_chunk(
     )
 
 
+def columns_of(chunk: Chunk) -> dict[str, np.ndarray]:
+    """A chunk's columns as they travel."""
+    return wire.decode(encode_chunk(chunk))[0]
+
+
+class Reader:
+    """Follows streams of chunks: fills in the frames that a chunk reuses."""
+
+    def __init__(self) -> None:
+        self._named: dict[int, tuple[int, np.ndarray]] = {}
+
+    def whole(self, chunk: Chunk) -> Chunk:
+        """The chunk with all the frames it names, reusing none."""
+        frames = chunk.frames
+        if len(chunk.reused):
+            number, named = self._named[chunk.stream]
+            assert number == chunk.number - 1
+            frames = np.concatenate((named[chunk.reused], frames))
+        self._named[chunk.stream] = (chunk.number, frames)
+        return replace(chunk, frames=frames, reused=chunk.reused[:0])
+
+
 def make_table(
     capacity: int = 8,
     frame_capacity: int = 32,
@@ -53,9 +78,12 @@ def make_table(
     alpha: float = 0.6,
     seed: int = 0,
     spec: FrameSpec = PICTURE,
-    **named: int,
+    compression: str = "none",
+    **named: Any,
 ) -> Table:
     rng = np.random.default_rng(seed)
+    if compression != "none":
+        named["codec"] = Codec(compression, spec)
     return Table(capacity, spec, stack, alpha, frame_capacity, rng, **named)
 
 
@@ -93,7 +121,10 @@ class NaiveItem:
 
 @dataclass
 class NaiveTable:
-    """The obviously right twin of `Table`: a dictionary of items and plain loops."""
+    """The obviously right twin of `Table`: a dictionary of items and plain loops.
+
+    With `group`, the rows of frames go in groups of so many, as in a table that compresses.
+    """
 
     capacity: int
     frame_capacity: int
@@ -106,15 +137,24 @@ class NaiveTable:
     max_priority: float = 1.0
     stale: int = 0
     refused: int = 0
+    group: int = 1
+    # Of each stream, every frame that its newest chunk named, and its number in the ring.
+    streams: dict[int, list[tuple[np.ndarray, int]]] = field(default_factory=dict)
 
     def insert(self, chunk: Chunk) -> int:
         if len(chunk) == 0:
             return 0
         before = len(self.items)
-        first_frame = self.frames_written
-        self.frames_written += len(chunk.frames)
-        kept = self.frames_written - self.frame_capacity
-        self.items = {k: item for k, item in self.items.items() if item.first_frame >= kept}
+        named = [self.streams[chunk.stream][i] for i in chunk.reused]
+        first_frame = min([self.frames_written, *(number for _, number in named)])
+        own = range(self.frames_written, self.frames_written + len(chunk.frames))
+        named += [(frame.copy(), n) for frame, n in zip(chunk.frames, own, strict=True)]
+        self.streams[chunk.stream] = named
+        chunk = replace(chunk, frames=np.stack([f for f, _ in named])) if named else chunk
+        self.frames_written += self.round_up(len(own))
+        kept = self.frames_written - self.round_up(self.frame_capacity)
+        gone = max([k for k, item in self.items.items() if item.first_frame < kept], default=-1)
+        self.items = {k: item for k, item in self.items.items() if k > gone}
         given = [None] * len(chunk) if chunk.priority is None else chunk.priority.tolist()
         good = [p for p in given if p is not None and np.isfinite(p) and p >= 0]
         self.refused += sum(p is not None for p in given) - len(good)
@@ -134,6 +174,9 @@ class NaiveTable:
             self.inserted += 1
         self.items = {k: v for k, v in self.items.items() if k >= self.inserted - self.capacity}
         return before + len(chunk) - len(self.items)
+
+    def round_up(self, frames: int) -> int:
+        return -(-frames // self.group) * self.group
 
     def update_priorities(self, keys: Any, priorities: Any, incarnation: int) -> None:
         for key, p in zip(keys.tolist(), priorities.tolist(), strict=True):

@@ -25,6 +25,7 @@ from actors.environments import environment_spec
 from common.handles import InlineHandle
 from common.networks import make_network
 from common.variables import Variables
+from replay_server.client import CHUNKS_PER_TURN
 
 
 class Scene:
@@ -318,8 +319,13 @@ def test_chunks_go_to_the_shards_in_turn_beginning_with_the_actors_own():
     scene = Scene(index=1, shards=3, env=env(length=100), actors={"count": 2, "chunk_steps": 2})
     scene.actor.collect(2, 0)
     assert [len(server.chunks) for server in scene.servers] == [0, 1, 0]
-    scene.actor.collect(6, 0)
-    assert [len(server.chunks) for server in scene.servers] == [1, 2, 1]
+    scene.actor.collect(2 * (3 * CHUNKS_PER_TURN), 0)
+    turn = CHUNKS_PER_TURN
+    assert [len(server.chunks) for server in scene.servers] == [turn, turn + 1, turn]
+    # Within a turn every frame travels once; a new turn begins with those it reaches back to.
+    steps = 2 * (3 * CHUNKS_PER_TURN + 1) * scene.config.actors.envs
+    assert steps <= sum(server.sent_frames for server in scene.servers) < 1.2 * steps
+    assert not any(server.summary().orphaned for server in scene.servers)
 
 
 def test_a_refused_insert_is_not_swallowed():

@@ -4,12 +4,20 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from replay_helpers import PICTURE, HeldHandle, chi_square_is_plausible, random_chunk
+from replay_helpers import (
+    PICTURE,
+    HeldHandle,
+    chi_square_is_plausible,
+    columns_of,
+    make_table,
+    random_chunk,
+)
 
 from common import wire
 from common.handles import InlineHandle
-from common.types import Chunk
-from replay_server.client import ReplaySampler, ReplayWriter
+from replay_server.client import CHUNKS_PER_TURN, ReplaySampler, ReplayWriter
+from replay_server.codec import Codec
+from replay_server.messages import decode_chunk, encode_chunk
 from replay_server.server import ReplayServer
 from replay_server.table import PRIORITY_FLOOR
 
@@ -21,8 +29,7 @@ class Ledger:
         self.chunks = []
 
     def insert(self, buffer):
-        arrays, _ = wire.decode(buffer)
-        self.chunks.append(Chunk.from_arrays(arrays))
+        self.chunks.append(decode_chunk(buffer))
         return len(self.chunks[-1])
 
 
@@ -42,12 +49,73 @@ def chunk_of(number, count=2):
 
 def test_chunks_go_to_the_shards_in_turn_from_the_one_given():
     ledgers = [Ledger() for _ in range(3)]
-    writer = ReplayWriter([InlineHandle(ledger) for ledger in ledgers], 2, first_shard=4)
-    for number in range(7):
+    writer = ReplayWriter([InlineHandle(ledger) for ledger in ledgers], 2, stream=4)
+    assert not writer.continues
+    for number in range(4 * CHUNKS_PER_TURN):
+        writer.write(chunk_of(number))
+        assert writer.continues is ((number + 1) % CHUNKS_PER_TURN > 0)
+    writer.flush()
+    turns = [[int(c.action[0]) // CHUNKS_PER_TURN for c in ledger.chunks] for ledger in ledgers]
+    n = CHUNKS_PER_TURN
+    assert turns == [[2] * n, [0] * n + [3] * n, [1] * n]
+
+
+def test_with_one_shard_the_turn_never_ends():
+    writer = ReplayWriter([InlineHandle(Ledger())], 2)
+    for number in range(3 * CHUNKS_PER_TURN):
+        writer.write(chunk_of(number))
+        assert writer.continues
+
+
+def test_chunks_are_numbered_within_the_writers_stream_and_life():
+    ledger = Ledger()
+    for incarnation in (0, 1):
+        writer = ReplayWriter([InlineHandle(ledger)], 2, stream=7, incarnation=incarnation)
+        for number in range(3):
+            writer.write(chunk_of(number))
+    assert {chunk.stream for chunk in ledger.chunks} == {7}
+    numbers = [chunk.number for chunk in ledger.chunks]
+    assert np.diff(numbers).tolist() == [1, 1, (1 << 32) - 2, 1, 1]
+
+
+def test_after_a_chunk_was_refused_the_next_begins_anew():
+    # A shard that was restarted does not have the frames that later chunks would reuse.
+    answers = [2, 2, 0, 2]
+
+    class Restarted:
+        def insert(self, buffer):
+            return answers.pop(0)
+
+    writer = ReplayWriter([InlineHandle(Restarted())], 1)
+    continued = []
+    for number in range(4):
+        continued.append(writer.continues)
         writer.write(chunk_of(number))
     writer.flush()
-    given_to = [[int(chunk.action[0]) for chunk in ledger.chunks] for ledger in ledgers]
-    assert given_to == [[2, 5], [0, 3, 6], [1, 4]]
+    assert continued == [False, True, True, True]  # with one under way the answer comes later
+    assert (writer.accepted, writer.orphaned) == (6, 2)
+    answers = [0, 2]
+    writer.write(chunk_of(4))
+    writer.flush()
+    assert not writer.continues
+
+
+@pytest.mark.parametrize("compression", ["lz4", "zstd", "png"])
+def test_a_codec_compresses_what_is_sent(compression):
+    ledger = Ledger()
+    codec = Codec(compression, PICTURE)
+    writer = ReplayWriter([InlineHandle(ledger)], 1, codec=codec)
+    sent = random_chunk(np.random.default_rng(0), 3, 7)
+    writer.write(sent)
+    packed = ledger.chunks[0].frames
+    assert isinstance(sent.frames, np.ndarray), "the caller's chunk stays as it was"
+    assert (packed.count, len(packed.sizes)) == (7, 2)
+    table = make_table(compression=compression, capacity=3, frame_capacity=10)
+    table.insert(ledger.chunks[0])
+    sample = table.sample(50)
+    whole = np.concatenate((sent.frames, np.zeros_like(sent.frames[:1])))
+    expected = whole[sent.observation][sample.key]
+    assert np.array_equal(sample.frames[sample.observation], expected)
 
 
 def test_a_chunk_arrives_bit_for_bit_with_and_without_priorities():
@@ -58,7 +126,7 @@ def test_a_chunk_arrives_bit_for_bit_with_and_without_priorities():
         writer.write(sent)
     for sent, received in zip(chunks, ledger.chunks, strict=True):
         assert (sent.priority is None) == (received.priority is None)
-        for name, column in sent.to_arrays().items():
+        for name, column in columns_of(sent).items():
             assert np.array_equal(getattr(received, name), column)
 
 
@@ -173,7 +241,7 @@ def make_shards(priorities, alpha=1.0, seed=3):
         if len(values):
             chunk = random_chunk(np.random.default_rng(index), len(values), 5, priority=values)
             chunk.action = np.arange(begin, begin + len(values), dtype=np.int32)
-            shard.insert(wire.encode(chunk.to_arrays()))
+            shard.insert(encode_chunk(chunk))
         begin += len(values)
         shards.append(shard)
     return shards
@@ -292,7 +360,7 @@ def test_an_empty_memory_is_an_error_and_a_filled_one_is_none_afterwards():
     with pytest.raises(ValueError, match="no shard holds anything"):
         sampler.next_round()
     chunk = random_chunk(np.random.default_rng(0), 2, 2)
-    shards[1].insert(wire.encode(chunk.to_arrays()))
+    shards[1].insert(encode_chunk(chunk))
     assert len(end_to_end(sampler.next_round(), "action")) == 2
 
 
@@ -347,7 +415,7 @@ def test_priorities_for_a_shard_that_was_restarted_are_dropped_and_counted():
     sampler = make_sampler(shards, batch=8, batches=1, handles=[handle])
     round_ = sampler.next_round()
     restarted = ReplayServer(64, PICTURE, 2, 1.0, 256, 3, 0, incarnation=1)
-    restarted.insert(wire.encode(random_chunk(np.random.default_rng(0), 4, 4).to_arrays()))
+    restarted.insert(encode_chunk(random_chunk(np.random.default_rng(0), 4, 4)))
     before = restarted.summary()
     handle._target = restarted
     sampler.update_priorities(round_, np.full((1, 8), 99.0))

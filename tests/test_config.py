@@ -99,7 +99,7 @@ def test_the_configuration_cannot_be_changed():
     [
         ({"replay": {"capcity": 5}}, "unknown key replay.capcity; did you mean replay.capacity?"),
         ({"zzz": 5}, "unknown key zzz"),
-        ({"replay": {"capacity": 0}}, "replay.capacity=0: should be greater than or equal to 1"),
+        ({"replay": {"capacity": 0}}, "replay: capacity=0: must be at least 1"),
         ({"replay": {"alpha": 1.5}}, "replay.alpha=1.5: should be less than or equal to 1"),
         ({"learner": {"gamma": "much"}}, "learner.gamma='much': should be a valid number"),
         ({"learner": {"learning_rate": float("nan")}}, "learner.learning_rate=nan: "),

@@ -18,6 +18,7 @@ from common.types import Chunk, UserError
 from common.variables import Variables, unpack_weights
 from learner.learner import Learner
 from learner.losses import bellman_target
+from replay_server.messages import encode_chunk
 
 STATES, ACTIONS = 5, 2
 SPEC = vector_spec(STATES, ACTIONS)
@@ -74,7 +75,7 @@ class Bench:
         self.servers = [make_server(SPEC, i, incarnation=incarnation) for i in range(shards)]
         for number, server in enumerate(self.servers):
             chunk = chunks[number] if chunks else random_items(seed=number)
-            server.insert(wire.encode(chunk.to_arrays()))
+            server.insert(encode_chunk(chunk))
         self.handles = [handle(server) for server in self.servers]
         self.variables = Variables()
         self.learner = Learner(self.config, SPEC, self.handles, InlineHandle(self.variables))
@@ -320,7 +321,7 @@ def test_a_loss_that_is_no_number_stops_training_before_the_step_and_hands_over_
     chunk = random_items(count=8)
     chunk.reward[:] = value
     server = make_server(SPEC)
-    server.insert(wire.encode(chunk.to_arrays()))
+    server.insert(encode_chunk(chunk))
     bench.handles[0]._target = server
     report = bench.learner.train(5)
     assert report.diverged
@@ -393,7 +394,7 @@ def test_the_age_of_weights_is_counted_in_versions_since_the_action():
 def test_the_age_of_data_is_counted_in_inserts():
     chunk = random_items(count=1)
     bench = Bench(chunks=[chunk])
-    bench.servers[0].insert(wire.encode(random_items(count=1).to_arrays()))
+    bench.servers[0].insert(encode_chunk(random_items(count=1)))
     # Two items, the older with an age of 2 and the newer with 1.
     assert 1 <= bench.learner.train(1).data_age <= 2
 

@@ -10,12 +10,11 @@ import pytest
 import torch
 from acting_helpers import make_server
 
-from common import wire
 from common.handles import InlineHandle
 from common.types import PAD, Chunk, EnvironmentSpec, FrameSpec
 from learner.prefetch import Stager
 from replay_server.client import ReplaySampler, Round
-from replay_server.server import decode_sample
+from replay_server.messages import decode_sample, encode_chunk
 
 CPU = torch.device("cpu")
 PICTURES = EnvironmentSpec(FrameSpec((1, 2, 3), "uint8", 1 / 255), 3, 4, {})
@@ -45,7 +44,7 @@ def filled_servers(spec, shards):
     servers = [make_server(spec, shard) for shard in range(shards)]
     for server in servers:
         for _ in range(3):
-            server.insert(wire.encode(some_chunk(spec, rng).to_arrays()))
+            server.insert(encode_chunk(some_chunk(spec, rng)))
     return servers
 
 

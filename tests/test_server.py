@@ -5,13 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from replay_helpers import PICTURE, random_chunk
+from replay_helpers import PICTURE, columns_of, random_chunk
 
 import replay_server
 from common import wire
-from common.types import Chunk
 from common.wire import WireError
-from replay_server.server import ReplayServer, decode_sample
+from replay_server.messages import decode_chunk, decode_sample, encode_chunk
+from replay_server.server import ReplayServer
 
 
 def make(shard=0, incarnation=0, seed=1, alpha=1.0, capacity=16):
@@ -30,7 +30,7 @@ def make(shard=0, incarnation=0, seed=1, alpha=1.0, capacity=16):
 def filled(**named):
     server = make(**named)
     chunk = random_chunk(np.random.default_rng(0), 8, 12, priority=np.arange(1, 9))
-    server.insert(wire.encode(chunk.to_arrays()))
+    server.insert(encode_chunk(chunk))
     return server, chunk
 
 
@@ -65,8 +65,8 @@ def test_what_goes_in_as_bytes_comes_out_as_bytes_bit_for_bit():
 def test_an_insert_answers_how_many_were_accepted():
     server = make()
     chunk = random_chunk(np.random.default_rng(0), 5, 5)
-    assert server.insert(wire.encode(chunk.to_arrays())) == 5
-    assert server.insert(wire.encode(chunk.to_arrays())) == 5
+    assert server.insert(encode_chunk(chunk)) == 5
+    assert server.insert(encode_chunk(chunk)) == 5
     assert server.summary().inserted == 10
     server.check()
 
@@ -74,10 +74,10 @@ def test_an_insert_answers_how_many_were_accepted():
 def test_a_chunk_without_priorities_or_transitions_is_a_chunk():
     server = make()
     chunk = random_chunk(np.random.default_rng(0), 2, 3, priority=None)
-    assert server.insert(wire.encode(chunk.to_arrays())) == 2
+    assert server.insert(encode_chunk(chunk)) == 2
     assert server.summary().total == pytest.approx(2.0, rel=1e-5)
     nothing = random_chunk(np.random.default_rng(0), 0, 0)
-    assert server.insert(wire.encode(nothing.to_arrays())) == 0
+    assert server.insert(encode_chunk(nothing)) == 0
     server.check()
 
 
@@ -92,7 +92,7 @@ def test_a_sample_of_none_asks_for_the_summary_alone(server):
 def test_an_insert_keeps_nothing_of_its_read_only_buffer():
     # TRAPS 15: it lies in Ray's shared memory, which a kept view would pin for ever.
     server, chunk = make(), random_chunk(np.random.default_rng(0), 8, 12)
-    memory = wire.encode(chunk.to_arrays())
+    memory = encode_chunk(chunk)
     buffer = memory.view()
     buffer.flags.writeable = False
     references = sys.getrefcount(buffer)
@@ -120,7 +120,7 @@ def test_a_sample_does_not_change_with_the_table():
     sample = decode_sample(server.sample(20))
     for _ in range(10):
         other = random_chunk(np.random.default_rng(5), 8, 12)
-        server.insert(wire.encode(other.to_arrays()))
+        server.insert(encode_chunk(other))
     assert np.array_equal(sample.reward, chunk.reward[sample.key])
 
 
@@ -139,14 +139,14 @@ def test_bytes_that_are_no_chunk_are_refused_and_change_nothing(length):
     server, chunk = filled()
     before = server.summary()
     with pytest.raises(WireError):
-        server.insert(wire.encode(chunk.to_arrays())[:length])
+        server.insert(encode_chunk(chunk)[:length])
     assert server.summary() == before
     server.check()
 
 
 def test_a_buffer_without_a_column_is_refused_by_name():
     server, chunk = filled()
-    columns = chunk.to_arrays()
+    columns = columns_of(chunk)
     del columns["reward"]
     with pytest.raises(ValueError, match="reward"):
         server.insert(wire.encode(columns))
@@ -157,7 +157,7 @@ def test_a_chunk_of_another_environment_is_refused_and_changes_nothing():
     before = server.summary()
     other = replace(chunk, frames=chunk.frames[:, :, :1])
     with pytest.raises(ValueError, match="frames of shape"):
-        server.insert(wire.encode(other.to_arrays()))
+        server.insert(encode_chunk(other))
     assert server.summary() == before
     server.check()
 
@@ -173,9 +173,9 @@ def test_each_seed_shard_and_life_draws_its_own_stream():
 
 def test_a_chunk_survives_two_hops_of_encoding():
     chunk = random_chunk(np.random.default_rng(0), 3, 4)
-    once = Chunk.from_arrays(wire.decode(wire.encode(chunk.to_arrays()))[0])
-    twice = wire.encode(once.to_arrays())
-    assert twice.tobytes() == wire.encode(chunk.to_arrays()).tobytes()
+    once = decode_chunk(encode_chunk(chunk))
+    twice = encode_chunk(once)
+    assert twice.tobytes() == encode_chunk(chunk).tobytes()
 
 
 def test_a_shard_starts_without_torch_and_ray():

@@ -1,10 +1,14 @@
+import sys
+import threading
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from replay_helpers import chi_square_is_plausible, count_calls
 
-from replay_server.sum_tree import SumTree
+import replay_server
+from replay_server.sum_tree import COMPILED_AFTER_CALLS, SumTree
 
 # Masses of very different size, and many zeros: where rounding and empty leaves bite.
 MASSES = st.one_of(
@@ -17,7 +21,7 @@ POINTS = st.one_of(st.floats(0, 1, exclude_max=True), st.just(np.nextafter(1.0, 
 
 @st.composite
 def trees_and_sets(draw):
-    capacity = draw(st.integers(1, 70))
+    capacity = draw(st.one_of(st.integers(1, 20), st.integers(21, 1100)))
     sets = draw(
         st.lists(
             st.lists(st.tuples(st.integers(0, capacity - 1), MASSES), min_size=1, max_size=80),
@@ -33,17 +37,25 @@ def apply(tree, pairs):
     tree.set(np.array(leaves, np.int64), np.array(masses, np.float64))
 
 
-def tree_of(masses):
-    tree = SumTree(len(masses))
+def make_tree(capacity, compiled):
+    tree = SumTree(capacity)
+    if compiled:
+        tree.compile()
+        assert tree.compiled, "numba belongs to the tools of the tests (make setup)"
+    return tree
+
+
+def tree_of(masses, compiled=False):
+    tree = make_tree(len(masses), compiled)
     tree.set(np.arange(len(masses)), np.asarray(masses, np.float64))
     return tree
 
 
-@given(trees_and_sets(), st.lists(POINTS, min_size=1, max_size=20))
-@settings(max_examples=200, deadline=None)
-def test_it_is_equal_to_a_list_of_masses_over_random_operations(operations, points):
+@given(trees_and_sets(), st.lists(POINTS, min_size=1, max_size=20), st.booleans())
+@settings(max_examples=300, deadline=None)
+def test_it_is_equal_to_a_list_of_masses_over_random_operations(operations, points, compiled):
     capacity, sets = operations
-    tree, naive = SumTree(capacity), np.zeros(capacity)
+    tree, naive = make_tree(capacity, compiled), np.zeros(capacity)
     for pairs in sets:
         apply(tree, pairs)
         for leaf, mass in pairs:  # where a leaf is named twice the last counts
@@ -94,12 +106,13 @@ def test_a_large_mass_that_came_and_went_leaves_no_trace():
     assert set(tree.find(np.linspace(0, 2e-3, 100, endpoint=False)).tolist()) == {0, 2}
 
 
-@pytest.mark.parametrize("capacity", [1, 2, 3, 5, 8, 9])
-def test_the_very_last_point_hits_the_last_leaf_that_has_mass(capacity):
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("capacity", [1, 2, 3, 5, 8, 9, 16, 17, 40])
+def test_the_very_last_point_hits_the_last_leaf_that_has_mass(capacity, compiled):
     for last in range(capacity):
         masses = np.zeros(capacity)
         masses[: last + 1] = 0.1
-        tree = tree_of(masses)
+        tree = tree_of(masses, compiled)
         assert tree.find(np.array([np.nextafter(tree.total, 0)])).tolist() == [last]
         # Even a point that is not below the total, which no caller makes, stays among them.
         assert tree.find(np.array([tree.total])).tolist() == [last]
@@ -112,9 +125,10 @@ def test_masses_are_kept_in_double_precision():
     assert tree.total == mass + 2.0**-50
 
 
+@pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, -1e-9])
-def test_a_mass_that_is_no_size_is_refused_and_nothing_is_set(bad):
-    tree = tree_of([1.0, 2.0, 3.0])
+def test_a_mass_that_is_no_size_is_refused_and_nothing_is_set(bad, compiled):
+    tree = tree_of([1.0, 2.0, 3.0], compiled)
     with pytest.raises(ValueError, match="NaN, infinite or negative"):
         tree.set(np.array([0, 1]), np.array([5.0, bad]))
     tree.check()
@@ -145,9 +159,51 @@ def test_setting_nothing_changes_nothing():
 
 def test_check_finds_a_parent_that_is_not_the_sum_of_its_children():
     tree = tree_of([1.0, 2.0, 3.0])
-    tree._nodes[1] += 1e-9
+    tree._sums[1] += 1e-9
     with pytest.raises(AssertionError):
         tree.check()
+    tree = tree_of(np.ones(100))
+    tree._masses[40] += 1e-9
+    with pytest.raises(AssertionError):
+        tree.check()
+
+
+@given(trees_and_sets(), st.lists(POINTS, max_size=40))
+@settings(max_examples=150, deadline=None)
+def test_compiled_loops_give_the_same_bits(operations, points):
+    # A run may go over to them at any time, and still give the same weights bit for bit.
+    capacity, sets = operations
+    plain, compiled = make_tree(capacity, False), make_tree(capacity, True)
+    for pairs in sets:
+        apply(plain, pairs)
+        apply(compiled, pairs)
+        assert plain._sums.tobytes() == compiled._sums.tobytes()
+        u = np.minimum(np.array(points, float) * plain.total, np.nextafter(plain.total, 0))
+        assert np.array_equal(plain.find(u), compiled.find(u))
+
+
+def test_a_tree_that_is_used_a_lot_goes_over_to_compiled_loops_by_itself():
+    tree, plain = tree_of(np.ones(100)), tree_of(np.ones(100))
+    assert not tree.compiled
+    for number in range(COMPILED_AFTER_CALLS):
+        tree.set(np.array([number]), np.array([0.5 + number]))
+        plain._masses[number] = 0.5 + number
+    for thread in threading.enumerate():
+        if thread.name == "sum-tree-compiler":
+            thread.join(timeout=60)
+    assert tree.compiled
+    assert np.array_equal(tree.get(np.arange(100)), plain._masses[:100])
+    tree.check()
+
+
+def test_without_numba_it_stays_with_numpy(monkeypatch):
+    monkeypatch.setitem(sys.modules, "replay_server.tree_kernels", None)  # as if not installed
+    monkeypatch.delattr(replay_server, "tree_kernels", raising=False)
+    tree = tree_of(np.ones(8))
+    tree.compile()
+    assert not tree.compiled
+    tree.set(np.array([3]), np.array([5.0]))
+    assert tree.total == 12.0
 
 
 def test_leaves_are_drawn_in_proportion_to_their_masses():

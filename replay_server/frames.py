@@ -1,0 +1,211 @@
+"""Where a shard keeps frames: a ring of rows, as they are or compressed.
+
+Every frame has a number, the count of rows written before it; its row is `number % capacity`. Rows
+from `first` up to `written` are there. The row `capacity` is the frame of zeros that `PAD` means.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+
+from common.types import Array, FrameSpec, PackedFrames
+from replay_server.codec import GROUP_FRAMES, Codec
+
+
+class FrameStore(Protocol):
+    """A ring of frames.
+
+    Attributes:
+        capacity: rows.
+        written: rows ever written.
+        first: number of the oldest frame that is still there.
+    """
+
+    capacity: int
+    written: int
+    first: int
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the frames that are there."""
+        ...
+
+    def bytes_from(self, number: int) -> int:
+        """Bytes of the frames from `number` on."""
+        ...
+
+    def cost(self, frames: Array | PackedFrames) -> tuple[int, int]:
+        """Rows and bytes that `frames` would take."""
+        ...
+
+    def write(self, frames: Array | PackedFrames) -> None:
+        """Append frames; rows that they overwrite must have been forgotten before."""
+        ...
+
+    def forget(self, before: int) -> None:
+        """Give up all frames whose number is below `before`."""
+        ...
+
+    def gather(self, rows: Array, out: Array) -> None:
+        """Copy the frames of `rows` (`[n]` int, ascending) into `out` (`[n, *frame]`)."""
+        ...
+
+    def check(self) -> None:
+        """Raise AssertionError if an invariant does not hold."""
+        ...
+
+
+class RawFrames:
+    """Frames as they are, in one array."""
+
+    def __init__(self, frame: FrameSpec, capacity: int) -> None:
+        """Memory is claimed as it fills."""
+        self.capacity = capacity
+        self.written = 0
+        self.first = 0
+        self._frame_bytes = frame.nbytes
+        self._rows: Array = np.zeros((capacity + 1, *frame.shape), frame.dtype)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the frames that are there."""
+        return self.bytes_from(self.first)
+
+    def bytes_from(self, number: int) -> int:
+        """Bytes of the frames from `number` on."""
+        return (self.written - number) * self._frame_bytes
+
+    def cost(self, frames: Array | PackedFrames) -> tuple[int, int]:
+        """Rows and bytes that `frames` would take.
+
+        Raises:
+            ValueError: frames of another shape or type.
+        """
+        if isinstance(frames, PackedFrames):
+            raise ValueError("compressed frames: this table keeps them as they are")
+        shape, dtype = self._rows.shape[1:], self._rows.dtype
+        if frames.shape[1:] != shape:
+            raise ValueError(f"frames of shape {frames.shape[1:]}: must be {shape}")
+        if frames.dtype != dtype:
+            raise ValueError(f"frames of {frames.dtype}: must be {dtype}")
+        return len(frames), len(frames) * self._frame_bytes
+
+    def write(self, frames: Array | PackedFrames) -> None:
+        """Append frames; `first` moves on if they overwrite older ones."""
+        assert not isinstance(frames, PackedFrames)
+        begin = self.written % self.capacity
+        head = min(len(frames), self.capacity - begin)
+        self._rows[begin : begin + head] = frames[:head]
+        if head < len(frames):
+            self._rows[: len(frames) - head] = frames[head:]
+        self.written += len(frames)
+
+    def forget(self, before: int) -> None:
+        """Give up all frames whose number is below `before`."""
+        self.first = max(self.first, before)
+
+    def gather(self, rows: Array, out: Array) -> None:
+        """Copy the frames of `rows` into `out`."""
+        # Rows are right by construction; mode "raise" would gather into a second buffer first.
+        np.take(self._rows, rows, axis=0, out=out, mode="clip")
+
+    def check(self) -> None:
+        """Raise AssertionError if an invariant does not hold."""
+        assert 0 <= self.written - self.first <= self.capacity
+        assert not self._rows[self.capacity].any(), "the frame of zeros was written"
+
+
+class PackedFrameStore:
+    """Frames in compressed groups; a ring of groups, whose bytes are counted."""
+
+    def __init__(self, frame: FrameSpec, capacity: int, codec: Codec) -> None:
+        """`capacity` is rounded up to whole groups."""
+        self._groups: list[bytes] = [b""] * -(-capacity // GROUP_FRAMES)
+        self._counts: Array = np.zeros(len(self._groups), np.int8)
+        self.capacity = len(self._groups) * GROUP_FRAMES
+        self.written = 0
+        self.first = 0
+        self._frame = frame
+        self._codec = codec
+        self._bytes = 0
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the groups that are there."""
+        return self._bytes
+
+    def bytes_from(self, number: int) -> int:
+        """Bytes of the groups that hold the frames from `number` on."""
+        indices = range(number // GROUP_FRAMES, self.written // GROUP_FRAMES)
+        return sum(len(self._groups[index % len(self._groups)]) for index in indices)
+
+    def cost(self, frames: Array | PackedFrames) -> tuple[int, int]:
+        """Rows and bytes that `frames` would take.
+
+        Raises:
+            ValueError: frames that are not compressed, or whose sizes do not add up.
+        """
+        if not isinstance(frames, PackedFrames):
+            raise ValueError("frames as they are: this table keeps them compressed")
+        sizes = frames.sizes
+        if len(sizes) != -(-frames.count // GROUP_FRAMES):
+            raise ValueError(f"{len(sizes)} groups: not those of {frames.count} frames")
+        if len(sizes) and (int(sizes.min()) < 1 or int(sizes.sum()) != len(frames.data)):
+            raise ValueError(f"{len(frames.data)} bytes of frames: not what their sizes say")
+        return len(sizes) * GROUP_FRAMES, len(frames.data)
+
+    def write(self, frames: Array | PackedFrames) -> None:
+        """Append frames. A last group that is not full takes the rows of a full one."""
+        assert isinstance(frames, PackedFrames)
+        data = frames.data.tobytes()
+        index = self.written // GROUP_FRAMES
+        begin, left = 0, frames.count
+        for size in frames.sizes.tolist():
+            slot = index % len(self._groups)
+            self._groups[slot] = data[begin : begin + size]
+            self._counts[slot] = min(GROUP_FRAMES, left)
+            begin, left, index = begin + size, left - GROUP_FRAMES, index + 1
+        self._bytes += len(data)
+        self.written = index * GROUP_FRAMES
+
+    def forget(self, before: int) -> None:
+        """Give up all groups that lie wholly below `before`."""
+        for index in range(self.first // GROUP_FRAMES, before // GROUP_FRAMES):
+            slot = index % len(self._groups)
+            self._bytes -= len(self._groups[slot])
+            self._groups[slot] = b""
+        self.first = max(self.first, before // GROUP_FRAMES * GROUP_FRAMES)
+
+    def gather(self, rows: Array, out: Array) -> None:
+        """Unpack the groups of `rows`, each once, and copy those frames into `out`."""
+        end = int(np.searchsorted(rows, self.capacity))
+        out[end:] = 0  # padding
+        groups = rows[:end] // GROUP_FRAMES
+        within = rows[:end] - groups * GROUP_FRAMES
+        begins = np.flatnonzero(np.diff(groups, prepend=-1))
+        slots = groups[begins]
+        counts = self._counts[slots].tolist()
+        bounds = [*begins.tolist(), end]
+        # A call per group: the libraries take one at a time. Its work is that of unpacking.
+        for i, slot in enumerate(slots.tolist()):
+            frames = self._codec.unpack(self._groups[slot], counts[i])
+            begin, stop = bounds[i], bounds[i + 1]
+            first, last = int(within[begin]), int(within[stop - 1])
+            if last - first == stop - begin - 1:  # a run of neighbours
+                out[begin:stop] = frames[first : last + 1]
+            else:
+                out[begin:stop] = frames[within[begin:stop]]
+
+    def check(self) -> None:
+        """Raise AssertionError if an invariant does not hold."""
+        assert 0 <= self.written - self.first <= self.capacity
+        assert self._bytes == sum(map(len, self._groups)), "bytes are miscounted"
+        there = range(self.first // GROUP_FRAMES, self.written // GROUP_FRAMES)
+        assert all(self._groups[index % len(self._groups)] for index in there)
+
+
+def make_frame_store(frame: FrameSpec, capacity: int, codec: Codec | None) -> FrameStore:
+    """Room for at least `capacity` frames, compressed if there is a codec."""
+    return RawFrames(frame, capacity) if codec is None else PackedFrameStore(frame, capacity, codec)

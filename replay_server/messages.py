@@ -1,0 +1,98 @@
+"""What travels to and from a shard, as flat buffers in wire format."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from typing import Any
+
+from common import wire
+from common.types import Array, Chunk, PackedFrames, Sample, ShardSummary
+
+CHUNK_COLUMNS = ("observation", "next_observation", "action", "reward", "discount", "version")
+SAMPLE_COLUMNS = tuple(field.name for field in fields(Sample) if field.name != "summary")
+
+
+def encode_chunk(chunk: Chunk) -> Array:
+    """A chunk as one flat buffer, `[bytes]` uint8."""
+    columns = {name: getattr(chunk, name) for name in (*CHUNK_COLUMNS, "reused")}
+    if chunk.priority is not None:
+        columns["priority"] = chunk.priority
+    meta: dict[str, Any] = {"stream": chunk.stream, "number": chunk.number}
+    if isinstance(chunk.frames, PackedFrames):
+        columns |= {"packed": chunk.frames.data, "sizes": chunk.frames.sizes}
+        meta["frames"] = chunk.frames.count
+    else:
+        columns["frames"] = chunk.frames
+    return wire.encode(columns, meta)
+
+
+def decode_chunk(buffer: Array) -> Chunk:
+    """The chunk in a flat buffer; its arrays are views that keep the buffer alive.
+
+    Raises:
+        WireError: bytes that are no chunk.
+    """
+    arrays, meta = wire.decode(buffer)
+    is_packed = "packed" in arrays
+    wanted = (*CHUNK_COLUMNS, "reused", *(("packed", "sizes") if is_packed else ("frames",)))
+    for name in wanted:
+        if name not in arrays:
+            raise wire.WireError(f"chunk without column {name!r}")
+    columns = (*CHUNK_COLUMNS, *(("priority",) if "priority" in arrays else ()))
+    for name in columns:
+        if not arrays[name].ndim:
+            raise wire.WireError(f"chunk column {name!r} has no rows")
+    count = len(arrays["action"])
+    for name in columns:
+        if len(arrays[name]) != count:
+            raise wire.WireError(f"chunk column {name!r} has {len(arrays[name])} rows, not {count}")
+    for name in wanted[len(CHUNK_COLUMNS) :]:
+        column = arrays[name]
+        if not column.ndim or (name != "frames" and column.ndim != 1):
+            raise wire.WireError(f"chunk column {name!r} has {column.ndim} dimensions")
+        if (name in ("reused", "sizes") and column.dtype.kind not in "iu") or (
+            name == "packed" and column.dtype != "uint8"
+        ):
+            raise wire.WireError(f"chunk column {name!r} is of {column.dtype}")
+    stream, number = _number(meta, "stream"), _number(meta, "number")
+    frames: Array | PackedFrames
+    if is_packed:
+        frames = PackedFrames(arrays["packed"], arrays["sizes"], _number(meta, "frames"))
+    else:
+        frames = arrays["frames"]
+    return Chunk(
+        frames=frames,
+        **{name: arrays[name] for name in (*CHUNK_COLUMNS, "reused")},
+        priority=arrays.get("priority"),
+        stream=stream,
+        number=number,
+    )
+
+
+def _number(meta: Mapping[str, Any], name: str) -> int:
+    value = meta.get(name)
+    if type(value) is not int or not 0 <= value < 1 << 63:
+        raise wire.WireError(f"chunk's {name} is {value!r:.40}: must be a whole number from 0")
+    return value
+
+
+def sample_buffer(
+    columns: Mapping[str, tuple[tuple[int, ...], Any]], summary: ShardSummary
+) -> tuple[Array, dict[str, Array]]:
+    """A flat buffer for a sample, and its columns, to be filled: gathering there saves a copy."""
+    return wire.allocate(columns, asdict(summary))
+
+
+def decode_sample(buffer: Array) -> Sample:
+    """The sample in a flat buffer; its arrays are views that keep the buffer alive.
+
+    Raises:
+        WireError: bytes that are no sample.
+    """
+    arrays, meta = wire.decode(buffer)
+    try:
+        columns: dict[str, Any] = {name: arrays[name] for name in SAMPLE_COLUMNS}
+        return Sample(**columns, summary=ShardSummary(**meta))
+    except (KeyError, TypeError) as error:
+        raise wire.WireError(f"not a sample: {error}") from error
