@@ -212,7 +212,15 @@ def bench_rendering(repeat: int | None) -> Iterator[Figure]:
         yield Figure.of("CartPole rendering", subject, values, "frames/s")
 
 
-BENCHMARKS: dict[str, Callable[[int | None], Iterator[Figure]]] = {
+def bench_replay(repeat: int | None, peers: bool = False) -> Iterator[Figure]:
+    """Replay memory: transitions per second and bytes, in one process and over Ray."""
+    from deploy import bench_replay
+
+    return bench_replay.bench_replay(repeat, peers)
+
+
+BENCHMARKS: dict[str, Callable[..., Iterator[Figure]]] = {
+    "replay": bench_replay,
     "start": bench_start,
     "cartpole": bench_cartpole,
     "cartpole-pixels": bench_cartpole_pixels,

@@ -15,6 +15,7 @@ from replay_server.table import item_bytes
 
 MEMORY_SHARE = 0.8
 """Of the memory that is available, at the most so much is for the replay memory."""
+CGROUP = Path("/sys/fs/cgroup")
 LEAST_PACKED_SHARE = 0.01
 """Frames never compress to less than this: so many transitions may fit into given bytes."""
 
@@ -115,13 +116,13 @@ def available_bytes() -> int:
     A container's limit (cgroup, version 2 or 1) is not seen by asking the system for its memory.
     """
     available = int(psutil.virtual_memory().available)
-    group = Path("/sys/fs/cgroup")
     for limit, usage in (
-        (group / "memory.max", group / "memory.current"),
-        (group / "memory/memory.limit_in_bytes", group / "memory/memory.usage_in_bytes"),
+        ("memory.max", "memory.current"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
     ):
         with suppress(OSError, ValueError):  # not there, or "max": no limit
-            available = min(available, int(limit.read_text()) - int(usage.read_text()))
+            left = int((CGROUP / limit).read_text()) - int((CGROUP / usage).read_text())
+            available = min(available, left)
     return max(0, available)
 
 

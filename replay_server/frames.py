@@ -6,6 +6,7 @@ from `first` up to `written` are there. The row `capacity` is the frame of zeros
 
 from __future__ import annotations
 
+import math
 from typing import Protocol
 
 import numpy as np
@@ -67,6 +68,10 @@ class RawFrames:
         self.first = 0
         self._frame_bytes = frame.nbytes
         self._rows: Array = np.zeros((capacity + 1, *frame.shape), frame.dtype)
+        # The same as bytes: small frames are copied in one go, not number by number.
+        self._frame_size = math.prod(frame.shape)
+        flat = self._rows.reshape(capacity + 1, self._frame_size)
+        self._row_bytes: Array = flat.view(f"V{frame.nbytes}")[:, 0]
 
     @property
     def nbytes(self) -> int:
@@ -109,7 +114,8 @@ class RawFrames:
     def gather(self, rows: Array, out: Array) -> None:
         """Copy the frames of `rows` into `out`."""
         # Rows are right by construction; mode "raise" would gather into a second buffer first.
-        np.take(self._rows, rows, axis=0, out=out, mode="clip")
+        row_bytes = out.reshape(len(out), self._frame_size).view(self._row_bytes.dtype)[:, 0]
+        np.take(self._row_bytes, rows, out=row_bytes, mode="clip")
 
     def check(self) -> None:
         """Raise AssertionError if an invariant does not hold."""

@@ -108,11 +108,12 @@ class SumTree:
             `[n]` int64. A leaf of zero mass is never among them, as long as `total` is positive.
         """
         rest = np.array(points, np.float64)
-        places = np.ones(len(rest), np.int64)
         self._count_call()
         if self._kernels is not None:
+            places = np.empty(len(rest), np.int64)
             self._kernels.find_leaves(self._masses, self._sums, rest, places, self._depth)
             return places
+        places = np.ones(len(rest), np.int64)
         for _ in range(self._depth):
             places <<= 1
             left = self._sums[places]

@@ -144,6 +144,8 @@ class Table:
         self._frames = make_frame_store(frame, frame_capacity, codec)
         self._may_repeat = codec is None and frame.nbytes < SMALL_FRAME_BYTES
         self._items: Array = np.zeros(capacity, item_dtype(stack))
+        # The same as bytes: rows are then copied whole, not field by field.
+        self._item_rows: Array = self._items.view(f"V{self._items.itemsize}")
         self._times_sampled: Array = np.zeros(capacity, COUNT)
         # (first key, first frame) of runs of items, oldest first, both ascending: the items from
         # first key up to the next run's need no frame older than first frame.
@@ -173,6 +175,10 @@ class Table:
         """Bytes that live items and their frames take."""
         return len(self) * self._item_bytes + self._frames.nbytes
 
+    def compile(self) -> None:
+        """Go over to compiled loops now; see `SumTree.compile`."""
+        self._tree.compile()
+
     def can_sample(self, count: int) -> bool:
         """Whether the memory holds `count` items or more."""
         return len(self) >= count
@@ -196,8 +202,7 @@ class Table:
         first_frame = self._frames.written
         numbers = np.arange(first_frame, first_frame + chunk.num_frames)
         if len(chunk.reused):
-            reused = self._reused_frames(chunk, rows, nbytes)
-            first_frame = int(reused.min())
+            reused, first_frame = self._reused_frames(chunk, rows, nbytes)
             numbers = np.concatenate((reused, numbers))
         evicted = self._make_room(count, rows, nbytes, first_frame)
 
@@ -212,15 +217,16 @@ class Table:
         items["reward"] = chunk.reward
         items["discount"] = chunk.discount
         items["version"] = chunk.version
-        begin = self.inserted % self.capacity
-        head = min(count, self.capacity - begin)
-        self._items[begin : begin + head] = items[:head]
-        self._items[: count - head] = items[head:]
-        slots = np.arange(begin, begin + count)
-        slots[head:] -= self.capacity
-        self._times_sampled[slots] = 0
-        self._tree.set(slots, self._mass(self._accepted(chunk.priority, count)))
-        self._newest_version = max(self._newest_version, int(items["version"].max()))
+        done = 0
+        for places in self._slots_of(self.inserted, count):
+            size = places.stop - places.start
+            self._items[places] = items[done : done + size]
+            self._times_sampled[places] = 0
+            done += size
+        masses = self._mass(self._accepted(chunk.priority, count))
+        keys = np.arange(self.inserted, self.inserted + count)
+        self._tree.set(keys % self.capacity, masses)
+        self._newest_version = max(self._newest_version, int(chunk.version.max()))
 
         first_key = self.inserted
         while self._runs and self._runs[-1][1] > first_frame:  # it reaches further back than they
@@ -247,8 +253,7 @@ class Table:
         points = self._rng.random(count) * total
         # random() < 1, but the product may round up to total itself.
         slots = self._tree.find(np.minimum(points, np.nextafter(total, 0)))
-        # As bytes, rows are copied whole; numpy would copy field by field.
-        items = np.take(self._items.view(f"V{self._items.itemsize}"), slots).view(self._items.dtype)
+        items = np.take(self._item_rows, slots).view(self._items.dtype)
         key = self._key_of(slots)
         age = self.inserted - key
         np.add.at(self._times_sampled, slots, ONE)
@@ -389,6 +394,14 @@ class Table:
         behind = (rows[rows != self.frame_capacity] - first_frame) % self.frame_capacity
         assert (behind < self._frames.written - first_frame).all(), "a frame is gone"
 
+    def _slots_of(self, first_key: int, count: int) -> list[slice]:
+        """The slots of consecutive keys: one run of neighbours, two where the ring ends."""
+        begin = first_key % self.capacity
+        end = begin + count
+        if end <= self.capacity:
+            return [slice(begin, end)]
+        return [slice(begin, self.capacity), slice(0, end - self.capacity)]
+
     def _live_slots(self) -> Array:
         return np.arange(self.oldest, self.inserted) % self.capacity
 
@@ -404,13 +417,14 @@ class Table:
             )
         if self._max_bytes is not None and nbytes > self._max_bytes:
             raise ValueError(f"chunk of {nbytes} bytes: the table holds {self._max_bytes}")
+        shape, stack_shape = (count,), (count, self._stack)
         for name in ("action", "reward", "discount", "version", "priority"):
             column = getattr(chunk, name)
-            if column is not None and column.shape != (count,):
-                raise ValueError(f"{name} of shape {column.shape}: must be {(count,)}")
+            if column is not None and column.shape != shape:
+                raise ValueError(f"{name} of shape {column.shape}: must be {shape}")
         for numbers in (chunk.observation, chunk.next_observation):
-            if numbers.shape != (count, self._stack):
-                raise ValueError(f"stacks {numbers.shape}: must be {(count, self._stack)}")
+            if numbers.shape != stack_shape:
+                raise ValueError(f"stacks {numbers.shape}: must be {stack_shape}")
             if numbers.dtype.kind not in "iu":
                 raise ValueError(f"stacks of {numbers.dtype}: must be whole numbers")
         both = (chunk.observation, chunk.next_observation)
@@ -420,15 +434,17 @@ class Table:
             raise ValueError(f"a stack names a frame outside the chunk's {frames}")
         return stacks, rows, nbytes
 
-    def _reused_frames(self, chunk: Chunk, rows: int, nbytes: int) -> Array:
-        """Numbers in the ring of the frames that a chunk reuses, `[R]` int64.
+    def _reused_frames(self, chunk: Chunk, rows: int, nbytes: int) -> tuple[Array, int]:
+        """Numbers in the ring of the frames that a chunk reuses, `[R]` int64, and the least.
 
         Raises:
             UnknownFramesError: they are not here, or would have to make room for the chunk.
         """
         number, named = self._streams.get(chunk.stream, (None, chunk.reused))
-        if number == chunk.number - 1 and (
-            int(chunk.reused.min()) >= 0 and int(chunk.reused.max()) < len(named)
+        if (
+            number == chunk.number - 1
+            and chunk.reused.min() >= 0
+            and (chunk.reused.max() < len(named))
         ):
             reused: Array = named[chunk.reused]
             kept = int(reused.min())
@@ -436,7 +452,7 @@ class Table:
             if fits and self._max_bytes is not None:
                 fits = self._frames.bytes_from(kept) + nbytes <= self._max_bytes
             if fits and kept >= self._frames.first:
-                return reused
+                return reused, kept
         self.orphaned += len(chunk)
         raise UnknownFramesError(f"chunk {chunk.number} of stream {chunk.stream}: unknown frames")
 
@@ -464,13 +480,13 @@ class Table:
         self._frames.forget(min(max(first_kept, 0), first_frame))
         evicted = oldest - self.oldest
         if evicted:
-            gone = np.arange(self.oldest, oldest) % self.capacity
-            times_sampled = self._times_sampled[gone]
-            self.evicted_unsampled += evicted - int(np.count_nonzero(times_sampled))
+            for places in self._slots_of(self.oldest, evicted):
+                times_sampled = self._times_sampled[places]
+                self.evicted_unsampled += len(times_sampled) - int(np.count_nonzero(times_sampled))
             # The chunk itself sets the leaves of the slots it takes.
-            taken = max(0, self.inserted + count - self.capacity - self.oldest)
-            if taken < evicted:
-                self._tree.set(gone[taken:], np.zeros(evicted - taken))
+            empty = max(self.oldest, self.inserted + count - self.capacity)
+            if empty < oldest:
+                self._tree.set(np.arange(empty, oldest) % self.capacity, np.zeros(oldest - empty))
             self.oldest = oldest
         return evicted
 
@@ -497,5 +513,7 @@ class Table:
 
     def _key_of(self, slots: Array) -> Array:
         """Key of the live item in each slot: the only one ≡ slot in [oldest, oldest + capacity)."""
-        keys: Array = self.oldest + (slots - self.oldest) % self.capacity
+        lap = self.oldest // self.capacity * self.capacity
+        keys: Array = slots + lap
+        keys += (slots < self.oldest - lap) * self.capacity
         return keys

@@ -65,22 +65,23 @@ def find_leaves(masses: Array, sums: Array, rest: Array, places: Array, depth: i
         p6, p7 = masses[place + 12] + masses[place + 13], masses[place + 14] + masses[place + 15]
         q0, q1, q2, q3 = p0 + p1, p2 + p3, p4 + p5, p6 + p7
         left_mass, right_mass = q0 + q1, q2 + q3
-        right = np.int64(point >= left_mass) & np.int64(right_mass > 0)
+        right = (point >= left_mass) & (right_mass > 0)
         point -= left_mass * right
         place += 8 * right
-        left_mass = q2 if right else q0  # one by one: a choice between tuples would branch
+        # One by one: a choice between tuples would be a branch.
+        left_mass = q2 if right else q0
         right_mass = q3 if right else q1
-        p0 = p4 if right else p0
-        p1 = p5 if right else p1
-        p2 = p6 if right else p2
-        p3 = p7 if right else p3
-        right = np.int64(point >= left_mass) & np.int64(right_mass > 0)
+        r0 = p4 if right else p0
+        r1 = p5 if right else p1
+        r2 = p6 if right else p2
+        r3 = p7 if right else p3
+        right = (point >= left_mass) & (right_mass > 0)
         point -= left_mass * right
         place += 4 * right
-        left_mass = p2 if right else p0
-        right_mass = p3 if right else p1
-        right = np.int64(point >= left_mass) & np.int64(right_mass > 0)
+        left_mass = r2 if right else r0
+        right_mass = r3 if right else r1
+        right = (point >= left_mass) & (right_mass > 0)
         point -= left_mass * right
         place += 2 * right
-        place += np.int64(point >= masses[place]) & np.int64(masses[place + 1] > 0)
+        place += (point >= masses[place]) & (masses[place + 1] > 0)
         places[i] = place

@@ -1,15 +1,26 @@
 from __future__ import annotations
 
 import numpy as np
+import psutil
 import pytest
 
 from actors.actor import Actor
 from actors.environments import environment_spec
 from common.handles import InlineHandle
+from common.types import EnvironmentSpec, FrameSpec, UserError
 from common.variables import Variables
+from deploy import sizing
 from deploy.run import make_config
-from deploy.sizing import frame_capacity, object_store_bytes
+from deploy.sizing import (
+    available_bytes,
+    check_memory,
+    frame_capacity,
+    object_store_bytes,
+    shard_capacity,
+    shard_max_bytes,
+)
 from replay_server.server import ReplayServer
+from replay_server.table import item_bytes
 
 
 @pytest.mark.parametrize("n_step", [1, 10])
@@ -25,11 +36,14 @@ def test_frames_last_as_long_as_transitions(n_step, stack):
         },
     )
     spec = environment_spec(config.env)
-    shard = ReplayServer(1_000, spec.frame, stack, 0.6, frame_capacity(config, spec), 1, 0)
+    shard = ReplayServer(
+        shard_capacity(config, spec), spec.frame, stack, 0.6, frame_capacity(config, spec), 1, 0
+    )
     actor = Actor(config, 0, 0, [InlineHandle(shard)], InlineHandle(Variables()))
     actor.collect(600, 0)
     assert shard.summary().inserted > 2_000
     assert shard.summary().size == 1_000, "frames ran out before transitions did"
+    assert shard.summary().orphaned == 0, "frames went that the next chunk reuses"
     shard.check()
     actor.close()
 
@@ -46,3 +60,111 @@ def test_the_object_store_holds_everything_under_way_and_grows_with_it():
     frames = np.prod(pong_spec.frame.shape) * 2 * pong_spec.stack
     under_way = batch * frames * pong.learner.samples_in_flight
     assert object_store_bytes(pong, pong_spec) > under_way
+
+
+PONG = EnvironmentSpec(FrameSpec((1, 84, 84), "uint8", 1 / 255), 4, 6, {})
+
+
+def pong(**replay):
+    return make_config("pong", overrides={"replay": replay})
+
+
+def test_pictures_take_little_more_than_a_frame_for_each_transition():
+    config = pong(capacity=100_000)
+    frames = frame_capacity(config, PONG) * PONG.frame.nbytes
+    columns = 100_000 * item_bytes(100_000, PONG.stack)
+    assert (frames + columns) / 100_000 < 7_400
+
+
+def test_many_actors_on_few_shards_get_room_for_the_frames_that_their_next_chunks_reuse():
+    shard = []
+    config = make_config(
+        "cartpole",
+        overrides={
+            "env": {"id": "MountainCar-v0", "stack": 3},
+            "actors": {"count": 5, "envs": 2, "chunk_steps": 8},
+            "replay": {"capacity": 400, "shards": 2},
+            "learner": {"batch_size": 32, "warmup_transitions": 100},
+        },
+    )
+    spec = environment_spec(config.env)
+    capacity, frames = shard_capacity(config, spec), frame_capacity(config, spec)
+    for index in range(2):
+        shard.append(ReplayServer(capacity, spec.frame, 3, 0.6, frames, 1, index))
+    handles = [InlineHandle(server) for server in shard]
+    actors = [Actor(config, i, 0, handles, InlineHandle(Variables())) for i in range(5)]
+    for _ in range(60):
+        for actor in actors:
+            actor.collect(8, 0)
+    for server in shard:
+        server.check()
+        assert server.summary().evicted > 1_000
+        assert (server.summary().size, server.summary().orphaned) == (200, 0)
+    for actor in actors:
+        actor.close()
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [("1 GiB", 2**30), ("1GiB", 2**30), ("1.5 MB", 1_500_000), ("2 kb", 2_000), (" 3 TB ", 3e12)],
+)
+def test_a_capacity_in_bytes_is_a_number_with_a_unit(text, wanted):
+    assert pong(capacity=text).replay.capacity_bytes == wanted
+
+
+@pytest.mark.parametrize("text", ["0 GB", "1e9 B", "5", "much", "GiB", "-1 GB", "1 XB"])
+def test_a_capacity_that_is_neither_number_nor_bytes_is_refused(text):
+    with pytest.raises(UserError, match=f"capacity={text!r}: must be a whole number of trans"):
+        pong(capacity=text)
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+def test_as_many_transitions_as_fit_into_given_bytes(shards):
+    config = pong(capacity="1 GiB", shards=shards)
+    capacity = shard_capacity(config, PONG) * shards
+    bytes_ = shards * (
+        shard_capacity(config, PONG) * item_bytes(shard_capacity(config, PONG), PONG.stack)
+        + frame_capacity(config, PONG) * PONG.frame.nbytes
+    )
+    assert 0.97 * 2**30 < bytes_ <= 2**30
+    assert 140_000 < capacity < 151_000
+    assert shard_max_bytes(config, PONG) is None
+
+
+def test_compressed_frames_are_bounded_by_bytes_and_may_be_many(monkeypatch):
+    config = pong(capacity="1 GiB", shards=2, compression="lz4")
+    assert shard_max_bytes(config, PONG) == 2**29
+    assert shard_capacity(config, PONG) > 10 * shard_capacity(pong(capacity="1 GiB"), PONG) / 2
+    # Given in transitions, frames that do not compress must not fill the machine.
+    monkeypatch.setattr(sizing, "available_bytes", lambda: 10**9)
+    assert shard_max_bytes(pong(capacity=10**6, shards=4, compression="lz4"), PONG) == 2 * 10**8
+
+
+def test_a_memory_that_the_machine_does_not_have_is_refused_before_any_is_claimed(monkeypatch):
+    monkeypatch.setattr(sizing, "available_bytes", lambda: 2 * 2**30)
+    check_memory(pong(capacity=200_000), PONG)
+    with pytest.raises(UserError) as caught:
+        check_memory(pong(capacity=10_000_000), PONG)
+    message = str(caught.value)
+    assert message.startswith("replay.capacity=10000000: needs 6")
+    assert "this machine has 2.0 GiB available" in message
+    assert "replay.compression=lz4" in message
+    check_memory(pong(capacity=10_000_000, compression="lz4"), PONG)
+    with pytest.raises(UserError, match=r"replay.capacity=3 GiB: needs 3\.0 GiB"):
+        check_memory(pong(capacity="3 GiB", compression="lz4"), PONG)
+
+
+def test_bytes_that_hold_too_few_transitions_are_refused_like_a_number_of_them():
+    with pytest.raises(UserError, match=r"warmup_transitions=20000: must not exceed .*10 MB \("):
+        check_memory(pong(capacity="10 MB"), PONG)
+
+
+def test_a_containers_limit_counts(tmp_path, monkeypatch):
+    free = available_bytes()
+    assert 0 < free <= psutil.virtual_memory().total
+    (tmp_path / "memory.max").write_text("500000000\n")
+    (tmp_path / "memory.current").write_text("100000000\n")
+    monkeypatch.setattr(sizing, "CGROUP", tmp_path)
+    assert available_bytes() == 400_000_000
+    (tmp_path / "memory.max").write_text("max\n")
+    assert available_bytes() > 400_000_000

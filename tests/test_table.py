@@ -18,7 +18,8 @@ from replay_helpers import (
     random_chunk,
 )
 
-from common.types import PAD, FrameSpec
+from common import types
+from common.types import PAD, TIMES, FrameSpec
 from replay_server.codec import GROUP_FRAMES, Codec
 from replay_server.table import PRIORITY_FLOOR, Table, UnknownFramesError
 
@@ -197,7 +198,7 @@ def test_read_only_arrays_are_copied_in_and_no_view_of_them_is_kept():
     parts = (table, table._tree, table._frames)
     held = [a for part in parts for a in vars(part).values() if isinstance(a, np.ndarray)]
     held += [numbers for _, numbers in table._streams.values()]
-    assert len(held) == 6
+    assert len(held) == 8
     for array in held:
         assert array.flags.writeable
         assert not any(np.shares_memory(array, source) for source in sources.values())
@@ -445,7 +446,8 @@ def test_its_bytes_are_those_of_its_arrays():
     for _ in range(30):
         table.insert(random_chunk(rng, 50, 50, stack=4))
     parts = (table, table._tree, table._frames)
-    held = [a for part in parts for a in vars(part).values() if isinstance(a, np.ndarray)]
+    arrays = [a for part in parts for a in vars(part).values() if isinstance(a, np.ndarray)]
+    held = [array for array in arrays if array.base is None]
     assert len(held) == 5
     assert table.nbytes == pytest.approx(sum(array.nbytes for array in held), rel=0.02)
     assert table.summary().nbytes == table.nbytes
@@ -537,3 +539,156 @@ def test_check_finds_what_it_is_for(damage):
     damage(table)
     with pytest.raises(AssertionError):
         table.check()
+
+
+# Frames of chunks before, bytes, statistics.
+
+
+def stream_of(chunks, rng=None, count=4, frames=6, spec=PICTURE):
+    """Chunks of one stream, each reusing the last two frames of the one before."""
+    rng = rng or np.random.default_rng(0)
+    for number in range(1, chunks + 1):
+        chunk = random_chunk(rng, count, frames, spec=spec)
+        if number > 1:
+            chunk.frames = chunk.frames[2:]
+            chunk.reused = np.array([frames - 2, frames - 1], np.int32)
+        yield replace(chunk, stream=5, number=number)
+
+
+@pytest.mark.parametrize("why", ["unknown stream", "a chunk is missing", "a frame is not there"])
+def test_a_chunk_that_reuses_what_is_not_here_is_refused_whole_and_counted(why):
+    table, chunks = make_table(capacity=50, frame_capacity=100), list(stream_of(3))
+    if why != "unknown stream":
+        table.insert(chunks[0])
+    chunk = chunks[2] if why == "a chunk is missing" else chunks[1]
+    if why == "a frame is not there":
+        chunk = replace(chunk, reused=np.array([5, 6], np.int32))
+    before = table.summary()
+    with pytest.raises(UnknownFramesError, match=f"chunk {chunk.number} of stream 5"):
+        table.insert(chunk)
+    assert table.summary() == replace(before, orphaned=4)
+    table.check()
+    # The stream goes on with a chunk that brings all its frames.
+    whole = replace(next(stream_of(1)), number=9)
+    assert table.insert(whole) == 0
+    assert table.insert(replace(chunks[1], number=10)) == 0
+    table.check()
+
+
+def test_a_chunk_of_an_earlier_life_of_its_actor_is_no_continuation():
+    table, chunks = make_table(capacity=50, frame_capacity=100), list(stream_of(2))
+    table.insert(chunks[0])
+    table.insert(replace(next(stream_of(1)), number=(1 << 32) + 1))  # the actor was replaced
+    with pytest.raises(UnknownFramesError):
+        table.insert(chunks[1])  # and then a last message of its former life comes in
+
+
+def test_frames_of_a_stream_are_kept_once():
+    table = make_table(capacity=400, frame_capacity=500)
+    for chunk in stream_of(100):
+        table.insert(chunk)
+        table.check()
+    assert table.evicted == 0
+    assert table.nbytes - len(table) * table._item_bytes == (6 + 99 * 4) * PICTURE.nbytes
+
+
+@pytest.mark.parametrize("compression", ["none", "lz4", "zstd", "png"])
+def test_bytes_stay_below_their_bound_and_what_is_left_is_whole(compression):
+    larger = FrameSpec((1, 12, 12), "uint8", 1 / 255)
+    codec = None if compression == "none" else Codec(compression, larger)
+    bound = 9_000
+    table = make_table(
+        1000, 5000, spec=larger, compression=compression, max_bytes=bound, incarnation=3
+    )
+    group = 1 if codec is None else GROUP_FRAMES
+    twin = NaiveTable(1000, 5000, 2, 0.6, incarnation=3, group=group)
+    evicted = 0
+    for chunk in stream_of(60, spec=larger):
+        sent = chunk if codec is None else replace(chunk, frames=codec.pack(chunk.frames))
+        evicted += table.insert(sent)
+        twin.insert(chunk)
+        twin.items = {k: item for k, item in twin.items.items() if k >= table.oldest}
+        table.check()
+        assert table.summary().nbytes <= bound
+        assert_same_as_twin(table, twin)
+    assert evicted == table.evicted > 100
+    assert table.nbytes > bound / 2, "more went than had to"
+
+
+def test_a_chunk_larger_than_all_bytes_is_refused():
+    table = make_table(capacity=50, frame_capacity=50, max_bytes=100)
+    with pytest.raises(ValueError, match="bytes: the table holds 100"):
+        table.insert(random_chunk(np.random.default_rng(0), 4, 4))
+    table.check()
+
+
+@pytest.mark.parametrize("compression", ["none", "lz4"])
+def test_frames_of_the_other_kind_are_refused(compression):
+    chunk = random_chunk(np.random.default_rng(0), 2, 3)
+    if compression == "none":
+        chunk.frames = Codec("lz4", PICTURE).pack(chunk.frames)
+    with pytest.raises(ValueError, match="this table keeps them"):
+        make_table(compression=compression).insert(chunk)
+
+
+def test_sizes_of_groups_that_do_not_add_up_are_refused():
+    table, chunk = make_table(compression="lz4"), random_chunk(np.random.default_rng(0), 2, 7)
+    packed = Codec("lz4", PICTURE).pack(chunk.frames)
+    for broken in (
+        replace(packed, sizes=packed.sizes + 1),
+        replace(packed, sizes=packed.sizes[:1]),
+        replace(packed, count=11),
+        replace(packed, sizes=np.array([len(packed.data) + 1, -1], np.int32)),
+    ):
+        with pytest.raises(ValueError, match=r"groups|bytes of frames"):
+            table.insert(replace(chunk, frames=broken))
+    table.check()
+
+
+def test_statistics_tell_what_was_drawn_and_what_is_held():
+    table = filled_table([1e-5, 0.5, 0.5, 2.0, 20.0, 200.0], alpha=0.5, shard=2)
+    table.update_priorities(np.array([1]), np.array([np.nan]), 0)
+    empty = make_table().statistics()
+    assert (sum(empty.times_sampled), sum(empty.priorities), empty.drawn) == (0, 0, 0)
+    before = table.statistics()
+    assert before.times_sampled == [6, 0, 0, 0, 0, 0, 0, 0, 0, 0]
+    assert dict(zip(types.PRIORITIES, before.priorities, strict=True)) == {
+        **dict.fromkeys(types.PRIORITIES, 0),
+        "<1e-4": 1,
+        "<1": 2,
+        "<10": 1,
+        "<100": 1,
+        ">=100": 1,
+    }
+    keys = np.concatenate([table.sample(50).key for _ in range(4)])
+    times = np.bincount(keys, minlength=6)
+    after = table.statistics()
+    limits = [0, 1, 2, 4, 8, 16, 32, 64, 128, np.inf]
+    expected = [0] * len(TIMES)
+    for count in times:
+        expected[next(i for i, limit in enumerate(limits) if count <= limit)] += 1
+    assert after.times_sampled == expected
+    assert after.drawn == 200
+    assert after.age == pytest.approx((6 - keys).mean())
+    assert table.statistics().drawn == 0, "means are over what was drawn since"
+    assert after.summary == replace(table.summary())
+    assert after.summary.refused == 1
+
+
+def test_the_lag_is_behind_the_newest_version_that_acted():
+    table = make_table(alpha=0.0)
+    chunk = random_chunk(np.random.default_rng(0), 2, 2)
+    chunk.version = np.array([3, 9])
+    table.insert(chunk)
+    keys = table.sample(1000).key
+    assert table.statistics().version_lag == pytest.approx(6 * (keys == 0).mean())
+    assert table.statistics().priorities == []  # with α = 0 none are kept
+
+
+def test_items_that_go_without_having_been_drawn_are_counted():
+    table = filled_table([0.0, 1e9, 0.0, 0.0], alpha=1.0)
+    table.sample(100)  # all of them item 1, as good as certainly
+    table.insert(random_chunk(np.random.default_rng(0), 3, 1))
+    gone = table.evicted
+    assert table.summary().evicted_unsampled == gone - 1
+    table.check()
