@@ -12,7 +12,7 @@ import os
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from gymnasium.wrappers import AddRenderObservation, FlattenObservation
 
 from actors.preprocessing import preprocess_picture
 from common.config import EnvConfig, suggest
+from common.seeding import Role, integer_seeds, seed_sequence
 from common.types import (
     Array,
     EnvironmentFailedError,
@@ -75,7 +76,7 @@ class Environment:
 
     def reset(self, seed: int | None = None) -> Array:
         """Begin an episode in every copy; returns the first frames, `[N, *frame]`."""
-        with self._reporting("reset"):
+        with _reporting(self._name, "reset"):
             observation, info = self._vector.reset(seed=seed)
         self._done[:] = False
         self._lives = self._lives_in(info)
@@ -84,7 +85,7 @@ class Environment:
     def step(self, actions: Array) -> TimeStep:
         """Apply one action (0 … A−1) to each copy, `[N]` int."""
         first = self._done
-        with self._reporting("step"):
+        with _reporting(self._name, "step"):
             observation, reward, terminated, truncated, info = self._vector.step(
                 actions + self._first_action
             )
@@ -103,33 +104,20 @@ class Environment:
 
     def render(self) -> list[Array]:
         """One `[H, W, 3]` uint8 picture of each copy, if the environment renders."""
-        pictures = self._vector.render()
+        with _reporting(self._name, "render"):
+            pictures = self._vector.render()
         if pictures is None:
             raise UserError(f"{self._vector}: renders no pictures")
         return [np.asarray(picture) for picture in pictures]
 
     def close(self) -> None:
         """Free what the copies hold."""
-        self._vector.close()
+        with _reporting(self._name, "close"):
+            self._vector.close()
 
-    @contextmanager
-    def _reporting(self, method: str) -> Iterator[None]:
-        """Whatever the environment raises comes out in one line that says where."""
-        try:
-            yield
-        except UserError:
-            raise
-        except Exception as error:
-            # The first frame is this method's, and gymnasium's wrappers say nothing of the cause.
-            frames = traceback.extract_tb(error.__traceback__)[1:]
-            own = [f for f in frames if f"{os.sep}gymnasium{os.sep}" not in f.filename]
-            origin = (own or frames)[-1]
-            place = f"{Path(origin.filename).name}, line {origin.lineno}, in {origin.name}"
-            raise EnvironmentFailedError(
-                f"env.id={self.spec.protocol['env']}: {method}() raised {type(error).__name__}: "
-                f"{_first_line(error)} ({place})",
-                "".join(traceback.format_list(own)),
-            ) from error
+    @property
+    def _name(self) -> str:
+        return str(self.spec.protocol["env"])
 
     def _frames(self, observation: Array) -> Array:
         """Copied: an environment may write its next observation into the same memory."""
@@ -141,6 +129,31 @@ class Environment:
         return np.zeros(self.num_envs, np.int64) if lives is None else np.array(lives, np.int64)
 
 
+@contextmanager
+def _reporting(env_id: str, method: str) -> Iterator[None]:
+    """Whatever the environment raises comes out in one line that says where."""
+    try:
+        yield
+    except (UserError, EnvironmentFailedError):
+        raise
+    except Exception as error:
+        # Our own lines say nothing of the cause, and gymnasium's only where there are no others.
+        frames = [
+            frame
+            for frame in traceback.extract_tb(error.__traceback__)
+            if Path(frame.filename).parent != Path(__file__).parent
+        ]
+        own = [f for f in frames if f"{os.sep}gymnasium{os.sep}" not in f.filename] or frames
+        place = ""
+        if own:
+            place = f" ({Path(own[-1].filename).name}, line {own[-1].lineno}, in {own[-1].name})"
+        raise EnvironmentFailedError(
+            f"env.id={env_id}: {method}() raised {type(error).__name__}: "
+            f"{_first_line(error)}{place}",
+            "".join(traceback.format_list(own)),
+        ) from error
+
+
 def make_environment(config: EnvConfig, copies: int, render: bool = False) -> Environment:
     """N copies of the environment that the configuration names.
 
@@ -150,8 +163,9 @@ def make_environment(config: EnvConfig, copies: int, render: bool = False) -> En
         render: ask for pictures (`Environment.render`).
 
     Raises:
-        UserError: unknown id, actions that are not discrete, observations that no vector or
-            picture can be made of.
+        UserError: unknown id, a constructor that raises, actions that are not discrete,
+            observations that no vector or picture can be made of.
+        EnvironmentFailedError: another method raised, where it had to be called to see.
     """
     if _is_atari(config.id):
         return _make_atari(config, copies)
@@ -161,18 +175,27 @@ def make_environment(config: EnvConfig, copies: int, render: bool = False) -> En
 def environment_spec(config: EnvConfig, seed: int = 0) -> EnvironmentSpec:
     """The spec alone: makes one copy, tries it, and throws it away.
 
+    Args:
+        config: which environment.
+        seed: of the run; the copy begins as the first one of the first actor will.
+
     Raises:
-        UserError: as `make_environment`; or the first `reset` or `step` raises.
+        UserError: as `make_environment`; or the first `reset` or `step`, or `close`, raises.
     """
-    environment = make_environment(config, 1)
+    (env_seed,) = integer_seeds(seed_sequence(seed, Role.ACTOR), 1)
     try:
-        environment.reset(seed)
-        environment.step(np.zeros(1, np.int64))
-        return environment.spec
+        environment = make_environment(config, 1)
+        try:
+            environment.reset(env_seed)
+            environment.step(np.zeros(1, np.int64))
+        except EnvironmentFailedError:
+            with suppress(EnvironmentFailedError):  # what was raised first is what counts
+                environment.close()
+            raise
+        environment.close()
     except EnvironmentFailedError as error:
         raise UserError(str(error)) from error
-    finally:
-        environment.close()
+    return environment.spec
 
 
 def _is_atari(env_id: str) -> bool:
@@ -181,15 +204,11 @@ def _is_atari(env_id: str) -> bool:
 
 def _make_gymnasium(config: EnvConfig, copies: int, render: bool) -> Environment:
     spec = _find(config.id)
-    try:
-        probe = gym.make(spec, **_render_kwargs(config, render), **config.kwargs)
-    except Exception as error:  # an environment's constructor may raise anything
-        raise UserError(
-            f"env.id={config.id}: cannot be made ({type(error).__name__}: {_first_line(error)})"
-        ) from error
+    probe = _make_single(spec, config, render)
     action_space = probe.action_space
     if not isinstance(action_space, gym.spaces.Discrete):
-        probe.close()
+        with _reporting(config.id, "close"):
+            probe.close()
         raise UserError(
             f"env.id={config.id}: actions are {type(action_space).__name__}, but DQN needs Discrete"
         )
@@ -199,13 +218,13 @@ def _make_gymnasium(config: EnvConfig, copies: int, render: bool) -> Environment
         vector = _fast_vector(spec, config, copies, render)
     if vector is not None:
         space = vector.single_observation_space
-        probe.close()
+        with _reporting(config.id, "close"):
+            probe.close()
     else:
         probe = _wrap(probe, config)
         space = probe.observation_space
         members = [probe] + [
-            _wrap(gym.make(spec, **_render_kwargs(config, render), **config.kwargs), config)
-            for _ in range(copies - 1)
+            _wrap(_make_single(spec, config, render), config) for _ in range(copies - 1)
         ]
         vector = SyncVectorEnv(
             [partial(_give, member) for member in members],
@@ -297,6 +316,21 @@ def _import_minatar(env_id: str) -> None:
         register_envs()
 
 
+def _make_single(
+    spec: gym.envs.registration.EnvSpec, config: EnvConfig, render: bool
+) -> gym.Env[Any, Any]:
+    try:
+        return gym.make(spec, **_render_kwargs(config, render), **config.kwargs)
+    except Exception as error:  # an environment's constructor may raise anything
+        raise _cannot_be_made(config, error) from error
+
+
+def _cannot_be_made(config: EnvConfig, error: Exception) -> UserError:
+    return UserError(
+        f"env.id={config.id}: cannot be made ({type(error).__name__}: {_first_line(error)})"
+    )
+
+
 def _first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [""])[0]
 
@@ -333,8 +367,11 @@ def _fast_vector(
         )
     except TypeError:  # takes other arguments than the single version
         return None
+    except Exception as error:
+        raise _cannot_be_made(config, error) from error
     if vector.metadata.get("autoreset_mode") is not AutoresetMode.NEXT_STEP:
-        vector.close()
+        with _reporting(config.id, "close"):
+            vector.close()
         return None
     return vector
 
@@ -354,9 +391,9 @@ def _wrap(env: gym.Env[Any, Any], config: EnvConfig) -> gym.Env[Any, Any]:
                     "screen size to set; leave the key out"
                 )
             setattr(env.unwrapped, attribute, size)
-        env.reset(seed=0)  # a picture can be rendered only of something
-        _check_picture(env, config)
-        env = AddRenderObservation(env, render_only=True)
+        with _reporting(config.id, "reset"):
+            env.reset(seed=0)  # a picture can be rendered only of something
+        env = _rendered(env, config)
     space = env.observation_space
     if _is_picture(space):
         return PictureObservation(env, config)
@@ -388,10 +425,15 @@ def _wrap(env: gym.Env[Any, Any], config: EnvConfig) -> gym.Env[Any, Any]:
     return env
 
 
-def _check_picture(env: gym.Env[Any, Any], config: EnvConfig) -> None:
-    """Refuse what cannot be rendered, or comes out as something else than 8-bit pictures."""
+def _rendered(env: gym.Env[Any, Any], config: EnvConfig) -> gym.Env[Any, Any]:
+    """Pictures as observations.
+
+    Raises:
+        UserError: it cannot be rendered, or comes out as something else than 8-bit pictures.
+    """
     try:
         picture: Any = env.render()
+        rendered = AddRenderObservation(env, render_only=True)
     except Exception as error:  # a renderer may raise anything
         raise UserError(
             f"env.observation=pixels: {config.id} cannot be rendered "
@@ -404,6 +446,7 @@ def _check_picture(env: gym.Env[Any, Any], config: EnvConfig) -> None:
             f"env.observation=pixels: {config.id} renders {kind}, not 8-bit pictures in grey "
             "or RGB; use env.observation=state"
         )
+    return rendered
 
 
 def _is_picture(space: gym.Space[Any]) -> bool:
@@ -496,9 +539,7 @@ def _make_atari(config: EnvConfig, copies: int) -> Environment:
             **config.kwargs,
         )
     except Exception as error:  # ale-py raises several kinds
-        raise UserError(
-            f"env.id={config.id}: cannot be made ({type(error).__name__}: {_first_line(error)})"
-        ) from error
+        raise _cannot_be_made(config, error) from error
     space = vector.single_observation_space
     shape = tuple(space.shape)
     if len(shape) == 4:  # colour: [1, H, W, 3]

@@ -38,7 +38,12 @@ class Evaluator:
     """Its copies share the episodes evenly: no copy plays more because its episodes are short."""
 
     def __init__(
-        self, config: Config, variables: Handle, incarnation: int = 0, render: bool = False
+        self,
+        config: Config,
+        variables: Handle,
+        incarnation: int = 0,
+        render: bool = False,
+        role: Role = Role.EVALUATOR,
     ) -> None:
         """Environments and an agent of its own.
 
@@ -47,6 +52,7 @@ class Evaluator:
             variables: where weights are published.
             incarnation: gives other episodes than those of earlier lives.
             render: ask the environments for pictures.
+            role: gives other episodes than those of another role.
         """
         self._config = config
         self._variables = VariableClient(variables)
@@ -54,7 +60,7 @@ class Evaluator:
         evaluation = config.evaluation
         self._copies = min(evaluation.envs, evaluation.episodes)
         self._environment = make_environment(config.env, self._copies, render)
-        seeds = integer_seeds(seed_sequence(config.seed, Role.EVALUATOR, 0, incarnation), 2)
+        seeds = integer_seeds(seed_sequence(config.seed, role, 0, incarnation), 2)
         self._env_seed: int | None = seeds[0]
         spec = self.spec = self._environment.spec
         self._agent = Agent(

@@ -27,7 +27,8 @@ from common.types import Array, UserError
 
 MANIFEST = "manifest.json"
 STATE = "state.json"
-_NAME = re.compile(r"step-(\d{8,})")
+_ASIDE = ".replaced-"
+_NAME = re.compile(rf"({re.escape(_ASIDE)})?step-(\d{{8,}})")
 
 
 class CheckpointError(UserError):
@@ -84,7 +85,7 @@ class CheckpointStore:
             _sync_folder(temporary)
             # A folder cannot be replaced in one step: the old one steps aside, and comes back if
             # the new one does not make it.
-            old = final.with_name(f".replaced-{final.name}")
+            old = final.with_name(f"{_ASIDE}{final.name}")
             if final.exists():
                 final.rename(old)
             try:
@@ -104,43 +105,61 @@ class CheckpointStore:
         return final
 
     def paths(self) -> list[Path]:
-        """Folders of complete checkpoints, oldest first."""
+        """Folders of complete checkpoints, oldest first.
+
+        One that was set aside counts until its successor is in its place: a writer may have been
+        killed in between.
+        """
         if not self.folder.is_dir():
             return []
-        found = [
-            (match, path)
-            for path in self.folder.iterdir()
-            if (match := _NAME.fullmatch(path.name)) and (path / MANIFEST).is_file()
-        ]
-        return [path for match, path in sorted(found, key=lambda pair: int(pair[0][1]))]
+        found: dict[int, Path] = {}
+        for path in sorted(self.folder.iterdir()):  # ".replaced-step-…" before "step-…"
+            match = _NAME.fullmatch(path.name)
+            if match and (path / MANIFEST).is_file():
+                found[int(match[2])] = path
+        return [found[step] for step in sorted(found)]
 
     def _tidy(self) -> None:
-        """Remove what a process that was killed left, and put back what it had set aside."""
+        """Remove what a process that was killed left, and put back what it had set aside.
+
+        For the writer only: to everybody else, one that is at work looks like one that was killed.
+        """
         for stale in self.folder.glob(".writing-*"):
             shutil.rmtree(stale, ignore_errors=True)
-        for aside in self.folder.glob(".replaced-*"):
-            place = aside.with_name(aside.name.removeprefix(".replaced-"))
+        for aside in self.folder.glob(f"{_ASIDE}*"):
+            place = aside.with_name(aside.name.removeprefix(_ASIDE))
             if place.exists():
                 shutil.rmtree(aside, ignore_errors=True)
             else:
                 aside.rename(place)
 
     def newest(self) -> Checkpoint:
-        """The newest checkpoint.
+        """The newest checkpoint. Changes nothing: the run may be going on.
 
         Raises:
             CheckpointError: none, or it is damaged; the one before it is named.
         """
-        if self.folder.is_dir():
-            self._tidy()
-        paths = self.paths()
-        if not paths:
-            raise CheckpointError(f"{self.folder}: holds no checkpoint")
-        try:
-            return load_checkpoint(paths[-1])
-        except CheckpointError as error:
-            older = f"; the one before it is {paths[-2]}" if len(paths) > 1 else ""
-            raise CheckpointError(f"{error}{older}") from None
+        while True:
+            paths = self.paths()
+            if not paths:
+                raise CheckpointError(f"{self.folder}: holds no checkpoint")
+            before = _identity(paths[-1])
+            try:
+                return load_checkpoint(paths[-1])
+            except CheckpointError as error:
+                if before is None or _identity(paths[-1]) != before:
+                    continue  # its writer replaced or removed it meanwhile
+                older = f"; the one before it is {paths[-2]}" if len(paths) > 1 else ""
+                raise CheckpointError(f"{error}{older}") from None
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Tells a folder from another that takes its place; None if there is none."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_ino, found.st_mtime_ns
 
 
 def _tensor_bytes(tensors: Mapping[str, Array]) -> bytes:

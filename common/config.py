@@ -1,7 +1,7 @@
 """The one place with defaults: typed, frozen, validated; TOML in and out.
 
-Units stand in the key or in its description. `none` on the command line, or an absent key in
-TOML, means None.
+Units stand in the key or in its description. `none` on the command line and "none" in TOML, which
+has no null, mean None.
 """
 
 from __future__ import annotations
@@ -19,11 +19,28 @@ from pydantic.fields import FieldInfo
 
 from common.types import UserError
 
+NONE = "none"
+
 
 class Section(BaseModel):
     """A table of the configuration: frozen, and without unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _none_in_words(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping):
+            return values
+        optional = {
+            name
+            for name, info in cls.model_fields.items()
+            if type(None) in get_args(info.annotation)
+        }
+        return {
+            name: None if isinstance(value, str) and value == NONE and name in optional else value
+            for name, value in values.items()
+        }
 
 
 class EnvConfig(Section):
@@ -216,6 +233,12 @@ class LearnerConfig(Section):
     train_steps: int = Field(20, ge=1, description="learner steps per report, at the most")
     batches_per_sample: int = Field(4, ge=1, description="batches asked for in one message")
     samples_in_flight: int = Field(2, ge=1, description="such messages under way per shard")
+    stall_timeout_s: float | None = Field(
+        600.0,
+        gt=0,
+        description="seconds without a transition inserted or a sample drawn after which the run "
+        "stops, longer than any train call; none: never",
+    )
 
 
 class EvaluationConfig(Section):
@@ -262,6 +285,9 @@ class ReportConfig(Section):
     """Metrics and the live view."""
 
     every_s: float = Field(1.0, gt=0, description="seconds between lines of metrics.jsonl")
+    replay_every_s: float = Field(
+        10.0, gt=0, description="seconds between statistics of the replay memory in such lines"
+    )
 
 
 class Config(Section):
@@ -395,7 +421,7 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 def parse_value(text: str) -> Any:
     """A value from the command line: TOML where it is TOML, `none`, else the text itself."""
-    if text.lower() == "none":
+    if text.lower() == NONE:
         return None
     try:
         return tomllib.loads(f"value = {text}")["value"]
@@ -464,13 +490,9 @@ def to_toml(config: Config, comments: bool = True) -> str:
         if comments and section.__doc__:
             table.add(tomlkit.comment(section.__doc__.splitlines()[0]))
         for key, value in plain[name].items():
-            field = section.model_fields[key]
-            if value is not None:
-                table.add(key, _item(value, field.description if comments else None))
-            elif comments:  # TOML has no null: the key stands there, commented out
-                kind = next(c for c in get_args(field.annotation) if c is not type(None))
-                name_of_kind = getattr(kind, "__name__", str(kind))
-                table.add(tomlkit.comment(f"{key} = <{name_of_kind}>  # {field.description}"))
+            description = section.model_fields[key].description if comments else None
+            # Not left out: where the file is laid over a preset, the preset's value would count.
+            table.add(key, _item(NONE if value is None else value, description))
         document.add(name, table)
     return tomlkit.dumps(document)
 

@@ -40,17 +40,14 @@ class Handle(Protocol):
 
 
 class Ready(Generic[T]):
-    """A future whose outcome is known."""
+    """A future whose result is known."""
 
-    def __init__(self, value: T | None = None, error: BaseException | None = None) -> None:
+    def __init__(self, value: T) -> None:
         self._value = value
-        self._error = error
 
     def result(self) -> T:
-        """The value, or the error raised."""
-        if self._error is not None:
-            raise self._error
-        return self._value  # type: ignore[return-value]  # None is a T when T is None
+        """The value."""
+        return self._value
 
     def done(self) -> bool:
         """Always true."""

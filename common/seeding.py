@@ -15,6 +15,7 @@ class Role(IntEnum):
     EVALUATOR = 3
     NETWORK = 4
     SAMPLER = 5
+    EXAMINER = 6  # `raydqn evaluate`: other episodes than those that the run was scored with
 
 
 def seed_sequence(

@@ -44,7 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        0; 1 if a run failed; 2 for a mistake of the user's; 130 if interrupted twice.
+        0; 1 if a run or an environment failed; 2 for a mistake of the user's; 130 if interrupted
+        twice.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     # A user's own environment may lie where the command is given; last, so that it hides nothing.
@@ -55,12 +56,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         overrides, rest = split_overrides(given)
         options = _parse(rest)
         if overrides and not options.takes_keys:
-            raise UserError(f"--{next(iter(_flat(overrides)))}: {options.command} takes no keys")
+            from deploy.control import keys_of
+
+            raise UserError(f"--{keys_of(overrides)[0]}: {options.command} takes no keys")
         command: Callable[[argparse.Namespace, Overrides], int] = options.run
         return command(options, overrides)
     except UserError as error:
         print(f"raydqn: error: {error}", file=sys.stderr)
         return USER_ERROR
+    except EnvironmentFailedError as error:
+        print(error.trace, end="", file=sys.stderr)
+        print(f"raydqn: failed: {error}", file=sys.stderr)
+        return FAILURE
     except KeyboardInterrupt:
         print("raydqn: stopped at once", file=sys.stderr)
         return INTERRUPTED
@@ -131,14 +138,6 @@ def _is_number(text: str) -> bool:
     return isinstance(parse_value(text), (int, float))
 
 
-def _flat(overrides: Overrides) -> list[str]:
-    return [
-        f"{name}.{leaf}" if isinstance(value, dict) else name
-        for name, value in overrides.items()
-        for leaf in (value if isinstance(value, dict) else [""])
-    ]
-
-
 def _parse(arguments: list[str]) -> argparse.Namespace:
     """Options of the command line; a word that is none gets a suggestion.
 
@@ -161,8 +160,17 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
 def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
     """The whole command line, and the part of each command."""
     from deploy.bench import BENCHMARKS
+    from deploy.control import LIVE_KEYS, option
     from deploy.run import DEFAULT_PRESET
 
+    any_key = (
+        "Any configuration key is an option too, e.g. --learner.batch-size 64; "
+        "`raydqn config` lists them all with units and meaning."
+    )
+    live_keys = (
+        f"Keys that can be changed: {', '.join(map(option, LIVE_KEYS))}; `raydqn config` says what "
+        "they mean. The run notes them in its config.toml, so that a resume keeps them."
+    )
     parser = _Parser(prog="raydqn", description="Distributed DQN on Ray.", allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"raydqn {_version()}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
@@ -171,24 +179,23 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
         name: str,
         run: Callable[[argparse.Namespace, Overrides], int],
         text: str,
-        keys: bool = False,
+        keys: str | None = None,
     ) -> argparse.ArgumentParser:
-        epilog = (
-            "Any configuration key is an option too, e.g. --learner.batch-size 64; "
-            "`raydqn config` lists them all with units and meaning."
-        )
+        """A command; `keys` says which configuration keys are options of it, None: none are."""
         sub = commands.add_parser(
-            name, help=text, description=text, epilog=epilog if keys else None, allow_abbrev=False
+            name, help=text, description=text, epilog=keys, allow_abbrev=False
         )
-        sub.set_defaults(run=run, takes_keys=keys)
+        sub.set_defaults(run=run, takes_keys=keys is not None)
         return sub
 
-    train = command("train", _train, "train from the beginning", keys=True)
+    train = command("train", _train, "train from the beginning", keys=any_key)
     train.add_argument("preset", nargs="?", default=DEFAULT_PRESET, help="see `raydqn presets`")
     train.add_argument("--config", type=Path, metavar="FILE", help="TOML on top of the preset")
     train.add_argument("--run-dir", type=Path, metavar="DIR", help="new folder for this run")
-    resume = command("resume", _resume, "go on from a run's newest checkpoint", keys=True)
+    resume = command("resume", _resume, "go on from a run's newest checkpoint", keys=any_key)
     resume.add_argument("run_folder", type=Path, metavar="RUN")
+    change = command("set", _set, "change a run while it goes on", keys=live_keys)
+    change.add_argument("run_folder", type=Path, metavar="RUN")
     for sub in (train, resume):
         sub.add_argument("--inline", action="store_true", help="one process, no Ray, deterministic")
         sub.add_argument("--json", action="store_true", help="last line: one JSON object")
@@ -209,7 +216,7 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     plot.add_argument("run_folders", type=Path, nargs="+", metavar="RUN")
     plot.add_argument("--out", type=Path, metavar="FILE", help="default: RUN/plot.png")
 
-    config = command("config", _config, "print the whole configuration as TOML", keys=True)
+    config = command("config", _config, "print the whole configuration as TOML", keys=any_key)
     config.add_argument("preset", nargs="?", default=DEFAULT_PRESET)
     config.add_argument("--config", type=Path, metavar="FILE", help="TOML on top of the preset")
     command("presets", _presets, "list the presets")
@@ -220,6 +227,9 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     )
     bench.add_argument("--json", action="store_true", help="one JSON object per figure and line")
     bench.add_argument("--repeat", type=_positive, default=None, metavar="N", help="measurements")
+    bench.add_argument(
+        "--peers", action="store_true", help="replay: other libraries too (extra `bench`)"
+    )
     return parser, dict(commands.choices)
 
 
@@ -253,18 +263,18 @@ def _train(options: argparse.Namespace, overrides: Overrides) -> int:
     config = run.make_config(options.preset, options.config, overrides)
     named = config.env.id != run.preset_values(options.preset)["env"]["id"]
     name = run.run_name(config.env.id) if named else options.preset
-    path = options.run_dir or run.new_run_path(name)
-    return _finish(
-        options,
-        lambda: run.train(
-            config,
+    with run.run_path(options.run_dir, name) as path:
+        return _finish(
+            options,
+            lambda: run.train(
+                config,
+                path,
+                inline=options.inline,
+                view=make_view(config.stop),
+                started_s=STARTED_S,
+            ),
             path,
-            inline=options.inline,
-            view=make_view(config.stop),
-            started_s=STARTED_S,
-        ),
-        path,
-    )
+        )
 
 
 def _resume(options: argparse.Namespace, overrides: Overrides) -> int:
@@ -284,6 +294,26 @@ def _resume(options: argparse.Namespace, overrides: Overrides) -> int:
         ),
         options.run_folder,
     )
+
+
+def _set(options: argparse.Namespace, overrides: Overrides) -> int:
+    from deploy.control import TAKEN_WITHIN_S, ask, changed, describe, keys_of
+    from deploy.metrics import RunFolder
+
+    folder, keys = RunFolder.open(options.run_folder), keys_of(overrides)
+    new = changed(folder.config, overrides, "command line")
+    what = describe(folder.config, new, keys)
+    outcome = ask(folder, new, keys, TAKEN_WITHIN_S)
+    if outcome == "applied":
+        print(f"applied: {what}")
+        return 0
+    why = (
+        f"the run did not look within {TAKEN_WITHIN_S:g} s; it will when it does"
+        if outcome == "not taken yet"
+        else "the run refused it or has ended; its output says why"
+    )
+    print(f"raydqn: {outcome}: {what} ({why})", file=sys.stderr)
+    return FAILURE
 
 
 def _finish(options: argparse.Namespace, work: Callable[[], dict[str, Any]], path: Path) -> int:
@@ -388,6 +418,9 @@ def _presets(options: argparse.Namespace, _: Overrides) -> int:
 def _bench(options: argparse.Namespace, _: Overrides) -> int:
     from deploy.bench import BENCHMARKS, show
 
-    for figure in BENCHMARKS[options.name](options.repeat):
+    if options.peers and options.name != "replay":
+        raise UserError(f"--peers: has no effect on bench {options.name}, only on bench replay")
+    named = {"peers": True} if options.peers else {}
+    for figure in BENCHMARKS[options.name](options.repeat, **named):
         show(figure, as_json=options.json)
     return 0

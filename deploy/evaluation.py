@@ -13,7 +13,8 @@ from common import wire
 from common.config import Config, build, merge
 from common.handles import InlineHandle
 from common.networks import make_network, shape_difference
-from common.types import Array, EnvironmentSpec, UserError
+from common.seeding import Role
+from common.types import Array, EnvironmentFailedError, EnvironmentSpec, UserError
 from common.variables import Variables, unpack_weights
 from deploy.metrics import RunFolder
 from deploy.supervisor import check_origin
@@ -72,9 +73,10 @@ def evaluate(folder: RunFolder, episodes: int, which: str = "best") -> dict[str,
 
     Raises:
         UserError: no weights, or not of this network and environment.
+        EnvironmentFailedError: the environment raised.
     """
     weights, source = load_weights(folder, which)
-    evaluator = Evaluator(folder.config, InlineHandle(Variables()))
+    evaluator = Evaluator(folder.config, InlineHandle(Variables()), role=Role.EXAMINER)
     try:
         check_weights(weights, evaluator.spec, folder.config, source)
         evaluator.load_weights(weights)
@@ -103,12 +105,13 @@ def film(folder: RunFolder, path: Path, which: str = "best") -> int:
 
     Raises:
         UserError: the file cannot be written, or the environment shows nothing.
+        EnvironmentFailedError: the environment raised.
     """
     config = build(
         merge(folder.config.model_dump(), {"evaluation": {"episodes": 1, "envs": 1}}), str(path)
     )
     weights, source = load_weights(folder, which)
-    evaluator = Evaluator(config, InlineHandle(Variables()), render=True)
+    evaluator = Evaluator(config, InlineHandle(Variables()), render=True, role=Role.EXAMINER)
     try:
         check_weights(weights, evaluator.spec, config, source)
         evaluator.load_weights(weights)
@@ -131,10 +134,10 @@ def _picture(evaluator: Evaluator) -> Image.Image:
     """What the environment shows, or the agent's own frame where it shows nothing."""
     try:
         image = Image.fromarray(evaluator.render()[0])
-    except (UserError, NotImplementedError, AttributeError):
+    except (UserError, EnvironmentFailedError) as error:
         frame = evaluator.frames[0]
         if frame.ndim != 3 or frame.dtype != np.uint8:
-            raise UserError("--gif: this environment renders no pictures") from None
+            raise UserError(f"--gif: this environment renders no pictures ({error})") from None
         image = Image.fromarray(frame[0] if frame.shape[0] == 1 else frame.transpose(1, 2, 0))
     if image.height < GIF_MIN_HEIGHT:
         factor = -(-GIF_MIN_HEIGHT // image.height)

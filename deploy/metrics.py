@@ -7,6 +7,7 @@ runs/cartpole-20260101-120000/
     best.safetensors  weights of the best evaluation
     checkpoints/
     summary.json      how it ended
+    control.toml      a change that the run has not taken yet (see deploy.control)
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ BEST = "best.safetensors"
 SUMMARY = "summary.json"
 LIVES = "lives"
 LOCK = ".lock"
+CONTROL = "control.toml"
 
 
 REQUIRED = frozenset(
@@ -70,7 +72,10 @@ class RunFolder:
         made = not path.exists()
         try:
             path.mkdir(parents=True, exist_ok=True)
+            (path / LOCK).touch(exist_ok=False)  # of two that begin here at once, one gets through
             write_atomically(path / CONFIG, to_toml(config).encode())
+        except FileExistsError:
+            raise _not_free(path) from None
         except OSError as error:
             raise UserError(f"--run-dir={path}: cannot be made ({error.strerror})") from None
         folder = cls(path, config)
@@ -91,16 +96,20 @@ class RunFolder:
 
     def discard_unless_used(self) -> None:
         """Take a new run's folder away again if the run ended before its first report."""
-        metrics = self.path / METRICS
-        names = {path.name for path in self.path.iterdir()}
-        if names - {CONFIG, LIVES, LOCK, METRICS} or (
-            metrics.is_file() and metrics.stat().st_size > 0
-        ):
+        if not self.path.is_dir():
             return
-        for name in names:
-            (self.path / name).unlink()
-        if self._made:
-            self.path.rmdir()
+        with suppress(UserError), self.lock():  # another process may have gone on with it
+            metrics = self.path / METRICS
+            names = {path.name for path in self.path.iterdir()}
+            if names - {CONFIG, LIVES, LOCK, METRICS, CONTROL} or (
+                metrics.is_file() and metrics.stat().st_size > 0
+            ):
+                return
+            for name in sorted(names, key=LOCK.__eq__):  # the lock last: until then it is ours
+                (self.path / name).unlink()
+            if self._made:
+                with suppress(OSError):  # somebody else's by now
+                    self.path.rmdir()
 
     def save_best(self, report: EvaluationReport) -> None:
         """Keep the weights of an evaluation."""
@@ -137,11 +146,19 @@ class RunFolder:
         return wire.encode(tensors, {"learner_steps": int(steps)}), meta
 
     def begin_life(self) -> int:
-        """How often this run was started before; counted in a file, so that no two are alike."""
+        """How often this run was started before; counted in a file, so that no two are alike.
+
+        Raises:
+            UserError: the file is damaged.
+        """
         path = self.path / LIVES
-        before = int(path.read_text()) if path.is_file() else 0
-        write_atomically(path, str(before + 1).encode())
-        return before
+        text = path.read_text(errors="replace").strip() if path.is_file() else "0"
+        if not text.isdecimal():
+            raise UserError(
+                f"{path}: holds {text!r}; must be a whole number, how often the run was started"
+            )
+        write_atomically(path, str(int(text) + 1).encode())
+        return int(text)
 
     def save_config(self) -> None:
         """Record the configuration that the run goes on with."""
@@ -161,6 +178,17 @@ class RunFolder:
                 raise UserError(f"{self.path}: another process is running it") from None
             yield
 
+    def is_running(self) -> bool:
+        """Whether a process holds the lock: the run goes on."""
+        try:
+            with (self.path / LOCK).open() as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return False
+        except BlockingIOError:
+            return True
+        return False
+
     def write_summary(self, summary: dict[str, Any]) -> None:
         """How the run ended."""
         write_atomically(self.path / SUMMARY, json.dumps(summary, indent=1).encode())
@@ -173,8 +201,12 @@ def check_free(path: Path) -> None:
         UserError: it does.
     """
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        wish = "name an empty one, or resume it" if is_run(path) else "name an empty one"
-        raise UserError(f"--run-dir={path}: already holds something; {wish}")
+        raise _not_free(path)
+
+
+def _not_free(path: Path) -> UserError:
+    wish = "name an empty one, or resume it" if is_run(path) else "name an empty one"
+    return UserError(f"--run-dir={path}: already holds something; {wish}")
 
 
 def is_run(path: Path) -> bool:
@@ -267,10 +299,17 @@ class Rate:
         self._points.append((now_s, count))
 
     def per_s(self, now_s: float) -> float:
-        """Mean rate over the window; falls while nothing happens."""
-        while len(self._points) > 1 and self._points[0][0] < now_s - self._window_s:
-            self._points.popleft()
-        if not self._points:
+        """Mean rate over the window; falls while nothing happens.
+
+        Where counts come farther apart than the window, the window spans the last two of them.
+        """
+        points = self._points
+        apart_s = points[-1][0] - points[-2][0] if len(points) > 1 else 0.0
+        begin_s = now_s - max(self._window_s, 2 * apart_s)
+        # The last point before the window stays: it says where the count stood at its beginning.
+        while len(points) > 1 and points[1][0] <= begin_s:
+            points.popleft()
+        if not points:
             return 0.0
-        (t0, c0), (_, c1) = self._points[0], self._points[-1]
+        (t0, c0), (_, c1) = points[0], points[-1]
         return (c1 - c0) / (now_s - t0) if now_s - t0 >= MIN_RATE_S else 0.0

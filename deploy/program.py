@@ -101,7 +101,18 @@ def build(config: Config, spec: EnvironmentSpec, runtime: Runtime, incarnation: 
         )
         for index in range(config.replay.shards)
     ]
-    learner = runtime.spawn(Learner, config, spec, shards, variables, incarnation, name="learner")
+    device = choose_device(config.learner.device)
+    learner = runtime.spawn(
+        Learner,
+        config,
+        spec,
+        shards,
+        variables,
+        incarnation,
+        name="learner",
+        # It sees what it asks for, counted from 0: with cuda:1 that must be two.
+        gpus=(device.index or 0) + 1 if device.type == "cuda" else 0,
+    )
     program = Program(config, spec, runtime, variables, shards, learner, incarnation)
     program.actors = [
         program.spawn_actor(index, incarnation) for index in range(config.actors.count)

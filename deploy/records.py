@@ -7,11 +7,21 @@ import math
 import time
 from collections import deque
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from common.config import Config
-from common.types import ActorReport, Array, Episode, EvaluationReport, LearnerReport
+from common.types import (
+    PRIORITIES,
+    TIMES,
+    ActorReport,
+    Array,
+    Episode,
+    EvaluationReport,
+    LearnerReport,
+    ShardStatistics,
+    ShardSummary,
+)
 from deploy.metrics import MIN_RATE_S, Rate
 from replay_server.rate_limiter import RateLimiter
 
@@ -42,6 +52,7 @@ class _Window:
     env_s: float = 0.0
     policy_s: float = 0.0
     insert_wait_s: float = 0.0
+    fetches: int = 0
     train_s: float = 0.0
     sample_wait_s: float = 0.0
 
@@ -67,6 +78,7 @@ class Records:
         self._acting_after_s = math.nan
         self._actors: dict[int, ActorReport] = {}
         self._learner: LearnerReport | None = None
+        self._statistics: dict[str, Any] | None = None
         self._window = _Window()
         self._recent: deque[float] = deque(maxlen=RECENT_EPISODES)
         self._env_rate, self._learner_rate = Rate(), Rate()
@@ -112,6 +124,7 @@ class Records:
         window.env_s += report.env_s
         window.policy_s += report.policy_s
         window.insert_wait_s += report.insert_wait_s
+        window.fetches += report.fetches
         self._actors[report.index] = report
         self._recent.extend(episode.ret for episode in report.episodes)
         if self._acting_since is None:
@@ -130,6 +143,13 @@ class Records:
         if self._learning_since is None:
             self._learning_since = (now, report.learner_steps)
         self._learner_rate.add(now, report.learner_steps)
+
+    def replay(self, shards: list[ShardStatistics]) -> None:
+        """What the shards hold and what was drawn from them, for the next line."""
+        self._statistics = {
+            "shards": [_plain(one) for one in shards],
+            "all": _plain(over_all_shards(shards)),
+        }
 
     def evaluation(self, report: EvaluationReport) -> bool:
         """An evaluation; whether it is the best so far."""
@@ -152,10 +172,17 @@ class Records:
         """
         now = time.monotonic()
         counters, window, learner = self.counters, self._window, self._learner
-        replay = learner.replay if learner else []
         actors = self._config.actors.count
         # The last report may follow hard on the one before it.
         interval_s = max(MIN_RATE_S, now - self.reported_s)
+
+        # What only the learner knows is unknown, not 0, until it reports: shards fill up before.
+        def reported(name: str) -> float:
+            return getattr(learner, name) if learner else math.nan
+
+        def in_shards(name: str) -> float:
+            return sum(getattr(shard, name) for shard in learner.replay) if learner else math.nan
+
         # A mean over the few who reported first would be another number.
         complete = len(self._actors) == actors
         epsilons = [report.epsilon for report in self._actors.values()] if complete else []
@@ -174,32 +201,43 @@ class Records:
             "return_mean_100": _mean(self._recent),
             "episodes_total": counters.episodes,
             "epsilon": _mean(epsilons),
-            "loss": learner.loss if learner else math.nan,
-            "mean_q": learner.mean_q if learner else math.nan,
-            "td_error": learner.td_error if learner else math.nan,
-            "grad_norm": learner.grad_norm if learner else math.nan,
-            "weights_version": learner.version if learner else 0,
-            "target_syncs": learner.target_syncs if learner else 0,
-            "weight_lag": learner.weight_lag if learner else math.nan,
-            "data_age": learner.data_age if learner else math.nan,
-            "replay_size": sum(shard.size for shard in replay),
-            "replay_evicted": sum(shard.evicted for shard in replay),
-            "stale_priorities": sum(shard.stale for shard in replay),
-            "refused_priorities": sum(shard.refused for shard in replay),
+            "loss": reported("loss"),
+            "mean_q": reported("mean_q"),
+            "td_error": reported("td_error"),
+            "grad_norm": reported("grad_norm"),
+            "weights_version": reported("version"),
+            "weights_fetched": window.fetches,
+            "oldest_acting_version": min(
+                (report.version for report in self._actors.values()), default=math.nan
+            ),
+            "target_syncs": reported("target_syncs"),
+            "weight_lag": reported("weight_lag"),
+            "data_age": reported("data_age"),
+            "replay_size": in_shards("size"),
+            "replay_evicted": in_shards("evicted"),
+            "stale_priorities": in_shards("stale"),
+            "refused_priorities": in_shards("refused"),
+            "replay_bytes": in_shards("nbytes"),
+            "replay_evicted_unsampled": in_shards("evicted_unsampled"),
+            "replay_orphaned": in_shards("orphaned"),
+            "replay": self._statistics,
             "restarts": counters.restarts,
             "actor_busy": window.actor_s / (interval_s * actors),
             "env_share": window.env_s / window.actor_s if window.actor_s else math.nan,
             "policy_share": window.policy_s / window.actor_s if window.actor_s else math.nan,
             "insert_wait_s": window.insert_wait_s,
             "inserts_in_flight": sum(r.inserts_in_flight for r in self._actors.values()),
-            "rounds_in_flight": learner.rounds_in_flight if learner else 0,
+            "rounds_in_flight": reported("rounds_in_flight"),
             "learner_busy": (window.train_s - window.sample_wait_s) / interval_s,
             "sample_wait_s": window.sample_wait_s,
             "limiter": limiter.explain(),
+            "limiter_waiting": limiter.waiting,
+            "limiter_waiting_s": round(limiter.waiting_s, 3),
             "returns_by_epsilon": _by_epsilon(window.episodes),
             "episodes": [[e.ret, e.length, round(e.epsilon, 6)] for e in window.episodes],
         }
         self._window = _Window()
+        self._statistics = None
         self.reported_s = now
         return line
 
@@ -229,6 +267,43 @@ class Records:
             "restarts": counters.restarts,
             "weights_sha256": hash_arrays(policy),
         }
+
+
+def over_all_shards(shards: list[ShardStatistics]) -> ShardStatistics:
+    """Statistics of the whole memory: sums of counts, and means over all items drawn.
+
+    An item's age is in inserts into its own shard, and comes out so.
+    """
+    summaries = [one.summary for one in shards]
+    totals = {
+        name: sum(getattr(summary, name) for summary in summaries)
+        for name in ShardSummary.__dataclass_fields__
+        if name not in ("shard", "incarnation")
+    }
+    drawn = sum(one.drawn for one in shards)
+    return ShardStatistics(
+        summary=ShardSummary(shard=-1, incarnation=-1, **totals),
+        times_sampled=[
+            sum(counts) for counts in zip(*(s.times_sampled for s in shards), strict=True)
+        ],
+        priorities=[sum(counts) for counts in zip(*(s.priorities for s in shards), strict=True)],
+        drawn=drawn,
+        age=sum(s.age * s.drawn for s in shards) / max(1, drawn),
+        version_lag=sum(s.version_lag * s.drawn for s in shards) / max(1, drawn),
+    )
+
+
+def _plain(statistics: ShardStatistics) -> dict[str, Any]:
+    """For JSON: histograms as what is counted → how many."""
+    summary = {k: v for k, v in asdict(statistics.summary).items() if v != -1}
+    return {
+        **summary,
+        "drawn": statistics.drawn,
+        "age": round(statistics.age, 1),
+        "version_lag": round(statistics.version_lag, 3),
+        "times_sampled": dict(zip(TIMES, statistics.times_sampled, strict=True)),
+        "priorities": dict(zip(PRIORITIES, statistics.priorities, strict=False)),
+    }
 
 
 def hash_arrays(arrays: dict[str, Array]) -> str:

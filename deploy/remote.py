@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
-from common.handles import Future, Handle, InlineHandle, RemoteDiedError
+from common.handles import Future, Handle, InlineHandle, Ready, RemoteDiedError
 from common.types import EnvironmentFailedError, UserError
 
 
@@ -36,6 +36,10 @@ class Runtime(Protocol):
         """
         ...
 
+    def ping(self, handle: Handle) -> Future[Any]:
+        """Done as soon as the part is made (or has failed to be) and what it was asked is done."""
+        ...
+
     def wait(self, futures: Sequence[Future[Any]], timeout_s: float) -> list[Future[Any]]:
         """The futures that are done; waits for the first of them, at the most `timeout_s`."""
         ...
@@ -57,6 +61,10 @@ class InlineRuntime:
     def spawn(self, cls: type, *args: Any, name: str, gpus: int = 0) -> Handle:
         """Make the object now. It has no name and whatever GPUs there are."""
         return InlineHandle(cls(*args))
+
+    def ping(self, handle: Handle) -> Future[Any]:
+        """Done: nothing is ever under way."""
+        return Ready(None)
 
     def wait(self, futures: Sequence[Future[Any]], timeout_s: float) -> list[Future[Any]]:
         """All of them: they ran when they were called."""
@@ -88,8 +96,8 @@ class _Host:
             raise self._error
         return getattr(self._target, method)(*args)
 
-    def pid(self) -> int:
-        return os.getpid()
+    def ping(self) -> None:
+        pass
 
 
 class RemoteFuture:
@@ -149,13 +157,6 @@ class RemoteHandle:
         import ray
 
         return RemoteFuture(ray.put(value), "the owner of a shared value")
-
-    def pid(self) -> int:
-        """Process of the remote."""
-        import ray
-
-        pid: int = ray.get(self.remote.pid.remote())
-        return pid
 
 
 @contextmanager
@@ -218,10 +219,18 @@ class RayRuntime:
 
         # Ray names a remote's process after its class: one of that name tells who it is.
         host = ray.remote(type(name, (_Host,), {}))
+        # For more than Ray knows of, it would wait for ever. At none it hides none from a remote:
+        # CUDA may work where Ray cannot count its devices.
+        gpus = min(gpus, int(ray.cluster_resources().get("GPU", 0)))
         remote = host.options(name=name, num_cpus=0, num_gpus=gpus).remote(cls, args)
         handle = RemoteHandle(remote, name)
         self._remotes.append(handle)
         return handle
+
+    def ping(self, handle: Handle) -> Future[Any]:
+        """Done as soon as the part is made (or has failed to be) and what it was asked is done."""
+        assert isinstance(handle, RemoteHandle)
+        return RemoteFuture(handle.remote.ping.remote(), handle.name)
 
     def wait(self, futures: Sequence[Future[Any]], timeout_s: float) -> list[Future[Any]]:
         """The futures that are done; waits for the first of them, at the most `timeout_s`."""

@@ -18,6 +18,7 @@ from actors.environments import environment_spec
 from common.checkpoint import Checkpoint
 from common.config import Config, build, load_toml, merge, suggest
 from common.types import EnvironmentSpec, UserError
+from deploy.control import discard
 from deploy.metrics import RunFolder, check_free
 from deploy.remote import InlineRuntime, RayRuntime, Runtime
 from deploy.sizing import object_store_bytes
@@ -87,13 +88,37 @@ def run_name(env_id: str) -> str:
 
 
 def new_run_path(name: str) -> Path:
-    """runs/NAME-DATE-TIME, a folder that does not exist yet."""
+    """runs/NAME-DATE-TIME, a new folder: made here, so that nobody else gets the same.
+
+    Raises:
+        UserError: it cannot be made.
+    """
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
     path, number = Path("runs") / f"{name}-{stamp}", 1
-    while path.exists():
-        number += 1
-        path = Path("runs") / f"{name}-{stamp}-{number}"
-    return path
+    while True:
+        try:
+            path.mkdir(parents=True)
+            return path
+        except FileExistsError:
+            number += 1
+            path = Path("runs") / f"{name}-{stamp}-{number}"
+        except OSError as error:
+            raise UserError(f"{path}: cannot be made ({error.strerror}); name --run-dir") from None
+
+
+@contextmanager
+def run_path(given: Path | None, name: str) -> Iterator[Path]:
+    """`given`, or a new folder under `runs/`, which goes again if nothing was put into it."""
+    if given is not None:
+        yield given
+        return
+    path = new_run_path(name)
+    try:
+        yield path
+    finally:
+        with suppress(OSError):  # not empty
+            path.rmdir()
+            path.parent.rmdir()
 
 
 def train(
@@ -121,16 +146,16 @@ def train(
         RunFailedError: the run could not go on.
     """
     started_s = time.monotonic() if started_s is None else started_s
-    path = run_dir or new_run_path(run_name(config.env.id))
     view = view or SilentView()
-    check_free(path)
-    spec = environment_spec(config.env, config.seed)
-    with _runtime(config, spec, inline, view) as runtime:
-        folder = RunFolder.create(path, config)
-        try:
-            return _run(folder, spec, None, runtime, view, started_s)
-        finally:
-            folder.discard_unless_used()
+    with run_path(run_dir, run_name(config.env.id)) as path:
+        check_free(path)
+        spec = environment_spec(config.env, config.seed)
+        with _runtime(config, spec, inline, view) as runtime:
+            folder = RunFolder.create(path, config)
+            try:
+                return _run(folder, spec, None, runtime, view, started_s)
+            finally:
+                folder.discard_unless_used()
 
 
 def resume(
@@ -212,7 +237,7 @@ def _run(
     from deploy.program import build as build_program
 
     try:
-        with folder.lock():
+        with folder.lock(), _own_changes(folder):
             # Room for as many replacements in each life: no random stream repeats.
             incarnation = folder.begin_life() * LIFE
             program = build_program(folder.config, spec, runtime, incarnation)
@@ -225,6 +250,16 @@ def _run(
                 return supervisor.run()
     finally:
         view.close()
+
+
+@contextmanager
+def _own_changes(folder: RunFolder) -> Iterator[None]:
+    """A change that one life of a run did not take is not meant for the next."""
+    discard(folder.path)
+    try:
+        yield
+    finally:
+        discard(folder.path)
 
 
 @contextmanager

@@ -123,7 +123,8 @@ def live_table(report: dict[str, Any], stop: StopConfig) -> Table:
     )
     table.add_row(
         "replay",
-        f"{report['replay_size']:>12,}  data {number(report['data_age'], 0)} inserts old, "
+        f"{number(report['replay_size'], 0):>12}  "
+        f"data {number(report['data_age'], 0)} inserts old, "
         f"acted {number(report['weight_lag'], 0)} versions ago",
     )
     table.add_row(

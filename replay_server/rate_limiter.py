@@ -6,15 +6,30 @@ it hands out work, so nothing ever blocks inside a shard, and the side that wait
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
+from typing import Literal
+
 from common.config import least_ratio_error
+
+Side = Literal["actors", "learner"]
+
+MIN_WAIT_S = 1.0
+"""A shorter wait is how two sides take turns: words about it would be noise."""
 
 
 class RateLimiter:
     """Counts inserts and samples over all shards and decides who may go on.
 
-    `surplus = samples_per_insert · inserted − sampled` is kept within `error` of
-    `samples_per_insert · min_size`. Work under way counts as done (it is reserved), so the range
-    holds however many actors are at it.
+    `samples_per_insert · (inserted − min_size) − sampled`, how far the actors are ahead in samples,
+    is kept within `±error`. Work under way counts as done (it is reserved), so the range holds
+    however many actors are at it.
+
+    Attributes:
+        min_size: transitions in the memory before the first sample.
+        inserted: transitions, over all shards.
+        sampled: samples, over all shards.
+        waiting: the side that has to wait for the other one; None: neither has to.
     """
 
     def __init__(
@@ -24,6 +39,7 @@ class RateLimiter:
         error: float,
         insert_quantum: int,
         sample_quantum: int,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """A limiter at the start of a run.
 
@@ -33,54 +49,100 @@ class RateLimiter:
             error: samples that either side may be ahead.
             insert_quantum: transitions of the smallest piece of acting (one actor report).
             sample_quantum: samples of the smallest piece of learning (one batch).
+            clock: seconds; never goes back.
 
         Raises:
             ValueError: settings with which both sides would come to wait for each other.
         """
-        if not samples_per_insert > 0:
-            raise ValueError(f"samples_per_insert={samples_per_insert:g}: must be greater than 0")
         if min_size < 1:
             raise ValueError(f"min_size={min_size}: must be at least 1")
         for name, value in (("insert_quantum", insert_quantum), ("sample_quantum", sample_quantum)):
             if value < 1:
                 raise ValueError(f"{name}={value}: must be at least 1")
+        self.min_size = min_size
+        self.inserted = 0
+        self.sampled = 0
+        self._inserting = 0
+        self._sampling = 0
         self._insert_quantum, self._sample_quantum = insert_quantum, sample_quantum
-        least = least_ratio_error(samples_per_insert, insert_quantum, sample_quantum)
+        self._check(samples_per_insert, error)
+        self._samples_per_insert, self._error = samples_per_insert, error
+        # Where the ratio counts from: counters, and how far the actors were ahead there.
+        self._from_inserted, self._from_sampled, self._ahead_before = min_size, 0, 0.0
+        self._clock = clock
+        self._moved_s = clock()
+        self.waiting: Side | None = "learner"
+        self._waiting_from_s = self._moved_s
+
+    def change(self, samples_per_insert: float, error: float) -> None:
+        """Go on with another ratio and error range.
+
+        How far one side is ahead stays what it is: the new ratio holds for what comes, and what was
+        done under the old one is not judged by it. (Else the first minutes after a change would be
+        spent on making up for the whole run before it.) If the new range is narrower, or work is
+        under way, the side that is ahead beyond it waits until it is not.
+
+        Raises:
+            ValueError: settings with which both sides would come to wait for each other. Nothing
+                was changed.
+        """
+        self._check(samples_per_insert, error)
+        # During the warm-up nothing was sampled yet: there is no past to keep.
+        if samples_per_insert != self._samples_per_insert and self.inserted >= self.min_size:
+            self._ahead_before = self._ahead
+            self._from_inserted, self._from_sampled = self.inserted, self.sampled
+        self._samples_per_insert, self._error = samples_per_insert, error
+        self._note_who_waits()
+
+    def _check(self, samples_per_insert: float, error: float) -> None:
+        if not samples_per_insert > 0:
+            raise ValueError(f"samples_per_insert={samples_per_insert:g}: must be greater than 0")
+        least = least_ratio_error(samples_per_insert, self._insert_quantum, self._sample_quantum)
         if not error >= least:
             raise ValueError(
                 f"error={error:g}: must be at least {least:g}, the larger of one insert × "
                 "samples_per_insert and one batch, or both sides would wait for each other"
             )
-        self.samples_per_insert = samples_per_insert
-        self.min_size = min_size
-        self.error = error
-        self.inserted = 0
-        self.sampled = 0
-        self._inserting = 0
-        self._sampling = 0
+
+    @property
+    def samples_per_insert(self) -> float:
+        """The ratio that is kept; see `change`."""
+        return self._samples_per_insert
 
     @property
     def ratio(self) -> float:
-        """Samples per insert so far; the inserts of the warm-up are not counted."""
-        after_warmup = self.inserted - self.min_size
-        return self.sampled / after_warmup if after_warmup > 0 else 0.0
+        """Samples per insert since the warm-up, or since the ratio was last changed."""
+        inserted = self.inserted - self._from_inserted
+        return (self.sampled - self._from_sampled) / inserted if inserted > 0 else 0.0
 
     @property
-    def _centre(self) -> float:
-        return self.samples_per_insert * self.min_size
+    def waiting_s(self) -> float:
+        """Seconds for which the side that waits has waited; 0 if neither does."""
+        return 0.0 if self.waiting is None else self._clock() - self._waiting_from_s
+
+    @property
+    def idle_s(self) -> float:
+        """Seconds since a transition was inserted or a sample drawn."""
+        return self._clock() - self._moved_s
+
+    @property
+    def _ahead(self) -> float:
+        """Samples that the learner is behind the actors; negative: that it is ahead of them."""
+        inserted, sampled = self.inserted - self._from_inserted, self.sampled - self._from_sampled
+        return self._ahead_before + self._samples_per_insert * inserted - sampled
 
     def can_insert(self, count: int) -> bool:
         """Whether `count` more transitions keep the memory from running ahead of the learner."""
-        inserted = self.inserted + self._inserting + count
-        surplus = self.samples_per_insert * inserted - self.sampled
-        return surplus <= self._centre + self.error
+        # Added to `_ahead`, not to its counters: where that is not above 0, one insert is then
+        # allowed whatever is rounded, and where it is, `sampleable` allows a batch.
+        coming = self._samples_per_insert * (self._inserting + count)
+        return self._ahead + coming <= self._error
 
     def sampleable(self, batch_size: int) -> int:
         """How many whole batches the learner may draw now."""
         if self.inserted < self.min_size:
             return 0
-        surplus = self.samples_per_insert * self.inserted - (self.sampled + self._sampling)
-        return max(0, int((surplus - self._centre + self.error) // batch_size))
+        return max(0, int((self._ahead + self._error - self._sampling) // batch_size))
 
     def begin_insert(self, count: int) -> None:
         """Reserve: `count` transitions are on their way."""
@@ -90,6 +152,7 @@ class RateLimiter:
         """`inserted` transitions arrived of `reserved` on their way."""
         self._inserting -= reserved
         self.inserted += inserted
+        self._note(inserted)
 
     def begin_sample(self, count: int) -> None:
         """Reserve: `count` samples are about to be drawn."""
@@ -99,15 +162,35 @@ class RateLimiter:
         """`sampled` samples were drawn of `reserved`."""
         self._sampling -= reserved
         self.sampled += sampled
+        self._note(sampled)
+
+    def _note(self, count: int) -> None:
+        if count:
+            self._moved_s = self._clock()
+        self._note_who_waits()
+
+    def _note_who_waits(self) -> None:
+        waiting = self._who_waits()
+        if waiting != self.waiting:
+            self.waiting, self._waiting_from_s = waiting, self._clock()
+
+    def _who_waits(self) -> Side | None:
+        # What is done decides, not what is reserved: a side with work under way is not waiting.
+        if self.inserted < self.min_size or self._ahead + self._error < self._sample_quantum:
+            return "learner"
+        one_insert = self._samples_per_insert * self._insert_quantum
+        return "actors" if self._ahead + one_insert > self._error else None
 
     def explain(self) -> str:
-        """What the state means, in words: who waits, for what."""
+        """What the state means, in words: who waits, for what, since when."""
+        waited = f" for {self.waiting_s:,.0f} s" if self.waiting_s >= MIN_WAIT_S else ""
         if self.inserted < self.min_size:
-            return f"learner waits: {self.inserted:,} of {self.min_size:,} first transitions"
-        surplus = self.samples_per_insert * self.inserted - self.sampled - self._centre
-        ratio = f"{self.ratio:.2f} samples per insert, {self.samples_per_insert:g} wanted"
-        if surplus < self._sample_quantum - self.error:
-            return f"learner waits for actors: {ratio}"
-        if surplus > self.error - self.samples_per_insert * self._insert_quantum:
-            return f"actors wait for learner: {ratio}"
+            return (
+                f"learner waits{waited}: {self.inserted:,} of {self.min_size:,} first transitions"
+            )
+        ratio = f"{self.ratio:.2f} samples per insert, {self._samples_per_insert:g} wanted"
+        if self.waiting == "learner":
+            return f"learner waits for actors{waited}: {ratio}"
+        if self.waiting == "actors":
+            return f"actors wait for learner{waited}: {ratio}"
         return f"balanced: {ratio}"

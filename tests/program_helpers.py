@@ -114,6 +114,16 @@ def descendants(process: subprocess.Popen) -> list[psutil.Process]:
     return psutil.Process(process.pid).children(recursive=True)
 
 
+def remotes_named(process: subprocess.Popen, name: str) -> list[psutil.Process]:
+    """Processes of the remotes whose title names them, e.g. `ray::actor-0-0`."""
+    found = []
+    for child in descendants(process):
+        with suppress(psutil.Error):
+            if " ".join(child.cmdline()).startswith(f"ray::{name}"):
+                found.append(child)
+    return found
+
+
 def assert_all_gone(processes: list[psutil.Process]) -> None:
     """No orphan is left (a few seconds are granted to die)."""
     _, alive = psutil.wait_procs(processes, timeout=15)

@@ -200,6 +200,56 @@ def test_killed_at_any_moment_it_leaves_a_whole_checkpoint(tmp_path, moment, new
     assert [path.name for path in store.paths()] == ["step-00000003"]
 
 
+def test_reading_disturbs_no_writer(store):
+    store.save(1, TENSORS, STATE)
+    half = store.folder / ".writing-step-00000002"
+    half.mkdir()
+    (half / "state.json").write_text("{")
+    before = names(store.folder)
+    assert_holds(store.newest(), TENSORS, STATE)
+    assert names(store.folder) == before
+    assert names(half) == ["state.json"]
+
+
+def test_what_a_killed_writer_had_set_aside_is_read_where_it_lies(store):
+    # Killed between the two renames that replace a step.
+    store.save(1, {}, {"step": 1})
+    store.save(2, TENSORS, STATE).rename(store.folder / ".replaced-step-00000002")
+    assert_holds(store.newest(), TENSORS, STATE)
+    assert names(store.folder) == [".replaced-step-00000002", "step-00000001"]
+    store.save(2, TENSORS, {"try": 2})
+    assert_holds(store.newest(), TENSORS, {"try": 2})
+    assert names(store.folder) == ["step-00000001", "step-00000002"]
+
+
+def test_of_a_step_and_what_it_replaces_the_step_counts(store):
+    store.save(2, TENSORS, {"try": 1}).rename(store.folder / ".replaced-step-00000002")
+    aside = store.folder / ".replaced-step-00000002"
+    other = CheckpointStore(store.folder.with_name("other"), keep=3)
+    other.save(2, TENSORS, {"try": 2}).rename(store.folder / "step-00000002")
+    assert aside.exists()
+    assert store.newest().state == {"try": 2}
+    assert [path.name for path in store.paths()] == ["step-00000002"]
+
+
+@pytest.mark.parametrize("moved_on", ["replaced", "pruned"])
+def test_a_writer_may_move_on_while_the_newest_is_read(store, monkeypatch, moved_on):
+    store.save(1, TENSORS, {"try": 1})
+    load, reads = checkpoint.load_checkpoint, []
+
+    def overtaken_once(path):
+        reads.append(path)
+        if len(reads) == 1:
+            keep = CheckpointStore(store.folder, keep=1)
+            keep.save(1 if moved_on == "replaced" else 2, TENSORS, {"try": 2})
+            raise CheckpointError(f"{path}: damaged, its checksum is another")
+        return load(path)
+
+    monkeypatch.setattr(checkpoint, "load_checkpoint", overtaken_once)
+    assert store.newest().state == {"try": 2}
+    assert len(reads) == 2
+
+
 def test_half_written_folders_are_no_checkpoints(store):
     store.save(1, TENSORS, STATE)
     (store.folder / ".writing-abc").mkdir()

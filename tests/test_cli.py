@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 import tomllib
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
+import gymnasium as gym
 import pytest
 from program_helpers import TINY, TINY_OPTIONS
 
 from common.config import build, merge
 from common.types import UserError
+from deploy import run as run_module
 from deploy.cli import main, split_overrides
 from deploy.run import make_config, preset_names, train
 
@@ -213,6 +218,21 @@ def test_every_key_of_the_configuration_is_explained(capsys):
         assert info.description in text
 
 
+def test_a_none_of_the_command_line_stays_one_in_the_file_of_the_run(capsys):
+    assert main(("config", "cartpole", "--checkpoint.every-s", "none")) == 0
+    text = capsys.readouterr().out
+    assert 'every_s = "none" # seconds between them' in text
+    assert build(tomllib.loads(text)).checkpoint.every_s is None
+
+
+def test_a_printed_configuration_laid_over_its_preset_is_the_same(tmp_path, capsys):
+    assert main(("config", "cartpole", "--stop.score", "none")) == 0
+    text = capsys.readouterr().out
+    (tmp_path / "mine.toml").write_text(text)
+    assert main(("config", "cartpole", "--config", str(tmp_path / "mine.toml"))) == 0
+    assert capsys.readouterr().out == text
+
+
 def test_keys_come_from_preset_then_file_then_command_line(tmp_path, capsys):
     file = tmp_path / "mine.toml"
     file.write_text("seed = 5\n[learner]\nbatch_size = 64\nlearning_rate = 0.01\n")
@@ -245,8 +265,6 @@ def test_overrides_are_taken_out_of_a_command_line():
 
 
 def test_packages_of_the_same_name_elsewhere_are_noticed(tmp_path, capsys, monkeypatch):
-    import sys
-
     (tmp_path / "learner").mkdir()
     (tmp_path / "learner" / "__init__.py").write_text("")
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -312,6 +330,26 @@ def test_an_environment_that_raises_later_ends_an_inline_run_with_its_own_lines(
     assert "/gymnasium/" not in "".join(err)
 
 
+def test_an_environment_that_raises_while_it_is_evaluated_is_told_with_its_own_lines(
+    tmp_path, capsys, monkeypatch
+):
+    (tmp_path / "broken_evaluated.py").write_text(BROKEN)
+    monkeypatch.syspath_prepend(tmp_path)
+    kwargs = {"at": "step", "after": 1_000_000}
+    env = {"id": "broken_evaluated:brokenevaluated-v0", "kwargs": kwargs}
+    over = {"env": env, "stop": {"learner_steps": 20}}
+    run = tmp_path / "run"
+    train(make_config("cartpole", overrides=merge(TINY, over)), run)
+    text = (run / "config.toml").read_text()
+    (run / "config.toml").write_text(text.replace("1000000", "3"))
+    assert main(("evaluate", str(run), "--episodes", "1")) == 1
+    err = capsys.readouterr().err.splitlines()
+    assert err[-1].startswith("raydqn: failed: env.id=broken_evaluated:brokenevaluated-v0: step()")
+    assert [line.strip() for line in err[1:-1]] == ['raise ZeroDivisionError("no fuel")']
+    sys.modules.pop("broken_evaluated")
+    del gym.registry["brokenevaluated-v0"]
+
+
 def test_a_film_that_could_not_be_written_is_refused_before_the_work(capsys, finished_run):
     film = ("evaluate", str(finished_run), "--gif")
     assert "must end in .gif" in mistake(capsys, *film, "film.png")
@@ -334,3 +372,35 @@ def test_runs_are_named_after_what_they_train_on(tmp_path, monkeypatch, capsys, 
     assert main(("train", "cartpole", "--inline", *options, *TINY_OPTIONS, *stop)) == 0
     assert [p.name.startswith(name) for p in (tmp_path / "runs").iterdir()] == [True]
     capsys.readouterr()
+
+
+def test_runs_that_begin_in_one_second_get_folders_of_their_own(tmp_path, monkeypatch):
+    class Stopped(run_module.datetime):
+        @classmethod
+        def now(cls):
+            return cls(2026, 1, 1, 12, 0, 0)
+
+    monkeypatch.setattr(run_module, "datetime", Stopped)
+    monkeypatch.chdir(tmp_path)
+    with ThreadPoolExecutor(8) as pool:
+        paths = list(pool.map(run_module.new_run_path, ["cartpole"] * 8))
+    assert len(set(paths)) == 8
+    assert Path("runs/cartpole-20260101-120000") in paths
+    assert all(path.is_dir() for path in paths)
+
+
+@pytest.mark.parametrize("given", [(), ("--run-dir", "mine")])
+def test_a_start_that_fails_leaves_no_folder_of_ours(tmp_path, monkeypatch, capsys, given):
+    monkeypatch.chdir(tmp_path)
+    Path("mine").mkdir()
+    assert "CartPol-v1" in mistake(capsys, "train", "--inline", "--env.id", "CartPol-v1", *given)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+    with pytest.raises(UserError, match="CartPol-v1"):
+        train(make_config("cartpole", overrides={"env": {"id": "CartPol-v1"}}))
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+def test_a_folder_for_runs_that_cannot_be_made_is_a_users_mistake(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("runs").write_text("")
+    assert "runs/cartpole-" in mistake(capsys, "train", "cartpole", "--inline")

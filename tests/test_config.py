@@ -1,8 +1,10 @@
 import tomllib
+import types
 from importlib import resources
+from typing import Any, Literal, Union, get_args, get_origin
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -65,6 +67,65 @@ def test_there_are_presets_for_both_ways_to_see_cartpole():
     assert {"cartpole.toml", "cartpole-pixels.toml"} <= {preset.name for preset in PRESETS}
 
 
+OPTIONAL = [key for key, info in KEYS.items() if type(None) in get_args(info.annotation)]
+
+
+def values_of(annotation: Any, info: Any) -> st.SearchStrategy[Any]:
+    """Values of a key's type, mostly within its bounds; `build` says which are taken."""
+    bounds = {type(bound).__name__: bound for bound in info.metadata}
+    low = [getattr(bounds[name], name.lower()) for name in ("Ge", "Gt") if name in bounds]
+    high = [getattr(bounds[name], name.lower()) for name in ("Le", "Lt") if name in bounds]
+    if annotation is int and not low:
+        return st.integers(1_000, 10**9)  # replay.capacity
+    if annotation is int:  # small ones, which fit the rest
+        return st.integers(low[0], high[0] if high else low[0] + 200)
+    if annotation is float:
+        return st.floats(low[0] if low else -1e300, high[0] if high else 1e300)
+    if get_origin(annotation) in (Union, types.UnionType):
+        return st.one_of([values_of(choice, info) for choice in get_args(annotation)])
+    if get_origin(annotation) is Literal:
+        return st.sampled_from(get_args(annotation))
+    if get_origin(annotation) is tuple:
+        return st.sampled_from([(8, 4), (0, 0, 1, 0.5), ()])
+    if get_origin(annotation) is dict:
+        return st.dictionaries(TEXT, VALUES, max_size=3)
+    return {bool: st.booleans(), str: TEXT, type(None): st.none()}[annotation]
+
+
+def with_value(key: str, value: Any) -> dict[str, Any]:
+    section, _, leaf = key.rpartition(".")
+    return {section: {leaf: value}} if section else {leaf: value}
+
+
+@pytest.mark.parametrize("comments", [True, False])
+@pytest.mark.parametrize("key", KEYS)
+@given(data=st.data())
+@settings(max_examples=8, deadline=None)
+def test_toml_out_and_in_gives_every_key_the_same_value(key, comments, data):
+    value = data.draw(values_of(KEYS[key].annotation, KEYS[key]))
+    try:
+        config = build(with_value(key, value))
+    except UserError:
+        assume(False)
+    assert build(tomllib.loads(to_toml(config, comments))) == config
+
+
+@pytest.mark.parametrize("key", OPTIONAL)
+def test_none_can_be_written_for_every_optional_key(key):
+    assert build(with_value(key, "none")) == build(with_value(key, None))
+    config = build(with_value(key, None))
+    for text in (to_toml(config), to_toml(config, comments=False)):
+        assert build(tomllib.loads(text)) == config
+
+
+def test_none_is_no_value_of_other_keys():
+    with pytest.raises(UserError, match=r"checkpoint\.keep='none': should be a valid integer"):
+        build({"checkpoint": {"keep": "none"}})
+    with pytest.raises(UserError, match=r"checkpoint\.every_s='never': "):
+        build({"checkpoint": {"every_s": "never"}})
+    assert build({"env": {"id": "none"}, "replay": {"compression": "none"}}).env.id == "none"
+
+
 @given(CONFIGS, st.booleans())
 @settings(max_examples=60, deadline=None)
 def test_toml_out_and_in_gives_the_same_configuration(values, comments):
@@ -105,6 +166,7 @@ def test_the_configuration_cannot_be_changed():
         ({"learner": {"learning_rate": float("nan")}}, "learner.learning_rate=nan: "),
         ({"learner": {"samples_per_insert": float("inf")}}, "learner.samples_per_insert=inf: "),
         ({"learner": {"samples_per_insert": 0}}, "learner.samples_per_insert=0: "),
+        ({"learner": {"stall_timeout_s": 0}}, "learner.stall_timeout_s=0: should be greater than"),
         ({"env": {"crop": [0.5, 0, 0.5, 1]}}, "env: crop=[0.5, 0.0, 0.5, 1.0]: must be left"),
         ({"env": {"crop": [0, 0, 1.5, 1]}}, "env: crop=[0.0, 0.0, 1.5, 1.0]: must be left"),
         ({"network": {"hidden": [8, 0]}}, "network: hidden=[8, 0]: each layer"),

@@ -23,7 +23,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from actors.environments import Environment, environment_spec, make_environment
 from common.config import EnvConfig
-from common.types import EnvironmentSpec, FrameSpec, UserError
+from common.types import EnvironmentFailedError, EnvironmentSpec, FrameSpec, UserError
 
 BREAKOUT = "ALE/Breakout-v5"
 PONG = "ALE/Pong-v5"
@@ -644,6 +644,139 @@ def test_an_environment_that_cannot_be_made_says_why():
     assert "gravitation" in message
 
 
+FRAGILE = """
+import gymnasium as gym
+import numpy as np
+
+
+class Fragile(gym.Env):
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 50}
+    observation_space = gym.spaces.Box(-1, 1, (2,), np.float32)
+    action_space = gym.spaces.Discrete(2)
+    copies = 0
+
+    def __init__(self, at=None, render_mode=None):
+        Fragile.copies += 1
+        if at == Fragile.copies:
+            raise ConnectionError("port is taken\\nby another")
+        self.at, self.render_mode = at, render_mode
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        if self.at == "reset":
+            raise KeyError("no track")
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action):
+        if self.at == "step":
+            raise ZeroDivisionError("no fuel")
+        if self.at == "answer":
+            return np.zeros(2, np.float32), 1.0, False
+        return np.zeros(2, np.float32), 1.0, False, False, {}
+
+    def render(self):
+        return np.zeros((20, 30, 3), np.uint8)
+
+    def close(self):
+        if self.at == "close":
+            raise OSError("will not go")
+
+
+gym.register("ActingTestFragile-v0", Fragile)
+"""
+
+
+@pytest.fixture
+def fragile(module):
+    """The configuration of an environment that raises where `at` says."""
+    module("acting_test_fragile", FRAGILE)
+
+    def config(at, **more):
+        env_id = "acting_test_fragile:ActingTestFragile-v0"
+        return EnvConfig(id=env_id, kwargs={"at": at}, **more)
+
+    return config
+
+
+@pytest.mark.parametrize("observation", ["state", "pixels"])
+@pytest.mark.parametrize(
+    ("at", "says"),
+    [
+        ("reset", "reset() raised KeyError: 'no track' (acting_test_fragile.py, line "),
+        ("step", "step() raised ZeroDivisionError: no fuel (acting_test_fragile.py, line "),
+        ("close", "close() raised OSError: will not go (acting_test_fragile.py, line "),
+        (1, "cannot be made (ConnectionError: port is taken)"),
+    ],
+)
+def test_an_environment_that_raises_at_once_is_refused_in_one_line(fragile, observation, at, says):
+    with pytest.raises(UserError) as caught:
+        environment_spec(fragile(at, observation=observation))
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("observation", ["state", "pixels"])
+def test_a_later_copy_that_cannot_be_made_is_told_like_the_first(fragile, observation):
+    with pytest.raises(UserError, match=r"cannot be made \(ConnectionError: port is taken\)$"):
+        make_environment(fragile(3, observation=observation), 4)
+
+
+def test_an_own_vectorised_version_that_cannot_be_made_is_told_too():
+    def no_vector(num_envs, **kwargs):
+        raise ConnectionError("no cluster")
+
+    env_id = register("NoVector", CountingEnv, vector_entry_point=no_vector)
+    assert "cannot be made (ConnectionError: no cluster)" in refusal(id=env_id)
+
+
+def test_of_two_errors_at_the_start_the_first_is_told(fragile, monkeypatch):
+    config = fragile("reset")
+    make_environment(config, 1).close()
+    cls = sys.modules["acting_test_fragile"].Fragile
+    monkeypatch.setattr(cls, "close", lambda self: 1 / 0)
+    with pytest.raises(UserError, match=r"reset\(\) raised KeyError"):
+        environment_spec(config)
+
+
+def test_an_environment_that_will_not_close_says_so_in_one_line(fragile):
+    with pytest.raises(EnvironmentFailedError, match=r"close\(\) raised OSError: will not go \("):
+        make_environment(fragile("close"), 2).close()
+
+
+def failure(environment):
+    """The EnvironmentFailedError of a step."""
+    environment.reset(0)
+    with pytest.raises(EnvironmentFailedError) as caught:
+        environment.step(np.zeros(environment.num_envs, np.int64))
+    assert "\n" not in str(caught.value)
+    return caught.value
+
+
+@pytest.mark.parametrize("observation", ["state", "pixels"])
+def test_an_error_is_told_with_the_environments_own_lines_and_none_of_ours(fragile, observation):
+    error = failure(make_environment(fragile("step", observation=observation), 1))
+    assert str(error).endswith("(acting_test_fragile.py, line 26, in step)")
+    assert 'raise ZeroDivisionError("no fuel")' in error.trace
+    assert error.trace.count("File ") == 1
+
+
+def test_an_error_of_gymnasium_is_told_with_its_lines(fragile):
+    # Three values instead of five: it is gymnasium's line that raises.
+    error = failure(make_environment(fragile("answer"), 1))
+    assert "gymnasium" in error.trace
+    assert "environments.py" not in str(error) + error.trace
+    assert "(passive_env_checker.py, line" in str(error)
+
+
+def test_an_error_that_no_line_of_theirs_raises_has_no_place(make):
+    environment = make(id=COUNTING)
+    environment._vector.step = partial(int, base=0)  # compiled code leaves no line
+    error = failure(environment)
+    assert str(error).startswith(f"env.id={COUNTING}: step() raised TypeError: ")
+    assert "line" not in str(error)
+    assert error.trace == ""
+
+
 # ── action spaces ───────────────────────────────────────────────────────────────────────────────
 
 
@@ -767,3 +900,9 @@ def test_the_spec_can_be_had_without_the_environment():
     assert spec.stack == 2
     assert spec.num_actions == 2
     assert spec.protocol["env"] == "CartPole-v1"
+
+
+@pytest.mark.parametrize("env_id", ["CartPole-v1", COUNTING, ATARI, MINATAR])
+@pytest.mark.parametrize("seed", [0, 2**31, 2**63 - 1])
+def test_every_seed_of_a_run_suits_every_environment(env_id, seed):
+    assert environment_spec(EnvConfig(id=env_id), seed).num_actions > 1

@@ -51,11 +51,3 @@ def test_a_ready_future_gives_its_value_none_included():
     assert Ready(5).result() == 5
     assert Ready(None).result() is None
     assert Ready(None).done()
-
-
-def test_a_ready_future_raises_its_error_each_time():
-    future = Ready(error=KeyError("gone"))
-    assert future.done()
-    for _ in range(2):
-        with pytest.raises(KeyError, match="gone"):
-            future.result()

@@ -8,7 +8,7 @@ import pytest
 
 from common import wire
 from common.types import EvaluationReport, UserError
-from deploy.metrics import REQUIRED, MetricsWriter, Rate, RunFolder, read_metrics
+from deploy.metrics import CONTROL, REQUIRED, MetricsWriter, Rate, RunFolder, read_metrics
 from deploy.run import make_config
 
 
@@ -98,6 +98,77 @@ def test_two_processes_cannot_run_in_one_folder(tmp_path):
         pass
     with folder.lock():
         assert [folder.begin_life() for _ in range(3)] == [0, 1, 2]
+
+
+def test_a_folder_knows_whether_its_run_goes_on_and_asking_leaves_no_trace(tmp_path):
+    folder = RunFolder.create(tmp_path / "run", make_config("cartpole"))
+    assert not folder.is_running()
+    (folder.path / ".lock").unlink()  # as in a folder that was copied
+    assert not folder.is_running()
+    assert {path.name for path in folder.path.iterdir()} == {"config.toml"}
+    with folder.lock():
+        assert folder.is_running()
+        assert folder.is_running(), "to ask does not take the lock away"
+    assert not folder.is_running()
+    with folder.lock():
+        pass
+
+
+def test_a_change_that_nobody_took_does_not_keep_the_folder_of_a_run_that_did_not_begin(tmp_path):
+    folder = RunFolder.create(tmp_path / "run", make_config("cartpole"))
+    (folder.path / CONTROL).write_text("")
+    folder.discard_unless_used()
+    assert not folder.path.exists()
+
+
+def test_of_two_that_begin_in_one_folder_the_second_is_refused_and_disturbs_nothing(
+    tmp_path, monkeypatch
+):
+    # Both have looked, and found it free.
+    monkeypatch.setattr("deploy.metrics.check_free", lambda path: None)
+    for path in (tmp_path / "new", tmp_path):
+        RunFolder.create(path, make_config("cartpole", overrides={"seed": 7}))
+        with pytest.raises(UserError, match=f"--run-dir={path}: already holds something"):
+            RunFolder.create(path, make_config("cartpole", overrides={"seed": 8}))
+        assert RunFolder.open(path).config.seed == 7
+
+
+def test_a_folder_is_discarded_only_if_nobody_runs_in_it(tmp_path):
+    path = tmp_path / "run"
+    folder = RunFolder.create(path, make_config("cartpole"))
+    with RunFolder.open(path).lock():
+        folder.discard_unless_used()
+        assert (path / "config.toml").is_file()
+    folder.discard_unless_used()
+    assert not path.exists()
+    folder.discard_unless_used()  # gone already
+
+
+def test_an_empty_folder_of_the_users_is_empty_again_and_stays(tmp_path):
+    RunFolder.create(tmp_path, make_config("cartpole")).discard_unless_used()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("content", [b"", b"many", b"-1", b"1.5", b"\xff\xfe"])
+def test_a_count_of_lives_that_is_damaged_is_named(tmp_path, content):
+    folder = RunFolder.create(tmp_path / "run", make_config("cartpole"))
+    (tmp_path / "run" / "lives").write_bytes(content)
+    with pytest.raises(UserError, match=r"run/lives: .*whole number") as caught:
+        folder.begin_life()
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("apart_s", [1.0, 20.0, 300.0])
+def test_a_rate_is_known_however_far_reports_are_apart(apart_s):
+    rate = Rate(window_s=10.0)
+    for number in range(6):
+        rate.add(number * apart_s, 5.0 * number * apart_s)
+        for share in (0.0, 0.5, 0.99):  # looked at right after a report, and before the next
+            now_s = (number + share) * apart_s
+            if number and now_s:
+                assert 5.0 * 0.49 < rate.per_s(now_s) <= 5.0 * 1.001
+    assert rate.per_s(5 * apart_s) == pytest.approx(5.0)
+    assert rate.per_s(50 * apart_s + 10) == 0.0
 
 
 def test_a_rate_is_of_the_last_seconds_only_and_falls_when_nothing_happens():

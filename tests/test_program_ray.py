@@ -15,6 +15,7 @@ from program_helpers import (
     interrupt,
     learner_steps_in,
     raydqn,
+    remotes_named,
     reports_in,
     running,
     summary_of,
@@ -24,19 +25,6 @@ from program_helpers import (
 from common.checkpoint import CheckpointStore
 
 # Programs under test bring their own Ray; none is started in this process.
-
-
-def remotes_named(process, name: str) -> list[psutil.Process]:
-    """Processes of the remotes whose title names them, e.g. `ray::actor-0-0`."""
-    found = []
-    for child in descendants(process):
-        try:
-            title = " ".join(child.cmdline())
-        except psutil.Error:
-            continue
-        if title.startswith(f"ray::{name}"):
-            found.append(child)
-    return found
 
 
 def test_training_on_ray_with_actors_and_shards(tmp_path):
@@ -98,6 +86,55 @@ def test_a_dead_learner_ends_the_run_with_one_line_and_no_orphan(tmp_path):
         assert f"raydqn resume {run}" in err
         assert len(err.strip().splitlines()) == 1, err
         assert_all_gone(children)
+
+
+def test_a_run_whose_only_actor_hangs_stops_with_one_line_and_no_orphan(tmp_path):
+    run = tmp_path / "run"
+    with running(
+        *("train", "cartpole", "--run-dir", str(run), *TINY_OPTIONS),
+        *("--learner.stall-timeout-s", "5", "--stop.score", "none"),
+    ) as process:
+        wait_for(lambda: learner_steps_in(run) > 100)
+        children = descendants(process)
+        (actor,) = remotes_named(process, "actor-0")
+        actor.send_signal(signal.SIGSTOP)
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == 1
+        assert len(err.strip().splitlines()) == 1, err
+        assert "no transition was inserted and no sample drawn for 5 s" in err
+        assert "learner waits for actors for" in err
+        assert "without an answer: actor-0 for" in err
+        assert "learner.stall_timeout_s=5" in err
+        assert f"raydqn resume {run}" in err
+        assert_all_gone(children)
+    last = reports_in(run)[-1]
+    assert last["limiter_waiting"] == "learner"
+    assert 4 < last["limiter_waiting_s"] < 7
+    saved = CheckpointStore(run / "checkpoints", 3).newest().state["counters"]["learner_steps"]
+    assert saved == last["learner_steps"]
+
+
+def test_the_ratio_of_a_run_is_changed_while_it_goes_on(tmp_path):
+    run = tmp_path / "run"
+
+    def ratio_is(wanted: float) -> bool:
+        return bool(reports_in(run)) and (
+            reports_in(run)[-1]["samples_per_insert"] == pytest.approx(wanted, rel=0.1)
+        )
+
+    with running(
+        *("train", "cartpole", "--run-dir", str(run), "--stop.score", "none", *TINY_OPTIONS)
+    ) as process:
+        wait_for(lambda: learner_steps_in(run) > 100 and ratio_is(4))
+        code, out, err = raydqn("set", str(run), "--learner.samples-per-insert", "16")
+        assert (code, out) == (0, "applied: learner.samples_per_insert 4 → 16\n"), err
+        wait_for(lambda: ratio_is(16))
+        interrupt(process)
+        out, err = process.communicate(timeout=60)
+        assert process.returncode == 0, err
+    assert "changed: learner.samples_per_insert 4 → 16" in out
+    saved = CheckpointStore(run / "checkpoints", 3).newest().state["config"]
+    assert saved["learner"]["samples_per_insert"] == 16.0
 
 
 def test_ctrl_c_saves_resumes_and_leaves_no_orphan(tmp_path):

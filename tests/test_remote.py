@@ -42,14 +42,25 @@ class Part:
     def threads(self) -> str | None:
         return os.environ.get("OMP_NUM_THREADS")
 
+    def pid(self) -> int:
+        return os.getpid()
+
     def ask(self, other) -> int:
         return other.call("add", 1).result()
+
+
+class SlowPart:
+    """Something that takes its time to be made."""
+
+    def __init__(self) -> None:
+        time.sleep(5.0)
 
 
 @pytest.fixture(scope="module")
 def ray_runtime():
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(Path(__file__).parent))  # remotes import `Part` from here
+        patch.setenv("OMP_NUM_THREADS", "3")  # a decision of somebody else's
         runtime = RayRuntime(100 * 2**20)
         yield runtime
         runtime.close()
@@ -65,6 +76,22 @@ def test_calls_run_in_their_order(runtime):
     futures = [handle.call("add", n) for n in range(5)]
     assert [f.result() for f in futures] == [10, 11, 13, 16, 20]
     assert all(f.done() for f in futures)
+
+
+def test_each_remote_computes_with_one_thread_whatever_the_command_was_given(ray_runtime):
+    # TRAPS 27: many processes with a thread for each core would be in each other's way.
+    handle = ray_runtime.spawn(Part, 0, name="thrifty")
+    assert handle.call("threads").result() == "1"
+    assert os.environ["OMP_NUM_THREADS"] == "3", "what was there before Ray's start is back"
+
+
+def test_nobody_waits_for_gpus_that_ray_does_not_know_of(ray_runtime):
+    import ray
+
+    more = int(ray.cluster_resources().get("GPU", 0)) + 1
+    handle = ray_runtime.spawn(Part, 1, name="hungry", gpus=more)
+    call = handle.call("add", 1)
+    assert ray_runtime.wait([call], 20.0) == [call]
 
 
 def test_handles_travel_inside_arguments(runtime):
@@ -100,6 +127,20 @@ def test_waiting_ends_after_its_time(ray_runtime):
     ray_runtime.kill(handle)
 
 
+def test_a_part_answers_a_ping_when_it_is_made_or_could_not_be(runtime):
+    handle = runtime.spawn(Part, 3, name="starter")
+    assert runtime.wait([runtime.ping(handle)], 30.0)
+    assert handle.call("add", 1).result() == 4
+
+
+def test_a_part_that_is_still_made_does_not_answer_a_ping(ray_runtime):
+    ping = ray_runtime.ping(ray_runtime.spawn(SlowPart, name="slow"))
+    assert ray_runtime.wait([ping], 1.0) == []
+    assert ray_runtime.wait([ping], 30.0) == [ping]
+    failed = ray_runtime.spawn(Part, 3, True, name="failed")
+    assert ray_runtime.wait([ray_runtime.ping(failed)], 30.0), "its first call says why"
+
+
 def test_a_users_mistake_in_a_remote_arrives_as_one(ray_runtime):
     handle = ray_runtime.spawn(Part, 3, True, name="mistaken")
     with pytest.raises(UserError, match=r"^value=3: unwanted$"):
@@ -118,7 +159,7 @@ def test_any_other_error_arrives_with_its_traceback(ray_runtime):
 def test_a_killed_process_is_the_failure_of_its_own_call(ray_runtime):
     handle = ray_runtime.spawn(Part, 3, name="victim")
     other = ray_runtime.spawn(Part, 3, name="bystander")
-    pid = handle.pid()
+    pid = handle.call("pid").result()
     future = handle.call("wait", 60.0)
     os.kill(pid, signal.SIGKILL)
     with pytest.raises(RemoteDiedError):
@@ -128,7 +169,7 @@ def test_a_killed_process_is_the_failure_of_its_own_call(ray_runtime):
 
 def test_kill_ends_the_process(ray_runtime):
     handle = ray_runtime.spawn(Part, 3, name="doomed")
-    process = psutil.Process(handle.pid())
+    process = psutil.Process(handle.call("pid").result())
     assert "ray::doomed" in " ".join(process.cmdline())
     ray_runtime.kill(handle)
     process.wait(timeout=15)

@@ -82,7 +82,7 @@ def test_many_actors_on_few_shards_get_room_for_the_frames_that_their_next_chunk
         "cartpole",
         overrides={
             "env": {"id": "MountainCar-v0", "stack": 3},
-            "actors": {"count": 5, "envs": 2, "chunk_steps": 8},
+            "actors": {"count": 24, "envs": 2, "chunk_steps": 8},
             "replay": {"capacity": 400, "shards": 2},
             "learner": {"batch_size": 32, "warmup_transitions": 100},
         },
@@ -92,8 +92,8 @@ def test_many_actors_on_few_shards_get_room_for_the_frames_that_their_next_chunk
     for index in range(2):
         shard.append(ReplayServer(capacity, spec.frame, 3, 0.6, frames, 1, index))
     handles = [InlineHandle(server) for server in shard]
-    actors = [Actor(config, i, 0, handles, InlineHandle(Variables())) for i in range(5)]
-    for _ in range(60):
+    actors = [Actor(config, i, 0, handles, InlineHandle(Variables())) for i in range(24)]
+    for _ in range(12):
         for actor in actors:
             actor.collect(8, 0)
     for server in shard:

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import importlib
+import json
+import re
+import sys
 import time
+from pathlib import Path
 
+import gymnasium as gym
 import pytest
 from program_helpers import TINY
 
-from common.checkpoint import CheckpointStore
-from common.config import merge
+from common.checkpoint import Checkpoint, CheckpointStore
+from common.config import Config, EnvConfig, merge
+from common.config import build as build_config
+from common.handles import InlineHandle
 from common.types import UserError
 from deploy.metrics import RunFolder, read_metrics
 from deploy.program import build
 from deploy.remote import InlineRuntime
 from deploy.run import environment_spec, make_config, resume, train
-from deploy.supervisor import RunFailedError, Supervisor
+from deploy.supervisor import NAMED_PARTS, RunFailedError, Supervisor, check_origin
 
 
 class Messages:
@@ -37,10 +45,10 @@ def tiny(**over):
     return make_config("cartpole", overrides=merge(TINY, over))
 
 
-def supervisor_for(config, path, view=None):
+def supervisor_for(config, path, view=None, runtime=None):
     spec = environment_spec(config.env)
     folder = RunFolder.create(path, config)
-    program = build(config, spec, InlineRuntime())
+    program = build(config, spec, runtime or InlineRuntime())
     return Supervisor(program, folder, view or Messages(), time.monotonic())
 
 
@@ -76,23 +84,234 @@ def test_a_last_checkpoint_that_cannot_be_written_is_a_failure(tmp_path, monkeyp
         supervisor.run()
 
 
-def test_an_error_of_the_environment_inline_comes_through_and_the_learner_is_saved(tmp_path):
-    config = tiny(stop={"learner_steps": 10_000})
-    supervisor = supervisor_for(config, tmp_path / "run")
-    environment = supervisor._seats[0].handle._target._environment
-    step, calls = environment.step, []
+FADING = """
+import gymnasium as gym
+from gymnasium.envs.classic_control import CartPoleEnv
 
-    def breaks_later(actions):
-        calls.append(1)
-        if len(calls) == 200:
+class Fading(CartPoleEnv):
+    'Runs out of fuel; may refuse to be made, or to close, from then on.'
+    fuel = 10**9
+    copies = 10**9
+    at = ()
+
+    def __init__(self, render_mode=None):
+        Fading.copies -= 1
+        if Fading.copies < 0 or (Fading.fuel <= 0 and "init" in self.at):
+            raise ConnectionError("no more of them")
+        super().__init__(render_mode)
+
+    def step(self, action):
+        Fading.fuel -= 1
+        if Fading.fuel <= 0 and "step" in self.at:
             raise ZeroDivisionError("in the simulator")
-        return step(actions)
+        return super().step(action)
 
-    environment.step = breaks_later
-    with pytest.raises(ZeroDivisionError, match="in the simulator"):
+    def close(self):
+        if Fading.fuel <= 0 and "close" in self.at:
+            raise OSError("will not go")
+
+gym.register("Fading-v0", Fading, max_episode_steps=50)
+"""
+
+
+@pytest.fixture
+def fading(tmp_path, monkeypatch):
+    """The class of an environment whose time comes; its id is in `FADING_ID`."""
+    (tmp_path / "fading_envs.py").write_text(FADING)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield importlib.import_module("fading_envs").Fading
+    del sys.modules["fading_envs"]
+    del gym.registry["Fading-v0"]
+
+
+FADING_ID = {"id": "fading_envs:Fading-v0"}
+
+
+class Answer:
+    """A future whose result may be an error."""
+
+    def __init__(self, outcome) -> None:
+        self._outcome = outcome
+
+    def result(self):
+        return self._outcome()
+
+    def done(self) -> bool:
+        return True
+
+
+class HostedRuntime(InlineRuntime):
+    """In this process, but as on Ray errors come with the answers, also a constructor's."""
+
+    parallel = True
+
+    def spawn(self, cls, *args, name, gpus=0):
+        return HostedHandle(lambda: cls(*args))
+
+
+class HostedHandle(InlineHandle):
+    def __init__(self, make) -> None:
+        try:
+            super().__init__(make())
+        except Exception as error:
+            super().__init__(error)
+
+    def call(self, method, *args):
+        if isinstance(self._target, Exception):
+            return self.failing(self._target)
+        try:
+            return super().call(method, *args)
+        except Exception as error:
+            return self.failing(error)
+
+    @staticmethod
+    def failing(error):
+        def fail():
+            raise error
+
+        return Answer(fail)
+
+
+def saved_counters(path):
+    return CheckpointStore(path / "checkpoints", 3).newest().state["counters"]
+
+
+def test_an_error_of_the_environment_inline_is_a_failure_and_the_learner_is_saved(tmp_path, fading):
+    supervisor = supervisor_for(tiny(env=FADING_ID), tmp_path / "run")
+    fading.fuel, fading.at = 1_000, ("step",)
+    with pytest.raises(RunFailedError, match=r"step\(\) raised ZeroDivisionError.*raydqn resume"):
         supervisor.run()
-    saved = CheckpointStore(tmp_path / "run" / "checkpoints", 3).newest()
-    assert saved.state["counters"]["learner_steps"] > 0
+    assert saved_counters(tmp_path / "run")["learner_steps"] > 0
+
+
+def test_a_part_that_cannot_be_made_again_ends_the_run_with_what_was_learnt(tmp_path, fading):
+    view = Messages()
+    config = tiny(env=FADING_ID, evaluation={"every_learner_steps": 10**6})
+    supervisor = supervisor_for(config, tmp_path / "run", view, HostedRuntime())
+    fading.fuel, fading.at = 1_000, ("step", "init")
+    with pytest.raises(RunFailedError, match=r"actor-0 failed 4 times.*cannot be made.*resume"):
+        supervisor.run()
+    counters = saved_counters(tmp_path / "run")
+    assert counters["learner_steps"] > 0
+    assert counters["restarts"] == 3
+    assert len(view.lines) == 3
+
+
+def test_a_part_that_can_be_made_again_at_a_later_try_goes_on(tmp_path, fading):
+    class Refuelling(Messages):
+        def message(self, text) -> None:
+            super().message(text)
+            fading.fuel = 10**9 if "cannot be made" in text else fading.fuel
+
+    config = tiny(
+        env=FADING_ID,
+        evaluation={"every_learner_steps": 10**6},
+        stop={"learner_steps": 400},
+    )
+    view = Refuelling()
+    supervisor = supervisor_for(config, tmp_path / "run", view, HostedRuntime())
+    fading.fuel, fading.at = 1_000, ("step", "init")
+    assert supervisor.run()["restarts"] == 3
+    assert ["cannot be made" in line for line in view.lines] == [False, True, True]
+
+
+@pytest.mark.parametrize("runtime", [InlineRuntime(), HostedRuntime()])
+def test_a_first_evaluator_that_cannot_be_made_ends_the_run_with_what_was_learnt(
+    tmp_path, fading, runtime
+):
+    supervisor = supervisor_for(tiny(env=FADING_ID), tmp_path / "run", Messages(), runtime)
+    fading.copies = 0
+    with pytest.raises(RunFailedError, match=r"cannot be made \(ConnectionError: no more"):
+        supervisor.run()
+    assert saved_counters(tmp_path / "run")["learner_steps"] >= 100
+
+
+def test_a_users_mistake_that_only_a_part_finds_at_the_start_stays_one(tmp_path, fading):
+    fading.copies = 2  # the one that is tried, and one of an actor's four
+    supervisor = supervisor_for(tiny(env=FADING_ID), tmp_path / "run", Messages(), HostedRuntime())
+    with pytest.raises(UserError, match=r"cannot be made \(ConnectionError: no more"):
+        supervisor.run()
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_an_environment_that_will_not_close_does_not_make_a_failure_of_a_run(tmp_path, fading):
+    supervisor = supervisor_for(tiny(env=FADING_ID, stop={"learner_steps": 20}), tmp_path / "run")
+    fading.fuel, fading.at = 0, ("close",)
+    assert supervisor.run()["stop_reason"] == "learner_steps"
+
+
+def test_a_resume_that_is_interrupted_while_it_warms_up_keeps_its_counters(tmp_path):
+    run = tmp_path / "run"
+    train(tiny(stop={"learner_steps": 20}), run)
+    before = saved_counters(run)
+
+    class Interrupting(Messages):
+        def update(self, report) -> None:
+            if report["env_steps"] > before["env_steps"]:
+                supervisor.request_stop("interrupted")
+
+    over = {"learner": {"warmup_transitions": 1_900}, "stop": {"learner_steps": None}}
+    folder = RunFolder.open(run, over)
+    program = build(folder.config, environment_spec(folder.config.env), InlineRuntime(), 1)
+    supervisor = Supervisor(program, folder, Interrupting(), time.monotonic())
+    supervisor.restore(folder.checkpoints.newest())
+    summary = supervisor.run()
+    assert summary["stop_reason"] == "interrupted"
+    after = saved_counters(run)
+    assert after["learner_steps"] == before["learner_steps"], "still warming up"
+    assert after["env_steps"] == summary["env_steps"] > before["env_steps"]
+    assert after["wall_s"] > before["wall_s"]
+
+
+def test_nothing_is_saved_again_where_nothing_was_done(tmp_path):
+    run = tmp_path / "run"
+    train(tiny(stop={"learner_steps": 20}), run)
+    (path,) = (run / "checkpoints").iterdir()
+    before = (path / "manifest.json").stat().st_mtime_ns
+    folder = RunFolder.open(run)
+    program = build(folder.config, environment_spec(folder.config.env), InlineRuntime(), 1)
+    supervisor = Supervisor(program, folder, Messages(), time.monotonic())
+    supervisor.restore(folder.checkpoints.newest())
+    supervisor.request_stop("interrupted")
+    supervisor.run()
+    assert (path / "manifest.json").stat().st_mtime_ns == before
+
+
+OTHER_ENV = {
+    "id": "Acrobot-v1", "kwargs": {"sutton_barto_reward": True}, "observation": "pixels",
+    "render_width": 300, "render_height": 200, "crop": (0.0, 0.2, 1.0, 0.8), "invert": True,
+    "grey": False, "width": 40, "height": 42, "stack": 2, "reward_clip": 1.0,
+    "life_loss_ends": True, "sticky_actions": 0.0, "frame_skip": 2, "noop_max": 0,
+    "max_episode_frames": 1_000,
+}  # fmt: skip
+
+
+def checkpoint_of(config):
+    state = {"counters": {}, "learner": {}, "score": None, "best_score": None, "format": 1}
+    dumped = json.loads(config.model_dump_json())
+    return Checkpoint(Path("x"), {"learner": {}}, state | {"config": dumped})
+
+
+@pytest.mark.parametrize("key", EnvConfig.model_fields)
+def test_a_checkpoint_is_of_the_environment_in_all_that_makes_the_game_and_its_picture(key):
+    config = build_config({"env": {key: OTHER_ENV[key]}})
+    check_origin(checkpoint_of(config), config)
+    shapes_learning_only = key in ("reward_clip", "life_loss_ends")
+    for one, other in ((config, Config()), (Config(), config)):
+        if shapes_learning_only:
+            check_origin(checkpoint_of(one), other)
+        else:
+            with pytest.raises(UserError, match=rf"env\.{key}=.*another environment"):
+                check_origin(checkpoint_of(one), other)
+
+
+def test_a_key_that_a_checkpoint_does_not_know_yet_had_its_default():
+    checkpoint = checkpoint_of(Config())
+    del checkpoint.state["config"]["env"]["noop_max"]
+    del checkpoint.state["config"]["network"]["dueling"]
+    check_origin(checkpoint, Config())
+    with pytest.raises(UserError, match=r"env\.noop_max=0: .*made with 30"):
+        check_origin(checkpoint, build_config({"env": {"noop_max": 0}}))
 
 
 def test_a_stop_that_is_asked_for_hands_out_nothing_more(tmp_path):
@@ -213,3 +432,243 @@ def test_a_start_that_fails_leaves_no_folder_and_an_empty_one_of_the_users(tmp_p
             train(tiny(), path)
     assert not (tmp_path / "run").exists()
     assert list(mine.iterdir()) == []
+
+
+# --- a part that hangs --------------------------------------------------------------------------
+
+
+class Never:
+    """An answer that does not come."""
+
+    def result(self):
+        raise AssertionError("to wait for it would be to hang")
+
+    def done(self) -> bool:
+        return False
+
+
+class SideBySide(InlineRuntime):
+    """As on Ray: an answer may be long in coming."""
+
+    parallel = True
+    silent = "nobody"
+
+    def ping(self, handle):
+        return Never() if self.silent in ("all", handle) else super().ping(handle)
+
+    def wait(self, futures, timeout_s):
+        ready = [future for future in futures if future.done()]
+        if not ready:
+            time.sleep(min(timeout_s, 0.01))
+        return ready
+
+
+class Hanging:
+    """A handle whose part stops answering at some time."""
+
+    def __init__(self, handle, after=0, methods=None) -> None:
+        self.handle, self.left, self.methods = handle, after, methods
+        self.asked: list[str] = []
+
+    def call(self, method, *args):
+        self.asked.append(method)
+        if self.methods is None or method in self.methods:
+            self.left -= 1
+        return Never() if self.left < 0 else self.handle.call(method, *args)
+
+    def share(self, value):
+        return self.handle.share(value)
+
+
+def stalling(path, view=None, **over):
+    learner = {"stall_timeout_s": 0.4} | over.pop("learner", {})
+    config = tiny(learner=learner, evaluation={"every_learner_steps": 10_000}, **over)
+    supervisor = supervisor_for(config, path, view)
+    supervisor._program.runtime = SideBySide()
+    return supervisor
+
+
+def checkpoints_of(supervisor):
+    return supervisor._folder.checkpoints.paths()
+
+
+def test_a_run_in_which_nothing_moves_stops_and_says_who_waits_and_who_does_not_answer(tmp_path):
+    supervisor = stalling(tmp_path / "run")
+    seat = supervisor._seats[0]
+    seat.handle = Hanging(seat.handle, after=30)
+    with pytest.raises(RunFailedError) as caught:
+        supervisor.run()
+    said = str(caught.value)
+    assert re.fullmatch(
+        r"no transition was inserted and no sample drawn for 0\.4 s: learner waits for actors: "
+        r"\d\.\d\d samples per insert, 4 wanted; without an answer: actor-0 for \d s; if their "
+        r"work takes that long, raise learner\.stall_timeout_s=0\.4; go on from the last "
+        r"checkpoint with: raydqn resume \S+",
+        said,
+    )
+    saved = CheckpointStore(tmp_path / "run" / "checkpoints", 3).newest().state
+    assert saved["counters"]["learner_steps"] == supervisor._counters.learner_steps > 0
+
+
+def test_a_learner_that_hangs_is_named_and_not_waited_for(tmp_path, monkeypatch):
+    monkeypatch.setattr("deploy.supervisor.LAST_STATE_S", 0.1)
+    view = Messages()
+    supervisor = stalling(tmp_path / "run", view)
+    supervisor._program.learner = Hanging(supervisor._program.learner, after=5)
+    with pytest.raises(RunFailedError, match=r"actors wait for learner.*: learner for \d s; if"):
+        supervisor.run()
+    assert any("learner did not answer within 0.1 s: not saved" in line for line in view.lines)
+    assert not checkpoints_of(supervisor)
+
+
+def test_a_shard_that_hangs_is_found_out_for_those_who_wait_for_it(tmp_path, monkeypatch):
+    monkeypatch.setattr("deploy.supervisor.LAST_STATE_S", 0.1)
+    monkeypatch.setattr("deploy.supervisor.PING_S", 0.1)
+    supervisor = stalling(tmp_path / "run", replay={"shards": 3})
+    program = supervisor._program
+    program.learner = Hanging(program.learner, after=5)
+    program.runtime.silent = program.shards[1]
+    with pytest.raises(RunFailedError, match=r"without an answer: shard-1, learner for \d s; if"):
+        supervisor.run()
+
+
+def test_a_learner_that_hangs_over_a_checkpoint_does_not_hold_up_the_loop(tmp_path, monkeypatch):
+    monkeypatch.setattr("deploy.supervisor.LAST_STATE_S", 0.1)
+    supervisor = stalling(tmp_path / "run", checkpoint={"every_learner_steps": 20})
+    hanging = Hanging(supervisor._program.learner, after=1, methods={"state"})
+    supervisor._program.learner = hanging
+    call = hanging.call
+    # Whatever comes after a call that hangs is not answered either.
+    hanging.call = lambda *a: Never() if hanging.left < 0 else call(*a)
+    with pytest.raises(RunFailedError, match=r"without an answer: learner for"):
+        supervisor.run()
+    assert len(checkpoints_of(supervisor)) == 1
+    assert hanging.asked.count("state") == 2, "one at a time"
+
+
+def test_a_checkpoint_is_written_when_the_learners_state_comes(tmp_path):
+    class Late:
+        def __init__(self, answer) -> None:
+            self.answer, self.from_s = answer, time.monotonic() + 0.3
+
+        def result(self):
+            assert self.done(), "the loop goes on meanwhile"
+            return self.answer.result()
+
+        def done(self) -> bool:
+            return time.monotonic() > self.from_s
+
+    supervisor = stalling(
+        tmp_path / "run",
+        learner={"stall_timeout_s": None},
+        stop={"learner_steps": 1_500},
+        checkpoint={"every_learner_steps": 20, "every_s": None, "keep": 100},
+    )
+    learner = supervisor._program.learner
+    call, asked = learner.call, []
+
+    def late(method, *args):
+        answer = call(method, *args)
+        if method != "state" or supervisor._counters.learner_steps >= 1_500:
+            return answer
+        asked.append(supervisor._counters.learner_steps)
+        return Late(answer)
+
+    learner.call = late
+    supervisor.run()
+    saved = [int(path.name.removeprefix("step-")) for path in checkpoints_of(supervisor)]
+    assert len(asked) >= 2
+    assert set(saved) - {1_500} <= set(asked), "named after the step that the state is of"
+    assert len(saved) >= len(asked)
+
+
+def test_a_clean_stop_does_not_wait_for_ever_for_a_learner_that_hangs(tmp_path, monkeypatch):
+    monkeypatch.setattr("deploy.supervisor.LAST_STATE_S", 0.1)
+    supervisor = stalling(tmp_path / "run")
+
+    class Interrupting(Hanging):
+        def call(self, method, *args):
+            if self.left <= 0:
+                supervisor.request_stop("interrupted")
+            return super().call(method, *args)
+
+    supervisor._program.learner = Interrupting(supervisor._program.learner, after=3)
+    with pytest.raises(RunFailedError, match="without an answer: learner for"):
+        supervisor.run()
+
+
+def test_the_time_until_all_parts_run_does_not_count(tmp_path):
+    supervisor = stalling(tmp_path / "run")
+    supervisor._program.runtime.silent = "all"
+    for seat in supervisor._seats:
+        seat.handle = Hanging(seat.handle)
+    begun = time.monotonic()
+
+    class Starting(Messages):
+        def update(self, report) -> None:
+            if time.monotonic() - begun > 1.2:  # three times as long as nothing may move
+                supervisor._starting = []
+
+    supervisor._view = Starting()
+    with pytest.raises(RunFailedError, match=r"learner waits for \d s: 0 of 100 first transitions"):
+        supervisor.run()
+    assert time.monotonic() - begun > 1.2 + 0.3
+
+
+def test_an_actor_that_never_comes_up_does_not_hide_a_stall(tmp_path):
+    supervisor = stalling(tmp_path / "run", actors={"count": 2, "envs": 4, "collect_steps": 8})
+    first, second = supervisor._seats
+    supervisor._program.runtime.silent = second.handle
+    first.handle, second.handle = Hanging(first.handle, after=30), Hanging(second.handle)
+    with pytest.raises(RunFailedError, match=r"actor-1 for \d s, actor-0 for \d s; if"):
+        supervisor.run()
+
+
+def test_a_long_evaluation_in_one_process_is_no_stall(tmp_path, endless):
+    summary = train(
+        tiny(
+            env=endless,
+            learner={"stall_timeout_s": 0.2},  # less than a slice of an evaluation
+            evaluation={"every_learner_steps": 10},
+            stop={"wall_s": 4.0},
+        ),
+        tmp_path / "run",
+    )
+    assert summary["stop_reason"] == "wall_s"
+
+
+def test_a_part_that_was_replaced_has_the_whole_time_anew(tmp_path):
+    supervisor = stalling(tmp_path / "run")
+    seat = supervisor._seats[0]
+    seat.handle = Hanging(seat.handle, after=30)
+    hung = []
+
+    class Replacing(Messages):
+        def update(self, report) -> None:
+            if seat.call is not None and time.monotonic() - seat.called_s > 0.3 and not hung:
+                hung.append(time.monotonic())
+                seat.call = HostedHandle.failing(OSError("the simulator is gone"))
+
+    supervisor._view = Replacing()
+    seat.spawn = lambda incarnation: Hanging(seat.handle)
+    with pytest.raises(RunFailedError, match="without an answer: actor-0"):
+        supervisor.run()
+    assert time.monotonic() - hung[0] > 0.4
+
+
+def test_without_a_stall_timeout_nothing_is_watched_and_many_parts_are_counted(tmp_path):
+    count = NAMED_PARTS + 3
+    supervisor = stalling(
+        tmp_path / "run",
+        learner={"stall_timeout_s": None},
+        actors={"count": count, "envs": 1},
+        stop={"wall_s": 1.5},
+    )
+    for seat in supervisor._seats:
+        seat.begin("collect", 1, 0)
+    supervisor._stop_if_stalled(time.monotonic() + 1e9)
+    supervisor._config = tiny(learner={"stall_timeout_s": 5.0})
+    supervisor._limiter._moved_s -= 1e6
+    with pytest.raises(RunFailedError, match=r"actor-4 for 1,000 s, 3 more; if") as caught:
+        supervisor._stop_if_stalled(time.monotonic() + 1_000)
+    assert "actor-5" not in str(caught.value)

@@ -692,3 +692,30 @@ def test_items_that_go_without_having_been_drawn_are_counted():
     gone = table.evicted
     assert table.summary().evicted_unsampled == gone - 1
     table.check()
+
+
+@pytest.mark.parametrize("compression", ["none", "lz4"])
+def test_frames_that_went_for_lack_of_bytes_are_not_reused(compression):
+    larger = FrameSpec((1, 12, 12), "uint8", 1 / 255)
+    codec = None if compression == "none" else Codec(compression, larger)
+    table = make_table(1000, 5000, spec=larger, compression=compression, max_bytes=4_000)
+
+    def insert(chunk):
+        frames = chunk.frames if codec is None else codec.pack(chunk.frames)
+        return table.insert(replace(chunk, frames=frames))
+
+    first, second = stream_of(2, spec=larger)
+    insert(first)
+    for chunk in stream_of(20, spec=larger):
+        insert(replace(chunk, stream=6))
+    with pytest.raises(UnknownFramesError):
+        insert(second)
+    table.check()
+    assert len(table.sample(50)) == 50
+
+
+def test_a_slot_that_is_used_again_begins_with_no_samples():
+    table = filled_table(np.ones(4))
+    table.sample(100)
+    table.insert(random_chunk(np.random.default_rng(0), 4, 4))
+    assert table.statistics().times_sampled[0] == 4

@@ -77,6 +77,15 @@ def test_the_live_table_shows_what_was_promised():
         assert part in text
 
 
+def test_what_is_not_known_yet_is_a_dash_in_the_live_table():
+    console = Console(file=io.StringIO(), width=120)
+    unknown = dict.fromkeys(("replay_size", "data_age", "weight_lag", "loss", "mean_q"), math.nan)
+    console.print(live_table(report(**unknown), StopConfig(learner_steps=800)))
+    text = console.file.getvalue()
+    assert "nan" not in text
+    assert "data – inserts old" in text
+
+
 def test_numbers_and_durations_read_well():
     assert number(None) == number(math.nan) == number(math.inf) == "–"
     assert number(1234.56) == "1,234.6"

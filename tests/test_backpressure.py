@@ -1,0 +1,86 @@
+"""Back-pressure from end to end: a part that stands still, in real processes that are stopped."""
+
+from __future__ import annotations
+
+import time
+from contextlib import contextmanager
+
+import psutil
+from program_helpers import (
+    TINY_OPTIONS,
+    descendants,
+    interrupt,
+    learner_steps_in,
+    remotes_named,
+    reports_in,
+    running,
+    wait_for,
+)
+
+OPTIONS = (*TINY_OPTIONS, "--stop.score", "none", "--actors.count", "2", "--replay.shards", "2")
+SETTLE_S, WATCH_S = 2.0, 6.0
+NOISE_BYTES = 4 << 20  # what a process may claim for whatever else it does
+
+
+@contextmanager
+def training(tmp_path):
+    """A run on Ray that has come into its stride, and its folder."""
+    run = tmp_path / "run"
+    with running("train", "cartpole", "--run-dir", str(run), *OPTIONS) as process:
+        # The evaluator is the last to start: once it has spoken, everybody is there.
+        wait_for(lambda: reports_in(run) and newest(run, "score") is not None)
+        yield process, run
+        interrupt(process)
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == 0, err
+
+
+@contextmanager
+def stopped(process, name):
+    """One remote stands still, without being dead."""
+    (remote,) = remotes_named(process, name)
+    remote.suspend()
+    try:
+        yield
+    finally:
+        remote.resume()
+
+
+def own_bytes(process) -> dict[int, int]:
+    """Memory that belongs to each process alone."""
+    found = {}
+    for one in [psutil.Process(process.pid), *descendants(process)]:
+        try:
+            found[one.pid] = one.memory_full_info().uss
+        except psutil.Error:
+            continue
+    return found
+
+
+def newest(run, key):
+    return reports_in(run)[-1][key]
+
+
+def test_while_the_learner_stands_still_acting_pauses_and_no_memory_grows(tmp_path):
+    with training(tmp_path) as (process, run):
+        with stopped(process, "learner"):
+            time.sleep(SETTLE_S)
+            env_steps, before = newest(run, "env_steps"), own_bytes(process)
+            time.sleep(WATCH_S)
+            after = own_bytes(process)
+            assert newest(run, "env_steps") == env_steps, "actors ran away from the learner"
+            assert newest(run, "limiter").startswith("actors wait for learner")
+            grown = {pid: after[pid] - before[pid] for pid in before if pid in after}
+            assert len(grown) > 8
+            assert max(grown.values()) < NOISE_BYTES, grown
+        steps = learner_steps_in(run)
+        wait_for(lambda: learner_steps_in(run) > steps + 100)
+
+
+def test_an_actor_that_stands_still_starves_nobody(tmp_path):
+    with training(tmp_path) as (process, run), stopped(process, "actor-1-0"):
+        time.sleep(SETTLE_S)
+        env_steps, steps = newest(run, "env_steps"), newest(run, "learner_steps")
+        wait_for(lambda: newest(run, "learner_steps") > steps + 200)
+        assert newest(run, "env_steps") > env_steps
+        assert newest(run, "restarts") == 0
