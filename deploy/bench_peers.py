@@ -8,14 +8,36 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from common.types import Array, FrameSpec, UserError
-from deploy.bench_replay import Peer
 
 ALPHA, BETA = 0.6, 0.4
+
+
+class Peer(Protocol):
+    """Another library's memory, filled.
+
+    Attributes:
+        nbytes: bytes of its arrays. prioritised: whether it has priorities to update.
+    """
+
+    nbytes: int
+    prioritised: bool
+
+    def insert(self) -> int:
+        """A chunk's worth; how many transitions."""
+        ...
+
+    def sample(self) -> int:
+        """A batch; how many transitions."""
+        ...
+
+    def update(self) -> int:
+        """New priorities of a batch; how many."""
+        ...
 
 
 def make_peers(

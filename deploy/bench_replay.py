@@ -10,7 +10,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from typing import Protocol
 
 import numpy as np
 
@@ -18,7 +17,8 @@ from actors.environments import make_environment
 from common.config import EnvConfig
 from common.handles import Future, Handle
 from common.types import Array, Chunk, FrameSpec
-from deploy.bench import Figure
+from deploy.bench_peers import Peer, make_peers
+from deploy.figures import Figure
 from deploy.remote import RayRuntime
 from replay_server.client import ReplayWriter
 from replay_server.codec import COMPRESSIONS, Codec, make_codec
@@ -35,6 +35,7 @@ PICTURES = 100_000
 VECTORS = 1 << 20
 PONG_STEPS = 20_000
 SLICE_S = 0.3
+WARM_UP_S = 2.0  # until shared memory was claimed once
 ROUNDS = 7
 SAMPLES_IN_FLIGHT = 2
 INSERTS_IN_FLIGHT = 8
@@ -45,29 +46,6 @@ BARE = "bare remote (limit)"
 TRANSITIONS, PER_TRANSITION = "transitions/s", "B/transition"
 
 Subjects = Mapping[str, Callable[[], int]]
-
-
-class Peer(Protocol):
-    """Another library's memory, filled.
-
-    Attributes:
-        nbytes: bytes of its arrays. prioritised: whether it has priorities to update.
-    """
-
-    nbytes: int
-    prioritised: bool
-
-    def insert(self) -> int:
-        """A chunk's worth; how many transitions."""
-        ...
-
-    def sample(self) -> int:
-        """A batch; how many transitions."""
-        ...
-
-    def update(self) -> int:
-        """New priorities of a batch; how many."""
-        ...
 
 
 class Stream:
@@ -284,11 +262,7 @@ def _updates(what: str, table: Table, peers: Mapping[str, Peer], rounds: int) ->
 def _peers(
     wanted: bool, frame: FrameSpec, stack: int, capacity: int, pool: Array
 ) -> dict[str, Peer]:
-    if not wanted:
-        return {}
-    from deploy.bench_peers import make_peers
-
-    return make_peers(frame, stack, capacity, pool, CHUNK, BATCH)
+    return make_peers(frame, stack, capacity, pool, CHUNK, BATCH) if wanted else {}
 
 
 def pong_frames() -> Array:
@@ -406,11 +380,15 @@ def _shard_over_ray(
     }
     full = 0
     while full < capacity:
-        feeders[chunks[-1]].call("feed", 1.0).result()
+        feeders[chunks[-1]].call("feed", WARM_UP_S).result()
         full = shard.call("summary").result().inserted
     name = f"ray, {what}" + (f", {kind}" if what == "pong" else "")
     bare = runtime.spawn(Bare, frame, stack, capacity, name="bare")
     subjects = {BARE: partial(_draw, bare), "raydqn": partial(_draw, shard)}
+    end = time.perf_counter() + WARM_UP_S
+    while time.perf_counter() < end:
+        for work in subjects.values():
+            work()
     rates = in_turn(subjects, rounds)
     yield from figures(f"{name}: sample {BATCH}", rates, TRANSITIONS, BARE)
     for chunk, feeder in feeders.items():

@@ -416,7 +416,8 @@ def _presets(options: argparse.Namespace, _: Overrides) -> int:
 
 
 def _bench(options: argparse.Namespace, _: Overrides) -> int:
-    from deploy.bench import BENCHMARKS, show
+    from deploy.bench import BENCHMARKS
+    from deploy.figures import show
 
     if options.peers and options.name != "replay":
         raise UserError(f"--peers: has no effect on bench {options.name}, only on bench replay")
