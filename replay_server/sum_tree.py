@@ -68,15 +68,19 @@ class SumTree:
         masses: Array = self._masses[leaves]
         return masses
 
-    def set(self, leaves: Array, masses: Array) -> None:
+    def set(self, leaves: Array, masses: Array, checked: bool = False) -> None:
         """Set the masses of `leaves` (`[n]` int); where one is named twice, the last counts.
+
+        Args:
+            leaves, masses: `[n]`.
+            checked: the caller knows that every mass is finite and at least 0.
 
         Raises:
             ValueError: a mass that is NaN, infinite or negative.
         """
         if not len(leaves):
             return
-        if not (masses.min() >= 0 and masses.max() < np.inf):  # NaN compares as false
+        if not checked and not (masses.min() >= 0 and masses.max() < np.inf):  # false for NaN
             raise ValueError("a mass is NaN, infinite or negative")
         self._count_call()
         if self._kernels is not None:

@@ -198,7 +198,7 @@ def test_read_only_arrays_are_copied_in_and_no_view_of_them_is_kept():
     parts = (table, table._tree, table._frames)
     held = [a for part in parts for a in vars(part).values() if isinstance(a, np.ndarray)]
     held += [numbers for _, numbers in table._streams.values()]
-    assert len(held) == 8
+    assert len(held) == 9
     for array in held:
         assert array.flags.writeable
         assert not any(np.shares_memory(array, source) for source in sources.values())
@@ -448,7 +448,7 @@ def test_its_bytes_are_those_of_its_arrays():
     parts = (table, table._tree, table._frames)
     arrays = [a for part in parts for a in vars(part).values() if isinstance(a, np.ndarray)]
     held = [array for array in arrays if array.base is None]
-    assert len(held) == 5
+    assert len(held) == 6
     assert table.nbytes == pytest.approx(sum(array.nbytes for array in held), rel=0.02)
     assert table.summary().nbytes == table.nbytes
 
@@ -489,9 +489,9 @@ def test_eviction_costs_what_is_evicted_not_what_is_held(frames):
         table.insert(random_chunk(rng, 4096, 4096, 1, vector))
     leaves_set = []
     tree_set = table._tree.set
-    table._tree.set = lambda leaves, masses: (
+    table._tree.set = lambda leaves, masses, checked: (
         leaves_set.append(len(leaves)),
-        tree_set(leaves, masses),
+        tree_set(leaves, masses, checked),
     )
     chunk = random_chunk(rng, 8, frames, 1, vector)
     calls = count_calls(lambda: table.insert(chunk))
