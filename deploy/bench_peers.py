@@ -5,12 +5,14 @@ Each is used as its own documents say, in its most frugal setting for stacked pi
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any, Protocol
 
 import numpy as np
+import psutil
 
 from common.types import Array, FrameSpec, UserError
 
@@ -21,7 +23,7 @@ class Peer(Protocol):
     """Another library's memory, filled.
 
     Attributes:
-        nbytes: bytes of its arrays. prioritised: whether it has priorities to update.
+        nbytes: memory that the process claimed for it. prioritised: it has priorities to update.
     """
 
     nbytes: int
@@ -60,11 +62,20 @@ def make_peers(
     for name, (module, _) in known.items():
         if name not in here:
             print(f"{name}: left out, {module} is not installed", file=sys.stderr)
-    peers = {name: make(frame, stack, capacity, pool, chunk, batch) for name, make in here.items()}
-    for peer in peers.values():
+    peers: dict[str, Peer] = {}
+    for name, make in here.items():
+        before = resident_bytes()
+        peers[name] = make(frame, stack, capacity, pool, chunk, batch)
         for _ in range(-(-capacity // chunk)):
-            peer.insert()
+            peers[name].insert()
+        peers[name].nbytes = resident_bytes() - before
     return peers
+
+
+def resident_bytes() -> int:
+    """Memory of this process now, what can be given back given back."""
+    gc.collect()
+    return int(psutil.Process().memory_info().rss)
 
 
 class _Frames:
@@ -88,6 +99,7 @@ class _StableBaselines:
     """stable_baselines3.common.buffers.ReplayBuffer; it has no prioritised one."""
 
     prioritised = False
+    nbytes = 0
 
     def __init__(
         self, frame: FrameSpec, stack: int, capacity: int, pool: Array, chunk: int, batch: int
@@ -106,8 +118,6 @@ class _StableBaselines:
             handle_timeout_termination=False,
         )
         self._frames, self._chunk, self._batch = _Frames(pool, stack), chunk, batch
-        arrays = (a for a in vars(self._buffer).values() if isinstance(a, np.ndarray))
-        self.nbytes = sum(array.nbytes for array in arrays)
         self._action, self._zero, self._done = np.zeros((1, 1)), np.zeros(1), np.zeros(1, bool)
 
     def insert(self) -> int:
@@ -128,6 +138,7 @@ class _Tianshou:
     """tianshou.data.PrioritizedReplayBuffer: frames once, stacked when sampled."""
 
     prioritised = True
+    nbytes = 0
 
     def __init__(
         self, frame: FrameSpec, stack: int, capacity: int, pool: Array, chunk: int, batch: int
@@ -141,7 +152,6 @@ class _Tianshou:
         self._pool, self._at, self._chunk, self._batch = pool, 0, chunk, batch
         self._indices: Array = np.zeros(batch, np.int64)
         self._rng = np.random.default_rng(0)
-        self.nbytes = capacity * (frame.nbytes + 8 + 8 + 3 + 16)  # act, rew, flags, two trees
 
     def insert(self) -> int:
         for _ in range(self._chunk):
@@ -174,6 +184,7 @@ class _Cpprb:
     """cpprb.PrioritizedReplayBuffer, a buffer in C++; frames of stacks shared."""
 
     prioritised = True
+    nbytes = 0
 
     def __init__(
         self, frame: FrameSpec, stack: int, capacity: int, pool: Array, chunk: int, batch: int
@@ -194,7 +205,6 @@ class _Cpprb:
         )
         self._frames, self._chunk, self._batch = _Frames(pool, stack), chunk, batch
         self._rng = np.random.default_rng(0)
-        self.nbytes = capacity * (frame.nbytes + 3 * 4 + 16)
         self._zeros = np.zeros(chunk)
 
     def insert(self) -> int:
@@ -220,6 +230,7 @@ class _TorchRL:
     """torchrl's TensorDictReplayBuffer; its prioritised sampler does not load beside torch 2.13."""
 
     prioritised = False
+    nbytes = 0
 
     def __init__(
         self, frame: FrameSpec, stack: int, capacity: int, pool: Array, chunk: int, batch: int
@@ -234,7 +245,6 @@ class _TorchRL:
             storage=LazyTensorStorage(capacity), batch_size=batch
         )
         self._frames, self._chunk, self._batch = _Frames(pool, stack), chunk, batch
-        self.nbytes = capacity * (2 * stack * frame.nbytes + 8 + 4 + 1)
 
     def insert(self) -> int:
         observation, following = (self._torch.from_numpy(a) for a in self._frames.next(self._chunk))

@@ -10,6 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from statistics import median
 
 import numpy as np
 
@@ -17,7 +18,7 @@ from actors.environments import make_environment
 from common.config import EnvConfig
 from common.handles import Future, Handle
 from common.types import Array, Chunk, FrameSpec
-from deploy.bench_peers import Peer, make_peers
+from deploy.bench_peers import Peer, make_peers, resident_bytes
 from deploy.figures import Figure
 from deploy.remote import RayRuntime
 from replay_server.client import ReplayWriter
@@ -41,6 +42,7 @@ SAMPLES_IN_FLIGHT = 2
 INSERTS_IN_FLIGHT = 8
 STORE_BYTES = 2 << 30
 
+OURS = "raydqn"
 LIMIT = "numpy (limit)"
 BARE = "bare remote (limit)"
 TRANSITIONS, PER_TRANSITION = "transitions/s", "B/transition"
@@ -110,14 +112,16 @@ def in_turn(subjects: Subjects, rounds: int) -> dict[str, list[float]]:
 def figures(
     figure: str, rates: Mapping[str, list[float]], unit: str, limit: str | None = None
 ) -> Iterator[Figure]:
-    """The rates, and of ours their ratio to the limit of the same round."""
+    """The rates, and of ours their ratios to the limit and to the best peer, round by round."""
     for name, values in rates.items():
         yield Figure.of(figure, name, values, unit)
-    if limit is not None:
-        for name, values in rates.items():
-            if name.startswith("raydqn"):
-                ratios = [a / b for a, b in zip(values, rates[limit], strict=True)]
-                yield Figure.of(figure, f"{name} ÷ {limit}", ratios, "ratio")
+    peers = {name: median(values) for name, values in rates.items() if name not in (OURS, limit)}
+    others = [limit] if limit is not None else []
+    if OURS in rates and peers:
+        others.append(max(peers, key=lambda name: peers[name]))
+    for other in others:
+        ratios = [a / b for a, b in zip(rates[OURS], rates[other], strict=True)]
+        yield Figure.of(figure, f"{OURS} ÷ {other}", ratios, "ratio")
 
 
 def make_table(
@@ -198,13 +202,16 @@ def _pictures(rounds: int, with_peers: bool) -> Iterator[Figure]:
     """Pictures of noise: nothing that a cache or a codec could make use of."""
     rng = np.random.default_rng(0)
     pool = rng.integers(0, 256, (64 * CHUNK, *PICTURE.shape), np.uint8)
-    table, ring = make_table(PICTURE, STACK, PICTURES), Ring(PICTURE, STACK, PICTURES)
     stream, ring_stream = Stream(pool, STACK, CHUNK), Stream(pool, STACK, CHUNK)
+    before = resident_bytes()
+    table = make_table(PICTURE, STACK, PICTURES)
     fill(table, stream)
+    claimed = resident_bytes() - before
+    ring = Ring(PICTURE, STACK, PICTURES)
     peers = _peers(with_peers, PICTURE, STACK, PICTURES, pool)
     samples: dict[str, Callable[[], int]] = {
         LIMIT: lambda: ring.gather_frames(_rows_of_stacks(rng, PICTURES)),
-        "raydqn": lambda: len(table.sample(BATCH)),
+        OURS: lambda: len(table.sample(BATCH)),
         **{name: peer.sample for name, peer in peers.items()},
     }
     yield from figures(f"pictures: sample {BATCH}", in_turn(samples, rounds), TRANSITIONS, LIMIT)
@@ -215,12 +222,12 @@ def _pictures(rounds: int, with_peers: bool) -> Iterator[Figure]:
 
     inserts: dict[str, Callable[[], int]] = {
         LIMIT: lambda: ring.insert(ring_stream.next()),
-        "raydqn": insert,
+        OURS: insert,
         **{name: peer.insert for name, peer in peers.items()},
     }
     yield from figures(f"pictures: insert {CHUNK}", in_turn(inserts, rounds), TRANSITIONS, LIMIT)
     yield from _updates("pictures", table, peers, rounds)
-    yield Figure.of("pictures: memory", "raydqn", [table.nbytes / len(table)], PER_TRANSITION)
+    yield Figure.of("pictures: memory", OURS, [claimed / len(table)], PER_TRANSITION)
     for name, peer in peers.items():
         yield Figure.of("pictures: memory", name, [peer.nbytes / PICTURES], PER_TRANSITION)
 
@@ -239,7 +246,7 @@ def _vectors(rounds: int, with_peers: bool) -> Iterator[Figure]:
     peers = _peers(with_peers, VECTOR, 1, VECTORS, pool)
     samples: dict[str, Callable[[], int]] = {
         LIMIT: lambda: ring.gather_transitions(rng.integers(0, VECTORS, BATCH)),
-        "raydqn": lambda: len(table.sample(BATCH)),
+        OURS: lambda: len(table.sample(BATCH)),
         **{name: peer.sample for name, peer in peers.items()},
     }
     yield from figures(f"vectors: sample {BATCH}", in_turn(samples, rounds), TRANSITIONS, LIMIT)
@@ -254,7 +261,7 @@ def _updates(what: str, table: Table, peers: Mapping[str, Peer], rounds: int) ->
         keys = rng.integers(table.oldest, table.inserted, BATCH)
         return table.update_priorities(keys, priorities, table.incarnation).applied
 
-    subjects: dict[str, Callable[[], int]] = {"raydqn": update}
+    subjects: dict[str, Callable[[], int]] = {OURS: update}
     subjects |= {name: peer.update for name, peer in peers.items() if peer.prioritised}
     yield from figures(f"{what}: update {BATCH}", in_turn(subjects, rounds), "priorities/s")
 
@@ -384,7 +391,7 @@ def _shard_over_ray(
         full = shard.call("summary").result().inserted
     name = f"ray, {what}" + (f", {kind}" if what == "pong" else "")
     bare = runtime.spawn(Bare, frame, stack, capacity, name="bare")
-    subjects = {BARE: partial(_draw, bare), "raydqn": partial(_draw, shard)}
+    subjects = {BARE: partial(_draw, bare), OURS: partial(_draw, shard)}
     end = time.perf_counter() + WARM_UP_S
     while time.perf_counter() < end:
         for work in subjects.values():
@@ -393,7 +400,7 @@ def _shard_over_ray(
     yield from figures(f"{name}: sample {BATCH}", rates, TRANSITIONS, BARE)
     for chunk, feeder in feeders.items():
         fed = [feeder.call("feed", 2 * SLICE_S).result() for _ in range(rounds)]
-        yield Figure.of(f"{name}: insert {chunk}", "raydqn", fed, TRANSITIONS)
+        yield Figure.of(f"{name}: insert {chunk}", OURS, fed, TRANSITIONS)
     fed, drawn = [], []
     for _ in range(rounds):
         feeding = feeders[chunks[-1]].call("feed", 3 * SLICE_S)
@@ -402,8 +409,8 @@ def _shard_over_ray(
             done += _draw(shard)
         drawn.append(done / (time.perf_counter() - start))
         fed.append(feeding.result())
-    yield Figure.of(f"{name}: both, insert {chunks[-1]}", "raydqn", fed, TRANSITIONS)
-    yield Figure.of(f"{name}: both, sample {BATCH}", "raydqn", drawn, TRANSITIONS)
+    yield Figure.of(f"{name}: both, insert {chunks[-1]}", OURS, fed, TRANSITIONS)
+    yield Figure.of(f"{name}: both, sample {BATCH}", OURS, drawn, TRANSITIONS)
     for handle in (shard, bare, *feeders.values()):
         runtime.kill(handle)
 

@@ -32,7 +32,7 @@ def show(figure: Figure, as_json: bool) -> None:
         return
     f = figure
     print(
-        f"{f.figure:<32}{f.subject:<30}{f.value:>12,.2f} {f.unit:<16}"
+        f"{f.figure:<34}{f.subject:<32}{f.value:>12,.2f} {f.unit:<16}"
         f"n={f.n}  min {f.min:,.2f}  max {f.max:,.2f}",
         flush=True,
     )
