@@ -31,7 +31,8 @@ def small(monkeypatch):
 def test_every_figure_is_measured_and_printed_as_json(small, capsys):
     assert cli.main(["bench", "replay", "--repeat", "2", "--json"]) == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert all(line["value"] > 0 for line in lines)
+    # A process that has room left claims nothing for a memory as small as here.
+    assert all(line["value"] > 0 for line in lines if line["figure"] != "pictures: memory")
     assert all(line["min"] <= line["value"] <= line["max"] for line in lines)
     told = {(line["figure"], line["subject"]) for line in lines}
     for figure in ("pictures: sample 512", "pictures: insert 50", "vectors: sample 512"):
