@@ -207,7 +207,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
 def write_atomically(path: Path, data: bytes) -> None:
     """Replace a file's content by `data`, or leave it as it was."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".writing-{path.name}")
+    temporary = path.with_name(f".writing-{os.getpid()}-{path.name}")  # two may write at once
     write_synced(temporary, data)
     temporary.replace(path)
     _sync_folder(path.parent)

@@ -6,11 +6,13 @@ that slows down slows all of them. Medians over the rounds are given.
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from statistics import median
+from typing import Any
 
 import numpy as np
 
@@ -44,6 +46,8 @@ STORE_BYTES = 2 << 30
 
 OURS = "raydqn"
 LIMIT = "numpy (limit)"
+BY_SLICE = "numpy by slice (limit)"
+LIMITS = (LIMIT, BY_SLICE)
 BARE = "bare remote (limit)"
 TRANSITIONS, PER_TRANSITION = "transitions/s", "B/transition"
 
@@ -109,15 +113,15 @@ def in_turn(subjects: Subjects, rounds: int) -> dict[str, list[float]]:
     return rates
 
 
-def figures(
-    figure: str, rates: Mapping[str, list[float]], unit: str, limit: str | None = None
-) -> Iterator[Figure]:
-    """The rates, and of ours their ratios to the limit and to the best peer, round by round."""
+def figures(figure: str, rates: Mapping[str, list[float]], unit: str) -> Iterator[Figure]:
+    """The rates, and of ours their ratios to limits and to the best peer, round by round."""
     for name, values in rates.items():
         yield Figure.of(figure, name, values, unit)
-    peers = {name: median(values) for name, values in rates.items() if name not in (OURS, limit)}
-    others = [limit] if limit is not None else []
-    if OURS in rates and peers:
+    others = [name for name in (*LIMITS, BARE) if name in rates]
+    peers = {name: median(v) for name, v in rates.items() if name not in (OURS, *others)}
+    if OURS not in rates:
+        return
+    if peers:
         others.append(max(peers, key=lambda name: peers[name]))
     for other in others:
         ratios = [a / b for a, b in zip(rates[OURS], rates[other], strict=True)]
@@ -148,7 +152,10 @@ def _packed(chunk: Chunk, codec: Codec | None) -> Chunk:
 
 
 class Ring:
-    """The limit: arrays of numpy with the same columns, without priorities, checks or streams."""
+    """The limit: arrays of numpy with the same columns, without priorities, checks or streams.
+
+    Written by index, as such rings usually are, or by slice, which copies without looking.
+    """
 
     def __init__(self, frame: FrameSpec, stack: int, capacity: int) -> None:
         self._capacity = capacity
@@ -158,11 +165,14 @@ class Ring:
         self._written = 0
         self._stack = stack
 
-    def insert(self, chunk: Chunk) -> int:
+    def insert(self, chunk: Chunk, by_slice: bool = False) -> int:
         """Frames, stacks as rows of the ring, and the columns, at the places that come next."""
         assert isinstance(chunk.frames, np.ndarray)
         count = len(chunk)
-        places = (self._written + np.arange(count)) % self._capacity
+        places: Any = (self._written + np.arange(count)) % self._capacity
+        if by_slice:  # the ring is a multiple of a chunk long
+            begin = self._written % self._capacity
+            places = slice(begin, begin + count)
         self._frames[places] = chunk.frames[-count:]
         self._stacks[0, places] = (self._written + chunk.observation) % self._capacity
         self._stacks[1, places] = (self._written + chunk.next_observation) % self._capacity
@@ -209,12 +219,13 @@ def _pictures(rounds: int, with_peers: bool) -> Iterator[Figure]:
     claimed = resident_bytes() - before
     ring = Ring(PICTURE, STACK, PICTURES)
     peers = _peers(with_peers, PICTURE, STACK, PICTURES, pool)
+    rows = itertools.cycle([_rows_of_stacks(rng, PICTURES) for _ in range(64)])
     samples: dict[str, Callable[[], int]] = {
-        LIMIT: lambda: ring.gather_frames(_rows_of_stacks(rng, PICTURES)),
+        LIMIT: lambda: ring.gather_frames(next(rows)),
         OURS: lambda: len(table.sample(BATCH)),
         **{name: peer.sample for name, peer in peers.items()},
     }
-    yield from figures(f"pictures: sample {BATCH}", in_turn(samples, rounds), TRANSITIONS, LIMIT)
+    yield from figures(f"pictures: sample {BATCH}", in_turn(samples, rounds), TRANSITIONS)
 
     def insert() -> int:
         table.insert(stream.next())
@@ -222,10 +233,11 @@ def _pictures(rounds: int, with_peers: bool) -> Iterator[Figure]:
 
     inserts: dict[str, Callable[[], int]] = {
         LIMIT: lambda: ring.insert(ring_stream.next()),
+        BY_SLICE: lambda: ring.insert(ring_stream.next(), by_slice=True),
         OURS: insert,
         **{name: peer.insert for name, peer in peers.items()},
     }
-    yield from figures(f"pictures: insert {CHUNK}", in_turn(inserts, rounds), TRANSITIONS, LIMIT)
+    yield from figures(f"pictures: insert {CHUNK}", in_turn(inserts, rounds), TRANSITIONS)
     yield from _updates("pictures", table, peers, rounds)
     yield Figure.of("pictures: memory", OURS, [claimed / len(table)], PER_TRANSITION)
     for name, peer in peers.items():
@@ -249,7 +261,7 @@ def _vectors(rounds: int, with_peers: bool) -> Iterator[Figure]:
         OURS: lambda: len(table.sample(BATCH)),
         **{name: peer.sample for name, peer in peers.items()},
     }
-    yield from figures(f"vectors: sample {BATCH}", in_turn(samples, rounds), TRANSITIONS, LIMIT)
+    yield from figures(f"vectors: sample {BATCH}", in_turn(samples, rounds), TRANSITIONS)
     yield from _updates("vectors", table, peers, rounds)
 
 
@@ -397,7 +409,7 @@ def _shard_over_ray(
         for work in subjects.values():
             work()
     rates = in_turn(subjects, rounds)
-    yield from figures(f"{name}: sample {BATCH}", rates, TRANSITIONS, BARE)
+    yield from figures(f"{name}: sample {BATCH}", rates, TRANSITIONS)
     for chunk, feeder in feeders.items():
         fed = [feeder.call("feed", 2 * SLICE_S).result() for _ in range(rounds)]
         yield Figure.of(f"{name}: insert {chunk}", OURS, fed, TRANSITIONS)

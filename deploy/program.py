@@ -19,7 +19,7 @@ from common.networks import choose_device, make_network
 from common.types import EnvironmentSpec
 from common.variables import Variables
 from deploy.remote import Runtime, part_name
-from deploy.sizing import check_memory, frame_capacity, shard_capacity, shard_max_bytes
+from deploy.sizing import frame_capacity, shard_capacity, shard_frame_bytes
 from learner.learner import Learner
 from replay_server.codec import make_codec
 from replay_server.server import ReplayServer
@@ -65,11 +65,9 @@ def check(config: Config, spec: EnvironmentSpec) -> None:
     """Try what else can be wrong for a user, beside the environment itself.
 
     Raises:
-        UserError: network, device or compression do not exist, or do not fit the environment; or
-            the replay memory does not fit this machine.
+        UserError: network, device or compression do not exist, or do not fit the environment.
     """
     make_codec(config.replay.compression, spec.frame)
-    check_memory(config, spec)
     make_network(spec, config.network)
     choose_device(config.learner.device)
 
@@ -96,7 +94,7 @@ def build(config: Config, spec: EnvironmentSpec, runtime: Runtime, incarnation: 
             index,
             incarnation,
             config.replay.compression,
-            shard_max_bytes(config, spec),
+            shard_frame_bytes(config, spec),
             name=f"shard-{index}",
         )
         for index in range(config.replay.shards)

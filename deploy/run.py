@@ -21,7 +21,7 @@ from common.types import EnvironmentSpec, UserError
 from deploy.control import discard
 from deploy.metrics import RunFolder, check_free
 from deploy.remote import InlineRuntime, RayRuntime, Runtime
-from deploy.sizing import object_store_bytes
+from deploy.sizing import check_memory, object_store_bytes
 from deploy.supervisor import Supervisor, View, check_origin
 from deploy.view import SilentView
 
@@ -203,6 +203,7 @@ def _runtime(config: Config, spec: EnvironmentSpec, inline: bool, view: View) ->
     Ray needs seconds to start and mostly waits; torch is imported meanwhile, in a thread: Ray's
     processes end with the thread that started them.
     """
+    check_memory(config, spec, on_ray=not inline)  # before anything claims any
     if inline:
         _check(config, spec)
         yield InlineRuntime()

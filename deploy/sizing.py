@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -11,48 +12,58 @@ import psutil
 from common.config import Config
 from common.types import EnvironmentSpec, UserError
 from replay_server.client import CHUNKS_PER_TURN
+from replay_server.codec import GROUP_FRAMES
+from replay_server.frames import GROUP_BYTES, MAX_ROWS
 from replay_server.table import item_bytes
 
 MEMORY_SHARE = 0.8
-"""Of the memory that is available, at the most so much is for the replay memory."""
+"""Of the memory that is free, at the most so much is for the replay memory and its messages."""
+OWN_GROUPS = Path("/proc/self/cgroup")
 CGROUP = Path("/sys/fs/cgroup")
-LEAST_PACKED_SHARE = 0.01
-"""Frames never compress to less than this: so many transitions may fit into given bytes."""
+PACKED_SHARE = 0.02
+"""What compressed frames are expected to take of their size, at least: with it the number of
+transitions that fit into given bytes is computed. Larger frames fill the bytes with fewer."""
+PACKED_ROW_BYTES = 16
+"""Of every row for a compressed frame, used or not: its place in a list, its numbers."""
 
 
 def shard_capacity(config: Config, spec: EnvironmentSpec) -> int:
     """Transitions of one shard.
 
     Where `replay.capacity` is in bytes and frames are compressed, nobody knows how many will fit:
-    this many could, and `shard_max_bytes` pushes out what does not.
+    so many do if frames take `PACKED_SHARE` of their size, else `shard_frame_bytes` pushes out
+    what does not.
     """
     given = config.replay.capacity_bytes
     if given is None:
         assert isinstance(config.replay.capacity, int)
         return math.ceil(config.replay.capacity / config.replay.shards)
-    frame_bytes = spec.frame.nbytes * _frames_per_transition(config, spec)
+    item, frame_bytes = float(item_bytes(1 << 20, spec.stack)), float(spec.frame.nbytes)
     if config.replay.compression != "none":
-        frame_bytes *= LEAST_PACKED_SHARE
-    # A tree of a power of two may take twice the bytes of one that just fits.
-    item = item_bytes(1 << 20, spec.stack) + 16
-    room = given // config.replay.shards - spec.frame.nbytes * _frames_beside(config, spec)
-    return max(1, int(room / (item + frame_bytes)))
+        item += PACKED_ROW_BYTES * _frames_per_transition(config, spec)
+        frame_bytes *= PACKED_SHARE
+    # A tree of a power of two may take up to twice the bytes of one that just fits.
+    item += 9
+    room = given // config.replay.shards - frame_bytes * _frames_beside(config, spec)
+    capacity = room / (item + frame_bytes * _frames_per_transition(config, spec))
+    return min(max(1, int(capacity)), MAX_ROWS // 2)
 
 
-def shard_max_bytes(config: Config, spec: EnvironmentSpec) -> int | None:
-    """Bytes of items and frames in one shard, at the most; None: its capacities bound them."""
+def shard_frame_bytes(config: Config, spec: EnvironmentSpec) -> int | None:
+    """Bytes of compressed frames in one shard, at the most; None: capacities bound them."""
     if config.replay.compression == "none":
         return None
     given = config.replay.capacity_bytes
     if given is None:  # frames that do not compress must not fill the machine
-        given = min(int(MEMORY_SHARE * available_bytes()), _raw_bytes(config, spec))
-    return given // config.replay.shards
+        frames = config.replay.shards * _incompressible_bytes(frame_capacity(config, spec), spec)
+        given = min(int(MEMORY_SHARE * available_bytes()), frames + _item_bytes(config, spec))
+    return max(1, (given - _item_bytes(config, spec)) // config.replay.shards)
 
 
 def frame_capacity(config: Config, spec: EnvironmentSpec) -> int:
     """Frames one shard has room for, so that they last as long as its transitions do."""
     lasting = math.ceil(shard_capacity(config, spec) * _frames_per_transition(config, spec))
-    return lasting + _frames_beside(config, spec)
+    return min(lasting + _frames_beside(config, spec), MAX_ROWS)
 
 
 def _frames_per_transition(config: Config, spec: EnvironmentSpec) -> float:
@@ -61,8 +72,12 @@ def _frames_per_transition(config: Config, spec: EnvironmentSpec) -> float:
     turn = config.actors.chunk_steps * CHUNKS_PER_TURN
     # Every episode's last frame is one more; when short episodes need more than this, the oldest
     # transitions go early. Frames of a few bytes cost nothing.
-    ends = 1.02 if spec.frame.nbytes > 1024 else 1.25
-    return (1 + (overlap / turn if config.replay.shards > 1 else 0)) * ends
+    rows = 1.02 if spec.frame.nbytes > 1024 else 1.25
+    rows *= 1 + (overlap / turn if config.replay.shards > 1 else 0)
+    if config.replay.compression != "none":  # a chunk's last group takes the rows of a full one
+        frames = config.actors.envs * config.actors.chunk_steps
+        rows *= (frames + GROUP_FRAMES - 1) / frames
+    return rows
 
 
 def _frames_beside(config: Config, spec: EnvironmentSpec) -> int:
@@ -72,58 +87,108 @@ def _frames_beside(config: Config, spec: EnvironmentSpec) -> int:
     actor's lies; and one chunk is being written.
     """
     actors = math.ceil(config.actors.count / config.replay.shards)
+    return (actors + 1) * _chunk_frames(config, spec)
+
+
+def _chunk_frames(config: Config, spec: EnvironmentSpec) -> int:
+    """Frames of the largest chunk."""
     carried = config.learner.n_step + spec.stack
-    return (actors + 1) * config.actors.envs * (config.actors.chunk_steps + 2 * carried)
+    return config.actors.envs * (config.actors.chunk_steps + 2 * carried)
 
 
-def _raw_bytes(config: Config, spec: EnvironmentSpec) -> int:
-    """Bytes of all shards when full, with frames as they are."""
+def _incompressible_bytes(frames: int, spec: EnvironmentSpec) -> int:
+    """Bytes of so many compressed frames when compression gains nothing: codecs add a little."""
+    group = GROUP_FRAMES * spec.frame.nbytes
+    return -(-frames // GROUP_FRAMES) * (int(1.01 * group) + 128 + GROUP_BYTES)
+
+
+def _item_bytes(config: Config, spec: EnvironmentSpec) -> int:
+    """Bytes of all shards without their frames; what is claimed for certain, however they fill."""
     capacity = shard_capacity(config, spec)
-    items = capacity * item_bytes(capacity, spec.stack)
-    return config.replay.shards * (items + frame_capacity(config, spec) * spec.frame.nbytes)
+    shard = capacity * item_bytes(capacity, spec.stack)
+    if config.replay.compression != "none":
+        shard += frame_capacity(config, spec) * PACKED_ROW_BYTES
+    return config.replay.shards * shard
 
 
-def check_memory(config: Config, spec: EnvironmentSpec) -> None:
+def check_memory(config: Config, spec: EnvironmentSpec, on_ray: bool = False) -> None:
     """Compare what the replay memory will need with what this machine has, before any is claimed.
 
+    Args:
+        config: of the run.
+        spec: of its environment.
+        on_ray: messages then lie in shared memory, which is claimed too.
+
     Raises:
-        UserError: it does not fit, or `replay.capacity` in bytes holds too few transitions.
+        UserError: it does not fit, or `replay.capacity` in bytes holds too little.
     """
-    capacity = shard_capacity(config, spec)
-    if config.replay.capacity_bytes is not None and config.replay.compression == "none":
+    replay = config.replay
+    if replay.capacity_bytes is not None:
         try:
-            config.check_capacity(capacity * config.replay.shards)
+            config.check_capacity(shard_capacity(config, spec) * replay.shards)
         except ValueError as error:
             raise UserError(str(error)) from None
-    if config.replay.compression == "none":
-        need = _raw_bytes(config, spec)
-    else:  # frames take what they compress to, up to the bound; items are claimed for certain
-        items = capacity * item_bytes(capacity, spec.stack) * config.replay.shards
-        need = config.replay.capacity_bytes or items
-    available = available_bytes()
+    need = _item_bytes(config, spec)
+    if replay.compression == "none":
+        need += replay.shards * frame_capacity(config, spec) * spec.frame.nbytes
+    elif replay.capacity_bytes is not None:
+        need = replay.capacity_bytes
+    if on_ray:
+        need += object_store_bytes(config, spec)
+    available = int(MEMORY_SHARE * available_bytes())
     if need > available:
         hint = " or compress frames (replay.compression=lz4)"
         raise UserError(
-            f"replay.capacity={config.replay.capacity}: needs {need / 2**30:.1f} GiB of memory, "
-            f"this machine has {available / 2**30:.1f} GiB available; set a smaller one"
-            f"{hint if config.replay.compression == 'none' and spec.frame.is_picture else ''}"
+            f"replay.capacity={replay.capacity}: needs {need / 2**30:.1f} GiB of memory, but "
+            f"{available / 2**30:.1f} GiB ({MEMORY_SHARE:.0%} of what this machine has free) may "
+            f"be used; set a smaller one"
+            f"{hint if replay.compression == 'none' and spec.frame.is_picture else ''}"
+        )
+    # Frames that do not compress at all: the largest chunk must fit even so.
+    largest = _incompressible_bytes(_chunk_frames(config, spec), spec)
+    room = shard_frame_bytes(config, spec)
+    if room is not None and room < largest:
+        raise UserError(
+            f"replay.capacity={replay.capacity}: leaves {room:,} bytes for frames in each of "
+            f"{replay.shards} shards, but the largest message of an actor may bring "
+            f"{largest:,}; set a larger one, or fewer replay.shards or actors.chunk_steps"
         )
 
 
 def available_bytes() -> int:
     """Memory that this process may still claim: the machine's, or its container's if that is less.
 
-    A container's limit (cgroup, version 2 or 1) is not seen by asking the system for its memory.
+    A container's limit (control group, version 2 or 1) is not seen by asking the system for its
+    memory. What a group holds of files can be given back and counts as free.
     """
     available = int(psutil.virtual_memory().available)
-    for limit, usage in (
-        ("memory.max", "memory.current"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
-    ):
+    for folder, limit, usage in _control_groups():
         with suppress(OSError, ValueError):  # not there, or "max": no limit
-            left = int((CGROUP / limit).read_text()) - int((CGROUP / usage).read_text())
-            available = min(available, left)
+            left = int((folder / limit).read_text()) - int((folder / usage).read_text())
+            stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+            files = stat.get("inactive_file", stat.get("total_inactive_file", "0"))
+            available = min(available, left + int(files))
     return max(0, available)
+
+
+def _control_groups() -> Iterator[tuple[Path, str, str]]:
+    """Folders of the groups that this process is in, outermost first, with their two files."""
+    try:
+        lines = OWN_GROUPS.read_text().splitlines()
+    except OSError:
+        lines = []
+    for line in ["0::/", "0:memory:/", *lines]:  # in a container the root is its own group
+        _, controllers, path = line.split(":", 2)
+        parts = Path(path.lstrip("/")).parts
+        if controllers == "":
+            root, names = CGROUP, ("memory.max", "memory.current")
+        elif "memory" in controllers.split(","):
+            root = CGROUP / "memory"
+            names = ("memory.limit_in_bytes", "memory.usage_in_bytes")
+        else:
+            continue
+        for depth in range(len(parts) + 1):
+            yield root.joinpath(*parts[:depth]), *names
 
 
 def object_store_bytes(config: Config, spec: EnvironmentSpec) -> int:

@@ -18,6 +18,7 @@ COMPRESSIONS = ("none", "lz4", "zstd", "png")
 GROUP_FRAMES = 5
 """Five pictures of 84×84 fit the 64 KiB that LZ4 looks back; larger groups unpack more in vain."""
 ZSTD_LEVEL = 1
+ZSTD_MAX_WINDOW_BYTES = 1 << 23
 PNG_LEVEL = 1
 
 
@@ -47,7 +48,8 @@ class Codec:
             import zstandard
 
             self._compressor = zstandard.ZstdCompressor(level=ZSTD_LEVEL)
-            self._decompressor = zstandard.ZstdDecompressor()
+            # A stream may ask for any window: more than frames need is none of ours.
+            self._decompressor = zstandard.ZstdDecompressor(max_window_size=ZSTD_MAX_WINDOW_BYTES)
         elif not (frame.is_picture and frame.dtype == "uint8" and frame.shape[0] in (1, 3)):
             raise UserError(
                 f"replay.compression=png: needs 8-bit pictures of 1 or 3 channels, not frames of "

@@ -7,12 +7,34 @@ from `first` up to `written` are there. The row `capacity` is the frame of zeros
 from __future__ import annotations
 
 import math
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 
 from common.types import Array, FrameSpec, PackedFrames
 from replay_server.codec import GROUP_FRAMES, Codec
+
+GROUP_BYTES = 50
+"""Of a compressed group beside its bytes: Python's object, its place, and what is counted of it."""
+MAX_ROWS = (1 << 31) - GROUP_FRAMES - 1
+"""Items name rows in 32 bits."""
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """Frames on their way from one place in a ring to a newer one.
+
+    Attributes:
+        rows, nbytes: what they will take.
+        places: `[n]`, row of each frame behind the first that is written.
+        data: the frames, as their store keeps them.
+    """
+
+    rows: int
+    nbytes: int
+    places: Array
+    data: Any
 
 
 class FrameStore(Protocol):
@@ -43,6 +65,14 @@ class FrameStore(Protocol):
 
     def write(self, frames: Array | PackedFrames) -> None:
         """Append frames; rows that they overwrite must have been forgotten before."""
+        ...
+
+    def hold(self, numbers: Array) -> Held:
+        """A copy of these frames (`[n]` int), to be written again."""
+        ...
+
+    def write_held(self, held: Held) -> Array:
+        """Append what was held; returns the numbers that the frames have now, `[n]`."""
         ...
 
     def forget(self, before: int) -> None:
@@ -107,6 +137,17 @@ class RawFrames:
             self._rows[: len(frames) - head] = frames[head:]
         self.written += len(frames)
 
+    def hold(self, numbers: Array) -> Held:
+        """A copy of these frames."""
+        frames = self._rows[numbers % self.capacity]
+        return Held(len(frames), frames.nbytes, np.arange(len(frames)), frames)
+
+    def write_held(self, held: Held) -> Array:
+        """Append what was held; returns the numbers that the frames have now."""
+        begin = self.written
+        self.write(held.data)
+        return begin + held.places
+
     def forget(self, before: int) -> None:
         """Give up all frames whose number is below `before`."""
         self.first = max(self.first, before)
@@ -124,28 +165,32 @@ class RawFrames:
 
 
 class PackedFrameStore:
-    """Frames in compressed groups; a ring of groups, whose bytes are counted."""
+    """Frames in compressed groups: a ring of groups, whose bytes are counted."""
 
     def __init__(self, frame: FrameSpec, capacity: int, codec: Codec) -> None:
         """`capacity` is rounded up to whole groups."""
         self._groups: list[bytes] = [b""] * -(-capacity // GROUP_FRAMES)
-        self._counts: Array = np.zeros(len(self._groups), np.int8)
+        self._counts: Array = np.zeros(len(self._groups), np.int8)  # frames in each
+        # Bytes ever written before each group, so that bytes of a range are one subtraction.
+        self._bytes_before: Array = np.zeros(len(self._groups), np.int64)
+        self._bytes_written = 0
         self.capacity = len(self._groups) * GROUP_FRAMES
         self.written = 0
         self.first = 0
         self._frame = frame
         self._codec = codec
-        self._bytes = 0
 
     @property
     def nbytes(self) -> int:
         """Bytes of the groups that are there."""
-        return self._bytes
+        return self.bytes_from(self.first)
 
     def bytes_from(self, number: int) -> int:
         """Bytes of the groups that hold the frames from `number` on."""
-        indices = range(number // GROUP_FRAMES, self.written // GROUP_FRAMES)
-        return sum(len(self._groups[index % len(self._groups)]) for index in indices)
+        if number >= self.written:
+            return 0
+        slot = number // GROUP_FRAMES % len(self._groups)
+        return self._bytes_written - int(self._bytes_before[slot])
 
     def cost(self, frames: Array | PackedFrames) -> tuple[int, int]:
         """Rows and bytes that `frames` would take.
@@ -155,33 +200,50 @@ class PackedFrameStore:
         """
         if not isinstance(frames, PackedFrames):
             raise ValueError("frames as they are: this table keeps them compressed")
-        sizes = frames.sizes
+        sizes = frames.sizes.tolist()  # Python's integers: their sum cannot overflow
         if len(sizes) != -(-frames.count // GROUP_FRAMES):
             raise ValueError(f"{len(sizes)} groups: not those of {frames.count} frames")
-        if len(sizes) and (int(sizes.min()) < 1 or int(sizes.sum()) != len(frames.data)):
+        if any(size < 1 for size in sizes) or sum(sizes) != len(frames.data):
             raise ValueError(f"{len(frames.data)} bytes of frames: not what their sizes say")
-        return len(sizes) * GROUP_FRAMES, len(frames.data)
+        return len(sizes) * GROUP_FRAMES, len(frames.data) + len(sizes) * GROUP_BYTES
 
     def write(self, frames: Array | PackedFrames) -> None:
         """Append frames. A last group that is not full takes the rows of a full one."""
         assert isinstance(frames, PackedFrames)
         data = frames.data.tobytes()
-        index = self.written // GROUP_FRAMES
         begin, left = 0, frames.count
         for size in frames.sizes.tolist():
-            slot = index % len(self._groups)
-            self._groups[slot] = data[begin : begin + size]
-            self._counts[slot] = min(GROUP_FRAMES, left)
-            begin, left, index = begin + size, left - GROUP_FRAMES, index + 1
-        self._bytes += len(data)
-        self.written = index * GROUP_FRAMES
+            self._append(data[begin : begin + size], min(GROUP_FRAMES, left))
+            begin, left = begin + size, left - GROUP_FRAMES
+
+    def _append(self, group: bytes, count: int) -> None:
+        slot = self.written // GROUP_FRAMES % len(self._groups)
+        self._groups[slot] = group
+        self._counts[slot] = count
+        self._bytes_before[slot] = self._bytes_written
+        self._bytes_written += len(group) + GROUP_BYTES
+        self.written += GROUP_FRAMES
+
+    def hold(self, numbers: Array) -> Held:
+        """The groups of these frames, as they are."""
+        groups, order = np.unique(numbers // GROUP_FRAMES, return_inverse=True)
+        slots = (groups % len(self._groups)).tolist()
+        data = [(self._groups[slot], int(self._counts[slot])) for slot in slots]
+        nbytes = sum(len(group) + GROUP_BYTES for group, _ in data)
+        places = order * GROUP_FRAMES + numbers % GROUP_FRAMES
+        return Held(len(groups) * GROUP_FRAMES, nbytes, places, data)
+
+    def write_held(self, held: Held) -> Array:
+        """Append what was held; returns the numbers that the frames have now."""
+        begin = self.written
+        for group, count in held.data:
+            self._append(group, count)
+        return begin + held.places
 
     def forget(self, before: int) -> None:
         """Give up all groups that lie wholly below `before`."""
         for index in range(self.first // GROUP_FRAMES, before // GROUP_FRAMES):
-            slot = index % len(self._groups)
-            self._bytes -= len(self._groups[slot])
-            self._groups[slot] = b""
+            self._groups[index % len(self._groups)] = b""
         self.first = max(self.first, before // GROUP_FRAMES * GROUP_FRAMES)
 
     def gather(self, rows: Array, out: Array) -> None:
@@ -207,11 +269,18 @@ class PackedFrameStore:
     def check(self) -> None:
         """Raise AssertionError if an invariant does not hold."""
         assert 0 <= self.written - self.first <= self.capacity
-        assert self._bytes == sum(map(len, self._groups)), "bytes are miscounted"
         there = range(self.first // GROUP_FRAMES, self.written // GROUP_FRAMES)
         assert all(self._groups[index % len(self._groups)] for index in there)
+        held = sum(map(len, self._groups)) + len(there) * GROUP_BYTES
+        assert self.nbytes == held, "bytes are miscounted"
 
 
 def make_frame_store(frame: FrameSpec, capacity: int, codec: Codec | None) -> FrameStore:
-    """Room for at least `capacity` frames, compressed if there is a codec."""
+    """Room for at least `capacity` frames, compressed if there is a codec.
+
+    Raises:
+        ValueError: more rows than items can name.
+    """
+    if not 1 <= capacity <= MAX_ROWS:
+        raise ValueError(f"frame_capacity={capacity}: must be between 1 and {MAX_ROWS}")
     return RawFrames(frame, capacity) if codec is None else PackedFrameStore(frame, capacity, codec)

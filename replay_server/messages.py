@@ -10,6 +10,14 @@ from common import wire
 from common.types import Array, Chunk, PackedFrames, Sample, ShardSummary
 
 CHUNK_COLUMNS = ("observation", "next_observation", "action", "reward", "discount", "version")
+_CHUNK_FORM = {
+    **dict.fromkeys(("observation", "next_observation"), ("int32", 2)),
+    **dict.fromkeys(("action", "reused", "sizes"), ("int32", 1)),
+    **dict.fromkeys(("reward", "discount", "priority"), ("float32", 1)),
+    "version": ("int64", 1),
+    "packed": ("uint8", 1),
+}
+"""Type and dimensions of each column; those of `frames` are the table's to judge."""
 SAMPLE_COLUMNS = tuple(field.name for field in fields(Sample) if field.name != "summary")
 
 
@@ -35,26 +43,22 @@ def decode_chunk(buffer: Array) -> Chunk:
     """
     arrays, meta = wire.decode(buffer)
     is_packed = "packed" in arrays
-    wanted = (*CHUNK_COLUMNS, "reused", *(("packed", "sizes") if is_packed else ("frames",)))
-    for name in wanted:
+    frames_columns = ("packed", "sizes") if is_packed else ("frames",)
+    for name in (*CHUNK_COLUMNS, "reused", *frames_columns):
         if name not in arrays:
             raise wire.WireError(f"chunk without column {name!r}")
-    columns = (*CHUNK_COLUMNS, *(("priority",) if "priority" in arrays else ()))
-    for name in columns:
-        if not arrays[name].ndim:
-            raise wire.WireError(f"chunk column {name!r} has no rows")
-    count = len(arrays["action"])
-    for name in columns:
-        if len(arrays[name]) != count:
-            raise wire.WireError(f"chunk column {name!r} has {len(arrays[name])} rows, not {count}")
-    for name in wanted[len(CHUNK_COLUMNS) :]:
-        column = arrays[name]
-        if not column.ndim or (name != "frames" and column.ndim != 1):
+    for name, column in arrays.items():
+        dtype, dimensions = _CHUNK_FORM.get(name, (None, None))
+        if dimensions is not None and column.ndim != dimensions:
             raise wire.WireError(f"chunk column {name!r} has {column.ndim} dimensions")
-        if (name in ("reused", "sizes") and column.dtype.kind not in "iu") or (
-            name == "packed" and column.dtype != "uint8"
-        ):
-            raise wire.WireError(f"chunk column {name!r} is of {column.dtype}")
+        if not column.ndim:
+            raise wire.WireError(f"chunk column {name!r} has no rows")
+        if dtype is not None and column.dtype != dtype:
+            raise wire.WireError(f"chunk column {name!r} is of {column.dtype}: must be {dtype}")
+    count = len(arrays["action"])
+    for name in (*CHUNK_COLUMNS, "priority"):
+        if name in arrays and len(arrays[name]) != count:
+            raise wire.WireError(f"chunk column {name!r} has {len(arrays[name])} rows, not {count}")
     stream, number = _number(meta, "stream"), _number(meta, "number")
     frames: Array | PackedFrames
     if is_packed:

@@ -28,7 +28,7 @@ class ReplayServer:
         shard: int,
         incarnation: int = 0,
         compression: str = "none",
-        max_bytes: int | None = None,
+        max_frame_bytes: int | None = None,
     ) -> None:
         """See `Table`; `seed` is the run's, `compression` names a codec."""
         sequence = seed_sequence(seed, Role.SHARD, shard, incarnation)
@@ -42,7 +42,7 @@ class ReplayServer:
             shard=shard,
             incarnation=incarnation,
             codec=make_codec(compression, frame),
-            max_bytes=max_bytes,
+            max_frame_bytes=max_frame_bytes,
         )
 
     def insert(self, buffer: Array) -> int:

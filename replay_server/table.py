@@ -34,6 +34,9 @@ PRIORITY_FLOOR = 1e-6
 """Added to every priority, so that an item without TD error keeps a chance (Schaul et al. 2016)."""
 COUNT = np.dtype(np.uint32)
 ONE = COUNT.type(1)
+REACH = 0.05
+"""Part of the ring that a chunk may reach back over: frames farther back are written again. What
+is reached back to keeps all that was written since from going one by one; it would go at once."""
 SMALL_FRAME_BYTES = 256
 """Below, finding a sample's repeated frames costs more than sending them twice."""
 
@@ -94,7 +97,7 @@ class Table:
         shard: int = 0,
         incarnation: int = 0,
         codec: Codec | None = None,
-        max_bytes: int | None = None,
+        max_frame_bytes: int | None = None,
     ) -> None:
         """An empty table. Memory is claimed as it fills.
 
@@ -108,16 +111,15 @@ class Table:
             rng: for sampling.
             shard, incarnation: named in every summary.
             codec: keeps frames compressed; chunks then bring them compressed.
-            max_bytes: of items and frames, at the most; then too the oldest go.
+            max_frame_bytes: of frames, at the most; then too the oldest go.
 
         Raises:
-            ValueError: a size below 1, or alpha outside [0, 1].
+            ValueError: a size below 1 or too large, or alpha outside [0, 1].
         """
         for name, value in (
             ("capacity", capacity),
-            ("frame_capacity", frame_capacity),
             ("stack", stack),
-            ("max_bytes", 1 if max_bytes is None else max_bytes),
+            ("max_frame_bytes", 1 if max_frame_bytes is None else max_frame_bytes),
         ):
             if value < 1:
                 raise ValueError(f"{name}={value}: must be at least 1")
@@ -138,10 +140,11 @@ class Table:
         self._tree = SumTree(capacity)
         self._max_priority = 1.0
         self._stack = stack
-        self._max_bytes = max_bytes
+        self._max_frame_bytes = max_frame_bytes
         self._item_bytes = item_bytes(capacity, stack)
         self._frame = frame
         self._frames = make_frame_store(frame, frame_capacity, codec)
+        self._reach = int(self._frames.capacity * REACH)
         self._may_repeat = codec is None and frame.nbytes < SMALL_FRAME_BYTES
         # Used within `sample` alone: the place of a ring's row among the frames of the sample.
         scratch_rows = 0 if self._may_repeat else self._frames.capacity + 1
@@ -202,19 +205,33 @@ class Table:
         stacks, rows, nbytes = self._check_chunk(chunk)
         if count == 0:
             return 0
-        first_frame = self._frames.written
-        numbers = np.arange(first_frame, first_frame + chunk.num_frames)
-        if len(chunk.reused):
-            reused, first_frame = self._reused_frames(chunk, rows, nbytes)
-            numbers = np.concatenate((reused, numbers))
+        first_frame, held = self._frames.written, None
+        reused = chunk.reused
+        if len(reused):
+            reused = self._reused_frames(chunk)
+            first_frame = int(reused.min())
+            if not self._reaches(first_frame, rows, nbytes):
+                held = self._frames.hold(reused)
+                rows, nbytes = rows + held.rows, nbytes + held.nbytes
+                first_frame = self._frames.written
+                if not self._fits(rows, nbytes):
+                    raise self._refusal(chunk)
+        masses = self._mass(self._accepted(chunk.priority, count))
+        newest_version = int(chunk.version.max())
+        # From here on nothing fails: the table is never left half changed.
         evicted = self._make_room(count, rows, nbytes, first_frame)
-
+        if held is not None:
+            first_frame = self._frames.written
+            reused = self._frames.write_held(held)
+        own = self._frames.written
+        numbers = np.arange(own, own + chunk.num_frames)
+        if len(reused):
+            numbers = np.concatenate((reused, numbers))
         self._frames.write(chunk.frames)
         # Row of each frame that the chunk may name; PAD is −1 and picks the last: the zeros.
         row_of = np.empty(len(numbers) + 1, np.int32)
         np.remainder(numbers, self._frames.capacity, out=row_of[:-1], casting="unsafe")
         row_of[-1] = self._frames.capacity
-        masses = self._mass(self._accepted(chunk.priority, count))
         done = 0
         for places in self._slots_of(self.inserted, count):
             part = slice(done, done + places.stop - places.start)
@@ -227,7 +244,7 @@ class Table:
             self._times_sampled[places] = 0
             self._tree.set(np.arange(places.start, places.stop), masses[part], checked=True)
             done = part.stop
-        self._newest_version = max(self._newest_version, int(chunk.version.max()))
+        self._newest_version = max(self._newest_version, newest_version)
 
         first_key = self.inserted
         while self._runs and self._runs[-1][1] > first_frame:  # it reaches further back than they
@@ -386,7 +403,7 @@ class Table:
         masses = self._tree.get(np.arange(self.capacity))
         assert (masses[live] > 0).all(), "a live item can never be drawn"
         assert np.count_nonzero(masses) == len(live), "a dead item can be drawn"
-        assert self._max_bytes is None or self.nbytes <= self._max_bytes
+        assert self._max_frame_bytes is None or self._frames.nbytes <= self._max_frame_bytes
         for column in zip(*self._runs, strict=True):
             assert list(column) == sorted(column)
         if not len(self):
@@ -416,14 +433,13 @@ class Table:
         """Both stacks, `[K, 2, S]`; rows of frames and bytes in all that the chunk needs."""
         count, frames = len(chunk), chunk.num_frames + len(chunk.reused)
         rows, nbytes = self._frames.cost(chunk.frames)
-        nbytes += count * self._item_bytes
-        if count > self.capacity or rows > self._frames.capacity:
+        if count > self.capacity or not self._fits(rows, nbytes):
+            limit = self._max_frame_bytes
             raise ValueError(
-                f"chunk of {count} transitions and {chunk.num_frames} frames: the table holds "
-                f"{self.capacity} and {self._frames.capacity}"
+                f"chunk of {count} transitions and {chunk.num_frames} frames ({nbytes} bytes): the "
+                f"table holds {self.capacity} and {self._frames.capacity}"
+                + (f" ({limit} bytes)" if limit is not None else "")
             )
-        if self._max_bytes is not None and nbytes > self._max_bytes:
-            raise ValueError(f"chunk of {nbytes} bytes: the table holds {self._max_bytes}")
         shape, stack_shape = (count,), (count, self._stack)
         for name in ("action", "reward", "discount", "version", "priority"):
             column = getattr(chunk, name)
@@ -441,27 +457,35 @@ class Table:
             raise ValueError(f"a stack names a frame outside the chunk's {frames}")
         return stacks, rows, nbytes
 
-    def _reused_frames(self, chunk: Chunk, rows: int, nbytes: int) -> tuple[Array, int]:
-        """Numbers in the ring of the frames that a chunk reuses, `[R]` int64, and the least.
+    def _fits(self, rows: int, nbytes: int) -> bool:
+        """Whether so many frames could be there at all."""
+        limit = self._max_frame_bytes
+        return rows <= self._frames.capacity and (limit is None or nbytes <= limit)
+
+    def _reaches(self, first_frame: int, rows: int, nbytes: int) -> bool:
+        """Whether a chunk of so many rows and bytes may hold on to frames from `first_frame` on."""
+        back = self._frames.written - first_frame
+        return back <= self._reach and self._fits(
+            back + rows, self._frames.bytes_from(first_frame) + nbytes
+        )
+
+    def _reused_frames(self, chunk: Chunk) -> Array:
+        """Numbers in the ring of the frames that a chunk reuses, `[R]` int64.
 
         Raises:
-            UnknownFramesError: they are not here, or would have to make room for the chunk.
+            UnknownFramesError: they are not here.
         """
         number, named = self._streams.get(chunk.stream, (None, chunk.reused))
-        if (
-            number == chunk.number - 1
-            and chunk.reused.min() >= 0
-            and (chunk.reused.max() < len(named))
-        ):
+        is_next = number == chunk.number - 1
+        if is_next and chunk.reused.min() >= 0 and chunk.reused.max() < len(named):
             reused: Array = named[chunk.reused]
-            kept = int(reused.min())
-            fits = self._frames.written + rows - kept <= self._frames.capacity
-            if fits and self._max_bytes is not None:
-                fits = self._frames.bytes_from(kept) + nbytes <= self._max_bytes
-            if fits and kept >= self._frames.first:
-                return reused, kept
+            if reused.min() >= self._frames.first:
+                return reused
+        raise self._refusal(chunk)
+
+    def _refusal(self, chunk: Chunk) -> UnknownFramesError:
         self.orphaned += len(chunk)
-        raise UnknownFramesError(f"chunk {chunk.number} of stream {chunk.stream}: unknown frames")
+        return UnknownFramesError(f"chunk {chunk.number} of stream {chunk.stream}: unknown frames")
 
     def _make_room(self, count: int, rows: int, nbytes: int, first_frame: int) -> int:
         """Push out what a chunk will overwrite, and what exceeds the bytes with it.
@@ -474,10 +498,8 @@ class Table:
         first_kept = self._frames.written + rows - self._frames.capacity
         while self._runs:
             end = self._runs[1][0] if len(self._runs) > 1 else self.inserted
-            too_many = self._max_bytes is not None and (
-                (self.inserted - oldest) * self._item_bytes + self._frames.nbytes + nbytes
-                > self._max_bytes
-            )
+            limit = self._max_frame_bytes
+            too_many = limit is not None and self._frames.nbytes + nbytes > limit
             if oldest < end and self._runs[0][1] >= first_kept and not too_many:
                 break
             self._runs.popleft()

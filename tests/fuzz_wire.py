@@ -19,9 +19,15 @@ from common.types import Chunk, FrameSpec
 
 with atheris.instrument_imports(include=["common", "replay_server"]):
     from common import wire
-    from replay_server import codec, messages
+    from replay_server import codec, messages, sum_tree
+    from replay_server.table import Table
 
+sum_tree.COMPILED_AFTER_CALLS = -1  # what numba imports is not what is measured here
 FRAME = FrameSpec((1, 4, 4), "uint8", 1.0)
+TABLES = [
+    Table(16, FRAME, 2, 0.6, 40, np.random.default_rng(0), codec=one)
+    for one in (None, *(codec.Codec(kind, FRAME) for kind in codec.COMPRESSIONS if kind != "none"))
+]
 CODECS = [codec.Codec(kind, FRAME) for kind in codec.COMPRESSIONS if kind != "none"]
 # Headers hold at most a mebibyte; parsed they may take some sixty times as much, never more.
 SPARE_BYTES, FACTOR = 1 << 20, 64
@@ -53,6 +59,12 @@ def test_one(data: bytes) -> None:
     for one in CODECS:
         with suppress(wire.WireError):
             one.unpack(data, 5)
+    with suppress(wire.WireError):
+        chunk = messages.decode_chunk(data)
+        for table in TABLES:
+            with suppress(ValueError):  # refused: nothing of it is there
+                table.insert(chunk)
+            table.check()
     claimed = tracemalloc.get_traced_memory()[1] - before
     if claimed > SPARE_BYTES + FACTOR * len(data):
         raise MemoryError(f"{len(data)} bytes made {claimed}")

@@ -14,7 +14,7 @@ from common import wire
 from common.types import PAD, Chunk, FrameSpec
 from replay_server.codec import Codec
 from replay_server.messages import encode_chunk
-from replay_server.table import PRIORITY_FLOOR, Table
+from replay_server.table import PRIORITY_FLOOR, REACH, Table
 
 VECTOR = FrameSpec(shape=(3,), dtype="float32", scale=1.0)
 PICTURE = FrameSpec(shape=(1, 2, 2), dtype="uint8", scale=1 / 255)
@@ -147,6 +147,17 @@ class NaiveTable:
         before = len(self.items)
         named = [self.streams[chunk.stream][i] for i in chunk.reused]
         first_frame = min([self.frames_written, *(number for _, number in named)])
+        needed = self.frames_written - first_frame + self.round_up(len(chunk.frames))
+        capacity = self.round_up(self.frame_capacity)
+        if self.frames_written - first_frame > int(capacity * REACH) or needed > capacity:
+            # Too far back: they are written again, before the chunk's own.
+            first_frame = self.frames_written
+            self.frames_written += self.held_rows(chunk)
+            groups = sorted({number // self.group for _, number in named})
+            places = [groups.index(n // self.group) * self.group + n % self.group for _, n in named]
+            if self.group == 1:  # one by one, in the chunk's order
+                places = list(range(len(named)))
+            named = [(f, first_frame + place) for (f, _), place in zip(named, places, strict=True)]
         own = range(self.frames_written, self.frames_written + len(chunk.frames))
         named += [(frame.copy(), n) for frame, n in zip(chunk.frames, own, strict=True)]
         self.streams[chunk.stream] = named
@@ -174,6 +185,13 @@ class NaiveTable:
             self.inserted += 1
         self.items = {k: v for k, v in self.items.items() if k >= self.inserted - self.capacity}
         return before + len(chunk) - len(self.items)
+
+    def held_rows(self, chunk: Chunk) -> int:
+        """Rows that reused frames take when they are written again: theirs, or their groups'."""
+        numbers = [self.streams[chunk.stream][i][1] for i in chunk.reused]
+        if self.group == 1:
+            return len(numbers)
+        return len({number // self.group for number in numbers}) * self.group
 
     def round_up(self, frames: int) -> int:
         return -(-frames // self.group) * self.group
