@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, Protocol
 
@@ -51,19 +52,21 @@ def make_peers(
         UserError: none is.
     """
     known: dict[str, tuple[str, Callable[..., Peer]]] = {
-        "tianshou PER": ("tianshou", _Tianshou),
+        "tianshou PER": ("tianshou.data", _Tianshou),
         "cpprb PER": ("cpprb", _Cpprb),
-        "SB3 uniform": ("stable_baselines3", _StableBaselines),
-        "torchrl uniform": ("torchrl", _TorchRL),
+        "SB3 uniform": ("stable_baselines3.common.buffers", _StableBaselines),
+        "torchrl uniform": ("torchrl.data", _TorchRL),
     }
-    here = {name: make for name, (module, make) in known.items() if find_spec(module)}
+    here = {name: known[name] for name in known if find_spec(known[name][0].partition(".")[0])}
     if not here:
         raise UserError("--peers: none is installed; pip install -e '.[bench]'")
     for name, (module, _) in known.items():
         if name not in here:
-            print(f"{name}: left out, {module} is not installed", file=sys.stderr)
+            library = module.partition(".")[0]
+            print(f"{name}: left out, {library} is not installed", file=sys.stderr)
     peers: dict[str, Peer] = {}
-    for name, make in here.items():
+    for name, (module, make) in here.items():
+        import_module(module)  # what the library itself takes is not its memory's
         before = resident_bytes()
         peers[name] = make(frame, stack, capacity, pool, chunk, batch)
         for _ in range(-(-capacity // chunk)):

@@ -213,6 +213,7 @@ def _pictures(rounds: int, with_peers: bool) -> Iterator[Figure]:
     rng = np.random.default_rng(0)
     pool = rng.integers(0, 256, (64 * CHUNK, *PICTURE.shape), np.uint8)
     stream, ring_stream = Stream(pool, STACK, CHUNK), Stream(pool, STACK, CHUNK)
+    make_table(PICTURE, STACK, CHUNK)  # imports numba: not the memory's
     before = resident_bytes()
     table = make_table(PICTURE, STACK, PICTURES)
     fill(table, stream)
