@@ -70,9 +70,13 @@ class Stream:
         rng = np.random.default_rng(0)
         self._priority = rng.random(count).astype(np.float32)
 
-    def next(self) -> Chunk:
-        """The next chunk: the first brings all its frames, later ones what is new."""
-        begins = self._number == 0
+    def next(self, continues: bool = True) -> Chunk:
+        """The next chunk: the first brings all its frames, later ones what is new.
+
+        Args:
+            continues: where it goes, the chunk before is known.
+        """
+        begins = self._number == 0 or not continues
         frames = self._count + (self._carried if begins else 0)
         if self._position + frames > len(self._pool):
             self._position = 0
@@ -340,7 +344,7 @@ class Feeder:
         self._writer.take_accepted()
         start = time.perf_counter()
         while time.perf_counter() - start < seconds:
-            self._writer.write(self._stream.next())
+            self._writer.write(self._stream.next(self._writer.continues))
         self._writer.flush()
         return self._writer.take_accepted() / (time.perf_counter() - start)
 

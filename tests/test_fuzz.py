@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-SECONDS = 15
+SECONDS = 8
 FUZZER = Path(__file__).parent / "fuzz_wire.py"
 
 
@@ -25,4 +25,4 @@ def test_no_bytes_end_in_anything_but_a_message_or_a_wire_error(tmp_path):
     )
     assert done.returncode == 0, done.stderr[-3000:]
     (end,) = [line for line in done.stderr.splitlines() if line.startswith("Done ")]
-    assert int(end.split()[1]) > 1_000, "it hardly ran"
+    assert int(end.split()[1]) > 500, "it hardly ran"

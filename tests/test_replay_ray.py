@@ -99,7 +99,7 @@ def test_four_shards_at_once_lose_nothing_and_mix_up_nothing(runtime, kind):
         writer.call("write", 0.2).result()
     counted = [shard.call("summary").result().inserted for shard in shards]
     assert all(counted)
-    writing = [writer.call("write", 4.0) for writer in writers]
+    writing = [writer.call("write", 2.5) for writer in writers]
     drawn = rounds = 0
     pending = []
     while not all(future.done() for future in writing):
@@ -134,7 +134,7 @@ def test_four_shards_at_once_lose_nothing_and_mix_up_nothing(runtime, kind):
     assert orphaned < 0.02 * sent
     assert [s.inserted for s in summaries] == [s.size + s.evicted for s in summaries]
     assert all(s.size <= CAPACITY for s in summaries)
-    assert sum(s.evicted for s in summaries) > 4 * CAPACITY
+    assert sum(s.evicted for s in summaries) > 2 * CAPACITY
     assert sum(s.sampled for s in summaries) >= drawn
     assert sum(s.stale for s in summaries) > 0, "no priority came late: the test is too tame"
     assert not any(s.refused for s in summaries)

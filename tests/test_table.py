@@ -61,7 +61,7 @@ def histories(draw):
     st.sampled_from(["none", "none", "lz4", "zstd"]),
     st.integers(0, 2**32 - 1),
 )
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_it_is_equal_to_a_twin_that_stores_whole_stacks(
     history, stack, alpha, spec, compression, seed
 ):
