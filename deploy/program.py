@@ -82,6 +82,7 @@ def build(config: Config, spec: EnvironmentSpec, runtime: Runtime, incarnation: 
         incarnation: greater for every life of a run: random streams do not repeat.
     """
     variables = runtime.spawn(Variables, name="variables")
+    frame_bytes = shard_frame_bytes(config, spec)  # once: what is free changes as shards start
     shards = [
         runtime.spawn(
             ReplayServer,
@@ -94,7 +95,7 @@ def build(config: Config, spec: EnvironmentSpec, runtime: Runtime, incarnation: 
             index,
             incarnation,
             config.replay.compression,
-            shard_frame_bytes(config, spec),
+            frame_bytes,
             name=f"shard-{index}",
         )
         for index in range(config.replay.shards)

@@ -167,7 +167,7 @@ class RawFrames:
 class PackedFrameStore:
     """Frames in compressed groups: a ring of groups, whose bytes are counted."""
 
-    def __init__(self, frame: FrameSpec, capacity: int, codec: Codec) -> None:
+    def __init__(self, capacity: int, codec: Codec) -> None:
         """`capacity` is rounded up to whole groups."""
         self._groups: list[bytes] = [b""] * -(-capacity // GROUP_FRAMES)
         self._counts: Array = np.zeros(len(self._groups), np.int8)  # frames in each
@@ -177,7 +177,6 @@ class PackedFrameStore:
         self.capacity = len(self._groups) * GROUP_FRAMES
         self.written = 0
         self.first = 0
-        self._frame = frame
         self._codec = codec
 
     @property
@@ -283,4 +282,4 @@ def make_frame_store(frame: FrameSpec, capacity: int, codec: Codec | None) -> Fr
     """
     if not 1 <= capacity <= MAX_ROWS:
         raise ValueError(f"frame_capacity={capacity}: must be between 1 and {MAX_ROWS}")
-    return RawFrames(frame, capacity) if codec is None else PackedFrameStore(frame, capacity, codec)
+    return RawFrames(frame, capacity) if codec is None else PackedFrameStore(capacity, codec)
