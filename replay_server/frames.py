@@ -7,6 +7,7 @@ from `first` up to `written` are there. The row `capacity` is the frame of zeros
 from __future__ import annotations
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -17,6 +18,9 @@ from replay_server.codec import GROUP_FRAMES, Codec
 
 GROUP_BYTES = 50
 """Of a compressed group beside its bytes: Python's object, its place, and what is counted of it."""
+THREADED_BYTES = 1 << 20
+"""From here on two threads gather: one alone mostly waits for memory. For less than that, handing
+over takes longer than copying."""
 MAX_ROWS = (1 << 31) - GROUP_FRAMES - 1
 """Items name rows in 32 bits."""
 
@@ -101,6 +105,7 @@ class RawFrames:
         # The same as bytes: small frames are copied in one go, not number by number.
         self._frame_size = math.prod(frame.shape)
         flat = self._rows.reshape(capacity + 1, self._frame_size)
+        self._helper: ThreadPoolExecutor | None = None
         self._row_bytes: Array = flat.view(f"V{frame.nbytes}")[:, 0]
 
     @property
@@ -156,7 +161,17 @@ class RawFrames:
         """Copy the frames of `rows` into `out`."""
         # Rows are right by construction; mode "raise" would gather into a second buffer first.
         row_bytes = out.reshape(len(out), self._frame_size).view(self._row_bytes.dtype)[:, 0]
-        np.take(self._row_bytes, rows, out=row_bytes, mode="clip")
+        if out.nbytes < THREADED_BYTES:
+            np.take(self._row_bytes, rows, out=row_bytes, mode="clip")
+            return
+        if self._helper is None:  # a thread of the process that gathers
+            self._helper = ThreadPoolExecutor(1, "gather-frames")
+        half = len(rows) // 2
+        helped = self._helper.submit(
+            np.take, self._row_bytes, rows[:half], out=row_bytes[:half], mode="clip"
+        )
+        np.take(self._row_bytes, rows[half:], out=row_bytes[half:], mode="clip")
+        helped.result()
 
     def check(self) -> None:
         """Raise AssertionError if an invariant does not hold."""

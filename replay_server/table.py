@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -208,8 +209,7 @@ class Table:
         first_frame, held = self._frames.written, None
         reused = chunk.reused
         if len(reused):
-            reused = self._reused_frames(chunk)
-            first_frame = int(reused.min())
+            reused, first_frame = self._reused_frames(chunk)
             if not self._reaches(first_frame, rows, nbytes):
                 held = self._frames.hold(reused)
                 rows, nbytes = rows + held.rows, nbytes + held.nbytes
@@ -230,7 +230,7 @@ class Table:
         self._frames.write(chunk.frames)
         # Row of each frame that the chunk may name; PAD is −1 and picks the last: the zeros.
         row_of = np.empty(len(numbers) + 1, np.int32)
-        np.remainder(numbers, self._frames.capacity, out=row_of[:-1], casting="unsafe")
+        row_of[:-1] = numbers % self._frames.capacity
         row_of[-1] = self._frames.capacity
         done = 0
         for places in self._slots_of(self.inserted, count):
@@ -448,12 +448,14 @@ class Table:
         for numbers in (chunk.observation, chunk.next_observation):
             if numbers.shape != stack_shape:
                 raise ValueError(f"stacks {numbers.shape}: must be {stack_shape}")
-            if numbers.dtype.kind not in "iu":
-                raise ValueError(f"stacks of {numbers.dtype}: must be whole numbers")
-        both = (chunk.observation, chunk.next_observation)
-        stacks = np.empty((count, 2, self._stack), np.result_type(*both))
-        stacks[:, 0], stacks[:, 1] = both
-        if count and (stacks.min() < PAD or stacks.max() >= frames):
+            if numbers.dtype.kind != "i":
+                raise ValueError(f"stacks of {numbers.dtype}: must be signed whole numbers")
+        if chunk.reused.dtype != np.int32:
+            raise ValueError(f"reused frames of {chunk.reused.dtype}: must be int32")
+        stacks = np.empty((count, 2, self._stack), np.int64)
+        stacks[:, 0], stacks[:, 1] = chunk.observation, chunk.next_observation
+        # PAD, the least that is allowed, becomes 0, and what is less a very large number.
+        if count and (stacks - PAD).view(np.uint64).max() > frames:
             raise ValueError(f"a stack names a frame outside the chunk's {frames}")
         return stacks, rows, nbytes
 
@@ -469,18 +471,20 @@ class Table:
             back + rows, self._frames.bytes_from(first_frame) + nbytes
         )
 
-    def _reused_frames(self, chunk: Chunk) -> Array:
-        """Numbers in the ring of the frames that a chunk reuses, `[R]` int64.
+    def _reused_frames(self, chunk: Chunk) -> tuple[Array, int]:
+        """Numbers in the ring of the frames that a chunk reuses, `[R]` int64, and the least.
 
         Raises:
             UnknownFramesError: they are not here.
         """
         number, named = self._streams.get(chunk.stream, (None, chunk.reused))
-        is_next = number == chunk.number - 1
-        if is_next and chunk.reused.min() >= 0 and chunk.reused.max() < len(named):
-            reused: Array = named[chunk.reused]
-            if reused.min() >= self._frames.first:
-                return reused
+        if number == chunk.number - 1:
+            with suppress(IndexError):
+                # Negative numbers, read as unsigned, are too large like others: one test for both.
+                reused: Array = named.take(chunk.reused.view(np.uint32))
+                first = int(reused.min())
+                if first >= self._frames.first:
+                    return reused, first
         raise self._refusal(chunk)
 
     def _refusal(self, chunk: Chunk) -> UnknownFramesError:

@@ -21,6 +21,7 @@ from replay_helpers import (
 from common import types
 from common.types import PAD, TIMES, FrameSpec
 from replay_server.codec import GROUP_FRAMES, Codec
+from replay_server.frames import make_frame_store
 from replay_server.table import PRIORITY_FLOOR, Table, UnknownFramesError
 
 NAN, INF = float("nan"), float("inf")
@@ -395,6 +396,8 @@ BROKEN_CHUNKS = {
     "a frame below": (lambda c: replace(c, next_observation=c.observation * 0 - 2), "outside"),
     "stacks of floats": (lambda c: replace(c, observation=c.observation * 0.0), "stack"),
     "stacks of booleans": (lambda c: replace(c, observation=c.observation > 0), "stack"),
+    "stacks without a sign": (lambda c: replace(c, observation=c.observation.astype("u8")), "sign"),
+    "reused of 64 bits": (lambda c: replace(c, reused=np.zeros(0, np.int64)), "reused frames of"),
     "rewards per what": (lambda c: replace(c, reward=np.zeros((2, 3), np.float32)), "reward"),
     "actions per what": (lambda c: replace(c, action=np.zeros((2, 2), np.int32)), "action"),
     "discounts missing": (lambda c: replace(c, discount=c.discount[:1]), "discount"),
@@ -541,6 +544,18 @@ def test_check_finds_what_it_is_for(damage):
         table.check()
 
 
+@pytest.mark.parametrize("count", [1, 2, 37, 38, 150, 151])  # 28,224 bytes each: 38 are 1 MiB
+def test_frames_are_gathered_right_however_many(count):
+    frame = FrameSpec((4, 84, 84), "uint8", 1.0)
+    store = make_frame_store(frame, 200, None)
+    frames = np.random.default_rng(0).integers(0, 256, (200, 4, 84, 84), dtype=np.uint8)
+    store.write(frames)
+    rows = np.sort(np.random.default_rng(1).choice(200, count, replace=False))
+    out = np.empty((count, 4, 84, 84), np.uint8)
+    store.gather(rows, out)
+    np.testing.assert_array_equal(out, frames[rows])
+
+
 # Frames of chunks before, bytes, statistics.
 
 
@@ -555,7 +570,9 @@ def stream_of(chunks, rng=None, count=4, frames=6, spec=PICTURE):
         yield replace(chunk, stream=5, number=number)
 
 
-@pytest.mark.parametrize("why", ["unknown stream", "a chunk is missing", "a frame is not there"])
+@pytest.mark.parametrize(
+    "why", ["unknown stream", "a chunk is missing", "a frame is not there", "a frame below 0"]
+)
 def test_a_chunk_that_reuses_what_is_not_here_is_refused_whole_and_counted(why):
     table, chunks = make_table(capacity=50, frame_capacity=100), list(stream_of(3))
     if why != "unknown stream":
@@ -563,6 +580,8 @@ def test_a_chunk_that_reuses_what_is_not_here_is_refused_whole_and_counted(why):
     chunk = chunks[2] if why == "a chunk is missing" else chunks[1]
     if why == "a frame is not there":
         chunk = replace(chunk, reused=np.array([5, 6], np.int32))
+    if why == "a frame below 0":
+        chunk = replace(chunk, reused=np.array([5, -1], np.int32))
     before = table.summary()
     with pytest.raises(UnknownFramesError, match=f"chunk {chunk.number} of stream 5"):
         table.insert(chunk)
