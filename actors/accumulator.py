@@ -99,6 +99,33 @@ class NStepAccumulator:
         self._sent[s] = -1
         self._slots += 1
 
+    def cut(self, frames: Array) -> None:
+        """End all windows here: nothing more is appended.
+
+        Args:
+            frames: `[N, *frame]` that came of the last actions; windows bootstrap from them, as
+                they do from the last frame of a truncated episode.
+        """
+        if not self._slots:
+            return
+        last = self._slots - 1
+        self._ended[last] |= self._acted[last]
+        zeros = np.zeros(self._copies)
+        none = np.zeros(self._copies, bool)
+        self.append(
+            frames=frames,
+            first=none,
+            action=zeros,
+            q_taken=zeros,
+            q_max=self._q_max[last],  # nobody has looked at these frames: the nearest there is
+            version=0,
+            reward=zeros,
+            terminated=none,
+            truncated=none,
+            life_ended=none,
+            ignored=~none,
+        )
+
     def drain(self, continues: bool = False) -> Chunk | None:
         """All transitions whose windows are complete and were not handed out before.
 

@@ -72,6 +72,7 @@ class Actor:
             codec=make_codec(config.replay.compression, spec.frame),
         )
         self._variables = VariableClient(variables)
+        self._closed = False
         self._steps_since_chunk = 0
         self._frames = self._environment.reset(env_seed)
         self._first = np.ones(copies, bool)
@@ -145,17 +146,39 @@ class Actor:
             version=self._variables.version,
             fetches=self._variables.fetches - fetches,
             inserts_in_flight=self._writer.in_flight,
+            dropped=self._writer.take_dropped(),
+            lost=[f"shard-{index}" for index in sorted(self._writer.lost)]
+            + ["variables"] * self._variables.lost,
             wall_s=time.perf_counter() - start,
             env_s=env_s,
             policy_s=policy_s,
             insert_wait_s=self._writer.wait_s - waited,
         )
 
-    def close(self) -> None:
-        """Send what is complete, wait for chunks under way, free the environments."""
+    def connect(self, part: str, handle: Handle) -> None:
+        """Another part has taken the place of one that died: `variables`, or `shard-` and index."""
+        if part == "variables":
+            self._variables.connect(handle)
+        else:
+            self._writer.connect(int(part.removeprefix("shard-")), handle)
+
+    def close(self) -> int:
+        """Send all that was experienced, wait until it is stored, free the environments.
+
+        Episodes under way count as truncated: every step becomes a transition.
+
+        Returns:
+            Transitions stored since the last report.
+        """
+        if self._closed:
+            return 0
+        self._closed = True
+        self._send()
+        self._accumulator.cut(self._frames)
         self._send()
         self._writer.flush()
         self._environment.close()
+        return self._writer.take_accepted()
 
     def _fetch_weights(self) -> None:
         weights = self._variables.fetch()

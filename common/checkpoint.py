@@ -1,21 +1,23 @@
 """Checkpoints: complete or not there, verified on reading, readable without pickle.
 
-checkpoints/step-00012000/
-    learner.safetensors   networks and optimiser
-    state.json            counters
-    manifest.json         size and SHA-256 of each file; written last
+checkpoints/
+    000007-step-00012000/      the seventh, after 12,000 learner steps
+        learner.safetensors    networks and optimiser
+        state.json             counters
+        shard-0.rdqn           the items of a replay shard, and its newest frames (wire format)
+        manifest.json          size and SHA-256 of each file; written last
+    frames/
+        0-3-000012.rdqn        older frames of shard 0: written once, for all checkpoints
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
-import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,12 +25,19 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
+from common.storage import Storage, is_name
 from common.types import Array, UserError
 
 MANIFEST = "manifest.json"
 STATE = "state.json"
-_ASIDE = ".replaced-"
-_NAME = re.compile(rf"({re.escape(_ASIDE)})?step-(\d{{8,}})")
+TENSORS = ".safetensors"
+_FOLDER = re.compile(r"(\d{6,})-step-(\d{8,})", re.ASCII)
+_MAX_MANIFEST_BYTES = 1 << 26
+LISTINGS = 5
+"""That find no checkpoint, until there is none."""
+
+Files = dict[str, dict[str, Any]]
+"""Files of a checkpoint by their names in its storage: `{"bytes": …, "sha256": …}` of each."""
 
 
 class CheckpointError(UserError):
@@ -37,101 +46,135 @@ class CheckpointError(UserError):
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """What one holds: named groups of tensors, and counters."""
+    """What one holds.
 
-    path: Path
+    Attributes:
+        url: of the storage it is in.
+        name: its folder there.
+        tensors: groups of tensors by name.
+        state: what was saved as JSON.
+        files: of all that belongs to it, replay included.
+    """
+
+    url: str
+    name: str
     tensors: dict[str, dict[str, Array]]
     state: dict[str, Any]
+    files: Files
+
+    def __str__(self) -> str:
+        return f"{self.url}/{self.name}"
+
+
+def entry_of(data: bytes | Array) -> dict[str, Any]:
+    """What a manifest says of a file with these bytes."""
+    digest = hashlib.sha256(data)  # type: ignore[arg-type] # an array is a buffer
+    return {"bytes": len(data), "sha256": digest.hexdigest()}
+
+
+def read_verified(storage: Storage, name: str, files: Files) -> Array:
+    """The bytes of a file that belongs to a checkpoint, `[bytes]` uint8.
+
+    Raises:
+        CheckpointError: it is gone, cannot be read, or its bytes are not those that were written.
+    """
+    where = f"{storage.url}/{name}"
+    try:
+        entry = files[name]
+        data = storage.read(name)
+    except KeyError:
+        raise CheckpointError(f"{where}: is not in its checkpoint's {MANIFEST}") from None
+    except FileNotFoundError:
+        raise CheckpointError(f"{where}: cannot be read (No such file or directory)") from None
+    except OSError as error:
+        raise CheckpointError(f"{where}: cannot be read ({error.strerror or error})") from None
+    if len(data) != entry["bytes"]:
+        raise CheckpointError(f"{where}: cut off, {len(data)} bytes of {entry['bytes']}")
+    if entry_of(data)["sha256"] != entry["sha256"]:
+        raise CheckpointError(f"{where}: damaged, its checksum is another")
+    return data
 
 
 class CheckpointStore:
     """The checkpoints of one run, newest last; keeps the last k."""
 
-    def __init__(self, folder: Path, keep: int) -> None:
-        """Nothing is created before the first `save`."""
-        self.folder = folder
+    def __init__(self, storage: Storage, keep: int) -> None:
+        """Nothing is created before the first checkpoint."""
+        self.storage = storage
         self._keep = keep
+        self._number = 0  # the greatest that was given away
+
+    def names(self) -> list[str]:
+        """Folders of complete checkpoints, oldest first.
+
+        Raises:
+            OSError: the storage cannot be read.
+        """
+        complete = {
+            folder
+            for folder, _, rest in (name.partition("/") for name in self.storage.sizes())
+            if rest == MANIFEST and _FOLDER.fullmatch(folder)
+        }
+        return sorted(complete, key=_number)
+
+    def new_name(self, step: int) -> str:
+        """A folder for the next checkpoint: no other, complete or not, has ever had its number.
+
+        Args:
+            step: learner steps; for people to read.
+        """
+        folders = {name.partition("/")[0] for name in self.storage.sizes()}
+        numbers = [_number(folder) for folder in folders if _FOLDER.fullmatch(folder)]
+        self._number = max([self._number, *numbers]) + 1
+        return f"{self._number:06d}-step-{step:08d}"
+
+    def commit(
+        self,
+        name: str,
+        tensors: Mapping[str, Mapping[str, Array]],
+        state: Mapping[str, Any],
+        files: Files | None = None,
+    ) -> None:
+        """Write what is left to write, the manifest last: with it the checkpoint exists.
+
+        Then all goes that no checkpoint to keep needs, what a killed writer left included.
+
+        Args:
+            name: a `new_name`.
+            tensors: file name without ending → tensors.
+            state: anything JSON can hold.
+            files: that others have written already.
+
+        Raises:
+            OSError: it could not be written; the checkpoints before are intact, and what there is
+                of this one is gone.
+        """
+        own = {f"{name}/{group}{TENSORS}": _tensor_bytes(t) for group, t in tensors.items()}
+        own[f"{name}/{STATE}"] = json.dumps(dict(state), indent=1).encode()
+        manifest = {**(files or {}), **{path: entry_of(data) for path, data in own.items()}}
+        own[f"{name}/{MANIFEST}"] = json.dumps(manifest, indent=1).encode()
+        try:
+            for path, data in own.items():
+                self.storage.write(path, data)
+        except OSError:
+            self.discard(name)  # a full disk needs the room
+            raise
+        self._tidy()
+
+    def discard(self, name: str) -> None:
+        """Remove what there is of a checkpoint that failed; frames stay, their shards know them."""
+        with suppress(OSError):  # then it goes after the next that succeeds
+            for path in sorted(self.storage.sizes(), key=_manifests_first):
+                if path.startswith(f"{name}/"):
+                    self.storage.remove(path)
 
     def save(
         self, step: int, tensors: Mapping[str, Mapping[str, Array]], state: Mapping[str, Any]
-    ) -> Path:
-        """Write a checkpoint under a temporary name, then rename it into place.
-
-        Killed at any moment, it leaves either the whole checkpoint or none of it.
-
-        Args:
-            step: learner steps; names the folder.
-            tensors: file name without ending → tensors.
-            state: anything JSON can hold.
-
-        Returns:
-            The checkpoint's folder.
-        """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._tidy()
-        final = self.folder / f"step-{step:08d}"
-        temporary = self.folder / f".writing-{final.name}"
-        temporary.mkdir()
-        try:
-            files = {f"{name}.safetensors": _tensor_bytes(t) for name, t in tensors.items()}
-            files[STATE] = json.dumps(dict(state), indent=1).encode()
-            manifest = {
-                name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-                for name, data in files.items()
-            }
-            files[MANIFEST] = json.dumps(manifest, indent=1).encode()
-            for name, data in files.items():
-                write_synced(temporary / name, data)
-            _sync_folder(temporary)
-            # A folder cannot be replaced in one step: the old one steps aside, and comes back if
-            # the new one does not make it.
-            old = final.with_name(f"{_ASIDE}{final.name}")
-            if final.exists():
-                final.rename(old)
-            try:
-                temporary.rename(final)
-            except OSError:
-                if old.exists():
-                    old.rename(final)
-                raise
-            shutil.rmtree(old, ignore_errors=True)
-            _sync_folder(self.folder)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-        for superfluous in self.paths()[: -self._keep]:
-            # Out of sight first: a kill halfway leaves no half checkpoint.
-            gone = superfluous.rename(superfluous.with_name(f".writing-old-{superfluous.name}"))
-            shutil.rmtree(gone)
-        return final
-
-    def paths(self) -> list[Path]:
-        """Folders of complete checkpoints, oldest first.
-
-        One that was set aside counts until its successor is in its place: a writer may have been
-        killed in between.
-        """
-        if not self.folder.is_dir():
-            return []
-        found: dict[int, Path] = {}
-        for path in sorted(self.folder.iterdir()):  # ".replaced-step-…" before "step-…"
-            match = _NAME.fullmatch(path.name)
-            if match and (path / MANIFEST).is_file():
-                found[int(match[2])] = path
-        return [found[step] for step in sorted(found)]
-
-    def _tidy(self) -> None:
-        """Remove what a process that was killed left, and put back what it had set aside.
-
-        For the writer only: to everybody else, one that is at work looks like one that was killed.
-        """
-        for stale in self.folder.glob(".writing-*"):
-            shutil.rmtree(stale, ignore_errors=True)
-        for aside in self.folder.glob(f"{_ASIDE}*"):
-            place = aside.with_name(aside.name.removeprefix(_ASIDE))
-            if place.exists():
-                shutil.rmtree(aside, ignore_errors=True)
-            else:
-                aside.rename(place)
+    ) -> str:
+        """A checkpoint that nobody else writes a part of; returns its name."""
+        name = self.new_name(step)
+        self.commit(name, tensors, state)
+        return name
 
     def newest(self) -> Checkpoint:
         """The newest checkpoint. Changes nothing: the run may be going on.
@@ -140,90 +183,118 @@ class CheckpointStore:
             CheckpointError: none, or it is damaged; the one before it is named.
         """
         while True:
-            paths = self.paths()
-            if not paths:
-                raise CheckpointError(f"{self.folder}: holds no checkpoint")
-            before = _identity(paths[-1])
             try:
-                return load_checkpoint(paths[-1])
-            except CheckpointError as error:
-                if before is None or _identity(paths[-1]) != before:
-                    continue  # its writer replaced or removed it meanwhile
-                older = f"; the one before it is {paths[-2]}" if len(paths) > 1 else ""
-                raise CheckpointError(f"{error}{older}") from None
+                # A listing takes a while: one may come and the one before go as it is made.
+                names = next((found for _ in range(LISTINGS) if (found := self.names())), [])
+                if not names:
+                    raise CheckpointError(f"{self.storage.url}: holds no checkpoint")
+                try:
+                    return self.load(names[-1])
+                except CheckpointError as error:
+                    if names[-1] not in self.names():
+                        continue  # its writer removed it meanwhile
+                    raise self.with_way_out(error, names[-1]) from None
+            except OSError as error:
+                raise CheckpointError(f"{self.storage.url}: cannot be read ({error})") from None
+
+    def load(self, name: str) -> Checkpoint:
+        """Read a checkpoint: its state and tensors verified, of other files whether they are there.
+
+        Whoever reads those verifies them (`read_verified`).
+
+        Raises:
+            CheckpointError: not a checkpoint, or its bytes are not those that were written.
+        """
+        where = f"{self.storage.url}/{name}"
+        try:
+            sizes = self.storage.sizes()
+        except OSError as error:
+            raise CheckpointError(f"{where}: cannot be read ({error})") from None
+        if not _FOLDER.fullmatch(name) or f"{name}/{MANIFEST}" not in sizes:
+            raise CheckpointError(f"{where}: not a checkpoint (it has no {MANIFEST})")
+        if sizes[f"{name}/{MANIFEST}"] > _MAX_MANIFEST_BYTES:
+            raise CheckpointError(f"{where}: cannot be understood ({MANIFEST} is too large)")
+        files = self._manifest(name)
+        for path, entry in files.items():
+            if sizes.get(path) != entry["bytes"]:
+                there = f"{sizes[path]} bytes of {entry['bytes']}" if path in sizes else "not there"
+                raise CheckpointError(f"{self.storage.url}/{path}: cut off, {there}")
+        if f"{name}/{STATE}" not in files:
+            raise CheckpointError(f"{where}: cannot be understood (it has no {STATE})")
+        tensors: dict[str, dict[str, Array]] = {}
+        state: dict[str, Any] = {}
+        try:
+            for path in files:
+                folder, _, file = path.partition("/")
+                if folder != name:
+                    continue
+                if file == STATE:
+                    state = json.loads(read_verified(self.storage, path, files).tobytes())
+                    if not isinstance(state, dict):
+                        raise TypeError(f"{STATE} is no object")
+                elif file.endswith(TENSORS):
+                    data = read_verified(self.storage, path, files)
+                    tensors[file.removesuffix(TENSORS)] = load_tensors(data.tobytes())
+        except (ValueError, KeyError, TypeError, RecursionError, SafetensorError) as error:
+            raise CheckpointError(f"{where}: cannot be understood ({error})") from None
+        return Checkpoint(self.storage.url, name, tensors, state, files)
+
+    def with_way_out(self, error: CheckpointError, name: str) -> CheckpointError:
+        """The error of checkpoint `name`, with the one before it, if there is one."""
+        before = [n for n in self.names() if _number(n) < _number(name)]
+        if not before:
+            return error
+        return CheckpointError(f"{error}; the one before it: --checkpoint {before[-1]}")
+
+    def _manifest(self, name: str) -> Files:
+        where = f"{self.storage.url}/{name}/{MANIFEST}"
+        try:
+            files = json.loads(self.storage.read(f"{name}/{MANIFEST}").tobytes())
+            if not isinstance(files, dict):
+                raise TypeError("not an object")
+            for path, entry in files.items():
+                if not is_name(path):
+                    raise CheckpointError(f"{where}: names {path!r}, outside the checkpoints")
+                if type(entry["bytes"]) is not int or type(entry["sha256"]) is not str:
+                    raise TypeError(f"entry of {path}")
+        except OSError as error:
+            raise CheckpointError(f"{where}: cannot be read ({error.strerror or error})") from None
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise CheckpointError(f"{where}: cannot be understood ({error})") from None
+        return files
+
+    def _tidy(self) -> None:
+        """Remove what no checkpoint to keep needs. For the run itself only, between checkpoints.
+
+        The manifest goes first: killed halfway, this leaves no half checkpoint.
+        """
+        names = self.names()
+        keep = names[-self._keep :]
+        needed = {f"{name}/{MANIFEST}" for name in keep}
+        for name in keep:
+            try:
+                needed |= self._manifest(name).keys()
+            except CheckpointError:  # damaged: what it needs cannot be known, so nothing goes
+                return
+        rest = [name for name in self.storage.sizes() if name not in needed]
+        for name in sorted(rest, key=_manifests_first):
+            folder = name.partition("/")[0]
+            if folder == "frames" or _FOLDER.fullmatch(folder):  # nothing that is not ours
+                self.storage.remove(name)
+        self.storage.sweep()
 
 
-def _identity(path: Path) -> tuple[int, int] | None:
-    """Tells a folder from another that takes its place; None if there is none."""
-    try:
-        found = path.stat()
-    except FileNotFoundError:
-        return None
-    return found.st_ino, found.st_mtime_ns
+def _number(folder: str) -> int:
+    match = _FOLDER.fullmatch(folder)
+    assert match is not None
+    return int(match[1])
+
+
+def _manifests_first(name: str) -> bool:
+    return not name.endswith(f"/{MANIFEST}")
 
 
 def _tensor_bytes(tensors: Mapping[str, Array]) -> bytes:
     # safetensors writes memory as it lies: another order (channels last) would be saved wrong.
     data: bytes = save_tensors({n: np.asarray(array, order="C") for n, array in tensors.items()})
     return data
-
-
-def load_checkpoint(path: Path) -> Checkpoint:
-    """Read and verify a checkpoint.
-
-    Raises:
-        CheckpointError: not a checkpoint, or its bytes are not those that were written.
-    """
-    if not (path / MANIFEST).is_file():
-        raise CheckpointError(f"{path}: not a checkpoint (it has no {MANIFEST})")
-    tensors: dict[str, dict[str, Array]] = {}
-    state: dict[str, Any] = {}
-    try:
-        manifest = json.loads((path / MANIFEST).read_bytes())
-        for name, entry in manifest.items():
-            if Path(name).name != name:
-                raise CheckpointError(f"{path}: {MANIFEST} names {name!r}, outside the checkpoint")
-            data = (path / name).read_bytes()
-            if len(data) != entry["bytes"]:
-                raise CheckpointError(
-                    f"{path / name}: cut off, {len(data)} bytes of {entry['bytes']}"
-                )
-            if hashlib.sha256(data).hexdigest() != entry["sha256"]:
-                raise CheckpointError(f"{path / name}: damaged, its checksum is another")
-            if name == STATE:
-                state = json.loads(data)
-            elif name.endswith(".safetensors"):
-                tensors[name.removesuffix(".safetensors")] = load_tensors(data)
-    except OSError as error:
-        raise CheckpointError(f"{error.filename}: cannot be read ({error.strerror})") from None
-    except (
-        *(ValueError, KeyError, TypeError, AttributeError, RecursionError),
-        SafetensorError,
-    ) as error:
-        raise CheckpointError(f"{path}: cannot be understood ({error})") from None
-    return Checkpoint(path, tensors, state)
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Replace a file's content by `data`, or leave it as it was."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".writing-{os.getpid()}-{path.name}")  # two may write at once
-    write_synced(temporary, data)
-    temporary.replace(path)
-    _sync_folder(path.parent)
-
-
-def write_synced(path: Path, data: bytes) -> None:
-    """Write a file and wait until it is on the disk."""
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

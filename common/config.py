@@ -274,11 +274,40 @@ class StopConfig(Section):
 
 
 class CheckpointConfig(Section):
-    """When the state of the run is saved."""
+    """When and where the state of the run is saved."""
 
-    every_learner_steps: int | None = Field(None, ge=1, description="learner steps between them")
-    every_s: float | None = Field(60.0, gt=0, description="seconds between them")
+    every_learner_steps: int | None = Field(
+        5_000,
+        ge=1,
+        description="learner steps between them; in one process this alone counts: the clock must "
+        "not decide what is learned",
+    )
+    every_s: float | None = Field(60.0, gt=0, description="on Ray also: seconds between them")
     keep: int = Field(3, ge=1, description="newest checkpoints to keep")
+    replay: bool = Field(True, description="save the replay memory too")
+    storage: str | None = Field(
+        None,
+        min_length=1,
+        description='a folder, or a URL that fsspec knows ("s3://bucket/path"), in which the run '
+        "gets a folder of its name; none: the run folder. On a cluster all nodes must reach it",
+    )
+    on_failure: Literal["continue", "stop"] = Field(
+        "continue", description="what the run does when a checkpoint cannot be written"
+    )
+
+
+class SupervisionConfig(Section):
+    """When a part is given up and replaced."""
+
+    hung_after_s: float | None = Field(
+        60.0, gt=0, description="seconds without any sign of life from its process; none: never"
+    )
+    call_timeout_s: float | None = Field(
+        600.0,
+        gt=0,
+        description="seconds that one piece of work may take, however alive its process; none: "
+        "for ever",
+    )
 
 
 class ReportConfig(Section):
@@ -303,6 +332,7 @@ class Config(Section):
     evaluation: EvaluationConfig = EvaluationConfig()
     stop: StopConfig = StopConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
+    supervision: SupervisionConfig = SupervisionConfig()
     report: ReportConfig = ReportConfig()
 
     @model_validator(mode="after")

@@ -54,15 +54,44 @@ class Ready(Generic[T]):
         return True
 
 
+class Failed:
+    """A future of which it is known that there will be no result."""
+
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+
+    def result(self) -> Any:
+        """Raises the error."""
+        raise self._error
+
+    def done(self) -> bool:
+        """Always true."""
+        return True
+
+
 class InlineHandle:
     """Calls an object of this process, at once and in this thread: breakpoints work."""
 
-    def __init__(self, target: Any) -> None:
+    def __init__(self, target: Any, name: str = "part") -> None:
+        """`name` is for errors."""
         self._target = target
+        self.name = name
 
     def call(self, method: str, *args: Any) -> Future[Any]:
         """Run it now. An error of the call is raised here, where a debugger shows its origin."""
+        if self._target is None:  # the death of another process is seen in the result
+            return Failed(RemoteDiedError(self.name, "it was ended"))
         return Ready(getattr(self._target, method)(*args))
+
+    def ping(self) -> Future[None]:
+        """Done, unless it was ended: then the result says so."""
+        if self._target is None:
+            return Failed(RemoteDiedError(self.name, "it was ended"))
+        return Ready(None)
+
+    def end(self) -> None:
+        """Be from now on what the handle of a process that died is."""
+        self._target = None
 
     def share(self, value: Any) -> Future[Any]:
         """The value itself."""

@@ -292,6 +292,8 @@ class ActorReport:
         epsilon: mean ε of the copies.
         version: version of the weights at the end. fetches: versions fetched.
         inserts_in_flight: chunks sent and not yet known to be stored, at the end.
+        dropped: transitions that no shard took, because shards died.
+        lost: parts found dead that nothing took the place of yet (`Actor.connect`).
         wall_s, env_s, policy_s, insert_wait_s: seconds in all, in the environment, in the policy,
             and waiting for replay shards to accept chunks.
     """
@@ -306,6 +308,8 @@ class ActorReport:
     version: int
     fetches: int
     inserts_in_flight: int
+    dropped: int
+    lost: list[str]
     wall_s: float
     env_s: float
     policy_s: float
@@ -324,6 +328,7 @@ class LearnerReport:
         data_age: mean inserts, over all shards, since a sampled item was inserted.
         replay: the newest summary of every shard.
         rounds_in_flight: rounds of batches asked for and not yet taken, at the end.
+        lost: parts found dead that nothing took the place of yet (`Learner.connect`).
         wall_s, sample_wait_s: seconds in all, and waiting for replay shards to answer.
         diverged: a non-finite loss stopped training; `batch` then holds the batch (wire format).
     """
@@ -343,6 +348,7 @@ class LearnerReport:
     rounds_in_flight: int
     wall_s: float
     sample_wait_s: float
+    lost: list[str] = field(default_factory=list)
     diverged: bool = False
     batch: Array | None = None
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from common import wire
-from common.handles import Future, Handle
+from common.handles import Future, Handle, RemoteDiedError
 from common.types import Array
 
 if TYPE_CHECKING:  # torch must stay out of the processes that only pass weights on
@@ -22,8 +22,9 @@ class Variables:
     the same for a network of a kilobyte and of a gigabyte.
     """
 
-    def __init__(self) -> None:
-        self._version = -1
+    def __init__(self, floor: int = -1) -> None:
+        """Nothing published yet; versions will be above `floor`."""
+        self._version = floor
         self._payload: Future[Array] | None = None
         self.fetches = 0
 
@@ -41,6 +42,10 @@ class Variables:
             raise ValueError(f"version={version}: must be newer than {self._version}")
         self._version, self._payload = version, payload
 
+    def newest_version(self) -> int:
+        """The version held; −1: none yet."""
+        return self._version
+
     def fetch(self, have: int) -> tuple[int, Future[Array]] | None:
         """(version, reference) if newer than version `have`, else None."""
         if self._payload is None or self._version <= have:
@@ -56,15 +61,27 @@ class VariableClient:
         self._variables = variables
         self.version = -1
         self.fetches = 0
+        self.lost = False  # the variables died; `connect` ends that
+
+    def connect(self, variables: Handle) -> None:
+        """Fetch from here from now on."""
+        self._variables, self.lost = variables, False
 
     def fetch(self) -> Array | None:
         """The newest weights (wire format) if newer than those fetched before, else None."""
-        answer = self._variables.call("fetch", self.version).result()
-        if answer is None:
+        try:
+            answer = self._variables.call("fetch", self.version).result()
+            if answer is None:
+                return None
+            version, reference = answer
+            weights: Array = reference.result()
+        except RemoteDiedError:  # whoever published, or who keeps it: go on with what is there
+            self.lost = True
             return None
-        self.version, reference = answer
+        if version <= self.version:  # others that came after a loss may begin with older ones
+            return None
+        self.version = version
         self.fetches += 1
-        weights: Array = reference.result()
         return weights
 
 

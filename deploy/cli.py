@@ -193,7 +193,10 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     train.add_argument("--config", type=Path, metavar="FILE", help="TOML on top of the preset")
     train.add_argument("--run-dir", type=Path, metavar="DIR", help="new folder for this run")
     resume = command("resume", _resume, "go on from a run's newest checkpoint", keys=any_key)
-    resume.add_argument("run_folder", type=Path, metavar="RUN")
+    resume.add_argument(
+        "run_folder", metavar="RUN", help="its folder, or the URL of its checkpoints"
+    )
+    resume.add_argument("--checkpoint", metavar="NAME", help="not the newest: one before it")
     change = command("set", _set, "change a run while it goes on", keys=live_keys)
     change.add_argument("run_folder", type=Path, metavar="RUN")
     for sub in (train, resume):
@@ -282,17 +285,20 @@ def _resume(options: argparse.Namespace, overrides: Overrides) -> int:
     from deploy.metrics import RunFolder
     from deploy.view import make_view
 
-    config = RunFolder.open(options.run_folder, overrides).config
+    given = options.run_folder
+    path = run.fetch_run(given) if "://" in given else Path(given)
+    config = RunFolder.open(path, overrides).config
     return _finish(
         options,
         lambda: run.resume(
-            options.run_folder,
+            path,
             overrides,
+            checkpoint_name=options.checkpoint,
             inline=options.inline,
             view=make_view(config.stop),
             started_s=STARTED_S,
         ),
-        options.run_folder,
+        path,
     )
 
 
@@ -318,7 +324,7 @@ def _set(options: argparse.Namespace, overrides: Overrides) -> int:
 
 def _finish(options: argparse.Namespace, work: Callable[[], dict[str, Any]], path: Path) -> int:
     """Run, then say how it ended and what to do next."""
-    from common.checkpoint import CheckpointStore
+    from deploy.metrics import RunFolder
     from deploy.supervisor import RunFailedError
 
     try:
@@ -329,7 +335,7 @@ def _finish(options: argparse.Namespace, work: Callable[[], dict[str, Any]], pat
         print(f"raydqn: failed: {error}", file=sys.stderr)
         return FAILURE
     except KeyboardInterrupt:
-        saved = CheckpointStore(path / "checkpoints", 1).paths()
+        saved = RunFolder.open(path).checkpoints.names()
         hint = f"the newest checkpoint is {saved[-1]}" if saved else "there is no checkpoint"
         print(f"raydqn: stopped at once; {hint}", file=sys.stderr)
         return INTERRUPTED

@@ -16,8 +16,8 @@ from typing import Any, Literal
 
 import tomlkit
 
-from common.checkpoint import write_atomically
 from common.config import NONE, Config, build, load_toml, merge
+from common.storage import write_atomically
 from common.types import UserError
 from deploy.metrics import CONTROL, RunFolder
 

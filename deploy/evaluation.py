@@ -16,8 +16,8 @@ from common.networks import make_network, shape_difference
 from common.seeding import Role
 from common.types import Array, EnvironmentFailedError, EnvironmentSpec, UserError
 from common.variables import Variables, unpack_weights
+from deploy.checkpointer import check_origin
 from deploy.metrics import RunFolder
-from deploy.supervisor import check_origin
 
 GIF_MAX_FRAMES = 1_000
 GIF_MIN_HEIGHT = 160
@@ -50,7 +50,7 @@ def load_weights(folder: RunFolder, which: str) -> tuple[Array, str]:
         if name.startswith("policy.")
     }
     steps = int(checkpoint.state["learner"]["learner_steps"])
-    return wire.encode(tensors, {"learner_steps": steps}), f"checkpoint {checkpoint.path.name}"
+    return wire.encode(tensors, {"learner_steps": steps}), f"checkpoint {checkpoint.name}"
 
 
 def check_weights(weights: Array, spec: EnvironmentSpec, config: Config, source: str) -> None:

@@ -26,8 +26,9 @@ from safetensors.numpy import load_file
 from safetensors.numpy import save as save_tensors
 
 from common import wire
-from common.checkpoint import CheckpointStore, write_atomically
+from common.checkpoint import CheckpointStore
 from common.config import Config, build, load_toml, merge, to_toml
+from common.storage import open_storage, write_atomically
 from common.types import Array, EvaluationReport, UserError
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ BEST = "best.safetensors"
 SUMMARY = "summary.json"
 LIVES = "lives"
 LOCK = ".lock"
+CHECKPOINTS = "checkpoints"
 CONTROL = "control.toml"
 
 
@@ -58,7 +60,9 @@ class RunFolder:
         """Of a run that exists; see `create` and `open`."""
         self.path = path
         self.config = config
-        self.checkpoints = CheckpointStore(path / "checkpoints", config.checkpoint.keep)
+        storage = config.checkpoint.storage
+        url = str(path / CHECKPOINTS) if storage is None else f"{storage.rstrip('/')}/{path.name}"
+        self.checkpoints = CheckpointStore(open_storage(url), config.checkpoint.keep)
         self._made = False  # the folder itself, by this object
 
     @classmethod

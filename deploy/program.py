@@ -13,30 +13,79 @@ from dataclasses import dataclass, field
 
 from actors.actor import Actor
 from actors.evaluator import Evaluator
+from common.checkpoint import Checkpoint
 from common.config import Config
 from common.handles import Handle
 from common.networks import choose_device, make_network
-from common.types import EnvironmentSpec
+from common.types import Array, EnvironmentSpec
 from common.variables import Variables
+from deploy.checkpointer import learner_state, shard_origin
 from deploy.remote import Runtime, part_name
 from deploy.sizing import frame_capacity, shard_capacity, shard_frame_bytes
 from learner.learner import Learner
 from replay_server.codec import make_codec
+from replay_server.saving import ShardOrigin
 from replay_server.server import ReplayServer
 
 
 @dataclass
 class Program:
-    """Handles to every part of a run."""
+    """Handles to every part of a run, and how to make each of them."""
 
     config: Config
     spec: EnvironmentSpec
     runtime: Runtime
-    variables: Handle
-    shards: list[Handle]
-    learner: Handle
     incarnation: int  # of all parts at the start; parts that are replaced get the next
+    frame_bytes: int | None  # that each shard may take; see `shard_frame_bytes`
+    variables: Handle = field(init=False)
+    shards: list[Handle] = field(default_factory=list)
+    learner: Handle = field(init=False)
     actors: list[Handle] = field(default_factory=list)
+
+    def spawn_variables(self, floor: int, incarnation: int) -> Handle:
+        """Where weights are published, in versions above `floor`."""
+        return self.runtime.spawn(Variables, floor, name=part_name("variables", incarnation))
+
+    def spawn_shard(self, index: int, origin: ShardOrigin | None, incarnation: int) -> Handle:
+        """A shard; keys of one that it replaces are stale.
+
+        Args:
+            index: 0 … replay.shards−1.
+            origin: what of a checkpoint it begins with.
+            incarnation: of the shard.
+        """
+        config, spec = self.config, self.spec
+        return self.runtime.spawn(
+            ReplayServer,
+            shard_capacity(config, spec),
+            spec.frame,
+            spec.stack,
+            config.replay.alpha,
+            frame_capacity(config, spec),
+            config.seed,
+            index,
+            incarnation,
+            config.replay.compression,
+            self.frame_bytes,
+            origin,
+            name=part_name(f"shard-{index}", incarnation),
+        )
+
+    def spawn_learner(self, state: Array | None, incarnation: int) -> Handle:
+        """A learner that goes on from a state of an earlier one, if there is one."""
+        device = choose_device(self.config.learner.device)
+        return self.runtime.spawn(
+            Learner,
+            self.config,
+            self.spec,
+            self.shards,
+            self.variables,
+            incarnation,
+            state,
+            name=part_name("learner", incarnation),
+            # It sees what it asks for, counted from 0: with cuda:1 that must be two.
+            gpus=(device.index or 0) + 1 if device.type == "cuda" else 0,
+        )
 
     def spawn_evaluator(self, incarnation: int) -> Handle:
         """An evaluator; one that replaces another plays other episodes."""
@@ -72,7 +121,13 @@ def check(config: Config, spec: EnvironmentSpec) -> None:
     choose_device(config.learner.device)
 
 
-def build(config: Config, spec: EnvironmentSpec, runtime: Runtime, incarnation: int = 0) -> Program:
+def build(
+    config: Config,
+    spec: EnvironmentSpec,
+    runtime: Runtime,
+    incarnation: int = 0,
+    checkpoint: Checkpoint | None = None,
+) -> Program:
     """Make all parts. On Ray they start side by side, in processes of their own.
 
     Args:
@@ -80,39 +135,17 @@ def build(config: Config, spec: EnvironmentSpec, runtime: Runtime, incarnation: 
         spec: of its environment.
         runtime: where the parts live.
         incarnation: greater for every life of a run: random streams do not repeat.
+        checkpoint: what learner and shards go on from.
     """
-    variables = runtime.spawn(Variables, name="variables")
     frame_bytes = shard_frame_bytes(config, spec)  # once: what is free changes as shards start
-    shards = [
-        runtime.spawn(
-            ReplayServer,
-            shard_capacity(config, spec),
-            spec.frame,
-            spec.stack,
-            config.replay.alpha,
-            frame_capacity(config, spec),
-            config.seed,
-            index,
-            incarnation,
-            config.replay.compression,
-            frame_bytes,
-            name=f"shard-{index}",
-        )
-        for index in range(config.replay.shards)
-    ]
-    device = choose_device(config.learner.device)
-    learner = runtime.spawn(
-        Learner,
-        config,
-        spec,
-        shards,
-        variables,
-        incarnation,
-        name="learner",
-        # It sees what it asks for, counted from 0: with cuda:1 that must be two.
-        gpus=(device.index or 0) + 1 if device.type == "cuda" else 0,
-    )
-    program = Program(config, spec, runtime, variables, shards, learner, incarnation)
+    program = Program(config, spec, runtime, incarnation, frame_bytes)
+    program.variables = program.spawn_variables(-1, incarnation)
+    shards = config.replay.shards
+    for index in range(shards):
+        origin = shard_origin(checkpoint, index, shards) if checkpoint else None
+        program.shards.append(program.spawn_shard(index, origin, incarnation))
+    state = learner_state(checkpoint) if checkpoint else None
+    program.learner = program.spawn_learner(state, incarnation)
     program.actors = [
         program.spawn_actor(index, incarnation) for index in range(config.actors.count)
     ]

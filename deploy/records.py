@@ -40,6 +40,7 @@ class Counters:
     samples: int = 0
     evaluations: int = 0
     restarts: int = 0
+    dropped: int = 0
     wall_s: float = 0.0
 
 
@@ -79,6 +80,7 @@ class Records:
         self._actors: dict[int, ActorReport] = {}
         self._learner: LearnerReport | None = None
         self._statistics: dict[str, Any] | None = None
+        self._checkpoints, self._checkpoint_s = 0, math.nan
         self._window = _Window()
         self._recent: deque[float] = deque(maxlen=RECENT_EPISODES)
         self._env_rate, self._learner_rate = Rate(), Rate()
@@ -118,6 +120,7 @@ class Records:
         counters.env_steps += report.env_steps
         counters.frames += report.frames
         counters.transitions += report.transitions
+        counters.dropped += report.dropped
         counters.episodes += len(report.episodes)
         window.episodes += report.episodes
         window.actor_s += report.wall_s
@@ -150,6 +153,17 @@ class Records:
             "shards": [_plain(one) for one in shards],
             "all": _plain(over_all_shards(shards)),
         }
+
+    def checkpoint(self, wall_s: float) -> None:
+        """A checkpoint was written, in so many seconds."""
+        self._checkpoints += 1
+        self._checkpoint_s = wall_s
+
+    @property
+    def version(self) -> int:
+        """Newest version of the weights that was heard of; −1: none."""
+        acting = max((report.version for report in self._actors.values()), default=-1)
+        return max(acting, self._learner.version if self._learner else -1)
 
     def evaluation(self, report: EvaluationReport) -> bool:
         """An evaluation; whether it is the best so far."""
@@ -222,6 +236,9 @@ class Records:
             "replay_orphaned": in_shards("orphaned"),
             "replay": self._statistics,
             "restarts": counters.restarts,
+            "dropped": counters.dropped,
+            "checkpoints": self._checkpoints,
+            "checkpoint_s": self._checkpoint_s,
             "actor_busy": window.actor_s / (interval_s * actors),
             "env_share": window.env_s / window.actor_s if window.actor_s else math.nan,
             "policy_share": window.policy_s / window.actor_s if window.actor_s else math.nan,
@@ -265,6 +282,7 @@ class Records:
             "score_epsilon": self._config.evaluation.epsilon,
             "best_score": _rounded(self.best_score, 3),
             "restarts": counters.restarts,
+            "dropped": counters.dropped,
             "weights_sha256": hash_arrays(policy),
         }
 

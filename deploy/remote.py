@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
-from common.handles import Future, Handle, InlineHandle, Ready, RemoteDiedError
+from common.handles import Future, Handle, InlineHandle, RemoteDiedError
 from common.types import EnvironmentFailedError, UserError
+
+ALIVE = "alive"
 
 
 def part_name(title: str, incarnation: int) -> str:
@@ -37,7 +40,14 @@ class Runtime(Protocol):
         ...
 
     def ping(self, handle: Handle) -> Future[Any]:
-        """Done as soon as the part is made (or has failed to be) and what it was asked is done."""
+        """A sign of life: done as soon as the part is made, whatever it is at.
+
+        Its result raises what the part's constructor raised, or `RemoteDiedError`.
+        """
+        ...
+
+    def crash(self, handle: Handle) -> None:
+        """Have a part die as processes do, for tests and `raydqn chaos`."""
         ...
 
     def wait(self, futures: Sequence[Future[Any]], timeout_s: float) -> list[Future[Any]]:
@@ -60,11 +70,17 @@ class InlineRuntime:
 
     def spawn(self, cls: type, *args: Any, name: str, gpus: int = 0) -> Handle:
         """Make the object now. It has no name and whatever GPUs there are."""
-        return InlineHandle(cls(*args))
+        return InlineHandle(cls(*args), name)
 
     def ping(self, handle: Handle) -> Future[Any]:
         """Done: nothing is ever under way."""
-        return Ready(None)
+        assert isinstance(handle, InlineHandle)
+        return handle.ping()
+
+    def crash(self, handle: Handle) -> None:
+        """The part is gone; its handle acts as that of a dead process."""
+        assert isinstance(handle, InlineHandle)
+        handle.end()
 
     def wait(self, futures: Sequence[Future[Any]], timeout_s: float) -> list[Future[Any]]:
         """All of them: they ran when they were called."""
@@ -97,7 +113,11 @@ class _Host:
         return getattr(self._target, method)(*args)
 
     def ping(self) -> None:
-        pass
+        if self._error is not None:
+            raise self._error
+
+    def crash(self) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 class RemoteFuture:
@@ -218,19 +238,33 @@ class RayRuntime:
         import ray
 
         # Ray names a remote's process after its class: one of that name tells who it is.
-        host = ray.remote(type(name, (_Host,), {}))
+        host = type(
+            name,
+            (_Host,),
+            {
+                # Signs of life come from a thread of their own, however long a call takes.
+                "ping": ray.method(concurrency_group=ALIVE)(_Host.ping),
+                "crash": ray.method(concurrency_group=ALIVE)(_Host.crash),
+            },
+        )
         # For more than Ray knows of, it would wait for ever. At none it hides none from a remote:
         # CUDA may work where Ray cannot count its devices.
         gpus = min(gpus, int(ray.cluster_resources().get("GPU", 0)))
-        remote = host.options(name=name, num_cpus=0, num_gpus=gpus).remote(cls, args)
+        remote_class = ray.remote(concurrency_groups={ALIVE: 1})(host)
+        remote = remote_class.options(name=name, num_cpus=0, num_gpus=gpus).remote(cls, args)
         handle = RemoteHandle(remote, name)
         self._remotes.append(handle)
         return handle
 
     def ping(self, handle: Handle) -> Future[Any]:
-        """Done as soon as the part is made (or has failed to be) and what it was asked is done."""
+        """A sign of life, from a thread of its own."""
         assert isinstance(handle, RemoteHandle)
         return RemoteFuture(handle.remote.ping.remote(), handle.name)
+
+    def crash(self, handle: Handle) -> None:
+        """SIGKILL, by the remote's own hand: it may live on any machine."""
+        assert isinstance(handle, RemoteHandle)
+        handle.remote.crash.remote()
 
     def wait(self, futures: Sequence[Future[Any]], timeout_s: float) -> list[Future[Any]]:
         """The futures that are done; waits for the first of them, at the most `timeout_s`."""

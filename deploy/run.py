@@ -15,14 +15,16 @@ from types import FrameType
 from typing import Any
 
 from actors.environments import environment_spec
-from common.checkpoint import Checkpoint
+from common.checkpoint import Checkpoint, CheckpointError, CheckpointStore
 from common.config import Config, build, load_toml, merge, suggest
+from common.storage import open_storage
 from common.types import EnvironmentSpec, UserError
+from deploy.checkpointer import check_origin
 from deploy.control import discard
-from deploy.metrics import RunFolder, check_free
+from deploy.metrics import RunFolder, check_free, is_run
 from deploy.remote import InlineRuntime, RayRuntime, Runtime
 from deploy.sizing import check_memory, object_store_bytes
-from deploy.supervisor import Supervisor, View, check_origin
+from deploy.supervisor import Supervisor, View
 from deploy.view import SilentView
 
 DEFAULT_PRESET = "cartpole"
@@ -162,20 +164,43 @@ def resume(
     run_dir: Path,
     overrides: dict[str, Any] | None = None,
     *,
+    checkpoint_name: str | None = None,
     inline: bool = True,
     view: View | None = None,
     started_s: float | None = None,
 ) -> dict[str, Any]:
-    """Go on with a run from its newest checkpoint; arguments and errors as `train`."""
+    """Go on with a run from its newest checkpoint, or the one named; else as `train`."""
     started_s = time.monotonic() if started_s is None else started_s
     folder = RunFolder.open(run_dir, overrides)
     view = view or SilentView()
-    checkpoint = folder.checkpoints.newest()
+    store = folder.checkpoints
+    checkpoint = store.load(checkpoint_name) if checkpoint_name else store.newest()
     check_origin(checkpoint, folder.config)
     _check_goes_on(checkpoint, folder)
     spec = environment_spec(folder.config.env, folder.config.seed)
     with _runtime(folder.config, spec, inline, view) as runtime:
         return _run(folder, spec, checkpoint, runtime, view, started_s)
+
+
+def fetch_run(url: str) -> Path:
+    """A run folder for a run whose machine is gone, made of its newest checkpoint.
+
+    Args:
+        url: of the run's checkpoints, `checkpoint.storage` and the run's name.
+
+    Returns:
+        The folder, under `runs/`; one that is there already is left as it is.
+
+    Raises:
+        UserError: no checkpoint there.
+    """
+    storage, _, name = url.rstrip("/").rpartition("/")
+    path = Path("runs") / name
+    if not is_run(path):
+        checkpoint = CheckpointStore(open_storage(url), 1).newest()
+        values = merge(checkpoint.state["config"], {"checkpoint": {"storage": storage}})
+        RunFolder.create(path, build(values, str(checkpoint)))
+    return path
 
 
 def _check_goes_on(checkpoint: Checkpoint, folder: RunFolder) -> None:
@@ -241,11 +266,17 @@ def _run(
         with folder.lock(), _own_changes(folder):
             # Room for as many replacements in each life: no random stream repeats.
             incarnation = folder.begin_life() * LIFE
-            program = build_program(folder.config, spec, runtime, incarnation)
+            if checkpoint is not None and not runtime.parallel:
+                # What the run drew after the checkpoint is lost; it is drawn again, bit for bit.
+                incarnation = int(checkpoint.state["incarnation"])
+            program = build_program(folder.config, spec, runtime, incarnation, checkpoint)
             supervisor = Supervisor(program, folder, view, started_s)
             with _signals(supervisor, view):
                 if checkpoint is not None:
-                    supervisor.restore(checkpoint)
+                    try:
+                        supervisor.restore(checkpoint)
+                    except CheckpointError as error:
+                        raise folder.checkpoints.with_way_out(error, checkpoint.name) from None
                     folder.save_config()
                 view.message(f"run folder: {folder.path}")
                 return supervisor.run()

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Protocol
 
 from common import wire
-from common.checkpoint import Checkpoint, write_atomically
+from common.checkpoint import Checkpoint, CheckpointError
 from common.config import Config
 from common.handles import Future, Handle, RemoteDiedError
+from common.storage import write_atomically
 from common.types import (
     ActorReport,
     Array,
@@ -27,32 +28,36 @@ from common.types import (
     ShardStatistics,
     UserError,
 )
+from deploy.checkpointer import Checkpointer, Saving, learner_state, shard_origin
 from deploy.control import LOOK_EVERY_S, ControlFile, changed, describe, keys_of
 from deploy.metrics import CONTROL, MetricsWriter, RunFolder
 from deploy.records import Counters, Records
-from deploy.remote import part_name
+from deploy.seats import LIVED_S, Seat, Watch, cause_of
 from replay_server.rate_limiter import RateLimiter
 
 if TYPE_CHECKING:  # it imports torch; see deploy.run
     from deploy.program import Program
 
-CHECKPOINT_FORMAT = 1
 TRAIN_CALLS_IN_FLIGHT = 2
 """Two, so that the learner never waits for the supervisor to hear of the first."""
+VERSIONS_UNHEARD_OF = 1_000
+"""More than a learner can have published since its last report: actors never take an older one."""
 MAX_RESTARTS_WITHOUT_REPORT = 3
-"""An actor that dies so often before its first report has a reason that restarts do not mend."""
+"""A part that dies so often before it did any work has a reason that restarts do not mend."""
 WAIT_S = 0.2
 """How long the loop sleeps at the most: signals and wall-clock limits are seen by then."""
 EVALUATION_SLICE_S = 0.5
 """How long an evaluator plays before the loop looks again."""
 FINISH_S = 30.0
 """How long a clean stop waits for actors; one that hangs must not hold up the end of the run."""
-LEARNING_KEYS = ("reward_clip", "life_loss_ends")
-"""Keys of `env` that change neither the game nor what is seen of it: a run may change them."""
+HURRY_S = 5.0
+"""The same after a signal: whoever sent it may end the machine soon."""
 CLOSE_S = 5.0
 """How long parts have to free what they hold; then their processes are ended anyway."""
+SAVE_S = 60.0
+"""How long the last checkpoint may take: the learner, or the storage, may be what hangs."""
 LAST_STATE_S = 30.0
-"""How long a run that failed waits for the learner's state: the learner may be what hangs."""
+"""How long a run that failed waits for that checkpoint."""
 PING_S = 1.0
 """How long a part that nobody waits for has to show that it does not hang."""
 NAMED_PARTS = 5
@@ -87,28 +92,6 @@ class View(Protocol):
         ...
 
 
-@dataclass(slots=True)
-class _Seat:
-    """The place of a part that can be replaced: who sits there, and what it is at."""
-
-    title: str
-    spawn: Callable[[int], Handle]  # incarnation → handle
-    handle: Handle
-    incarnation: int
-    call: Future[Any] | None = None
-    called_s: float = 0.0  # when `call` was made
-    failures: int = 0
-
-    @property
-    def name(self) -> str:
-        return part_name(self.title, self.incarnation)
-
-    def begin(self, method: str, *args: Any) -> None:
-        """Give the part its next piece of work."""
-        self.called_s = time.monotonic()  # first: inline, the work is done when `call` returns
-        self.call = self.handle.call(method, *args)
-
-
 @dataclass(frozen=True, slots=True)
 class _Training:
     """A `train` call under way."""
@@ -139,13 +122,23 @@ class Supervisor:
         self._folder = folder
         self._view = view
         self._records = Records(program.config, started_s)
+        first = program.incarnation
         self._seats = [
-            _Seat(f"actor-{i}", partial(program.spawn_actor, i), handle, program.incarnation)
+            Seat(f"actor-{i}", partial(program.spawn_actor, i), handle, first)
             for i, handle in enumerate(program.actors)
         ]
-        self._idle: deque[_Seat] = deque(self._seats)
+        self._variables = Seat("variables", self._new_variables, program.variables, first, True)
+        self._shards = [
+            Seat(f"shard-{i}", partial(self._new_shard, i), handle, first, True)
+            for i, handle in enumerate(program.shards)
+        ]
+        self._learner = Seat("learner", self._new_learner, program.learner, first, True)
+        self._idle: deque[Seat] = deque(self._seats)
         self._training: deque[_Training] = deque()
-        self._evaluator: _Seat | None = None  # made when first needed
+        self._evaluator: Seat | None = None  # made when first needed
+        self._sampled_before = 0  # in earlier lives
+        # (who found it dead, what it found): whoever lost a part is told who took its place.
+        self._to_connect: list[tuple[Seat, str]] = []
         config = self._config
         self._limiter = RateLimiter(
             config.learner.samples_per_insert,
@@ -158,10 +151,12 @@ class Supervisor:
         self._next_evaluation = config.evaluation.every_learner_steps
         self._begun = self._done()
         self._saved: Counters | None = None
-        self._checkpoint_tried_s = started_s
-        self._checkpoint_tried_steps = 0
-        self._state: Future[Array] | None = None  # of the learner, for the next checkpoint
-        self._starting: list[Future[Any]] = []  # parts that do not run yet
+        self._checkpointer = Checkpointer(
+            folder.checkpoints, config.checkpoint, beside=program.runtime.parallel
+        )
+        supervision = config.supervision
+        self._watch = Watch(program.runtime, supervision.hung_after_s, supervision.call_timeout_s)
+        self._unreadable = False  # the newest checkpoint is damaged: replaced shards begin empty
         self._stall_from_s = started_s
         self._control = ControlFile(folder.path)
         self._looked_s = started_s
@@ -169,22 +164,26 @@ class Supervisor:
         self._asked_s = started_s
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Go on from a checkpoint. The limiter is the configuration's: an old one never returns.
+        """Go on from a checkpoint, of which learner and shards were made already.
+
+        The limiter's ratio and range are the configuration's: old ones never return.
 
         Raises:
-            UserError: the checkpoint is of another environment or network.
+            CheckpointError: what was saved of a shard is damaged.
         """
-        check_origin(checkpoint, self._config)
         state = checkpoint.state
         self._records.restore(state)
-        tensors = checkpoint.tensors["learner"]
-        buffer = wire.encode(tensors, state["learner"])
-        self._program.learner.call("load_state", buffer).result()
-        every = self._config.evaluation.every_learner_steps
-        counters = self._records.counters
-        self._next_evaluation = (counters.learner_steps // every + 1) * every
+        asked = [shard.handle.call("summary") for shard in self._shards]
+        self._limiter.restore(state["limiter"], sum(call.result().size for call in asked))
+        counters = self._counters
+        self._next_evaluation = self._evaluation_after(counters.learner_steps)
+        self._sampled_before = self._limiter.sampled
         self._begun = self._saved = self._done()
-        self._checkpoint_tried_steps = counters.learner_steps
+        self._checkpointer.tried_steps = counters.learner_steps
+
+    def _evaluation_after(self, steps: int) -> int:
+        every = self._config.evaluation.every_learner_steps
+        return (steps // every + 1) * every
 
     def request_stop(self, reason: str) -> None:
         """Ask for a clean stop; safe to call from a signal handler."""
@@ -201,16 +200,11 @@ class Supervisor:
             RunFailedError: a part that cannot be replaced is gone, training diverged, or the run
                 folder cannot be written. What can be saved was saved.
         """
-        program = self._program
-        parts = [program.variables, *program.shards, program.learner, *program.actors]
-        self._starting = [program.runtime.ping(part) for part in parts]
         metrics = MetricsWriter(self._folder.path)
         try:
             reason = self._loop(metrics)
             self._finish(metrics, reason)
-            tensors, learner = self._learner_state()
-            self._save(tensors, learner)
-            summary = self._summary(reason, tensors)
+            summary = self._summary(reason, self._save_at_the_end())
             self._report(metrics)
             self._folder.write_summary(summary)
             self._close_parts()
@@ -240,15 +234,15 @@ class Supervisor:
                 return reason
             handed_out = self._hand_out()
             calls = self._calls()
-            if not calls and not handed_out:
+            if not calls and not handed_out and not self._to_connect:
                 raise RunFailedError(f"nobody can go on: {self._limiter.explain()}")
             self._settle(self._program.runtime.wait(calls, WAIT_S))
             now = time.monotonic()
+            self._tend(now)
             self._look_for_changes(now)
             self._report_if_due(metrics)
             self._stop_if_stalled(now)
-            if self._checkpoint_due(now):
-                self._begin_checkpoint()
+            self._see_to_checkpoints(now)
 
     @property
     def _counters(self) -> Counters:
@@ -283,7 +277,9 @@ class Supervisor:
             self._limiter.begin_insert(amount)
             seat.begin("collect", config.actors.collect_steps, self._counters.env_steps)
             anybody = True
-        while len(self._training) < TRAIN_CALLS_IN_FLIGHT:
+        learner = self._learner
+        held_up = any(seat is learner for seat, _ in self._to_connect)
+        while len(self._training) < TRAIN_CALLS_IN_FLIGHT and not held_up:
             steps = min(
                 config.learner.train_steps, self._limiter.sampleable(config.learner.batch_size)
             )
@@ -295,8 +291,9 @@ class Supervisor:
                 break
             self._limiter.begin_sample(steps * config.learner.batch_size)
             called_s = time.monotonic()
-            call = self._program.learner.call("train", steps)
+            call = learner.handle.call("train", steps)
             self._training.append(_Training(steps, call, called_s))
+            learner.call, learner.called_s = self._training[0].call, self._training[0].called_s
             anybody = True
         if self._counters.learner_steps >= self._next_evaluation and not self._evaluating:
             self._evaluate()
@@ -306,11 +303,11 @@ class Supervisor:
     def _evaluate(self) -> None:
         if self._evaluator is None:  # its process would slow the start of all others
             incarnation, spawn = self._program.incarnation, self._program.spawn_evaluator
-            self._evaluator = _Seat("evaluator", spawn, spawn(incarnation), incarnation)
+            self._evaluator = Seat("evaluator", spawn, spawn(incarnation), incarnation)
         self._play_on(self._evaluator)
 
     @staticmethod
-    def _play_on(evaluator: _Seat) -> None:
+    def _play_on(evaluator: Seat) -> None:
         """In slices: an evaluation may be long, and the loop has other things to see to."""
         evaluator.begin("evaluate", EVALUATION_SLICE_S)
 
@@ -318,8 +315,6 @@ class Supervisor:
         calls: list[Future[Any]] = [seat.call for seat in self._seats if seat.call is not None]
         if self._training:
             calls.append(self._training[0].call)
-        if self._state is not None:
-            calls.append(self._state)
         if self._evaluator is not None and self._evaluator.call is not None:
             calls.append(self._evaluator.call)
         return calls
@@ -333,13 +328,11 @@ class Supervisor:
             id(self._training[0].call) in done or self._training[0].call.done()
         ):
             self._settle_learner()
-        if self._state is not None and id(self._state) in done:
-            self._settle_checkpoint(self._state)
         evaluator = self._evaluator
         if evaluator is not None and evaluator.call is not None and id(evaluator.call) in done:
             self._settle_evaluation(evaluator)
 
-    def _outcome(self, seat: _Seat, replace: bool) -> Any:
+    def _outcome(self, seat: Seat, replace: bool) -> Any:
         """What the seat's call returned; `Failed`, and a new part on the seat, if it failed."""
         assert seat.call is not None
         call, seat.call = seat.call, None
@@ -348,43 +341,135 @@ class Supervisor:
         except Exception as error:  # whatever an environment raises, or the end of its process
             if self._is_mistake(error):
                 raise
-            if isinstance(error, RemoteDiedError) and error.part != seat.name:
-                raise  # this part is well, another one that it talks to is gone
-            if replace:
+            of_another = isinstance(error, RemoteDiedError) and error.part != seat.name
+            if replace and not of_another:
                 self._replace(seat, error)
             return Failed()
 
-    def _settle_actor(self, seat: _Seat, replace: bool = True) -> None:
+    def _settle_actor(self, seat: Seat, replace: bool = True) -> None:
         report: ActorReport | Failed = self._outcome(seat, replace)
         self._idle.append(seat)
         transitions = 0 if isinstance(report, Failed) else report.transitions
         self._limiter.end_insert(self._config.insert_quantum, transitions)
         if isinstance(report, Failed):
             return
-        seat.failures = 0
+        seat.failures, seat.up = 0, True
         self._records.actor(report)
+        self._note_lost(seat, report.lost)
 
-    def _replace(self, seat: _Seat, error: Exception) -> None:
+    # --- parts that die or hang --------------------------------------------------------------
+
+    def _tend(self, now: float) -> None:
+        """Replace parts that died or hang, and tell those who lost them."""
+        seats = [self._variables, *self._shards, self._learner, *self._seats]
+        seats += [self._evaluator] if self._evaluator is not None else []
+        for seat, error in self._watch.look(seats, now):
+            if self._is_mistake(error) and not seat.up:
+                raise error  # a part that could not even be made
+            if isinstance(error, CheckpointError):
+                self._view.message(f"{seat.title} begins empty: {error}")
+                self._unreadable = True
+            self._replace(seat, error)
+            if seat.call is None and seat in self._seats and seat not in self._idle:
+                self._limiter.end_insert(self._config.insert_quantum, 0)
+                self._idle.append(seat)
+        by_title = {seat.title: seat for seat in chain([self._variables], self._shards)}
+        waiting: list[tuple[Seat, str]] = []
+        for seat, title in self._to_connect:
+            if by_title[title].suspect:
+                waiting.append((seat, title))
+            elif seat.handle is not None:
+                seat.handle.call("connect", title, by_title[title].handle)
+        self._to_connect = waiting
+
+    def _note_lost(self, seat: Seat, titles: list[str]) -> None:
+        """Somebody found parts dead: a ping will tell, and it is told who took their place."""
+        for title in titles:
+            for other in chain([self._variables], self._shards):
+                if other.title == title:
+                    other.suspect = True
+                    self._to_connect.append((seat, title))
+
+    def _new_variables(self, incarnation: int) -> Handle:
+        program = self._program
+        floor = self._records.version + VERSIONS_UNHEARD_OF
+        program.variables = program.spawn_variables(floor, incarnation)
+        # Actors find out by themselves; the learner only when it publishes next.
+        self._to_connect.append((self._learner, "variables"))
+        return program.variables
+
+    def _new_shard(self, index: int, incarnation: int) -> Handle:
+        """A shard with what the newest checkpoint holds of its part."""
+        program, checkpoint = self._program, self._newest_checkpoint()
+        count = len(program.shards)
+        origin = shard_origin(checkpoint, index, count) if checkpoint else None
+        program.shards[index] = program.spawn_shard(index, origin, incarnation)
+        return program.shards[index]
+
+    def _new_learner(self, incarnation: int) -> Handle:
+        """A learner as it was at the newest checkpoint."""
+        program, checkpoint = self._program, self._newest_checkpoint()
+        for training in self._training:  # their results are lost
+            self._limiter.end_sample(training.steps * self._config.learner.batch_size, 0)
+        self._training.clear()
+        self._to_connect = [wish for wish in self._to_connect if wish[0] is not self._learner]
+        state = learner_state(checkpoint) if checkpoint else None
+        program.learner = program.spawn_learner(state, incarnation)
+        steps = int(checkpoint.state["learner"]["learner_steps"]) if checkpoint else 0
+        self._counters.learner_steps = steps
+        self._next_evaluation = self._evaluation_after(steps)
+        self._checkpointer.tried_steps = steps
+        return program.learner
+
+    def _newest_checkpoint(self) -> Checkpoint | None:
+        store = self._checkpointer.store
+        if self._unreadable:
+            return None
+        try:
+            return store.newest() if store.names() else None
+        except (CheckpointError, OSError) as error:
+            self._view.message(f"{error}; going on without it")
+            return None
+
+    def _replace(self, seat: Seat, error: Exception) -> None:
         """A new part on the seat of one that failed: same index, same ε, fresh streams."""
-        seat.failures += 1
-        cause = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+        now = time.monotonic()
+        # Actors and evaluators show by their reports that they work.
+        lived = seat.always and seat.up and now - seat.up_s >= LIVED_S
+        seat.failures = 1 if lived else seat.failures + 1
+        cause = cause_of(error)
         if seat.failures > MAX_RESTARTS_WITHOUT_REPORT:
             raise RunFailedError(
                 f"{seat.title} failed {seat.failures} times in a row: {cause}"
             ) from error
         self._program.runtime.kill(seat.handle)
-        seat.incarnation += 1
-        seat.handle = seat.spawn(seat.incarnation)
+        seat.renew(seat.incarnation + 1)
         self._counters.restarts += 1
         self._stall_from_s = time.monotonic()  # the new one has as long as any to begin
         self._view.message(f"{seat.title} was replaced: {cause}")
 
     def _settle_learner(self) -> None:
-        training = self._training.popleft()
-        report = training.call.result()
+        training, learner = self._training[0], self._learner
+        try:
+            report = training.call.result()
+        except RemoteDiedError as error:
+            if error.part == learner.name:
+                self._replace(learner, error)  # which clears what is under way
+                return
+            report = None
+        self._training.popleft()
+        learner.call = self._training[0].call if self._training else None
+        # It could not begin before the one before it was over.
+        learner.called_s = time.monotonic()
         reserved = training.steps * self._config.learner.batch_size
-        self._limiter.end_sample(reserved, report.samples)
+        self._limiter.end_sample(reserved, report.samples if report else 0)
+        if report is None:
+            return
+        learner.failures = 0
         self._records.learner(report)
+        self._note_lost(learner, report.lost)
+        if report.steps < training.steps and not report.diverged and not report.lost:
+            self._limiter.begin_anew(0)  # shards came back empty
         if report.diverged:
             self._fail_diverged(report)
 
@@ -398,7 +483,7 @@ class Supervisor:
             "rewards"
         )
 
-    def _settle_evaluation(self, seat: _Seat) -> None:
+    def _settle_evaluation(self, seat: Seat) -> None:
         report: EvaluationReport | Failed | None = self._outcome(seat, replace=True)
         if isinstance(report, Failed):
             return
@@ -452,12 +537,11 @@ class Supervisor:
         limit = self._config.learner.stall_timeout_s
         if limit is None:
             return
-        if self._starting:
-            running = {id(ping) for ping in self._program.runtime.wait(self._starting, 0.0)}
-            self._starting = [ping for ping in self._starting if id(ping) not in running]
         # Processes may take minutes to come up. Once the learner learns, the run as a whole has
         # begun: an actor that never comes up must not hide a stall.
-        starting = self._starting and not self._limiter.sampled
+        parts = chain([self._variables, self._learner], self._shards, self._seats)
+        learning = self._limiter.sampled > self._sampled_before
+        starting = not learning and not all(seat.up for seat in parts)
         held_up = self._evaluating and not self._program.runtime.parallel
         if starting or held_up:
             self._stall_from_s = now
@@ -472,12 +556,9 @@ class Supervisor:
 
     def _unanswered(self, now: float) -> list[str]:
         """Parts that may be what hangs, and since how many seconds a call is unanswered."""
-        program = self._program
         # These are called by other parts only: whether they hang is found out by asking them.
-        called_by_others = {"variables": program.variables} | {
-            f"shard-{index}": shard for index, shard in enumerate(program.shards)
-        }
-        pings = {name: program.runtime.ping(part) for name, part in called_by_others.items()}
+        runtime = self._program.runtime
+        pings = {seat.title: runtime.ping(seat.handle) for seat in [self._variables, *self._shards]}
         silent = self._wait_for(list(pings.values()), PING_S)
         seats = [*self._seats, *([self._evaluator] if self._evaluator else [])]
         called = [(seat.called_s, seat.title) for seat in seats if seat.call is not None]
@@ -528,7 +609,8 @@ class Supervisor:
             and not self._hurry
             and self._records.evaluated_steps < self._counters.learner_steps
         ):
-            self._program.learner.call("publish").result()
+            if self._wait_for([self._learner.handle.call("publish")], SAVE_S):
+                return
             self._evaluate()
             self._settle_all(metrics, evaluation=True)
 
@@ -538,8 +620,9 @@ class Supervisor:
         An actor that dies now is not replaced. An evaluation is given up on a signal, or when
         `stop.wall_s` is over.
         """
-        deadline = time.monotonic() + FINISH_S
+        begin = time.monotonic()
         while True:
+            deadline = begin + (HURRY_S if self._stop_requested is not None else FINISH_S)
             calls: list[Future[Any]] = [training.call for training in self._training]
             if time.monotonic() < deadline:
                 calls += [seat.call for seat in self._seats if seat.call is not None]
@@ -550,11 +633,14 @@ class Supervisor:
                 break
             self._settle(self._program.runtime.wait(calls, WAIT_S), replace=False)
             self._report_if_due(metrics)
+            if self._stop_requested is not None and time.monotonic() > deadline:
+                break  # the learner too: its last checkpoint must do
             if self._training:  # actors have their deadline, an evaluation may be long
                 self._stop_if_stalled(time.monotonic())
         for seat in self._seats:
             if seat.call is not None:
-                self._view.message(f"{seat.title} did not answer within {FINISH_S:g} s")
+                limit = HURRY_S if self._stop_requested is not None else FINISH_S
+                self._view.message(f"{seat.title} did not answer within {limit:g} s")
 
     def _close_parts(self) -> None:
         """Let environments free what they hold, as far as they do so soon."""
@@ -568,64 +654,135 @@ class Supervisor:
 
     # --- records ----------------------------------------------------------------------------
 
-    def _checkpoint_due(self, now: float) -> bool:
-        checkpoint = self._config.checkpoint
-        since = self._counters.learner_steps - self._checkpoint_tried_steps
-        if since < 1 or self._state is not None:
-            return False
-        by_steps = (
-            checkpoint.every_learner_steps is not None and since >= checkpoint.every_learner_steps
-        )
-        by_time = (
-            checkpoint.every_s is not None and now - self._checkpoint_tried_s >= checkpoint.every_s
-        )
-        return by_steps or by_time
+    def _see_to_checkpoints(self, now: float) -> None:
+        self._take_checkpoint()
+        inline = not self._program.runtime.parallel
+        if inline and self._evaluating:
+            return  # what it has played so far could not be saved: it ends first
+        if self._checkpointer.due(now, self._counters.learner_steps):
+            self._begin_checkpoint()
+            if inline:
+                self._take_checkpoint()
+                self._begin_life()
 
-    def _learner_state(self) -> tuple[dict[str, Array], dict[str, Any]]:
-        buffer: Array = self._program.learner.call("state").result()
-        return wire.decode(buffer)
-
-    def _save(self, tensors: dict[str, Array], learner: dict[str, Any]) -> None:
-        """Checkpoint the run. Replay contents are not part of it yet."""
-        counters, now = self._counters, self._done()
-        if now == self._saved:
-            return
-        counters.wall_s = self._records.wall_s
-        # The learner may be a call ahead of what was reported; its own count names the checkpoint.
-        steps = int(learner["learner_steps"])
-        state = {
-            "format": CHECKPOINT_FORMAT,
-            "counters": asdict(counters) | {"learner_steps": steps},
-            "learner": learner,
-            **self._records.state(),
-            "config": self._config.model_dump(mode="json"),
-        }
-        self._folder.checkpoints.save(steps, {"learner": tensors}, state)
-        self._saved = now
+    def _take_checkpoint(self, timeout_s: float = 0.0) -> bool:
+        """See how the one under way ended, if it did; whether none is under way any more."""
+        if self._checkpointer.busy:
+            saving = self._checkpointer.take(timeout_s)
+            if saving is None:
+                return False
+            self._settle_checkpoint(saving)
+        return True
 
     def _begin_checkpoint(self) -> None:
-        """Ask for the learner's state. The loop goes on until it comes: the learner may be long."""
-        self._checkpoint_tried_s = time.monotonic()
-        self._checkpoint_tried_steps = self._counters.learner_steps
-        self._state = self._program.learner.call("state")
-        # Inline it is there already, and must be saved with the counters of this moment.
-        self._settle(self._program.runtime.wait([self._state], 0.0))
+        """Inline it is written when this returns; on Ray the run goes on meanwhile."""
+        if not self._program.runtime.parallel:
+            self._end_episodes()
+        counters = self._counters
+        counters.wall_s = self._records.wall_s
+        state = {
+            "counters": asdict(counters),
+            **self._records.state(),
+            "limiter": self._limiter.state(),
+            "incarnation": self._incarnation + 1,
+            "config": self._config.model_dump(mode="json"),
+        }
+        shards = [shard.handle for shard in self._shards] if self._config.checkpoint.replay else []
+        saving = Saving(state, self._learner.handle, shards, mark=self._done())
+        self._checkpointer.begin(saving, counters.learner_steps)
 
-    def _settle_checkpoint(self, call: Future[Array]) -> None:
-        """A checkpoint that cannot be written does not end the run: the one before it is intact."""
-        self._state = None
-        try:
-            self._save(*wire.decode(call.result()))
-        except OSError as error:  # tried again when the next one is due
-            self._view.message(f"checkpoint could not be written: {error}; going on")
+    def _settle_checkpoint(self, saving: Saving) -> None:
+        """A checkpoint that cannot be written does not end the run: the one before it is intact.
+
+        Raises:
+            RunFailedError: it does, `checkpoint.on_failure` says so.
+        """
+        error = saving.error
+        if error is None:
+            self._saved = saving.mark
+            self._unreadable = False
+            self._records.checkpoint(saving.wall_s)
+            return
+        if not isinstance(error, (OSError, RemoteDiedError)):
+            raise error
+        # It is tried again when the next one is due.
+        message = f"checkpoint could not be written: {error}"
+        if isinstance(error, OSError) and self._config.checkpoint.on_failure == "stop":
+            raise RunFailedError(message) from error
+        self._view.message(f"{message}; going on")
+
+    @property
+    def _incarnation(self) -> int:
+        """The greatest of all parts."""
+        seats = [self._variables, *self._shards, self._learner, *self._seats]
+        return max(self._program.incarnation, *(seat.incarnation for seat in seats))
+
+    def _end_episodes(self) -> None:
+        """Inline: have every actor hand in what it has; environments cannot be saved."""
+        for seat in self._seats:
+            try:
+                stored = seat.handle.call("close").result()
+            except (RemoteDiedError, EnvironmentFailedError):
+                continue  # it is replaced in any case
+            self._limiter.end_insert(0, stored)
+            self._counters.transitions += stored
+
+    def _begin_life(self) -> None:
+        """Inline: go on exactly as a run would that is resumed from the checkpoint just made.
+
+        So a run that was killed and resumed is, bit for bit, one that was not.
+        """
+        incarnation = self._incarnation + 1
+        self._program.incarnation = incarnation
+        held = 0
+        for shard in self._shards:
+            shard.handle.call("begin_life", incarnation).result()
+            shard.incarnation = incarnation
+            held += shard.handle.call("summary").result().size
+        self._limiter.restore(self._limiter.state(), held)
+        self._learner.handle.call("begin_life", incarnation).result()
+        self._learner.incarnation = incarnation
+        self._idle.clear()
+        for seat in self._seats:
+            seat.renew(incarnation)
+            self._idle.append(seat)
+        if self._evaluator is not None:
+            with suppress(EnvironmentFailedError):
+                self._evaluator.handle.call("close")
+            self._evaluator = None
+        self._next_evaluation = self._evaluation_after(self._counters.learner_steps)
+
+    def _save_at_the_end(self) -> dict[str, Array]:
+        """The last checkpoint, if anything was done since the one before; the learner's tensors."""
+        checkpointer = self._checkpointer
+        written = self._take_checkpoint(SAVE_S)
+        if written and self._saved != self._done():
+            self._begin_checkpoint()
+            saving = checkpointer.take(SAVE_S)
+            if saving is not None and saving.error is not None:
+                raise saving.error
+            if saving is not None and saving.tensors is not None:
+                self._saved = saving.mark
+                return saving.tensors
+            written = False
+        if not written:
+            raise RunFailedError(f"the last checkpoint was not written within {SAVE_S:g} s")
+        tensors, _ = wire.decode(self._learner.handle.call("state").result())
+        return tensors
 
     def _save_what_can_be(self) -> None:
         with suppress(Exception):  # the run has failed already: its reason is what counts
-            call = self._program.learner.call("state")
-            if self._program.runtime.wait([call], LAST_STATE_S):
-                self._save(*wire.decode(call.result()))
-            else:
+            if self._checkpointer.take(LAST_STATE_S) is None and self._checkpointer.busy:
+                self._view.message(f"no answer within {LAST_STATE_S:g} s: not saved")
+                return
+            if self._saved == self._done():
+                return
+            self._begin_checkpoint()
+            saving = self._checkpointer.take(LAST_STATE_S)
+            if saving is None:
                 self._view.message(f"learner did not answer within {LAST_STATE_S:g} s: not saved")
+            elif saving.error is not None:
+                self._view.message(f"not saved: {saving.error}")
 
     def _report_if_due(self, metrics: MetricsWriter) -> None:
         now = time.monotonic()
@@ -638,7 +795,8 @@ class Supervisor:
         """Ask all shards now and then what they hold, and pass on what they answered."""
         asked = self._statistics
         if asked and all(answer.done() for answer in asked):
-            self._records.replay([answer.result() for answer in asked])
+            with suppress(RemoteDiedError):  # asked again, of the one that takes its place
+                self._records.replay([answer.result() for answer in asked])
             asked.clear()
         if not asked and now - self._asked_s >= self._config.report.replay_every_s:
             self._asked_s = now
@@ -659,33 +817,6 @@ class Supervisor:
         }
 
     def _resume_hint(self) -> str:
-        if self._folder.checkpoints.paths():
+        if self._checkpointer.store.names():
             return f"go on from the last checkpoint with: raydqn resume {self._folder.path}"
         return "there is no checkpoint yet"
-
-
-def check_origin(checkpoint: Checkpoint, config: Config) -> None:
-    """Refuse a checkpoint that was made with another game, another view of it, or another network.
-
-    Raises:
-        UserError: names the key and both values.
-    """
-    try:
-        saved = checkpoint.state["config"]
-        missing = {"counters", "learner", "best_score", "score"} - set(checkpoint.state)
-        if checkpoint.state["format"] != CHECKPOINT_FORMAT or missing:
-            raise KeyError("format")
-        if "learner" not in checkpoint.tensors:
-            raise KeyError("learner")
-    except KeyError:
-        raise UserError(f"{checkpoint.path}: is of another version of raydqn") from None
-    mine, defaults = config.model_dump(mode="json"), Config().model_dump(mode="json")
-    keys = [(section, key) for section in ("env", "network") for key in mine[section]]
-    for section, key in keys:
-        wanted = mine[section][key]
-        was = saved[section].get(key, defaults[section][key])  # a key that is newer than it
-        if was != wanted and key not in LEARNING_KEYS:
-            raise UserError(
-                f"{section}.{key}={wanted}: the checkpoint {checkpoint.path} was made with {was}, "
-                f"it is of another {'environment' if section == 'env' else section}"
-            )

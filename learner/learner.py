@@ -12,14 +12,14 @@ from torch import Tensor
 
 from common import wire
 from common.config import Config
-from common.handles import Handle
+from common.handles import Handle, RemoteDiedError
 from common.networks import choose_device, make_network, shape_difference
 from common.seeding import Role, integer_seeds, seed_sequence
 from common.types import Array, EnvironmentSpec, LearnerReport, Transition, UserError
 from common.variables import pack_weights
 from learner.losses import bellman_target, taken, weighted_loss
 from learner.prefetch import DeviceRound, Stager
-from replay_server.client import ReplaySampler, Round
+from replay_server.client import EmptyMemoryError, ReplaySampler, Round
 
 
 @dataclass(slots=True)
@@ -48,16 +48,21 @@ class Learner:
         shards: list[Handle],
         variables: Handle,
         incarnation: int = 0,
+        state: Array | None = None,
     ) -> None:
-        """A learner with random weights, published as version 0.
+        """A learner whose weights are published: random ones, or those of an earlier life.
 
         Args:
             config: of the run.
             spec: of the environment.
             shards: of the replay memory.
-            variables: where weights are published.
+            variables: where weights are published. Versions go on from the newest there.
             incarnation: gives other samples than those of earlier lives; the first weights are
                 the seed's alone.
+            state: what `state` returned in the life to go on from.
+
+        Raises:
+            UserError: the state of another network.
         """
         self._config = config
         learner = config.learner
@@ -68,25 +73,50 @@ class Learner:
         self._target = make_network(spec, config.network, weight_seed).to(self._device)
         self._target.requires_grad_(False)
         self._sync_target()
-        self._sampler = ReplaySampler(
-            shards,
-            learner.batch_size,
-            learner.batches_per_sample,
-            learner.samples_in_flight,
-            config.replay.beta,
-            np.random.default_rng(seed_sequence(config.seed, Role.SAMPLER, 0, incarnation)),
-        )
+        self._shards = list(shards)
+        self._sampler = self._make_sampler(incarnation)
         self._stager = Stager(self._device)
         self._variables = variables
+        self._variables_lost = False
         self._steps = 0
-        self._version = -1
+        self._version: int = variables.call("newest_version").result()
         self._target_syncs = 0
         # The round being trained on: its batches go one by one.
         self._round: Round | None = None
         self._device_round: DeviceRound | None = None
         self._next_batch = 0
         self._priorities: Array = np.zeros((learner.batches_per_sample, learner.batch_size))
+        if state is not None:
+            self._load_state(state)
         self.publish()
+
+    def _make_sampler(self, incarnation: int) -> ReplaySampler:
+        config, learner = self._config, self._config.learner
+        return ReplaySampler(
+            self._shards,
+            learner.batch_size,
+            learner.batches_per_sample,
+            learner.samples_in_flight,
+            config.replay.beta,
+            np.random.default_rng(seed_sequence(config.seed, Role.SAMPLER, 0, incarnation)),
+        )
+
+    def begin_life(self, incarnation: int) -> None:
+        """Go on as a learner would that was made from `state` at this moment."""
+        self._sampler = self._make_sampler(incarnation)
+        self._round = self._device_round = None
+        self.publish()
+
+    def connect(self, part: str, handle: Handle) -> None:
+        """Another part has taken the place of one that died: `variables`, or `shard-` and index."""
+        if part == "variables":
+            self._variables, self._variables_lost = handle, False
+            self._version = max(self._version, handle.call("newest_version").result())
+            self.publish()
+        else:
+            index = int(part.removeprefix("shard-"))
+            self._shards[index] = handle
+            self._sampler.connect(index, handle)
 
     @cached_property
     def _optimizer(self) -> torch.optim.Optimizer:
@@ -101,13 +131,19 @@ class Learner:
         )
 
     def train(self, steps: int) -> LearnerReport:
-        """`steps` updates. On a loss that is not finite it stops before the update, and says so."""
+        """`steps` updates, fewer if the memory is empty because shards died.
+
+        On a loss that is not finite it stops before the update, and says so.
+        """
         start = time.perf_counter()
         waited = self._sampler.wait_s
         means = _Means()
         diverged: Array | None = None
         for _ in range(steps):
-            round_, device_round, number = self._take_batch()
+            try:
+                round_, device_round, number = self._take_batch()
+            except EmptyMemoryError:
+                break
             transition, weight = device_round.batch(number)
             step = self._update(transition, weight)
             if step is None:
@@ -150,6 +186,8 @@ class Learner:
             rounds_in_flight=self._sampler.in_flight,
             wall_s=time.perf_counter() - start,
             sample_wait_s=self._sampler.wait_s - waited,
+            lost=[f"shard-{index}" for index in sorted(self._sampler.lost)]
+            + ["variables"] * self._variables_lost,
             diverged=diverged is not None,
             batch=diverged,
         )
@@ -159,7 +197,10 @@ class Learner:
         self._version += 1
         weights = pack_weights(self._policy.state_dict(), {"learner_steps": self._steps})
         shared = self._variables.share(weights)
-        self._variables.call("publish", self._version, shared).result()
+        try:
+            self._variables.call("publish", self._version, shared).result()
+        except RemoteDiedError:  # published anew when others take their place
+            self._variables_lost = True
 
     def state(self) -> Array:
         """Everything needed to go on: networks, optimiser, counters (wire format)."""
@@ -177,12 +218,7 @@ class Learner:
         }
         return pack_weights(tensors, meta)
 
-    def load_state(self, buffer: Array) -> None:
-        """Go on from what `state` returned, and publish the weights.
-
-        Raises:
-            UserError: the state of another network.
-        """
+    def _load_state(self, buffer: Array) -> None:
         arrays, meta = wire.decode(buffer)
         tensors = {name: torch.from_numpy(np.array(a)) for name, a in arrays.items()}
         for prefix, network in (("policy", self._policy), ("target", self._target)):
@@ -200,7 +236,6 @@ class Learner:
         self._steps = int(meta["learner_steps"])
         self._target_syncs = int(meta["target_syncs"])
         self._version = max(self._version, int(meta["version"]))
-        self.publish()
 
     def _take_batch(self) -> tuple[Round, DeviceRound, int]:
         if self._round is None or self._device_round is None:

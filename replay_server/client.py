@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
-from common.handles import Future, Handle
+from common.handles import Future, Handle, RemoteDiedError
 from common.types import Array, Chunk, PackedFrames, Sample, ShardSummary
 from replay_server.codec import Codec
 from replay_server.messages import decode_sample, encode_chunk
@@ -23,7 +24,15 @@ class ReplayWriter:
     """Sends chunks to the shards in turn, with a bounded number under way.
 
     When the bound is reached it waits for the oldest: back-pressure reaches the environment loop
-    and nothing piles up.
+    and nothing piles up. A shard that died is left out until another one takes its place; what was
+    on its way there is gone.
+
+    Attributes:
+        accepted: transitions stored, since that was last taken.
+        orphaned: transitions refused because the shard lacked frames that they reuse.
+        dropped: transitions that no shard took because it was, or all were, dead.
+        lost: indices of shards that died; see `connect`.
+        wait_s: seconds spent waiting for answers.
     """
 
     def __init__(
@@ -52,9 +61,12 @@ class ReplayWriter:
         self._number = incarnation << 32
         self._shard = stream % len(self._shards)
         self._sent_in_turn = 0
-        self._in_flight: deque[tuple[int, Future[int]]] = deque()  # transitions in each
+        # Of each chunk: its transitions, its shard, and the answer.
+        self._in_flight: deque[tuple[int, int, Handle, Future[int]]] = deque()
         self.accepted = 0
         self.orphaned = 0
+        self.dropped = 0
+        self.lost: set[int] = set()
         self.wait_s = 0.0
 
     @property
@@ -75,20 +87,32 @@ class ReplayWriter:
                 number are set here.
         """
         assert self.continues or not len(chunk.reused)
+        if len(self.lost) == len(self._shards):  # nobody is there to wait for
+            self.dropped += len(chunk)
+            return
         self._number += 1
         chunk = replace(chunk, stream=self._stream, number=self._number)
         if self._codec is not None:
             assert not isinstance(chunk.frames, PackedFrames)
             chunk.frames = self._codec.pack(chunk.frames)
-        shard = self._shards[self._shard]
+        index = self._shard
         self._sent_in_turn += 1
         if self._sent_in_turn == CHUNKS_PER_TURN and len(self._shards) > 1:
-            self._shard = (self._shard + 1) % len(self._shards)
-            self._sent_in_turn = 0
+            self._next_turn()
         # After the turn is settled: an answer waited for here may say that a new one must begin.
         while len(self._in_flight) >= self._max_in_flight:
             self._settle()
-        self._in_flight.append((len(chunk), shard.call("insert", encode_chunk(chunk))))
+        shard = self._shards[index]
+        self._in_flight.append(
+            (len(chunk), index, shard, shard.call("insert", encode_chunk(chunk)))
+        )
+
+    def connect(self, index: int, shard: Handle) -> None:
+        """Send to this shard from now on what is shard `index`'s."""
+        self._shards[index] = shard
+        self.lost.discard(index)
+        if index == self._shard or self._shard in self.lost:
+            self._shard, self._sent_in_turn = index, 0
 
     def flush(self) -> None:
         """Wait until everything sent is stored."""
@@ -97,20 +121,49 @@ class ReplayWriter:
 
     def take_accepted(self) -> int:
         """Transitions known to be stored since this was last asked; waits for none."""
-        while self._in_flight and self._in_flight[0][1].done():
+        while self._in_flight and self._in_flight[0][-1].done():
             self._settle()
         accepted, self.accepted = self.accepted, 0
         return accepted
 
+    def take_dropped(self) -> int:
+        """Transitions known to be dropped since this was last asked."""
+        dropped, self.dropped = self.dropped, 0
+        return dropped
+
     def _settle(self) -> None:
         start = time.perf_counter()
-        sent, answer = self._in_flight.popleft()
-        accepted = answer.result()
-        self.wait_s += time.perf_counter() - start
+        sent, index, shard, answer = self._in_flight.popleft()
+        try:
+            accepted = answer.result()
+        except RemoteDiedError:
+            self.dropped += sent
+            if self._shards[index] is shard:  # not replaced meanwhile
+                self._lose(index)
+            return
+        finally:
+            self.wait_s += time.perf_counter() - start
         self.accepted += accepted
         if accepted < sent:  # the shard lacks frames that the chunk reuses: send all with the next
             self.orphaned += sent - accepted
             self._sent_in_turn = 0
+
+    def _lose(self, index: int) -> None:
+        self.lost.add(index)
+        if index == self._shard:
+            self._next_turn()
+
+    def _next_turn(self) -> None:
+        """Begin a turn with the next shard that is there."""
+        self._sent_in_turn = 0
+        for _ in self._shards:
+            self._shard = (self._shard + 1) % len(self._shards)
+            if self._shard not in self.lost:
+                return
+
+
+class EmptyMemoryError(ValueError):
+    """There is nothing to sample in any shard that is there."""
 
 
 @dataclass(slots=True)
@@ -178,9 +231,10 @@ class ReplaySampler:
         self._window = rounds_in_flight
         self._beta = beta
         self._rng = rng
-        self._rounds: deque[tuple[Array, Array, list[Future[Array]]]] = deque()
+        self._rounds: deque[tuple[Array, Array, list[tuple[int, Future[Array]]]]] = deque()
         self._updates: deque[list[Future[None]]] = deque()
-        self.summaries: list[ShardSummary] = []
+        self._summaries: dict[int, ShardSummary] = {}  # of the shards that are there
+        self.lost: set[int] = set()
         self.wait_s = 0.0
 
     @property
@@ -188,22 +242,62 @@ class ReplaySampler:
         """Rounds asked for and not yet taken."""
         return len(self._rounds)
 
+    @property
+    def summaries(self) -> list[ShardSummary]:
+        """The newest summary of each shard that is there."""
+        return [self._summaries[index] for index in sorted(self._summaries)]
+
+    def connect(self, index: int, shard: Handle) -> None:
+        """Draw from this shard from now on what is shard `index`'s."""
+        self._shards[index] = shard
+        self.lost.discard(index)
+        self._summaries.pop(index, None)
+        # Rounds under way were asked of the one before; their masses hold no longer.
+        self._rounds.clear()
+
     def next_round(self) -> Round:
         """The next round, and a request for one to come in its place.
 
+        A shard that died is left out (`lost`) until another one takes its place: what is drawn is
+        then drawn from all items that are there.
+
         Raises:
-            ValueError: nothing in any shard.
+            EmptyMemoryError: nothing in any shard that is there.
         """
-        if not any(summary.total > 0 for summary in self.summaries):
-            self.summaries = [f.result() for f in [s.call("summary") for s in self._shards]]
-        while len(self._rounds) < self._window:
-            self._request()
-        chosen, shares, answers = self._rounds.popleft()
-        start = time.perf_counter()
-        samples = [decode_sample(answer.result()) for answer in answers]
-        self.wait_s += time.perf_counter() - start
-        self.summaries = [sample.summary for sample in samples]
-        return self._assemble(chosen, shares, samples)
+        while True:
+            if not any(summary.total > 0 for summary in self._summaries.values()):
+                self._ask_for_summaries(range(len(self._shards)))
+            missing = set(range(len(self._shards))) - self._summaries.keys() - self.lost
+            self._ask_for_summaries(sorted(missing))
+            while len(self._rounds) < self._window:
+                self._request()
+            chosen, shares, answers = self._rounds.popleft()
+            start = time.perf_counter()
+            samples: list[Sample] = []
+            for index, answer in answers:
+                try:
+                    samples.append(decode_sample(answer.result()))
+                except RemoteDiedError:
+                    self._lose(index)
+            self.wait_s += time.perf_counter() - start
+            if len(samples) < len(answers):
+                continue  # what was drawn there is missing from every batch of the round
+            for (index, _), sample in zip(answers, samples, strict=True):
+                self._summaries[index] = sample.summary
+            return self._assemble(chosen, shares, samples)
+
+    def _ask_for_summaries(self, indices: Iterable[int]) -> None:
+        asked = [(i, self._shards[i].call("summary")) for i in indices if i not in self.lost]
+        for index, answer in asked:
+            try:
+                self._summaries[index] = answer.result()
+            except RemoteDiedError:
+                self._lose(index)
+
+    def _lose(self, index: int) -> None:
+        self.lost.add(index)
+        self._summaries.pop(index, None)
+        self._rounds.clear()
 
     def update_priorities(self, round_: Round, priorities: Array) -> None:
         """Send the new priorities of a whole round back to the shards it came from.
@@ -230,19 +324,22 @@ class ReplaySampler:
         self._updates.append(calls)
         while len(self._updates) > self._window:
             for call in self._updates.popleft():
-                call.result()
+                with suppress(RemoteDiedError):  # seen when it is drawn from
+                    call.result()
 
     def _request(self) -> None:
-        totals = np.array([summary.total for summary in self.summaries])
+        totals = np.zeros(len(self._shards))
+        for index, summary in self._summaries.items():
+            totals[index] = summary.total
         if not totals.sum() > 0:
-            raise ValueError("cannot sample: no shard holds anything")
+            raise EmptyMemoryError("cannot sample: no shard holds anything")
         shares = totals / totals.sum()
         chosen = self._rng.choice(len(shares), size=self._batches * self._batch_size, p=shares)
         counts = np.bincount(chosen, minlength=len(shares))
         # A shard that is not drawn from is asked all the same: its total may have grown.
         answers = [
-            shard.call("sample", int(count))
-            for shard, count in zip(self._shards, counts, strict=True)
+            (index, self._shards[index].call("sample", int(counts[index])))
+            for index in sorted(self._summaries)
         ]
         self._rounds.append((chosen, shares, answers))
 
@@ -253,7 +350,7 @@ class ReplaySampler:
         order[np.argsort(chosen, kind="stable")] = np.arange(len(chosen))
         rows = order.reshape(self._batches, self._batch_size)
         probability = np.concatenate(
-            [s.probability * share for s, share in zip(samples, shares, strict=True)]
+            [sample.probability * shares[sample.summary.shard] for sample in samples]
         )
         size = sum(sample.summary.size for sample in samples)
         weights = (size * probability[rows]) ** -self._beta

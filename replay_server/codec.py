@@ -39,7 +39,7 @@ class Codec:
             raise UserError(f"replay.compression={kind}: must be one of {', '.join(COMPRESSIONS)}")
         self._frame = frame
         self._dtype = np.dtype(frame.dtype)
-        self._kind = kind
+        self.kind = kind
         if kind == "lz4":
             import lz4.block
 
@@ -80,17 +80,17 @@ class Codec:
         try:
             raw = self._decompress(group, count, wanted)
         except Exception as error:  # each library has its own; all mean the same here
-            raise WireError(f"{self._kind}: frames cannot be unpacked ({error})") from error
+            raise WireError(f"{self.kind}: frames cannot be unpacked ({error})") from error
         if len(raw) != wanted:
-            raise WireError(f"{self._kind}: {len(raw)} bytes of frames, not {wanted}")
+            raise WireError(f"{self.kind}: {len(raw)} bytes of frames, not {wanted}")
         frames: Array = np.frombuffer(raw, self._dtype).reshape(count, *self._frame.shape)
         return frames
 
     def _compress(self, frames: Array) -> bytes:
-        if self._kind == "lz4":
+        if self.kind == "lz4":
             packed: bytes = self._lz4.compress(frames.data.cast("B"), store_size=False)
             return packed
-        if self._kind == "zstd":
+        if self.kind == "zstd":
             return self._compressor.compress(frames.data.cast("B"))
         from PIL import Image
 
@@ -103,10 +103,10 @@ class Codec:
         return file.getvalue()
 
     def _decompress(self, group: bytes, count: int, wanted: int) -> bytes:
-        if self._kind == "lz4":
+        if self.kind == "lz4":
             raw: bytes = self._lz4.decompress(group, uncompressed_size=wanted)
             return raw
-        if self._kind == "zstd":
+        if self.kind == "zstd":
             # Streams may claim any size: nothing is made for the claim, only for what is wanted.
             reader = self._decompressor.stream_reader(group)
             return bytes(reader.read(wanted + 1))

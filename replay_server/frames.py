@@ -25,6 +25,9 @@ MAX_ROWS = (1 << 31) - GROUP_FRAMES - 1
 """Items name rows in 32 bits."""
 
 
+Columns = dict[str, Array]
+
+
 @dataclass(frozen=True, slots=True)
 class Held:
     """Frames on their way from one place in a ring to a newer one.
@@ -85,6 +88,29 @@ class FrameStore(Protocol):
 
     def gather(self, rows: Array, out: Array) -> None:
         """Copy the frames of `rows` (`[n]` int, ascending) into `out` (`[n, *frame]`)."""
+        ...
+
+    def export(self, begin: int, end: int) -> Columns:
+        """A copy of the frames numbered `begin` … `end` − 1, as they are kept.
+
+        Both are multiples of `GROUP_FRAMES`, or `first`, or `written`.
+        """
+        ...
+
+    def begin_at(self, number: int) -> None:
+        """Be empty, and give the next frame that is written this number.
+
+        Raises:
+            ValueError: no frame can have this number.
+        """
+        ...
+
+    def write_exported(self, columns: Columns, skip: int) -> None:
+        """Append what `export` gave, but for the first `skip` frames.
+
+        Raises:
+            ValueError: columns that `export` did not make for frames like these.
+        """
         ...
 
     def check(self) -> None:
@@ -173,6 +199,23 @@ class RawFrames:
         np.take(self._row_bytes, rows[half:], out=row_bytes[half:], mode="clip")
         helped.result()
 
+    def export(self, begin: int, end: int) -> Columns:
+        """A copy of these frames."""
+        return {"frames": np.take(self._rows, np.arange(begin, end) % self.capacity, axis=0)}
+
+    def begin_at(self, number: int) -> None:
+        """Be empty, and number on from here."""
+        self.first = self.written = number
+
+    def write_exported(self, columns: Columns, skip: int) -> None:
+        """Append what `export` gave, but for the first `skip` frames."""
+        frames = columns.get("frames")
+        if frames is None or not frames.ndim:
+            raise ValueError("frames are missing")
+        self.cost(frames)  # raises what is wrong with them
+        for begin in range(skip, len(frames), self.capacity):
+            self.write(frames[begin : begin + self.capacity])
+
     def check(self) -> None:
         """Raise AssertionError if an invariant does not hold."""
         assert 0 <= self.written - self.first <= self.capacity
@@ -256,9 +299,11 @@ class PackedFrameStore:
 
     def forget(self, before: int) -> None:
         """Give up all groups that lie wholly below `before`."""
-        for index in range(self.first // GROUP_FRAMES, before // GROUP_FRAMES):
-            self._groups[index % len(self._groups)] = b""
+        gone = range(self.first // GROUP_FRAMES, before // GROUP_FRAMES)
+        # First this: a thread that exports them finds out by it that what it copied was going.
         self.first = max(self.first, before // GROUP_FRAMES * GROUP_FRAMES)
+        for index in gone:
+            self._groups[index % len(self._groups)] = b""
 
     def gather(self, rows: Array, out: Array) -> None:
         """Unpack the groups of `rows`, each once, and copy those frames into `out`."""
@@ -279,6 +324,41 @@ class PackedFrameStore:
                 out[begin:stop] = frames[first : last + 1]
             else:
                 out[begin:stop] = frames[within[begin:stop]]
+
+    def export(self, begin: int, end: int) -> Columns:
+        """The groups of these frames, end to end."""
+        indices = np.arange(begin // GROUP_FRAMES, end // GROUP_FRAMES) % len(self._groups)
+        groups = [self._groups[index] for index in indices.tolist()]
+        return {
+            "packed": np.frombuffer(b"".join(groups), np.uint8),
+            "sizes": np.array([len(group) for group in groups], np.int64),
+            "counts": self._counts[indices],
+        }
+
+    def begin_at(self, number: int) -> None:
+        """Be empty, and number on from here, a multiple of `GROUP_FRAMES`."""
+        if number % GROUP_FRAMES:
+            raise ValueError(f"frame {number}: in the middle of a group")
+        self.first = self.written = number
+
+    def write_exported(self, columns: Columns, skip: int) -> None:
+        """Append what `export` gave, but for the first `skip` frames."""
+        for name, dtype in (("packed", np.uint8), ("sizes", np.int64), ("counts", np.int8)):
+            if name not in columns or columns[name].dtype != dtype or columns[name].ndim != 1:
+                raise ValueError(f"compressed frames without a right column {name!r}")
+        data, counts = columns["packed"].tobytes(), columns["counts"].tolist()
+        sizes = columns["sizes"].tolist()
+        if len(sizes) != len(counts) or any(size < 1 for size in sizes) or sum(sizes) != len(data):
+            raise ValueError("compressed frames: their sizes do not add up")
+        if any(not 1 <= count <= GROUP_FRAMES for count in counts):
+            raise ValueError(f"compressed frames: groups must hold 1 to {GROUP_FRAMES}")
+        if skip % GROUP_FRAMES:
+            raise ValueError("compressed frames: they begin in the middle of a group")
+        begin = 0
+        for index, (size, count) in enumerate(zip(sizes, counts, strict=True)):
+            if index >= skip // GROUP_FRAMES:
+                self._append(data[begin : begin + size], count)
+            begin += size
 
     def check(self) -> None:
         """Raise AssertionError if an invariant does not hold."""

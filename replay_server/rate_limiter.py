@@ -69,6 +69,7 @@ class RateLimiter:
         self._samples_per_insert, self._error = samples_per_insert, error
         # Where the ratio counts from: counters, and how far the actors were ahead there.
         self._from_inserted, self._from_sampled, self._ahead_before = min_size, 0, 0.0
+        self._empty_at = 0  # `inserted` when the memory was, or would have been, empty
         self._clock = clock
         self._moved_s = clock()
         self.waiting: Side | None = "learner"
@@ -88,11 +89,41 @@ class RateLimiter:
         """
         self._check(samples_per_insert, error)
         # During the warm-up nothing was sampled yet: there is no past to keep.
-        if samples_per_insert != self._samples_per_insert and self.inserted >= self.min_size:
+        if samples_per_insert != self._samples_per_insert and not self._filling:
             self._ahead_before = self._ahead
             self._from_inserted, self._from_sampled = self.inserted, self.sampled
         self._samples_per_insert, self._error = samples_per_insert, error
         self._note_who_waits()
+
+    def begin_anew(self, held: int) -> None:
+        """The memory holds only so many transitions now: nothing is owed, and it fills up first."""
+        self._empty_at = self.inserted - held
+        self._from_inserted = max(self.inserted, self._empty_at + self.min_size)
+        self._from_sampled, self._ahead_before = self.sampled, 0.0
+        self._note_who_waits()
+
+    def state(self) -> dict[str, float]:
+        """Where both sides stand, for a checkpoint; of ratio and range there is nothing in it."""
+        return {"inserted": self.inserted, "sampled": self.sampled, "ahead": self._ahead}
+
+    def restore(self, state: dict[str, float], held: int) -> None:
+        """Go on from a checkpoint, with the ratio and range of now.
+
+        How far one side is ahead stays what it was. A memory that holds too little fills up first.
+
+        Args:
+            state: as `state` gave it.
+            held: transitions in the memory.
+        """
+        self.inserted, self.sampled = int(state["inserted"]), int(state["sampled"])
+        self.begin_anew(held)
+        if held >= self.min_size:
+            self._ahead_before = float(state["ahead"])
+
+    @property
+    def _filling(self) -> bool:
+        """Whether the memory holds too little to begin with."""
+        return self.inserted - self._empty_at < self.min_size
 
     def _check(self, samples_per_insert: float, error: float) -> None:
         if not samples_per_insert > 0:
@@ -140,7 +171,7 @@ class RateLimiter:
 
     def sampleable(self, batch_size: int) -> int:
         """How many whole batches the learner may draw now."""
-        if self.inserted < self.min_size:
+        if self._filling:
             return 0
         return max(0, int((self._ahead + self._error - self._sampling) // batch_size))
 
@@ -176,7 +207,7 @@ class RateLimiter:
 
     def _who_waits(self) -> Side | None:
         # What is done decides, not what is reserved: a side with work under way is not waiting.
-        if self.inserted < self.min_size or self._ahead + self._error < self._sample_quantum:
+        if self._filling or self._ahead + self._error < self._sample_quantum:
             return "learner"
         one_insert = self._samples_per_insert * self._insert_quantum
         return "actors" if self._ahead + one_insert > self._error else None
@@ -184,10 +215,9 @@ class RateLimiter:
     def explain(self) -> str:
         """What the state means, in words: who waits, for what, since when."""
         waited = f" for {self.waiting_s:,.0f} s" if self.waiting_s >= MIN_WAIT_S else ""
-        if self.inserted < self.min_size:
-            return (
-                f"learner waits{waited}: {self.inserted:,} of {self.min_size:,} first transitions"
-            )
+        if self._filling:
+            held = self.inserted - self._empty_at
+            return f"learner waits{waited}: {held:,} of {self.min_size:,} first transitions"
         ratio = f"{self.ratio:.2f} samples per insert, {self._samples_per_insert:g} wanted"
         if self.waiting == "learner":
             return f"learner waits for actors{waited}: {ratio}"

@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from common.checkpoint import Files
 from common.seeding import Role, seed_sequence
 from common.types import Array, FrameSpec, ShardStatistics, ShardSummary
 from replay_server.codec import make_codec
 from replay_server.messages import decode_chunk, sample_buffer
+from replay_server.saving import ShardOrigin, ShardSaver, restore_shard
 from replay_server.table import Table, UnknownFramesError
 
 
@@ -29,21 +31,47 @@ class ReplayServer:
         incarnation: int = 0,
         compression: str = "none",
         max_frame_bytes: int | None = None,
+        origin: ShardOrigin | None = None,
     ) -> None:
-        """See `Table`; `seed` is the run's, `compression` names a codec."""
-        sequence = seed_sequence(seed, Role.SHARD, shard, incarnation)
+        """See `Table`; `seed` is the run's, `compression` names a codec.
+
+        Args:
+            origin: what of a checkpoint the shard begins with; None: empty.
+
+        Raises:
+            CheckpointError: that is damaged.
+        """
+        self._seed = seed
         self._table = Table(
             capacity=capacity,
             frame=frame,
             stack=stack,
             alpha=alpha,
             frame_capacity=frame_capacity,
-            rng=np.random.default_rng(sequence),
+            rng=self._rng(shard, incarnation),
             shard=shard,
             incarnation=incarnation,
             codec=make_codec(compression, frame),
             max_frame_bytes=max_frame_bytes,
         )
+        self._saver = ShardSaver(self._table, frame)
+        if origin is not None:
+            restore_shard(self._table, self._saver, frame, origin)
+
+    def _rng(self, shard: int, incarnation: int) -> np.random.Generator:
+        return np.random.default_rng(seed_sequence(self._seed, Role.SHARD, shard, incarnation))
+
+    def begin_life(self, incarnation: int) -> None:
+        """Go on as a shard would that was restored from a checkpoint of this moment."""
+        self._table.begin_life(incarnation, self._rng(self._table.shard, incarnation))
+
+    def begin_save(self, url: str, name: str, beside: bool) -> None:
+        """See `ShardSaver.begin`."""
+        self._saver.begin(url, name, beside)
+
+    def saved(self) -> Files | None:
+        """See `ShardSaver.outcome`."""
+        return self._saver.outcome()
 
     def insert(self, buffer: Array) -> int:
         """Store an encoded chunk.

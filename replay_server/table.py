@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -23,12 +23,13 @@ from common.types import (
     Array,
     Chunk,
     FrameSpec,
+    PackedFrames,
     Sample,
     ShardStatistics,
     ShardSummary,
 )
 from replay_server.codec import Codec
-from replay_server.frames import make_frame_store
+from replay_server.frames import FrameStore, make_frame_store
 from replay_server.sum_tree import SumTree
 
 PRIORITY_FLOOR = 1e-6
@@ -56,6 +57,55 @@ class UpdateCounts:
     applied: int
     stale: int
     refused: int
+
+
+COUNTERS = ("sampled", "stale", "refused", "orphaned", "evicted_unsampled")
+"""Attributes of a table that only count what happened."""
+
+
+@dataclass(slots=True)
+class TableImage:
+    """A table without its frames.
+
+    Attributes:
+        items: `[L]`, live items, oldest first; their stacks name rows of the ring.
+        mass: `[L]` float64. times_sampled: `[L]` uint32.
+        runs: `[R, 2]` int64, see `Table`.
+        first_frame, written_frames: numbers of the oldest frame, and of the next.
+        layout: see `Table.layout`.
+        inserted: items ever inserted; the key of the newest is one less.
+        counters: see `COUNTERS`.
+        max_priority: the greatest priority seen. newest_version: of the weights that acted.
+    """
+
+    items: Array
+    mass: Array
+    times_sampled: Array
+    runs: Array
+    first_frame: int
+    written_frames: int
+    layout: dict[str, Any]
+    inserted: int
+    counters: dict[str, int]
+    max_priority: float
+    newest_version: int
+
+    @property
+    def frame_count(self) -> int:
+        """Frames that are there."""
+        return self.written_frames - self.first_frame
+
+    def without_frames_before(self, first_frame: int) -> None:
+        """Let the items go that need frames older than that."""
+        if first_frame <= self.first_frame:
+            return
+        self.first_frame = first_frame
+        kept = int(np.searchsorted(self.runs[:, 1], first_frame))
+        first_key = int(self.runs[kept, 0]) if kept < len(self.runs) else self.inserted
+        gone = max(0, len(self.items) - (self.inserted - first_key))
+        self.runs = self.runs[kept:]
+        self.items, self.mass = self.items[gone:], self.mass[gone:]
+        self.times_sampled = self.times_sampled[gone:]
 
 
 def item_dtype(stack: int) -> np.dtype[np.void]:
@@ -140,10 +190,11 @@ class Table:
         self._rng = rng
         self._tree = SumTree(capacity)
         self._max_priority = 1.0
-        self._stack = stack
+        self.stack = stack
         self._max_frame_bytes = max_frame_bytes
         self._item_bytes = item_bytes(capacity, stack)
         self._frame = frame
+        self._codec = codec
         self._frames = make_frame_store(frame, frame_capacity, codec)
         self._reach = int(self._frames.capacity * REACH)
         self._may_repeat = codec is None and frame.nbytes < SMALL_FRAME_BYTES
@@ -171,6 +222,11 @@ class Table:
     def frame_capacity(self) -> int:
         """Frames, at the most."""
         return self._frames.capacity
+
+    @property
+    def max_frame_bytes(self) -> int | None:
+        """Bytes of frames, at the most."""
+        return self._max_frame_bytes
 
     @property
     def evicted(self) -> int:
@@ -298,8 +354,8 @@ class Table:
         summary = self.summary()
         shapes: dict[str, tuple[tuple[int, ...], Any]] = {
             "frames": ((len(rows), *self._frame.shape), self._frame.dtype),
-            "observation": ((count, self._stack), np.int32),
-            "next_observation": ((count, self._stack), np.int32),
+            "observation": ((count, self.stack), np.int32),
+            "next_observation": ((count, self.stack), np.int32),
             "action": ((count,), np.int32),
             "reward": ((count,), np.float32),
             "discount": ((count,), np.float32),
@@ -393,6 +449,138 @@ class Table:
         self._drawn, self._age_sum, self._lag_sum = 0, 0, 0
         return statistics
 
+    # --- on disk ----------------------------------------------------------------------------
+
+    @property
+    def frames(self) -> FrameStore:
+        """Where the frames are; they are saved apart from the items."""
+        return self._frames
+
+    def begin_life(self, incarnation: int, rng: np.random.Generator) -> None:
+        """Go on as a table of the same contents would that was only just restored.
+
+        Keys handed out before are stale from here on, and streams of chunks begin anew.
+        """
+        self.incarnation = incarnation
+        self._rng = rng
+        self._streams.clear()
+
+    def image(self) -> TableImage:
+        """All but the frames, copied: whatever happens to the table, it stays as it is."""
+        live = self._live_slots()
+        return TableImage(
+            items=self._items[live],
+            mass=self._tree.get(live),
+            times_sampled=self._times_sampled[live],
+            runs=np.array(self._runs, np.int64).reshape(-1, 2),
+            first_frame=self._frames.first,
+            written_frames=self._frames.written,
+            layout=self.layout(),
+            inserted=self.inserted,
+            counters={name: getattr(self, name) for name in COUNTERS},
+            max_priority=self._max_priority,
+            newest_version=self._newest_version,
+        )
+
+    def layout(self) -> dict[str, Any]:
+        """What two tables must have in common for one to take over the other's image as it is."""
+        return {
+            "capacity": self.capacity,
+            "frame_rows": self._frames.capacity,
+            "frame_shape": list(self._frame.shape),
+            "frame_dtype": self._frame.dtype,
+            "stack": self.stack,
+            "alpha": self.alpha,
+            "compression": "none" if self._codec is None else self._codec.kind,
+        }
+
+    def restore(self, image: TableImage) -> None:
+        """Be what an image says. The table is empty, and `frames` holds the image's already.
+
+        Raises:
+            ValueError: an image of another layout, or one that contradicts itself.
+        """
+        if image.layout != self.layout():
+            raise ValueError("image of a table of another layout")
+        count = len(image.items)
+        oldest = image.inserted - count
+        if oldest < 0 or count > self.capacity:
+            raise ValueError(f"{count} items of {image.inserted}: impossible")
+        if len(image.runs) and image.runs[-1, 0] >= image.inserted:
+            raise ValueError(f"a run from item {image.runs[-1, 0]} on: there is none")
+        self.inserted, self.oldest = image.inserted, oldest
+        for name, value in image.counters.items():
+            setattr(self, name, value)
+        self._max_priority, self._newest_version = image.max_priority, image.newest_version
+        self._runs = deque(map(tuple, image.runs.tolist()))
+        live = self._live_slots()
+        self._items[live] = image.items
+        self._times_sampled[live] = image.times_sampled
+        self._tree.set(live, image.mass)
+        self._make_room(0, 0, 0, self._frames.written)  # there may be fewer bytes for frames now
+        try:
+            self.check()
+        except AssertionError as error:
+            raise ValueError(f"an image that contradicts itself ({error})") from None
+
+    def chunks(self, first: int, count: int, size: int) -> Iterator[tuple[Chunk, Array]]:
+        """Live items from the `first`-oldest on, `size` in a chunk, frames not compressed.
+
+        Yields:
+            A chunk, which reuses frames of the one before, and how often each of its items was
+            sampled. Priorities are float64, so that a table of the same α gives each item the mass
+            that it has here.
+        """
+        named: Array = np.zeros(0, np.int32)  # rows of the frames that the chunk before named
+        end = self.oldest + first + count
+        for number, begin in enumerate(range(self.oldest + first, end, size)):
+            slots = np.arange(begin, min(begin + size, end)) % self.capacity
+            items = self._items[slots]
+            stacks = items["stacks"]
+            rows = np.unique(stacks)
+            rows = rows[rows != self._frames.capacity]  # the frame of zeros
+            reused = np.flatnonzero(np.isin(named, rows)).astype(np.int32)
+            new = rows[~np.isin(rows, named)]
+            named = np.concatenate((named[reused], new))
+            number_of = np.full(self._frames.capacity + 1, PAD, np.int32)
+            number_of[named] = np.arange(len(named))
+            numbers = number_of[stacks]
+            frames = np.empty((len(new), *self._frame.shape), self._frame.dtype)
+            self._frames.gather(new, frames)
+            masses = self._tree.get(slots)
+            priority = None
+            if self.alpha > 0:
+                with np.errstate(over="ignore"):  # an α near 0 tells no priorities apart
+                    priority = masses ** (1 / self.alpha) - PRIORITY_FLOOR
+                priority = np.clip(priority, 0.0, self._max_priority)
+            chunk = Chunk(
+                frames=frames,
+                observation=numbers[:, 0],
+                next_observation=numbers[:, 1],
+                action=items["action"],
+                reward=items["reward"],
+                discount=items["discount"],
+                priority=priority,
+                version=items["version"],
+                reused=reused,
+                stream=-1,  # no actor's
+                number=number,
+            )
+            yield chunk, self._times_sampled[slots]
+
+    def expect_priority(self, priority: float) -> None:
+        """Give new items without a priority at least this one."""
+        self._max_priority = max(self._max_priority, priority)
+
+    def absorb(self, chunk: Chunk, times_sampled: Array) -> None:
+        """Insert what `chunks` of another table gave."""
+        if self._codec is not None:
+            assert not isinstance(chunk.frames, PackedFrames)
+            chunk.frames = self._codec.pack(chunk.frames)
+        self.insert(chunk)
+        keys = np.arange(self.inserted - len(chunk), self.inserted)
+        self._times_sampled[keys % self.capacity] = times_sampled
+
     def check(self) -> None:
         """Raise AssertionError if an invariant does not hold. Slow: for tests."""
         self._tree.check()
@@ -409,14 +597,20 @@ class Table:
         if not len(self):
             assert not self._runs
             return
+        assert self._runs, "items without a run"
         assert self._runs[0][0] <= self.oldest
         first_frame = self._runs[0][1]
         assert first_frame >= max(self._frames.first, self._frames.written - self.frame_capacity)
-        rows = self._items["stacks"][live].ravel()
+        rows = self._items["stacks"][live].reshape(len(live), -1).astype(np.int64)
         assert ((rows >= 0) & (rows <= self.frame_capacity)).all()
         # How far behind the oldest frame that is kept each row lies; the zeros belong to no ring.
-        behind = (rows[rows != self.frame_capacity] - first_frame) % self.frame_capacity
-        assert (behind < self._frames.written - first_frame).all(), "a frame is gone"
+        behind = (rows - first_frame) % self.frame_capacity
+        is_frame = rows != self.frame_capacity
+        assert (behind < self._frames.written - first_frame)[is_frame].all(), "a frame is gone"
+        first_keys, first_frames = np.array(self._runs, np.int64).T
+        runs = np.searchsorted(first_keys, np.arange(self.oldest, self.inserted), "right") - 1
+        kept_from = (first_frames[runs] - first_frame)[:, None]
+        assert (behind >= kept_from)[is_frame].all(), "a frame goes before its item"
 
     def _slots_of(self, first_key: int, count: int) -> list[slice]:
         """The slots of consecutive keys: one run of neighbours, two where the ring ends."""
@@ -440,7 +634,7 @@ class Table:
                 f"table holds {self.capacity} and {self._frames.capacity}"
                 + (f" ({limit} bytes)" if limit is not None else "")
             )
-        shape, stack_shape = (count,), (count, self._stack)
+        shape, stack_shape = (count,), (count, self.stack)
         for name in ("action", "reward", "discount", "version", "priority"):
             column = getattr(chunk, name)
             if column is not None and column.shape != shape:
@@ -452,7 +646,7 @@ class Table:
                 raise ValueError(f"stacks of {numbers.dtype}: must be signed whole numbers")
         if chunk.reused.dtype != np.int32:
             raise ValueError(f"reused frames of {chunk.reused.dtype}: must be int32")
-        stacks = np.empty((count, 2, self._stack), np.int64)
+        stacks = np.empty((count, 2, self.stack), np.int64)
         stacks[:, 0], stacks[:, 1] = chunk.observation, chunk.next_observation
         # PAD, the least that is allowed, becomes 0, and what is less a very large number.
         if count and (stacks - PAD).view(np.uint64).max() > frames:

@@ -1,0 +1,146 @@
+"""Places of parts that can be replaced, and how it is noticed that one has to be.
+
+A dead part is the failure of its own call. One that hangs shows no sign of life: it does not answer
+a ping, for which every remote has a thread of its own. One that is merely slow does.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from common.handles import Future, Handle, RemoteDiedError
+from deploy.remote import Runtime, part_name
+
+PING_EVERY_S = 0.5
+"""How often parts are asked for a sign of life that only others call."""
+MAX_AWAY_S = 5.0
+"""If nobody looked for longer (a laptop slept, the driver was stopped), no part is to blame."""
+LIVED_S = 10.0
+"""A part that lived so long has not failed at once."""
+
+
+class HungError(Exception):
+    """A part that gave no sign of life, or no answer, for too long."""
+
+
+@dataclass(slots=True, eq=False)
+class Seat:
+    """The place of a part that can be replaced: who sits there, and what it is at.
+
+    Attributes:
+        title: what the part is, whoever sits there.
+        spawn: makes one; takes its incarnation.
+        always: it is asked for signs of life even when it has no call of ours.
+        call, called_s: its piece of work, and when it was given.
+        failures: replacements in a row that did no work.
+        up: it has shown a sign of life.
+        suspect: somebody found it dead; a ping will tell.
+    """
+
+    title: str
+    spawn: Callable[[int], Handle]
+    handle: Handle
+    incarnation: int
+    always: bool = False
+    call: Future[Any] | None = None
+    called_s: float = 0.0
+    failures: int = 0
+    up: bool = False
+    up_s: float = 0.0
+    suspect: bool = False
+    ping: Future[Any] | None = None
+    pinged_s: float = 0.0
+
+    @property
+    def name(self) -> str:
+        """Of the part that sits here now."""
+        return part_name(self.title, self.incarnation)
+
+    def begin(self, method: str, *args: Any) -> None:
+        """Give the part its next piece of work."""
+        self.called_s = time.monotonic()  # first: inline, the work is done when `call` returns
+        self.call = self.handle.call(method, *args)
+
+    def renew(self, incarnation: int) -> None:
+        """Another part takes the place."""
+        self.incarnation = incarnation
+        self.handle = self.spawn(incarnation)
+        self.call = self.ping = None
+        self.up = self.suspect = False
+
+
+class Watch:
+    """Looks after all seats: who is dead, who hangs."""
+
+    def __init__(
+        self, runtime: Runtime, hung_after_s: float | None, call_timeout_s: float | None
+    ) -> None:
+        """Nobody is under suspicion.
+
+        Args:
+            runtime: where the parts live.
+            hung_after_s: without a sign of life a part hangs; None: never.
+            call_timeout_s: a piece of work that takes longer will never end; None: never.
+        """
+        self._runtime = runtime
+        self._hung_after_s = hung_after_s
+        self._call_timeout_s = call_timeout_s
+        self._looked_s = time.monotonic()
+
+    def look(self, seats: Iterable[Seat], now: float) -> list[tuple[Seat, Exception]]:
+        """Seats whose part must be replaced, and why.
+
+        Args:
+            seats: all of them.
+            now: `time.monotonic()`.
+        """
+        seats = list(seats)
+        away_s, self._looked_s = now - self._looked_s, now
+        if away_s > MAX_AWAY_S:
+            for seat in seats:
+                seat.pinged_s += away_s
+                seat.called_s += away_s
+        found = []
+        for seat in seats:
+            error = self._error_of(seat, now)
+            if error is not None:
+                found.append((seat, error))
+        return found
+
+    def _error_of(self, seat: Seat, now: float) -> Exception | None:
+        age_s = now - seat.called_s if seat.call is not None else 0.0
+        if seat.ping is None:
+            quiet_s = now - seat.pinged_s
+            # Hundreds of actors are asked only if their own report is long in coming.
+            wanted = seat.always or not seat.up or age_s > self._patience_s / 2
+            if (wanted and quiet_s >= PING_EVERY_S) or seat.suspect:
+                seat.ping, seat.pinged_s = self._runtime.ping(seat.handle), now
+        if seat.ping is not None and seat.ping.done():
+            ping, seat.ping = seat.ping, None
+            try:
+                ping.result()
+            except Exception as error:  # it died, or could not be made
+                return error
+            if not seat.up:
+                seat.up, seat.up_s = True, now
+            seat.suspect = False
+        if seat.ping is not None and seat.up and now - seat.pinged_s > self._patience_s:
+            waited_s = now - seat.pinged_s
+            return HungError(f"{seat.title} showed no sign of life for {waited_s:,.0f} s")
+        if self._call_timeout_s is not None and seat.up and age_s > self._call_timeout_s:
+            return HungError(f"{seat.title} did not answer for {age_s:,.0f} s")
+        return None
+
+    @property
+    def _patience_s(self) -> float:
+        return float("inf") if self._hung_after_s is None else self._hung_after_s
+
+
+def cause_of(error: Exception) -> str:
+    """One line: the last of what an error says."""
+    if isinstance(error, (RemoteDiedError, HungError)):
+        return str(error)
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1]
