@@ -93,6 +93,11 @@ class Evaluator:
             report.weights = self._weights
         return report
 
+    def connect(self, part: str, handle: Handle) -> None:
+        """Another part, the `variables`, has taken the place of one that died."""
+        assert part == "variables"
+        self._variables.connect(handle)
+
     def load_weights(self, weights: Array) -> None:
         """Evaluate these weights (wire format) instead of published ones."""
         self._agent.load_weights(weights)

@@ -59,14 +59,7 @@ class _Memory(threading.Thread):
 def _raydqn(*arguments: str) -> tuple[dict[str, Any], float, int]:
     """Run a command that ends with a JSON object: the object, seconds, and peak memory in bytes."""
     start = time.perf_counter()
-    path = [str(Path(__file__).parent.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "deploy", *arguments, "--json"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(path)},
-    )
+    process = _start(*arguments, "--json")
     memory = _Memory(process.pid)
     memory.start()
     out, error = process.communicate()
@@ -77,6 +70,17 @@ def _raydqn(*arguments: str) -> tuple[dict[str, Any], float, int]:
         raise UserError(f"raydqn {' '.join(arguments)}: {reason}")
     result: dict[str, Any] = json.loads(out.strip().splitlines()[-1])
     return result, wall_s, memory.peak_bytes
+
+
+def _start(*arguments: str, output: int = subprocess.PIPE) -> subprocess.Popen[str]:
+    path = [str(Path(__file__).parent.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return subprocess.Popen(
+        [sys.executable, "-m", "deploy", *arguments],
+        stdout=output,
+        stderr=output,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(path)},
+    )
 
 
 def bench_start(repeat: int | None) -> Iterator[Figure]:
@@ -187,11 +191,60 @@ def bench_replay(repeat: int | None, peers: bool = False) -> Iterator[Figure]:
     return bench_replay.bench_replay(repeat, peers)
 
 
+def bench_checkpoint(repeat: int | None) -> Iterator[Figure]:
+    """One shard of 1 GiB: seconds to save beside its work, to save what is new, to restore."""
+    from deploy import bench_reliability
+
+    return bench_reliability.bench_checkpoint(repeat)
+
+
+def bench_supervision(repeat: int | None) -> Iterator[Figure]:
+    """Learner steps per second with checkpoints and supervision, and without."""
+    from deploy import bench_reliability
+
+    return bench_reliability.bench_supervision(repeat, _raydqn)
+
+
+def bench_soak(repeat: int | None) -> Iterator[Figure]:
+    """Memory of every process while actors outrun the learner; `repeat`: minutes (30)."""
+    from deploy.bench_reliability import (
+        POLL_S,
+        SLOW_LEARNER,
+        MemoryByPart,
+        soak_figures,
+        store_bound_mib,
+    )
+    from deploy.cli import split_overrides
+    from deploy.run import make_config
+
+    seconds = 60 * (repeat or 30)
+    overrides, _ = split_overrides(SLOW_LEARNER)
+    memory = MemoryByPart()
+    with tempfile.TemporaryDirectory() as folder:
+        options = ["train", "cartpole", "--run-dir", f"{folder}/run", *SLOW_LEARNER]
+        with Path(folder, "log").open("w+") as log:  # a pipe that nobody reads would fill
+            options += ["--stop.wall-s", str(seconds)]
+            with _start(*options, output=log.fileno()) as process:
+                root, begin = psutil.Process(process.pid), time.monotonic()
+                while process.poll() is None:
+                    with contextlib.suppress(psutil.Error):
+                        memory.look(root, time.monotonic() - begin)
+                    time.sleep(POLL_S)
+            log.seek(0)
+            lines = log.read().strip().splitlines()
+        if process.returncode != 0:
+            raise UserError(f"raydqn train: {lines[-1] if lines else 'failed'}")
+    return soak_figures(memory, store_bound_mib(make_config("cartpole", None, overrides)))
+
+
 BENCHMARKS: dict[str, Callable[..., Iterator[Figure]]] = {
     "replay": bench_replay,
     "start": bench_start,
     "cartpole": bench_cartpole,
     "cartpole-pixels": bench_cartpole_pixels,
     "pong": bench_pong,
+    "checkpoint": bench_checkpoint,
+    "supervision": bench_supervision,
+    "soak": bench_soak,
     "rendering": bench_rendering,
 }

@@ -120,16 +120,20 @@ class Checkpointer:
         url = self.store.storage.url
         name = self.store.new_name(steps)
         files: Files = {}
-        begun = [
-            shard.call("begin_save", url, shard_file(name, index), self._beside)
-            for index, shard in enumerate(saving.shards)
-        ]
-        for call in begun:
-            call.result()
-        for shard in saving.shards:
-            while (written := shard.call("saved").result()) is None:
-                time.sleep(POLL_S)
-            files |= written
+        try:
+            begun = [
+                shard.call("begin_save", url, shard_file(name, index), self._beside)
+                for index, shard in enumerate(saving.shards)
+            ]
+            for call in begun:
+                call.result()
+            for shard in saving.shards:
+                while (written := shard.call("saved").result()) is None:
+                    time.sleep(POLL_S)
+                files |= written
+        except Exception:
+            self.store.discard(name)
+            raise
         state = {
             "format": FORMAT,
             **saving.state,

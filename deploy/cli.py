@@ -203,6 +203,14 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
         sub.add_argument("--inline", action="store_true", help="one process, no Ray, deterministic")
         sub.add_argument("--json", action="store_true", help="last line: one JSON object")
 
+    chaos = command("chaos", _chaos, "have parts of a live run die at random")
+    chaos.add_argument("run_folder", type=Path, metavar="RUN")
+    chaos.add_argument("--every", type=_seconds, default=20.0, metavar="TIME", help="20s, 2m")
+    chaos.add_argument(
+        "--kinds", default="actor,shard,learner", metavar="LIST", help="default: %(default)s"
+    )
+    chaos.add_argument("--seed", type=int, default=0, metavar="N", help="for drawing parts")
+
     evaluate = command("evaluate", _evaluate, "play greedy episodes with a run's weights")
     evaluate.add_argument("run_folder", type=Path, metavar="RUN")
     evaluate.add_argument("--episodes", type=_positive, default=100, metavar="N")
@@ -247,6 +255,14 @@ def _positive(text: str) -> int:
     if not text.isascii() or not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r}: must be a whole number, at least 1")
     return int(text)
+
+
+def _seconds(text: str) -> float:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s|m|h)?", text.strip())
+    value = float(match[1]) * {"ms": 0.001, "m": 60, "h": 3600}.get(match[2], 1) if match else 0.0
+    if not value > 0:
+        raise argparse.ArgumentTypeError(f"{text!r}: must be a time above 0, such as 20s or 2m")
+    return value
 
 
 def _share(text: str) -> float:
@@ -300,6 +316,20 @@ def _resume(options: argparse.Namespace, overrides: Overrides) -> int:
         ),
         path,
     )
+
+
+def _chaos(options: argparse.Namespace, overrides: Overrides) -> int:
+    from deploy.chaos import chaos
+    from deploy.metrics import RunFolder
+
+    folder = RunFolder.open(options.run_folder)
+    try:
+        for line in chaos(folder, options.every, options.kinds.split(","), options.seed):
+            print(line, flush=True)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    print("the run has ended")
+    return 0
 
 
 def _set(options: argparse.Namespace, overrides: Overrides) -> int:

@@ -142,7 +142,7 @@ class RemoteFuture:
             return ray.get(self.reference)
         except RayTaskError as error:
             cause = error.cause
-            if isinstance(cause, (UserError, EnvironmentFailedError, RemoteDiedError)):
+            if isinstance(cause, (UserError, EnvironmentFailedError, RemoteDiedError, OSError)):
                 raise cause from None
             raise
         except (RayActorError, ray.exceptions.ObjectLostError) as error:

@@ -269,19 +269,28 @@ def _run(
             if checkpoint is not None and not runtime.parallel:
                 # What the run drew after the checkpoint is lost; it is drawn again, bit for bit.
                 incarnation = int(checkpoint.state["incarnation"])
-            program = build_program(folder.config, spec, runtime, incarnation, checkpoint)
+            with _way_out(folder, checkpoint):  # inline, shards are filled when they are made
+                program = build_program(folder.config, spec, runtime, incarnation, checkpoint)
             supervisor = Supervisor(program, folder, view, started_s)
             with _signals(supervisor, view):
                 if checkpoint is not None:
-                    try:
+                    with _way_out(folder, checkpoint):
                         supervisor.restore(checkpoint)
-                    except CheckpointError as error:
-                        raise folder.checkpoints.with_way_out(error, checkpoint.name) from None
                     folder.save_config()
                 view.message(f"run folder: {folder.path}")
                 return supervisor.run()
     finally:
         view.close()
+
+
+@contextmanager
+def _way_out(folder: RunFolder, checkpoint: Checkpoint | None) -> Iterator[None]:
+    """If a shard's part of a checkpoint turns out to be damaged, name the one before it."""
+    try:
+        yield
+    except CheckpointError as error:
+        assert checkpoint is not None
+        raise folder.checkpoints.with_way_out(error, checkpoint.name) from None
 
 
 @contextmanager

@@ -28,6 +28,7 @@ from common.types import (
     ShardStatistics,
     UserError,
 )
+from deploy.chaos import CRASH, KINDS
 from deploy.checkpointer import Checkpointer, Saving, learner_state, shard_origin
 from deploy.control import LOOK_EVERY_S, ControlFile, changed, describe, keys_of
 from deploy.metrics import CONTROL, MetricsWriter, RunFolder
@@ -56,6 +57,7 @@ CLOSE_S = 5.0
 """How long parts have to free what they hold; then their processes are ended anyway."""
 SAVE_S = 60.0
 """How long the last checkpoint may take: the learner, or the storage, may be what hangs."""
+WISH = ("kind", "number")
 LAST_STATE_S = 30.0
 """How long a run that failed waits for that checkpoint."""
 PING_S = 1.0
@@ -204,8 +206,8 @@ class Supervisor:
         try:
             reason = self._loop(metrics)
             self._finish(metrics, reason)
+            self._report(metrics)  # first: whether the disk is full or not, this was done
             summary = self._summary(reason, self._save_at_the_end())
-            self._report(metrics)
             self._folder.write_summary(summary)
             self._close_parts()
             return summary
@@ -394,8 +396,11 @@ class Supervisor:
         program = self._program
         floor = self._records.version + VERSIONS_UNHEARD_OF
         program.variables = program.spawn_variables(floor, incarnation)
-        # Actors find out by themselves; the learner only when it publishes next.
+        # Actors find out by themselves; the learner only when it publishes next, and an evaluator
+        # would go on with the weights it has.
         self._to_connect.append((self._learner, "variables"))
+        if self._evaluator is not None:
+            self._to_connect.append((self._evaluator, "variables"))
         return program.variables
 
     def _new_shard(self, index: int, incarnation: int) -> Handle:
@@ -509,11 +514,32 @@ class Supervisor:
             changes = self._control.read()
             if changes is None:
                 return
+            if CRASH in changes:
+                self._control.remove()
+                self._crash(changes[CRASH])
+                return
             new = changed(self._config, changes, CONTROL)
             self._view.message(f"changed: {self._go_on_with(new, keys_of(changes))}")
         except (UserError, OSError) as error:
             self._view.message(f"{error}; nothing was changed")
         self._control.remove()
+
+    def _crash(self, wish: Any) -> None:
+        """Have a part die; see `raydqn chaos`.
+
+        Raises:
+            UserError: no such part.
+        """
+        kind, number = (wish.get(key) if isinstance(wish, dict) else None for key in WISH)
+        seats = [self._variables, *self._shards, self._learner, *self._seats]
+        seats += [self._evaluator] if self._evaluator is not None else []
+        found = [seat for seat in seats if isinstance(kind, str) and seat.title.startswith(kind)]
+        if kind not in KINDS or type(number) is not int or number < 0:
+            raise UserError(f"{CRASH}: {kind!r:.40} {number!r:.40}: no kind of part, or no number")
+        if found:
+            seat = found[number % len(found)]
+            self._view.message(f"chaos: {seat.title} dies")
+            self._program.runtime.crash(seat.handle)
 
     def _go_on_with(self, new: Config, keys: list[str]) -> str:
         """Go on with another configuration; what is different about it."""
@@ -604,11 +630,11 @@ class Supervisor:
         """Let work under way end, and evaluate the last weights if there is time to."""
         in_time = reason in ("learner_steps", "env_steps")
         self._settle_all(metrics, evaluation=in_time)
-        while (
-            in_time
-            and not self._hurry
-            and self._records.evaluated_steps < self._counters.learner_steps
-        ):
+        # If the variables die now, the last weights do not come, however often it is tried.
+        for _ in range(1 + MAX_RESTARTS_WITHOUT_REPORT):
+            evaluated = self._records.evaluated_steps >= self._counters.learner_steps
+            if not in_time or self._hurry or evaluated:
+                return
             if self._wait_for([self._learner.handle.call("publish")], SAVE_S):
                 return
             self._evaluate()

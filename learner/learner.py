@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -79,7 +80,9 @@ class Learner:
         self._variables = variables
         self._variables_lost = False
         self._steps = 0
-        self._version: int = variables.call("newest_version").result()
+        self._version = -1
+        with suppress(RemoteDiedError):  # publishing finds it out, too
+            self._version = variables.call("newest_version").result()
         self._target_syncs = 0
         # The round being trained on: its batches go one by one.
         self._round: Round | None = None

@@ -99,10 +99,10 @@ class ShardSaver:
             beside: return at once and write in a thread, while the table goes on.
 
         Raises:
-            RuntimeError: the last save is under way still.
+            OSError: the last save is under way still.
         """
         if self._thread is not None and self._thread.is_alive():
-            raise RuntimeError(f"shard {self._table.shard}: is being saved already")
+            raise BlockingIOError(f"shard {self._table.shard}: is being saved already")
         if url != self._url:
             self._segments, self._files, self._url = {}, {}, url
         self._outcome = None
@@ -463,4 +463,5 @@ def _naming(where: str) -> Iterator[None]:
     except CheckpointError:
         raise
     except (ValueError, KeyError, TypeError, OverflowError, MemoryError) as error:
-        raise CheckpointError(f"{where}: cannot be understood ({error})") from None
+        reason = " ".join(str(error).split())  # one line, whatever a file has put into it
+        raise CheckpointError(f"{where}: cannot be understood ({reason:.200})") from None

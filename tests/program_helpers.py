@@ -13,6 +13,10 @@ from pathlib import Path
 
 import psutil
 
+from common.checkpoint import CheckpointStore
+from common.storage import open_storage
+from deploy.metrics import CHECKPOINTS
+
 ROOT = Path(__file__).parent.parent
 
 TINY = {
@@ -101,6 +105,11 @@ def reports_in(run: Path) -> list[dict]:
     return [
         json.loads(line) for line in path.read_text().splitlines(keepends=True) if line[-1:] == "\n"
     ]
+
+
+def checkpoints_in(run: Path) -> CheckpointStore:
+    """The checkpoints of a run, as another program finds them."""
+    return CheckpointStore(open_storage(str(run / CHECKPOINTS)), 3)
 
 
 def learner_steps_in(run: Path) -> int:

@@ -394,3 +394,84 @@ def test_frames_lie_copy_by_copy_in_the_order_of_time():
         rig.step([GO, GO, GO])
     numbers = rig.drain().frames[:, 0].reshape(3, 6)
     assert np.array_equal(np.diff(numbers, axis=1), np.full((3, 5), 3))
+
+
+# ── cut: the end of an actor's life ─────────────────────────────────────────────────────────────
+
+
+def cut(rig: Rig) -> None:
+    """End the rig's windows; its lists say it was a truncation, with one frame more."""
+    frames = []
+    for slots in rig.slots:
+        frames.append(rig.next_frame)
+        if slots:
+            last = slots[-1]
+            if not last.ignored and last.outcome in (GO, LIFE):
+                # A window that a lost life has ended stays so.
+                last.outcome = TRUNCATED if last.outcome == GO else LIFE
+            ended = last.outcome in (TERMINATED, TRUNCATED, BOTH)
+            after = Slot(rig.next_frame, last.ignored, True, 0, GARBAGE, GO, 0.0, last.q_max, 0)
+            assert ended or last.ignored or last.outcome == LIFE
+            slots.append(after)
+        rig.next_frame += 1
+    rig.accumulator.cut(np.array(frames, np.float32)[:, None])
+
+
+@settings(deadline=None, max_examples=300)
+@given(data=st.data())
+def test_a_cut_makes_exactly_one_transition_of_every_real_step(data):
+    copies = data.draw(st.integers(1, 3), "copies")
+    rig = Rig(
+        copies=copies,
+        n_step=data.draw(st.integers(1, 6), "n_step"),
+        stack=data.draw(st.integers(1, 4), "stack"),
+        gamma=data.draw(st.sampled_from([0.5, 1.0, 0.99]), "gamma"),
+        max_slots=data.draw(st.integers(1, 8), "max_slots"),
+    )
+    steps = data.draw(outcomes(copies), "outcomes")
+    while steps:
+        length = data.draw(st.integers(1, rig.max_slots), "chunk length")
+        for step in steps[:length]:
+            rig.step(step)
+        steps = steps[length:]
+        rig.drain(continues=bool(rig.chunks) and data.draw(st.booleans(), "continues"))
+    real = {slot.frame for slots in rig.slots for slot in slots if not slot.ignored}
+    cut(rig)
+    rig.drain(continues=bool(rig.chunks) and data.draw(st.booleans(), "last continues"))
+    assert rig.emitted().keys() == real
+    rig.check()
+    assert rig.drain() is None, "handed out twice"
+
+
+def test_a_cut_bootstraps_from_the_frames_that_came_last_as_a_truncation_does():
+    rig = one_copy(n_step=3)
+    for _ in range(4):
+        rig.step([GO])
+    cut(rig)
+    rig.drain()
+    got = [one for _, one in sorted(rig.emitted().items())]
+    assert [one.next_observation for one in got] == [[4.0], [5.0], [5.0], [5.0]]
+    assert [one.discount for one in got] == [0.125, 0.125, 0.25, 0.5]
+
+
+def test_a_cut_after_an_end_adds_nothing_and_reaches_into_no_other_episode():
+    rig = one_copy(n_step=3, stack=2)
+    got_before = play(rig, GO, TERMINATED, GO)  # 1 and 2 were acted on, 3 is the last frame
+    cut(rig)
+    assert rig.drain() is None
+    assert [one.discount for one in got_before] == [0, 0]
+
+
+def test_a_cut_right_after_a_termination_ends_its_windows_without_bootstrap():
+    rig = one_copy(n_step=3)
+    for outcome in (GO, TERMINATED):
+        rig.step([outcome])
+    cut(rig)
+    rig.drain()
+    assert [one.discount for one in rig.emitted().values()] == [0, 0]
+
+
+def test_a_cut_of_nothing_is_nothing():
+    rig = one_copy(n_step=3)
+    rig.accumulator.cut(np.ones((1, 1), np.float32))
+    assert rig.drain() is None

@@ -1,3 +1,4 @@
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -14,8 +15,13 @@ from replay_helpers import (
 )
 
 from common import wire
-from common.handles import InlineHandle
-from replay_server.client import CHUNKS_PER_TURN, ReplaySampler, ReplayWriter
+from common.handles import InlineHandle, Ready, RemoteDiedError
+from replay_server.client import (
+    CHUNKS_PER_TURN,
+    EmptyMemoryError,
+    ReplaySampler,
+    ReplayWriter,
+)
 from replay_server.codec import Codec
 from replay_server.messages import decode_chunk, encode_chunk
 from replay_server.server import ReplayServer
@@ -493,3 +499,266 @@ def test_the_newest_summary_of_every_shard_is_at_hand():
     assert [summary.size for summary in sampler.summaries] == [4, 6]
     assert sum(summary.sampled for summary in sampler.summaries) == 64
     assert sampler.summaries == [shard.summary() for shard in shards]
+
+
+# Shards that die.
+
+
+class MortalHandle:
+    """A far end that may die: calls under way die with it, as those of a process do."""
+
+    def __init__(self, target):
+        self.target = target
+
+    def call(self, method, *args):
+        value = getattr(self.target, method)(*args) if self.target is not None else None
+        return MortalFuture(self, value)
+
+    def share(self, value):
+        return Ready(value)
+
+    def die(self):
+        self.target = None
+
+
+class MortalFuture:
+    def __init__(self, handle, value):
+        self.handle, self.value = handle, value
+
+    def done(self):
+        return True
+
+    def result(self):
+        if self.handle.target is None:
+            raise RemoteDiedError("shard", "it was killed")
+        return self.value
+
+
+def write_all(writer, numbers):
+    """Chunks of one transition each; those that may reuse a frame do."""
+    for number in numbers:
+        chunk = chunk_of(number, 1)
+        if writer.continues:
+            chunk.reused = np.zeros(1, np.int32)
+        writer.write(chunk)
+
+
+def numbers_in(ledger):
+    return [int(chunk.action[0]) for chunk in ledger.chunks]
+
+
+def test_a_shard_that_dies_is_left_out_and_what_it_had_is_counted_as_dropped():
+    ledgers = [Ledger() for _ in range(3)]
+    handles = [MortalHandle(ledger) for ledger in ledgers]
+    writer = ReplayWriter(handles, 2)
+    write_all(writer, range(4))
+    handles[0].die()
+    write_all(writer, range(4, 100))
+    writer.flush()
+    assert writer.lost == {0}
+    # Known to be stored were 2 of the first 4; until the death was noticed, more went that way.
+    dropped = writer.take_dropped()
+    assert 2 <= dropped <= 2 + 2
+    assert writer.take_accepted() == 100 - dropped
+    there = numbers_in(ledgers[1]) + numbers_in(ledgers[2])
+    assert len(there) == 100 - dropped - 2
+    assert min(len(ledger.chunks) for ledger in ledgers[1:]) > 2 * CHUNKS_PER_TURN
+    assert (writer.take_dropped(), writer.orphaned) == (0, 0)
+
+
+def test_after_a_death_the_next_chunk_begins_a_turn_elsewhere():
+    ledgers = [Ledger(), Ledger()]
+    handles = [MortalHandle(ledger) for ledger in ledgers]
+    writer = ReplayWriter(handles, 1)
+    write_all(writer, range(3))
+    handles[0].die()
+    assert writer.continues, "nobody knows yet"
+    write_all(writer, [3])
+    assert not writer.continues
+    write_all(writer, [4, 5])
+    assert [len(chunk.reused) for chunk in ledgers[1].chunks] == [0, 1]
+
+
+def test_if_all_shards_are_dead_nothing_hangs_and_everything_is_dropped():
+    handles = [MortalHandle(Ledger()) for _ in range(2)]
+    writer = ReplayWriter(handles, 3)
+    for handle in handles:
+        handle.die()
+    write_all(writer, range(50))
+    writer.flush()
+    assert writer.lost == {0, 1}
+    assert (writer.take_accepted(), writer.take_dropped(), writer.in_flight) == (0, 50, 0)
+    assert not writer.continues
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_shard_that_takes_the_place_of_a_dead_one_is_written_to(which):
+    handles = [MortalHandle(Ledger()) for _ in range(2)]
+    writer = ReplayWriter(handles, 1)
+    for handle in handles:
+        handle.die()
+    write_all(writer, range(5))
+    writer.flush()
+    back = Ledger()
+    writer.connect(which, MortalHandle(back))
+    assert writer.lost == {1 - which}
+    assert not writer.continues
+    write_all(writer, range(5, 5 + 2 * CHUNKS_PER_TURN))
+    writer.flush()
+    assert numbers_in(back) == list(range(5, 5 + 2 * CHUNKS_PER_TURN))
+    assert writer.take_accepted() == 2 * CHUNKS_PER_TURN
+    other = Ledger()
+    writer.connect(1 - which, MortalHandle(other))
+    assert writer.lost == set()
+    write_all(writer, range(100, 100 + 2 * CHUNKS_PER_TURN))
+    writer.flush()
+    assert len(other.chunks) == CHUNKS_PER_TURN
+
+
+def test_the_late_news_of_a_death_does_not_count_against_the_one_that_came_after():
+    old, new = MortalHandle(Ledger()), Ledger()
+    writer = ReplayWriter([old], 4)
+    write_all(writer, range(3))
+    old.die()
+    writer.connect(0, MortalHandle(new))
+    write_all(writer, range(3, 6))
+    writer.flush()
+    assert writer.lost == set()
+    assert (writer.take_accepted(), writer.take_dropped()) == (3, 3)
+    assert [len(chunk.reused) for chunk in new.chunks] == [0, 1, 1]
+
+
+EVENTS = st.one_of(
+    st.integers(1, CHUNKS_PER_TURN + 2).map(lambda count: ("write", count)),
+    st.tuples(st.sampled_from(["die", "connect"]), st.integers(0, 2)),
+    st.just(("take", 0)),
+)
+
+
+@given(st.integers(1, 4), st.lists(EVENTS, max_size=40))
+@settings(max_examples=200, deadline=None)
+def test_whoever_dies_when_all_is_counted_and_no_shard_is_sent_what_it_cannot_read(bound, events):
+    ledgers = [Ledger() for _ in range(3)]
+    handles = [MortalHandle(ledger) for ledger in ledgers]
+    everyone = list(ledgers)
+    writer, written, accepted, dropped = ReplayWriter(handles, bound), 0, 0, 0
+    for event, value in events:
+        if event == "write":
+            write_all(writer, range(written, written + value))
+            written += value
+        elif event == "die":
+            handles[value].die()
+        elif event == "connect" and handles[value].target is None:
+            everyone.append(Ledger())
+            handles[value] = MortalHandle(everyone[-1])
+            writer.connect(value, handles[value])
+        elif event == "take":
+            accepted += writer.take_accepted()
+            dropped += writer.take_dropped()
+        assert writer.in_flight <= bound
+        assert all(handles[index].target is None for index in writer.lost)
+    writer.flush()
+    accepted += writer.take_accepted()
+    dropped += writer.take_dropped()
+    assert accepted + dropped == written
+    assert writer.orphaned == 0
+    for ledger in everyone:  # frames are reused only of the chunk that the shard got just before
+        for before, chunk in itertools.pairwise([None, *ledger.chunks]):
+            assert not len(chunk.reused) or before.number == chunk.number - 1
+
+
+def mortal(shards):
+    return [MortalHandle(shard) for shard in shards]
+
+
+def test_without_a_dead_shard_items_are_drawn_by_their_share_of_those_that_are_there():
+    priorities = [[1.0, 2.0, 4.0], [40.0, 80.0, 10.0, 30.0], [300.0, 500.0], [7.0]]
+    shards = make_shards(priorities)
+    handles = mortal(shards)
+    sampler = make_sampler(shards, batch=500, batches=8, window=2, beta=1.0, handles=handles)
+    sampler.next_round()
+    handles[2].die()
+    counts = np.zeros(10)
+    masses = np.concatenate(priorities).astype(np.float32) + PRIORITY_FLOOR
+    masses[7:9] = 0
+    probability = masses / masses.sum()
+    for _ in range(25):
+        round_ = sampler.next_round()
+        action = end_to_end(round_, "action")
+        counts += np.bincount(action.ravel(), minlength=10)
+        expected = 1 / probability[action]
+        expected /= expected.max(axis=1, keepdims=True)
+        np.testing.assert_allclose(round_.weights, expected, rtol=1e-5)
+    assert sampler.lost == {2}
+    assert counts[7:9].sum() == 0
+    there = masses > 0
+    assert chi_square_is_plausible(counts[there], probability[there])
+    assert [summary.shard for summary in sampler.summaries] == [0, 1, 3]
+
+
+def test_rounds_under_way_are_discarded_when_a_shard_dies_and_whole_ones_asked_for():
+    shards = make_shards(UNEQUAL)
+    handles = mortal(shards)
+    sampler = make_sampler(shards, batch=32, batches=2, window=3, handles=handles)
+    sampler.next_round()
+    assert sampler.in_flight == 2
+    handles[1].die()  # most of what is under way was drawn there
+    round_ = sampler.next_round()
+    assert round_.rows.shape == (2, 32)
+    assert {sample.summary.shard for sample in round_.samples} == {0, 2}
+    assert sum(len(sample.key) for sample in round_.samples) == 64
+    assert sampler.lost == {1}
+    assert sampler.in_flight == 2
+    sampler.update_priorities(round_, np.ones((2, 32)))
+
+
+def test_priorities_for_a_shard_that_died_meanwhile_are_no_error():
+    shards = make_shards(UNEQUAL)
+    handles = mortal(shards)
+    sampler = make_sampler(shards, window=1, handles=handles)
+    for _ in range(3):
+        round_ = sampler.next_round()
+        handles[1].die()
+        sampler.update_priorities(round_, np.ones(round_.rows.shape))
+    assert sampler.lost == {1}
+
+
+def test_a_shard_that_takes_a_dead_ones_place_is_drawn_from_as_soon_as_it_holds_something():
+    shards = make_shards([[1.0] * 4, [1.0] * 4])
+    handles = mortal(shards)
+    sampler = make_sampler(shards, batch=64, window=3, handles=handles)
+    sampler.next_round()
+    handles[1].die()
+    sampler.next_round()
+    back = ReplayServer(64, PICTURE, 2, 1.0, 256, 3, 1, incarnation=5)
+    sampler.connect(1, MortalHandle(back))
+    assert (sampler.lost, sampler.in_flight) == (set(), 0)
+    assert {s.summary.shard for s in sampler.next_round().samples if len(s.key)} == {0}
+    back.insert(encode_chunk(random_chunk(np.random.default_rng(0), 4, 4, priority=[100.0] * 4)))
+    for _ in range(4):  # it hears of that with an answer, and has three rounds under way
+        round_ = sampler.next_round()
+    (newest,) = [s for s in round_.samples if s.summary.shard == 1]
+    assert len(newest.key) > 64
+    assert newest.summary.incarnation == 5
+    sampler.update_priorities(round_, np.ones(round_.rows.shape))
+    assert back.summary().stale == 0
+
+
+def test_without_any_shard_there_is_nothing_to_sample_and_that_is_said_at_once():
+    shards = make_shards([[1.0] * 4, [1.0] * 4])
+    handles = mortal(shards)
+    sampler = make_sampler(shards, window=2, handles=handles)
+    sampler.next_round()
+    for handle in handles:
+        handle.die()
+    for _ in range(3):
+        with pytest.raises(EmptyMemoryError, match="no shard holds anything"):
+            sampler.next_round()
+    assert sampler.lost == {0, 1}
+    assert sampler.summaries == []
+    empty = ReplayServer(64, PICTURE, 2, 1.0, 256, 3, 0, incarnation=1)
+    sampler.connect(0, MortalHandle(empty))
+    with pytest.raises(EmptyMemoryError):
+        sampler.next_round()
+    empty.insert(encode_chunk(random_chunk(np.random.default_rng(0), 4, 4)))
+    assert {sample.summary.shard for sample in sampler.next_round().samples} == {0}

@@ -15,7 +15,7 @@ from common import wire
 from common.handles import InlineHandle, Ready
 from common.networks import make_network
 from common.types import Chunk, UserError
-from common.variables import Variables, unpack_weights
+from common.variables import Variables, pack_weights, unpack_weights
 from learner.learner import Learner
 from learner.losses import bellman_target
 from replay_server.messages import encode_chunk
@@ -62,7 +62,18 @@ def random_items(count=60, seed=0, version=0):
 class Bench:
     """A learner between shards with something in them and its variables."""
 
-    def __init__(self, shards=1, chunks=None, handle=InlineHandle, incarnation=0, **sections):
+    def __init__(
+        self,
+        shards=1,
+        chunks=None,
+        handle=InlineHandle,
+        incarnation=0,
+        state=None,
+        servers=None,
+        variables=None,
+        life=0,
+        **sections,
+    ):
         learner = {
             "batches_per_sample": 1,
             "samples_in_flight": 1,
@@ -72,13 +83,15 @@ class Bench:
         sections["learner"] = learner | sections.pop("learner", {})
         sections["network"] = {"hidden": [16]} | sections.pop("network", {})
         self.config = make_config(**sections)
-        self.servers = [make_server(SPEC, i, incarnation=incarnation) for i in range(shards)]
-        for number, server in enumerate(self.servers):
-            chunk = chunks[number] if chunks else random_items(seed=number)
-            server.insert(encode_chunk(chunk))
+        self.servers = servers or [
+            filled_server(i, incarnation, chunks[i] if chunks else random_items(seed=i))
+            for i in range(shards)
+        ]
         self.handles = [handle(server) for server in self.servers]
-        self.variables = Variables()
-        self.learner = Learner(self.config, SPEC, self.handles, InlineHandle(self.variables))
+        self.variables = variables or Variables()
+        self.learner = Learner(
+            self.config, SPEC, self.handles, InlineHandle(self.variables), life, state
+        )
 
     def network(self, which):
         """The policy or target network as it is now, rebuilt from the learner's state."""
@@ -88,6 +101,12 @@ class Bench:
         """(version, weights, meta) of what actors would fetch."""
         version, reference = self.variables.fetch(-1)
         return version, *unpack_weights(reference.result())
+
+
+def filled_server(index, incarnation, chunk):
+    server = make_server(SPEC, index, incarnation=incarnation)
+    server.insert(encode_chunk(chunk))
+    return server
 
 
 def network_in(state, which, config):
@@ -251,10 +270,7 @@ def test_a_learner_that_goes_on_from_a_state_learns_bit_for_bit_as_the_one_it_ca
     bench.learner.train(10)
     state = bench.learner.state()
     # One shard and one round at a time: the memory is all there is to draw from.
-    other = Bench(**sections, seed=99)
-    other.handles[0]._target = copy.deepcopy(bench.servers[0])
-    assert not equal(bench.network("policy"), other.network("policy"))
-    other.learner.load_state(state)
+    other = Bench(**sections, seed=99, servers=copy.deepcopy(bench.servers), state=state)
     assert np.array_equal(without_versions(other.learner.state()), without_versions(state))
     for bench_ in (bench, other):
         report = bench_.learner.train(9)
@@ -272,13 +288,12 @@ def without_versions(state):
     return wire.encode(arrays, meta)
 
 
-def test_loading_a_state_publishes_its_weights_under_a_version_never_used():
+def test_a_learner_made_from_a_state_publishes_its_weights_under_a_version_never_used():
     bench = Bench(learner={"publish_steps": 2})
     bench.learner.train(10)
     state = bench.learner.state()
     assert bench.published()[0] == 5
-    other = Bench(learner={"publish_steps": 2}, seed=99)
-    other.learner.load_state(state)
+    other = Bench(learner={"publish_steps": 2}, seed=99, state=state)
     version, weights, meta = other.published()
     assert version > 5
     assert meta["learner_steps"] == 10
@@ -286,14 +301,13 @@ def test_loading_a_state_publishes_its_weights_under_a_version_never_used():
     assert all(torch.equal(weights[name], policy[name]) for name in policy)
 
 
-def test_loading_a_state_copies_it_out_of_a_shared_read_only_buffer():
+def test_a_state_is_copied_out_of_a_shared_read_only_buffer():
     bench = Bench()
     bench.learner.train(3)
     state = bench.learner.state()
     shared = state.copy()
     shared.flags.writeable = False
-    other = Bench(seed=99)
-    other.learner.load_state(shared)
+    other = Bench(seed=99, state=shared)
     other.learner.train(3)
     assert np.array_equal(shared, state)
 
@@ -301,13 +315,117 @@ def test_loading_a_state_copies_it_out_of_a_shared_read_only_buffer():
 @pytest.mark.parametrize(
     "network", [{"hidden": [17]}, {"hidden": [16, 16]}, {"hidden": [16], "dueling": True}], ids=str
 )
-def test_the_state_of_another_network_is_refused_and_changes_nothing(network):
-    bench = Bench()
-    before = bench.learner.state()
+def test_the_state_of_another_network_is_refused_and_nothing_of_it_is_published(network):
+    state, variables = Bench(network=network).learner.state(), Variables()
     with pytest.raises(UserError, match="another network") as caught:
-        bench.learner.load_state(Bench(network=network).learner.state())
+        Bench(state=state, variables=variables)
     assert "\n" not in str(caught.value)
-    assert np.array_equal(bench.learner.state(), before)
+    assert variables.newest_version() == -1
+
+
+@pytest.mark.parametrize(("there", "saved", "first"), [(-1, 5, 6), (3, 5, 6), (40, 5, 41)])
+def test_versions_of_a_learner_that_goes_on_are_above_those_saved_and_those_published(
+    there, saved, first
+):
+    # It may go on from a checkpoint that is older than what was published since.
+    bench = Bench(learner={"publish_steps": 1})
+    assert bench.learner.train(saved).version == saved
+    variables = Variables()
+    if there >= 0:
+        variables.publish(there, Ready(pack_weights({}, {})))
+    other = Bench(state=bench.learner.state(), variables=variables)
+    assert other.published()[0] == first
+    assert other.learner.train(1).version == first
+
+
+def test_a_learner_that_replaces_another_goes_on_above_the_floor_of_new_variables():
+    bench = Bench(variables=Variables(floor=1_000))
+    assert bench.published()[0] == 1_001
+
+
+# ── another life ────────────────────────────────────────────────────────────────────────────────
+
+ROUNDS = {"batches_per_sample": 4, "samples_in_flight": 2}
+
+
+def test_a_life_that_begins_anew_is_bit_for_bit_one_that_was_resumed_from_the_state():
+    # With batches of the old life still to come, and rounds under way: none of them counts.
+    bench = Bench(shards=2, learner=ROUNDS)
+    bench.learner.train(6)
+    state, servers = bench.learner.state(), copy.deepcopy(bench.servers)
+    bench.learner.begin_life(3)
+    resumed = Bench(shards=2, learner=ROUNDS, servers=servers, state=state, life=3)
+    assert bench.published()[0] == resumed.published()[0] == 1
+    for one in (bench, resumed):
+        assert one.learner.train(9).learner_steps == 15
+    assert np.array_equal(bench.learner.state(), resumed.learner.state())
+    for mine, theirs in zip(bench.servers, resumed.servers, strict=True):
+        assert mine.summary() == theirs.summary()
+
+
+def test_another_life_draws_other_samples():
+    states = []
+    for life in (1, 2):
+        bench = Bench(shards=2, learner=ROUNDS)
+        bench.learner.train(6)
+        bench.learner.begin_life(life)
+        bench.learner.train(9)
+        states.append(bench.learner.state())
+    assert not np.array_equal(*states)
+
+
+# ── parts that die ──────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_dead_shard_is_told_and_what_is_left_is_trained_on_until_another_takes_its_place():
+    bench = Bench(shards=2, learner=ROUNDS)
+    assert bench.learner.train(2).lost == []
+    bench.handles[1].end()
+    report = bench.learner.train(8)
+    assert report.steps == 8
+    assert report.lost == ["shard-1"]
+    assert [summary.shard for summary in report.replay] == [0]
+    assert bench.learner.train(1).lost == ["shard-1"], "as long as nothing took its place"
+    server = filled_server(1, 7, random_items(seed=8))
+    bench.learner.connect("shard-1", InlineHandle(server))
+    report = bench.learner.train(8)
+    assert (report.lost, report.steps) == ([], 8)
+    assert [summary.incarnation for summary in report.replay] == [0, 7]
+    assert {incarnation for *_, incarnation in server.updates} == {7}
+
+
+def test_without_anything_to_sample_training_ends_early_and_says_so():
+    bench = Bench(shards=2)
+    bench.learner.train(1)
+    for handle in bench.handles:
+        handle.end()
+    report = bench.learner.train(5)
+    assert (report.steps, report.samples, report.lost) == (0, 0, ["shard-0", "shard-1"])
+    assert not report.diverged
+    for index in range(2):
+        empty = make_server(SPEC, index, incarnation=1)
+        bench.learner.connect(f"shard-{index}", InlineHandle(empty))
+    report = bench.learner.train(5)
+    assert (report.steps, report.lost) == (0, []), "they came back empty"
+    empty.insert(encode_chunk(random_items()))
+    assert bench.learner.train(5).steps == 5
+
+
+def test_dead_variables_are_told_and_those_that_come_get_the_weights_of_now():
+    bench = Bench(learner={"publish_steps": 1})
+    bench.learner._variables.end()
+    report = bench.learner.train(4)
+    assert (report.steps, report.version, report.lost) == (4, 4, ["variables"])
+    variables = Variables(floor=100)
+    bench.learner.connect("variables", InlineHandle(variables))
+    version, reference = variables.fetch(-1)
+    weights, meta = unpack_weights(reference.result())
+    assert version == 101
+    assert meta["learner_steps"] == 4
+    policy = bench.network("policy").state_dict()
+    assert all(torch.equal(weights[name], policy[name]) for name in policy)
+    report = bench.learner.train(1)
+    assert (report.version, report.lost) == (102, [])
 
 
 # ── divergence ──────────────────────────────────────────────────────────────────────────────────

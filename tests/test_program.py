@@ -35,8 +35,8 @@ def test_the_learner_alone_asks_for_gpus(monkeypatch, device, gpus):
     made = build(Config(), SPEC, runtime)
     made.spawn_evaluator(0)
     asked = runtime.gpus
-    assert asked.pop("learner") == gpus
-    assert set(asked) == {"variables", "shard-0", "actor-0-0", "evaluator-0"}
+    assert asked.pop("learner-0") == gpus
+    assert set(asked) == {"variables-0", "shard-0-0", "actor-0-0", "evaluator-0"}
     assert set(asked.values()) == {0}
 
 

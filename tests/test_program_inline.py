@@ -11,6 +11,7 @@ import pytest
 from program_helpers import (
     TINY,
     TINY_OPTIONS,
+    checkpoints_in,
     interrupt,
     learner_steps_in,
     raydqn,
@@ -20,7 +21,6 @@ from program_helpers import (
 )
 
 from common import wire
-from common.checkpoint import CheckpointStore
 from common.config import merge
 from common.types import UserError
 from deploy.metrics import RunFolder, read_metrics
@@ -46,17 +46,32 @@ def test_same_seed_gives_the_same_weights_bit_for_bit_in_two_processes(tmp_path)
     assert hashes[0] != hashes[2]
 
 
-def test_reports_and_checkpoints_do_not_change_what_is_learnt(tmp_path):
+def test_reports_and_the_clock_of_checkpoints_do_not_change_what_is_learnt(tmp_path):
     plain = train(tiny(stop={"learner_steps": 300}), tmp_path / "a")
     busy = train(
         tiny(
             stop={"learner_steps": 300},
-            checkpoint={"every_learner_steps": 20},
+            checkpoint={"every_s": 1e-6},  # on Ray only: in one process steps alone count
             report={"every_s": 0.001, "replay_every_s": 0.002},
         ),
         tmp_path / "b",
     )
     assert plain["weights_sha256"] == busy["weights_sha256"]
+    assert len(checkpoints_in(tmp_path / "b").names()) == 1, "the last one"
+
+
+def test_where_checkpoints_go_and_how_many_stay_does_not_change_what_is_learnt(tmp_path):
+    # When they are made does, in one process: a life ends there, for a resume to be exact.
+    over = {"stop": {"learner_steps": 300}, "replay": {"shards": 2}}
+    every = {"every_learner_steps": 40}
+    plain = train(tiny(**over, checkpoint=every), tmp_path / "a")
+    elsewhere = {"keep": 1, "storage": str(tmp_path / "elsewhere")}
+    other = train(tiny(**over, checkpoint=every | elsewhere), tmp_path / "b")
+    assert plain["weights_sha256"] == other["weights_sha256"]
+    assert len(checkpoints_in(tmp_path / "a").names()) == 3
+    assert not (tmp_path / "b" / "checkpoints").exists()
+    names = [path.name for path in (tmp_path / "elsewhere" / "b").iterdir()]
+    assert len([name for name in names if "-step-" in name]) == 1
 
 
 @pytest.mark.parametrize("way", ["lz4", "zstd", "compiled tree", "numpy tree"])
@@ -120,9 +135,11 @@ def test_a_run_folder_holds_what_the_readme_says(tmp_path):
     assert list(run.glob("events.out.tfevents.*"))
     assert (run / "best.safetensors").is_file()
     assert json.loads((run / "summary.json").read_text()) == summary
-    assert (
-        CheckpointStore(run / "checkpoints", 3).newest().state["counters"]["learner_steps"] == 400
-    )
+    checkpoint = checkpoints_in(run).newest()
+    assert checkpoint.state["counters"]["learner_steps"] == 400
+    assert checkpoint.name == "000001-step-00000400"
+    files = {path.name for path in (run / "checkpoints" / checkpoint.name).iterdir()}
+    assert files == {"learner.safetensors", "state.json", "shard-0.rdqn", "manifest.json"}
 
 
 def test_tensorboard_can_read_what_was_written(tmp_path):
@@ -257,7 +274,7 @@ def test_ctrl_c_saves_and_says_how_to_resume(tmp_path):
         assert "stopped by interrupted" in out
         assert f"raydqn resume {run}" in out
         assert err == ""
-        saved = CheckpointStore(run / "checkpoints", 3).newest()
+        saved = checkpoints_in(run).newest()
         assert saved.state["counters"]["learner_steps"] == learner_steps_in(run)
         code, out, err = raydqn(
             "resume", str(run), "--inline", "--json", "--stop.wall-s", "none",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ import pytest
 from program_helpers import (
     TINY_OPTIONS,
     assert_all_gone,
+    checkpoints_in,
     descendants,
     interrupt,
     learner_steps_in,
@@ -21,8 +23,6 @@ from program_helpers import (
     summary_of,
     wait_for,
 )
-
-from common.checkpoint import CheckpointStore
 
 # Programs under test bring their own Ray; none is started in this process.
 
@@ -49,7 +49,7 @@ def test_training_on_ray_with_actors_and_shards(tmp_path):
     assert last["refused_priorities"] == 0
     epsilons = {epsilon for report in reports_in(run) for *_, epsilon in report["episodes"]}
     assert len(epsilons) == 8, "two actors of four copies: a ladder of eight"
-    assert CheckpointStore(run / "checkpoints", 3).newest().state["learner"]["learner_steps"] == 600
+    assert checkpoints_in(run).newest().state["learner"]["learner_steps"] == 600
 
 
 def test_an_actor_that_is_killed_is_replaced_and_the_run_goes_on(tmp_path):
@@ -70,22 +70,31 @@ def test_an_actor_that_is_killed_is_replaced_and_the_run_goes_on(tmp_path):
         assert summary["learner_steps"] == 4000
 
 
-def test_a_dead_learner_ends_the_run_with_one_line_and_no_orphan(tmp_path):
+def test_a_learner_that_is_killed_goes_on_from_the_newest_checkpoint_and_leaves_no_orphan(tmp_path):
     run = tmp_path / "run"
     with running(
-        *("train", "cartpole", "--run-dir", str(run), *TINY_OPTIONS),
+        *("train", "cartpole", "--json", "--run-dir", str(run), *TINY_OPTIONS),
         *("--checkpoint.every-learner-steps", "50", "--stop.score", "none"),
+        *("--stop.learner-steps", "3000"),
     ) as process:
-        wait_for(lambda: learner_steps_in(run) > 200)
+        wait_for(lambda: checkpoints_in(run).names())
         children = descendants(process)
-        (learner,) = remotes_named(process, "learner")
+        (learner,) = remotes_named(process, "learner-0")
         learner.send_signal(signal.SIGKILL)
-        _, err = process.communicate(timeout=60)
-        assert process.returncode == 1
-        assert "died" in err
-        assert f"raydqn resume {run}" in err
-        assert len(err.strip().splitlines()) == 1, err
+        wait_for(lambda: remotes_named(process, "learner-1"))
+        children += descendants(process)
+        out, err = process.communicate(timeout=120)
+        assert process.returncode == 0, err
+        assert out.count("learner was replaced") == 1
+        summary = summary_of(out)
+        assert (summary["restarts"], summary["learner_steps"]) == (1, 3000)
         assert_all_gone(children)
+    steps = [report["learner_steps"] for report in reports_in(run)]
+    back = [later for earlier, later in itertools.pairwise(steps) if later < earlier]
+    assert len(back) <= 1, "it fell back at the most once"
+    assert 0 not in back, "to a checkpoint, not to the beginning"
+    versions = [r["weights_version"] for r in reports_in(run) if r["weights_version"] is not None]
+    assert versions == sorted(versions), "actors never see an older one"
 
 
 def test_a_run_whose_only_actor_hangs_stops_with_one_line_and_no_orphan(tmp_path):
@@ -110,7 +119,7 @@ def test_a_run_whose_only_actor_hangs_stops_with_one_line_and_no_orphan(tmp_path
     last = reports_in(run)[-1]
     assert last["limiter_waiting"] == "learner"
     assert 4 < last["limiter_waiting_s"] < 7
-    saved = CheckpointStore(run / "checkpoints", 3).newest().state["counters"]["learner_steps"]
+    saved = checkpoints_in(run).newest().state["counters"]["learner_steps"]
     assert saved == last["learner_steps"]
 
 
@@ -133,7 +142,7 @@ def test_the_ratio_of_a_run_is_changed_while_it_goes_on(tmp_path):
         out, err = process.communicate(timeout=60)
         assert process.returncode == 0, err
     assert "changed: learner.samples_per_insert 4 → 16" in out
-    saved = CheckpointStore(run / "checkpoints", 3).newest().state["config"]
+    saved = checkpoints_in(run).newest().state["config"]
     assert saved["learner"]["samples_per_insert"] == 16.0
 
 
@@ -153,7 +162,7 @@ def test_ctrl_c_saves_resumes_and_leaves_no_orphan(tmp_path):
         assert process.returncode == 0, err
         assert f"raydqn resume {run}" in out
         assert_all_gone(children)
-        saved = CheckpointStore(run / "checkpoints", 3).newest().state["counters"]["learner_steps"]
+        saved = checkpoints_in(run).newest().state["counters"]["learner_steps"]
         code, out, err = raydqn(
             "resume", str(run), "--json", "--stop.learner-steps", str(saved + 100)
         )

@@ -35,6 +35,7 @@ def actor(index, epsilon=0.1, **over):
     values = {
         "index": index, "incarnation": 0, "env_steps": 32, "frames": 32, "transitions": 30,
         "episodes": [], "epsilon": epsilon, "version": 1, "fetches": 1, "inserts_in_flight": 1,
+        "dropped": 0, "lost": [],
         "wall_s": 0.1, "env_s": 0.05, "policy_s": 0.02, "insert_wait_s": 0.0,
     }  # fmt: skip
     return ActorReport(**(values | over))
@@ -128,6 +129,36 @@ def test_state_restores_counters_and_scores(limiter):
     assert again.wall_s >= 12.0
     assert (again.score, again.best_score) == (5.0, 5.0)
     assert again.evaluated_steps == -1, "its weights were not evaluated in this life"
+
+
+def test_transitions_that_no_shard_took_add_up(limiter):
+    kept = records(2)
+    for index in range(2):
+        kept.actor(actor(index, dropped=7, lost=["shard-0"]))
+    assert kept.line(limiter, False)["dropped"] == kept.summary(limiter, {})["dropped"] == 14
+    again = records(2)
+    again.restore({"counters": {"dropped": 14}, **kept.state()})
+    assert again.line(limiter, False)["dropped"] == 14
+
+
+def test_checkpoints_are_counted_in_this_life_and_the_last_ones_seconds_told(limiter):
+    kept = records()
+    assert kept.line(limiter, False)["checkpoints"] == 0
+    assert math.isnan(kept.line(limiter, False)["checkpoint_s"])
+    kept.checkpoint(0.5)
+    kept.checkpoint(0.25)
+    line = kept.line(limiter, False)
+    assert (line["checkpoints"], line["checkpoint_s"]) == (2, 0.25)
+
+
+def test_the_newest_version_heard_of_is_the_learners_or_an_actors():
+    kept = records(2)
+    assert kept.version == -1
+    kept.actor(actor(0, version=7))
+    kept.actor(actor(1, version=5))
+    assert kept.version == 7, "the learner has not reported yet"
+    kept.learner(learner(version=9))
+    assert kept.version == 9
 
 
 def test_a_run_without_a_score_restores_to_none():

@@ -423,6 +423,26 @@ def test_a_bucket_that_is_not_there_is_not_made(monkeypatch, s3_endpoint):
 @needs_s3
 @pytest.mark.filterwarnings("ignore:datetime.datetime.utcnow:DeprecationWarning")  # botocore
 @pytest.mark.filterwarnings("ignore:Unclosed:ResourceWarning")  # aiohttp's sessions
+def test_what_another_process_puts_and_deletes_is_seen_at_once(s3):
+    import boto3
+
+    bucket = s3.split("/")[2]
+    client = boto3.client("s3")
+    storage = open_storage(s3)
+    storage.write("a/b", b"1")
+    assert storage.sizes() == {"a/b": 1}
+    client.put_object(Bucket=bucket, Key="runs/one/a/c", Body=b"22")
+    assert storage.sizes() == {"a/b": 1, "a/c": 2}
+    client.put_object(Bucket=bucket, Key="runs/one/a/b", Body=b"333")
+    assert content(storage, "a/b") == b"333"
+    client.delete_object(Bucket=bucket, Key="runs/one/a/c")
+    assert storage.sizes() == {"a/b": 3}
+    client.close()
+
+
+@needs_s3
+@pytest.mark.filterwarnings("ignore:datetime.datetime.utcnow:DeprecationWarning")  # botocore
+@pytest.mark.filterwarnings("ignore:Unclosed:ResourceWarning")  # aiohttp's sessions
 def test_an_endpoint_that_does_not_answer_is_a_storage_error_soon(monkeypatch):
     use_s3(monkeypatch, "http://127.0.0.1:1")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "2")  # by default five, with pauses

@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import json
 import re
 import sys
+import threading
 import time
-from pathlib import Path
 
 import gymnasium as gym
 import pytest
-from program_helpers import TINY
+from program_helpers import TINY, checkpoints_in
 
+from common import wire
 from common.checkpoint import Checkpoint, CheckpointStore
 from common.config import Config, EnvConfig, merge
 from common.config import build as build_config
-from common.handles import InlineHandle
+from common.handles import Failed, InlineHandle, RemoteDiedError
 from common.types import UserError
+from deploy.checkpointer import FORMAT, check_origin
 from deploy.metrics import RunFolder, read_metrics
 from deploy.program import build
 from deploy.remote import InlineRuntime
 from deploy.run import environment_spec, make_config, resume, train
-from deploy.supervisor import NAMED_PARTS, RunFailedError, Supervisor, check_origin
+from deploy.supervisor import NAMED_PARTS, VERSIONS_UNHEARD_OF, RunFailedError, Supervisor
 
 
 class Messages:
@@ -52,16 +55,27 @@ def supervisor_for(config, path, view=None, runtime=None):
     return Supervisor(program, folder, view or Messages(), time.monotonic())
 
 
+def supervisor_that_resumes(path, view=None, over=None):
+    """In one process, as `resume` makes it: learner and shards are made from the checkpoint."""
+    folder = RunFolder.open(path, over)
+    checkpoint = folder.checkpoints.newest()
+    spec = environment_spec(folder.config.env)
+    program = build(folder.config, spec, InlineRuntime(), 1, checkpoint)
+    supervisor = Supervisor(program, folder, view or Messages(), time.monotonic())
+    supervisor.restore(checkpoint)
+    return supervisor
+
+
 def test_a_checkpoint_that_cannot_be_written_does_not_end_the_run(tmp_path, monkeypatch):
-    save, failures = CheckpointStore.save, []
+    commit, failures = CheckpointStore.commit, []
 
-    def disk_full_at_first(self, step, tensors, state):
+    def disk_full_at_first(self, name, tensors, state, files=None):
         if len(failures) < 2:
-            failures.append(step)
-            raise OSError(28, "No space left on device", str(self.folder))
-        return save(self, step, tensors, state)
+            failures.append(int(name.rpartition("-")[2]))
+            raise OSError(28, "No space left on device", self.storage.url)
+        commit(self, name, tensors, state, files)
 
-    monkeypatch.setattr(CheckpointStore, "save", disk_full_at_first)
+    monkeypatch.setattr(CheckpointStore, "commit", disk_full_at_first)
     view = Messages()
     config = tiny(
         stop={"learner_steps": 200}, checkpoint={"every_s": None, "every_learner_steps": 20}
@@ -71,14 +85,30 @@ def test_a_checkpoint_that_cannot_be_written_does_not_end_the_run(tmp_path, monk
     assert len(said) == 2
     assert failures[1] - failures[0] >= 20, "tried again when the next one is due, not at once"
     assert "No space left" in said[0]
-    assert CheckpointStore(tmp_path / "run" / "checkpoints", 3).newest().state["counters"]
+    assert checkpoints_in(tmp_path / "run").newest().state["counters"]
+
+
+def test_a_checkpoint_that_cannot_be_written_ends_the_run_where_that_is_wished(
+    tmp_path, monkeypatch
+):
+    def disk_full(self, name, tensors, state, files=None):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(CheckpointStore, "commit", disk_full)
+    config = tiny(
+        stop={"learner_steps": 200}, checkpoint={"every_learner_steps": 20, "on_failure": "stop"}
+    )
+    supervisor = supervisor_for(config, tmp_path / "run")
+    with pytest.raises(RunFailedError, match=r"checkpoint could not be written: .*No space left"):
+        supervisor.run()
+    assert 20 <= supervisor._counters.learner_steps < 60
 
 
 def test_a_last_checkpoint_that_cannot_be_written_is_a_failure(tmp_path, monkeypatch):
-    def disk_full(self, step, tensors, state):
+    def disk_full(self, name, tensors, state, files=None):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(CheckpointStore, "save", disk_full)
+    monkeypatch.setattr(CheckpointStore, "commit", disk_full)
     supervisor = supervisor_for(tiny(stop={"learner_steps": 20}), tmp_path / "run")
     with pytest.raises(RunFailedError, match=r"No space left on device.*no checkpoint yet"):
         supervisor.run()
@@ -127,17 +157,16 @@ def fading(tmp_path, monkeypatch):
 FADING_ID = {"id": "fading_envs:Fading-v0"}
 
 
-class Answer:
-    """A future whose result may be an error."""
+class OneAtATime(InlineHandle):
+    """As a process does, it serves one caller at a time: checkpoints are written in a thread."""
 
-    def __init__(self, outcome) -> None:
-        self._outcome = outcome
+    def __init__(self, target, name) -> None:
+        super().__init__(target, name)
+        self._lock = threading.RLock()
 
-    def result(self):
-        return self._outcome()
-
-    def done(self) -> bool:
-        return True
+    def call(self, method, *args):
+        with self._lock:
+            return super().call(method, *args)
 
 
 class HostedRuntime(InlineRuntime):
@@ -146,34 +175,30 @@ class HostedRuntime(InlineRuntime):
     parallel = True
 
     def spawn(self, cls, *args, name, gpus=0):
-        return HostedHandle(lambda: cls(*args))
+        return HostedHandle(lambda: cls(*args), name)
 
 
-class HostedHandle(InlineHandle):
-    def __init__(self, make) -> None:
+class HostedHandle(OneAtATime):
+    def __init__(self, make, name) -> None:
         try:
-            super().__init__(make())
+            super().__init__(make(), name)
         except Exception as error:
-            super().__init__(error)
+            super().__init__(error, name)
 
     def call(self, method, *args):
         if isinstance(self._target, Exception):
-            return self.failing(self._target)
+            return Failed(self._target)
         try:
             return super().call(method, *args)
         except Exception as error:
-            return self.failing(error)
+            return Failed(error)
 
-    @staticmethod
-    def failing(error):
-        def fail():
-            raise error
-
-        return Answer(fail)
+    def ping(self):
+        return Failed(self._target) if isinstance(self._target, Exception) else super().ping()
 
 
 def saved_counters(path):
-    return CheckpointStore(path / "checkpoints", 3).newest().state["counters"]
+    return checkpoints_in(path).newest().state["counters"]
 
 
 def test_an_error_of_the_environment_inline_is_a_failure_and_the_learner_is_saved(tmp_path, fading):
@@ -251,10 +276,7 @@ def test_a_resume_that_is_interrupted_while_it_warms_up_keeps_its_counters(tmp_p
                 supervisor.request_stop("interrupted")
 
     over = {"learner": {"warmup_transitions": 1_900}, "stop": {"learner_steps": None}}
-    folder = RunFolder.open(run, over)
-    program = build(folder.config, environment_spec(folder.config.env), InlineRuntime(), 1)
-    supervisor = Supervisor(program, folder, Interrupting(), time.monotonic())
-    supervisor.restore(folder.checkpoints.newest())
+    supervisor = supervisor_that_resumes(run, Interrupting(), over)
     summary = supervisor.run()
     assert summary["stop_reason"] == "interrupted"
     after = saved_counters(run)
@@ -266,14 +288,12 @@ def test_a_resume_that_is_interrupted_while_it_warms_up_keeps_its_counters(tmp_p
 def test_nothing_is_saved_again_where_nothing_was_done(tmp_path):
     run = tmp_path / "run"
     train(tiny(stop={"learner_steps": 20}), run)
-    (path,) = (run / "checkpoints").iterdir()
+    (path,) = (run / "checkpoints").glob("*-step-*")
     before = (path / "manifest.json").stat().st_mtime_ns
-    folder = RunFolder.open(run)
-    program = build(folder.config, environment_spec(folder.config.env), InlineRuntime(), 1)
-    supervisor = Supervisor(program, folder, Messages(), time.monotonic())
-    supervisor.restore(folder.checkpoints.newest())
+    supervisor = supervisor_that_resumes(run)
     supervisor.request_stop("interrupted")
     supervisor.run()
+    assert list((run / "checkpoints").glob("*-step-*")) == [path]
     assert (path / "manifest.json").stat().st_mtime_ns == before
 
 
@@ -287,9 +307,23 @@ OTHER_ENV = {
 
 
 def checkpoint_of(config):
-    state = {"counters": {}, "learner": {}, "score": None, "best_score": None, "format": 1}
-    dumped = json.loads(config.model_dump_json())
-    return Checkpoint(Path("x"), {"learner": {}}, state | {"config": dumped})
+    state = {
+        "counters": {}, "learner": {}, "score": None, "best_score": None, "shards": 0,
+        "limiter": {}, "format": FORMAT, "config": json.loads(config.model_dump_json()),
+    }  # fmt: skip
+    return Checkpoint("x", "000001-step-00000001", {"learner": {}}, state, {})
+
+
+@pytest.mark.parametrize("key", ["counters", "learner", "shards", "limiter", "config", "format"])
+def test_a_checkpoint_that_lacks_something_is_of_another_version(key):
+    checkpoint = checkpoint_of(Config())
+    del checkpoint.state[key]
+    with pytest.raises(UserError, match="x/000001-step-00000001: is of another version of raydqn"):
+        check_origin(checkpoint, Config())
+    older = checkpoint_of(Config())
+    older.state["format"] = FORMAT - 1
+    with pytest.raises(UserError, match="another version"):
+        check_origin(older, Config())
 
 
 @pytest.mark.parametrize("key", EnvConfig.model_fields)
@@ -417,7 +451,7 @@ def test_a_signal_ends_the_last_evaluation(tmp_path, endless):
     assert time.monotonic() - start < 10
     assert summary["stop_reason"] == "learner_steps"
     assert summary["score"] is None
-    assert CheckpointStore(tmp_path / "run" / "checkpoints", 3).newest()
+    assert checkpoints_in(tmp_path / "run").newest()
 
 
 def test_a_start_that_fails_leaves_no_folder_and_an_empty_one_of_the_users(tmp_path, monkeypatch):
@@ -440,11 +474,38 @@ def test_a_start_that_fails_leaves_no_folder_and_an_empty_one_of_the_users(tmp_p
 class Never:
     """An answer that does not come."""
 
+    test_is_over = threading.Event()
+
     def result(self):
-        raise AssertionError("to wait for it would be to hang")
+        if threading.current_thread() is threading.main_thread():
+            raise AssertionError("to wait for it would be to hang")
+        self.test_is_over.wait()
+        raise RemoteDiedError("part", "the test is over")
 
     def done(self) -> bool:
         return False
+
+
+@pytest.fixture(autouse=True)
+def _nobody_waits_for_ever():
+    Never.test_is_over.clear()
+    yield
+    Never.test_is_over.set()
+
+
+class SignOfLife:
+    """Comes as soon as the part is not silent."""
+
+    def __init__(self, runtime, handle) -> None:
+        self.runtime, self.handle = runtime, handle
+
+    def result(self):
+        return InlineRuntime.ping(
+            self.runtime, getattr(self.handle, "handle", self.handle)
+        ).result()
+
+    def done(self) -> bool:
+        return self.runtime.silent not in ("all", self.handle)
 
 
 class SideBySide(InlineRuntime):
@@ -453,8 +514,11 @@ class SideBySide(InlineRuntime):
     parallel = True
     silent = "nobody"
 
+    def spawn(self, cls, *args, name, gpus=0):
+        return HostedHandle(lambda: cls(*args), name)
+
     def ping(self, handle):
-        return Never() if self.silent in ("all", handle) else super().ping(handle)
+        return SignOfLife(self, handle)
 
     def wait(self, futures, timeout_s):
         ready = [future for future in futures if future.done()]
@@ -483,13 +547,11 @@ class Hanging:
 def stalling(path, view=None, **over):
     learner = {"stall_timeout_s": 0.4} | over.pop("learner", {})
     config = tiny(learner=learner, evaluation={"every_learner_steps": 10_000}, **over)
-    supervisor = supervisor_for(config, path, view)
-    supervisor._program.runtime = SideBySide()
-    return supervisor
+    return supervisor_for(config, path, view, SideBySide())
 
 
 def checkpoints_of(supervisor):
-    return supervisor._folder.checkpoints.paths()
+    return supervisor._folder.checkpoints.names()
 
 
 def test_a_run_in_which_nothing_moves_stops_and_says_who_waits_and_who_does_not_answer(tmp_path):
@@ -506,15 +568,15 @@ def test_a_run_in_which_nothing_moves_stops_and_says_who_waits_and_who_does_not_
         r"checkpoint with: raydqn resume \S+",
         said,
     )
-    saved = CheckpointStore(tmp_path / "run" / "checkpoints", 3).newest().state
-    assert saved["counters"]["learner_steps"] == supervisor._counters.learner_steps > 0
+    saved = saved_counters(tmp_path / "run")
+    assert saved["learner_steps"] == supervisor._counters.learner_steps > 0
 
 
 def test_a_learner_that_hangs_is_named_and_not_waited_for(tmp_path, monkeypatch):
     monkeypatch.setattr("deploy.supervisor.LAST_STATE_S", 0.1)
     view = Messages()
     supervisor = stalling(tmp_path / "run", view)
-    supervisor._program.learner = Hanging(supervisor._program.learner, after=5)
+    supervisor._learner.handle = Hanging(supervisor._learner.handle, after=5)
     with pytest.raises(RunFailedError, match=r"actors wait for learner.*: learner for \d s; if"):
         supervisor.run()
     assert any("learner did not answer within 0.1 s: not saved" in line for line in view.lines)
@@ -525,9 +587,8 @@ def test_a_shard_that_hangs_is_found_out_for_those_who_wait_for_it(tmp_path, mon
     monkeypatch.setattr("deploy.supervisor.LAST_STATE_S", 0.1)
     monkeypatch.setattr("deploy.supervisor.PING_S", 0.1)
     supervisor = stalling(tmp_path / "run", replay={"shards": 3})
-    program = supervisor._program
-    program.learner = Hanging(program.learner, after=5)
-    program.runtime.silent = program.shards[1]
+    supervisor._learner.handle = Hanging(supervisor._learner.handle, after=5)
+    supervisor._program.runtime.silent = supervisor._shards[1].handle
     with pytest.raises(RunFailedError, match=r"without an answer: shard-1, learner for \d s; if"):
         supervisor.run()
 
@@ -535,8 +596,8 @@ def test_a_shard_that_hangs_is_found_out_for_those_who_wait_for_it(tmp_path, mon
 def test_a_learner_that_hangs_over_a_checkpoint_does_not_hold_up_the_loop(tmp_path, monkeypatch):
     monkeypatch.setattr("deploy.supervisor.LAST_STATE_S", 0.1)
     supervisor = stalling(tmp_path / "run", checkpoint={"every_learner_steps": 20})
-    hanging = Hanging(supervisor._program.learner, after=1, methods={"state"})
-    supervisor._program.learner = hanging
+    hanging = Hanging(supervisor._learner.handle, after=1, methods={"state"})
+    supervisor._learner.handle = hanging
     call = hanging.call
     # Whatever comes after a call that hangs is not answered either.
     hanging.call = lambda *a: Never() if hanging.left < 0 else call(*a)
@@ -552,7 +613,8 @@ def test_a_checkpoint_is_written_when_the_learners_state_comes(tmp_path):
             self.answer, self.from_s = answer, time.monotonic() + 0.3
 
         def result(self):
-            assert self.done(), "the loop goes on meanwhile"
+            time.sleep(max(0.0, self.from_s - time.monotonic()))
+            went_on.append(supervisor._counters.learner_steps)
             return self.answer.result()
 
         def done(self) -> bool:
@@ -564,22 +626,23 @@ def test_a_checkpoint_is_written_when_the_learners_state_comes(tmp_path):
         stop={"learner_steps": 1_500},
         checkpoint={"every_learner_steps": 20, "every_s": None, "keep": 100},
     )
-    learner = supervisor._program.learner
-    call, asked = learner.call, []
+    learner = supervisor._learner.handle
+    call, asked, went_on = learner.call, [], []
 
     def late(method, *args):
         answer = call(method, *args)
         if method != "state" or supervisor._counters.learner_steps >= 1_500:
             return answer
-        asked.append(supervisor._counters.learner_steps)
+        asked.append(wire.decode(answer.result())[1]["learner_steps"])
         return Late(answer)
 
     learner.call = late
     supervisor.run()
-    saved = [int(path.name.removeprefix("step-")) for path in checkpoints_of(supervisor)]
+    saved = [int(name.rpartition("-")[2]) for name in checkpoints_of(supervisor)]
     assert len(asked) >= 2
     assert set(saved) - {1_500} <= set(asked), "named after the step that the state is of"
     assert len(saved) >= len(asked)
+    assert went_on[0] > asked[0], "the loop goes on meanwhile"
 
 
 def test_a_clean_stop_does_not_wait_for_ever_for_a_learner_that_hangs(tmp_path, monkeypatch):
@@ -592,8 +655,27 @@ def test_a_clean_stop_does_not_wait_for_ever_for_a_learner_that_hangs(tmp_path, 
                 supervisor.request_stop("interrupted")
             return super().call(method, *args)
 
-    supervisor._program.learner = Interrupting(supervisor._program.learner, after=3)
+    supervisor._learner.handle = Interrupting(supervisor._learner.handle, after=3)
     with pytest.raises(RunFailedError, match="without an answer: learner for"):
+        supervisor.run()
+
+
+def test_a_signal_does_not_wait_for_ever_either_where_no_stall_timeout_is_set(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr("deploy.supervisor.HURRY_S", 0.2)
+    monkeypatch.setattr("deploy.supervisor.SAVE_S", 0.2)
+    monkeypatch.setattr("deploy.supervisor.LAST_STATE_S", 0.1)
+    supervisor = stalling(tmp_path / "run", learner={"stall_timeout_s": None})
+    supervisor._learner.handle = Hanging(supervisor._learner.handle, after=3)
+
+    class Interrupting(Messages):
+        def update(self, report) -> None:
+            if supervisor._learner.handle.left < 0:
+                supervisor.request_stop("terminated")
+
+    supervisor._view = Interrupting()
+    with pytest.raises(RunFailedError, match=r"the last checkpoint was not written within 0\.2 s"):
         supervisor.run()
 
 
@@ -607,7 +689,7 @@ def test_the_time_until_all_parts_run_does_not_count(tmp_path):
     class Starting(Messages):
         def update(self, report) -> None:
             if time.monotonic() - begun > 1.2:  # three times as long as nothing may move
-                supervisor._starting = []
+                supervisor._program.runtime.silent = "nobody"
 
     supervisor._view = Starting()
     with pytest.raises(RunFailedError, match=r"learner waits for \d s: 0 of 100 first transitions"):
@@ -647,7 +729,7 @@ def test_a_part_that_was_replaced_has_the_whole_time_anew(tmp_path):
         def update(self, report) -> None:
             if seat.call is not None and time.monotonic() - seat.called_s > 0.3 and not hung:
                 hung.append(time.monotonic())
-                seat.call = HostedHandle.failing(OSError("the simulator is gone"))
+                seat.call = Failed(OSError("the simulator is gone"))
 
     supervisor._view = Replacing()
     seat.spawn = lambda incarnation: Hanging(seat.handle)
@@ -666,9 +748,217 @@ def test_without_a_stall_timeout_nothing_is_watched_and_many_parts_are_counted(t
     )
     for seat in supervisor._seats:
         seat.begin("collect", 1, 0)
+    supervisor._tend(time.monotonic())  # all of them are up
     supervisor._stop_if_stalled(time.monotonic() + 1e9)
     supervisor._config = tiny(learner={"stall_timeout_s": 5.0})
     supervisor._limiter._moved_s -= 1e6
     with pytest.raises(RunFailedError, match=r"actor-4 for 1,000 s, 3 more; if") as caught:
         supervisor._stop_if_stalled(time.monotonic() + 1_000)
     assert "actor-5" not in str(caught.value)
+
+
+# --- parts that die -----------------------------------------------------------------------------
+
+
+class Crashing(Messages):
+    """Has parts die, once, when so many learner steps are done; looks when one was replaced."""
+
+    def __init__(self, titles, after_steps=150) -> None:
+        super().__init__()
+        self.titles, self.after_steps = titles, after_steps
+        self.supervisor = None
+        self.looked = {}  # by title
+        self.version = -1
+
+    def seats(self):
+        one = self.supervisor
+        seats = [one._variables, *one._shards, one._learner, *one._seats]
+        return {seat.title: seat for seat in seats}
+
+    def update(self, report) -> None:
+        if report["learner_steps"] >= self.after_steps and self.titles:
+            titles, self.titles = self.titles, []
+            self.version = self.supervisor._records.version
+            for title in titles:
+                self.supervisor._program.runtime.crash(self.seats()[title].handle)
+
+    def message(self, text) -> None:
+        super().message(text)
+        title, found, _ = text.partition(" was replaced")
+        if found and title.startswith("shard"):
+            self.looked[title] = self.seats()[title].handle.call("summary").result()
+        elif found:
+            self.looked[title] = self.supervisor._counters.learner_steps
+
+
+def run_with_deaths(path, titles, runtime=None, every=40, **over):
+    """A run to its end in which these parts died: (its supervisor, its view, its summary)."""
+    config = tiny(
+        **{"stop": {"learner_steps": 400}, "replay": {"shards": 2}} | over,
+        checkpoint={"every_learner_steps": every, "every_s": None, "keep": 100},
+        supervision={"hung_after_s": 20.0},
+    )
+    view = Crashing(titles)
+    view.supervisor = supervisor_for(config, path, view, runtime)
+    return view.supervisor, view, view.supervisor.run()
+
+
+ALL = ["variables", "shard-0", "shard-1", "learner", "actor-0"]
+
+
+@pytest.mark.parametrize("runtime", [InlineRuntime, SideBySide])
+@pytest.mark.parametrize("titles", [*[[title] for title in ALL], ALL], ids=lambda t: "+".join(t))
+def test_whatever_dies_is_replaced_and_the_run_ends_as_planned(tmp_path, titles, runtime):
+    supervisor, view, summary = run_with_deaths(tmp_path / "run", titles, runtime())
+    assert summary["stop_reason"] == "learner_steps"
+    assert summary["learner_steps"] == 400
+    assert summary["restarts"] == len(titles)
+    for title in titles:
+        (line,) = [line for line in view.lines if line.startswith(f"{title} was replaced")]
+        assert re.fullmatch(rf"{title} was replaced: {title}-\d+ died \(it was ended\)", line)
+    # Nobody is left behind with the handle of one that is gone.
+    report = supervisor._learner.handle.call("train", 1).result()
+    assert report.lost == []
+    assert [shard.shard for shard in report.replay] == [0, 1]
+    report = supervisor._program.spawn_actor(0, 9_999)._target.collect(1, 0)
+    assert report.lost == []
+    saved = supervisor._folder.checkpoints.newest().state
+    assert saved["counters"]["restarts"] == len(titles)
+
+
+def test_a_learner_that_died_goes_on_from_the_newest_checkpoint(tmp_path):
+    supervisor, view, _ = run_with_deaths(tmp_path / "run", ["learner"], every=70)
+    assert view.looked["learner"] == 140, "of 150"
+    names = supervisor._folder.checkpoints.names()
+    steps = [int(name.rpartition("-")[2]) for name in names]
+    assert steps == [70, 140, 210, 280, 350, 400]
+
+
+def test_a_learner_that_died_before_the_first_checkpoint_begins_anew(tmp_path):
+    supervisor, view, summary = run_with_deaths(tmp_path / "run", ["learner"], every=None)
+    assert view.looked["learner"] == 0
+    assert summary["learner_steps"] == 400
+    assert summary["samples"] > 400 * 32, "what the dead one has learnt counts as drawn"
+    assert supervisor._next_evaluation > 400
+
+
+def test_a_shard_that_died_comes_back_with_what_the_newest_checkpoint_holds_of_it(tmp_path):
+    supervisor, view, _ = run_with_deaths(tmp_path / "run", ["shard-1"])
+    back = view.looked["shard-1"]
+    assert back.shard == 1
+    assert back.size > 0
+    assert back.incarnation == supervisor._shards[1].incarnation or back.incarnation > 0
+    now = supervisor._shards[1].handle.call("summary").result()
+    assert now.inserted > back.inserted, "it is written to"
+    assert now.sampled > back.sampled, "and drawn from"
+
+
+def test_a_shard_that_died_before_the_first_checkpoint_comes_back_empty(tmp_path):
+    supervisor, view, _ = run_with_deaths(tmp_path / "run", ["shard-1"], every=None)
+    assert view.looked["shard-1"].size == 0
+    assert supervisor._shards[1].handle.call("summary").result().size > 0
+
+
+def test_a_memory_that_is_lost_as_a_whole_fills_up_before_learning_goes_on(tmp_path):
+    class Lines(Crashing):
+        refilling = 0
+
+        def update(self, report) -> None:
+            super().update(report)
+            self.refilling += not self.titles and "first transitions" in report["limiter"]
+
+    config = tiny(
+        stop={"learner_steps": 400},
+        replay={"shards": 2},
+        learner={"warmup_transitions": 1_000},
+        checkpoint={"every_learner_steps": None, "every_s": None},
+    )
+    view = Lines(["shard-0", "shard-1"])
+    view.supervisor = supervisor_for(config, tmp_path / "run", view)
+    summary = view.supervisor.run()
+    assert summary["learner_steps"] == 400
+    assert view.refilling > 0
+    # 1,000 to begin with, 1,000 to fill it again, and those that were learnt from.
+    assert summary["transitions"] > 2_000
+
+
+def test_versions_of_the_weights_go_up_when_those_who_held_them_died(tmp_path):
+    supervisor, view, _ = run_with_deaths(tmp_path / "run", ["variables", "learner"])
+    assert supervisor._records.version > view.version + VERSIONS_UNHEARD_OF
+    told = [r["weights_version"] for r in read_metrics(tmp_path / "run") if r["weights_version"]]
+    assert told == sorted(told)
+    assert supervisor._seats[0].handle.call("collect", 1, 0).result().version > view.version
+
+
+@pytest.mark.parametrize("title", ["learner", "shard-0", "variables"])
+def test_a_part_that_dies_whenever_it_is_made_ends_the_run(tmp_path, monkeypatch, title):
+    monkeypatch.setattr("deploy.supervisor.LAST_STATE_S", 0.1)
+    supervisor = supervisor_for(tiny(), tmp_path / "run", view := Crashing([title]), SideBySide())
+    view.supervisor = supervisor
+
+    def stillborn(*args):
+        handle = OneAtATime(None, "stillborn")
+        handle.end()
+        return handle
+
+    monkeypatch.setattr(supervisor._program, f"spawn_{title.partition('-')[0]}", stillborn)
+    view.message = view.lines.append
+    with pytest.raises(RunFailedError, match=rf"{title} failed 4 times in a row: stillborn died"):
+        supervisor.run()
+    assert sum("was replaced" in line for line in view.lines) == 3
+
+
+def test_a_shard_whose_part_of_the_checkpoint_is_damaged_begins_empty(tmp_path):
+    class Damaging(Crashing):
+        def update(self, report) -> None:
+            for path in (tmp_path / "run").glob("checkpoints/*-step-*/shard-1.rdqn"):
+                if self.titles and self.supervisor._checkpointer.busy is False:
+                    data = bytearray(path.read_bytes())
+                    data[len(data) // 2] ^= 255
+                    path.write_bytes(data)
+            if list((tmp_path / "run").glob("checkpoints/*-step-*/shard-1.rdqn")):
+                super().update(report)
+
+        def message(self, text) -> None:
+            self.lines.append(text)
+
+    config = tiny(
+        stop={"learner_steps": 600},
+        replay={"shards": 2},
+        checkpoint={"every_learner_steps": 100, "every_s": None},
+    )
+    view = Damaging(["shard-1"])
+    view.supervisor = supervisor_for(config, tmp_path / "run", view, HostedRuntime())
+    summary = view.supervisor.run()
+    assert summary["learner_steps"] == 600
+    (line,) = [line for line in view.lines if "begins empty" in line]
+    assert re.match(r"shard-1 begins empty: .*shard-1\.rdqn: damaged", line)
+    assert summary["restarts"] == 2, "one that died, and one that could not be made"
+
+
+# --- a part that shows no sign of life ----------------------------------------------------------
+
+
+@pytest.mark.parametrize("title", ["shard-0", "learner", "actor-0"])
+def test_a_part_without_a_sign_of_life_is_replaced(tmp_path, title):
+    config = tiny(
+        stop={"learner_steps": 400},
+        supervision={"hung_after_s": 0.3},
+        learner={"stall_timeout_s": 20.0},
+        evaluation={"every_learner_steps": 10**6},
+    )
+    view = Crashing([title])
+    view.supervisor = supervisor = supervisor_for(config, tmp_path / "run", view, SideBySide())
+
+    def hang(handle):
+        seat = view.seats()[title]
+        supervisor._program.runtime.silent = seat.handle = Hanging(seat.handle)
+        if title == "learner":  # what is under way is not answered either
+            supervisor._training = type(supervisor._training)(
+                dataclasses.replace(t, call=Never()) for t in supervisor._training
+            )
+
+    supervisor._program.runtime.crash = hang
+    assert supervisor.run()["restarts"] == 1
+    (line,) = [line for line in view.lines if "was replaced" in line]
+    assert re.match(rf"{title} was replaced: {title} showed no sign of life for \d s", line)

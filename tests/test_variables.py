@@ -4,7 +4,7 @@ import torch
 from replay_helpers import HeldHandle
 
 from common import wire
-from common.handles import InlineHandle, Ready
+from common.handles import Failed, InlineHandle, Ready, RemoteDiedError
 from common.variables import VariableClient, Variables, pack_weights, unpack_weights
 
 
@@ -109,3 +109,61 @@ def test_unpacking_copies_out_of_a_shared_read_only_buffer():
     received["w"].add_(1)
     assert not np.shares_memory(received["w"].numpy(), buffer)
     assert not wire.decode(buffer)[0]["w"].any()
+
+
+def test_versions_begin_above_the_floor():
+    variables = Variables(floor=40)
+    assert variables.newest_version() == 40
+    assert variables.fetch(-1) is None, "there is nothing yet"
+    with pytest.raises(ValueError, match="version=40: must be newer than 40"):
+        variables.publish(40, Ready("weights"))
+    variables.publish(41, Ready("weights"))
+    held = variables.fetch(-1)
+    assert held is not None
+    assert held[0] == variables.newest_version() == 41
+
+
+def test_a_client_never_takes_weights_that_are_older_than_its_own():
+    # Variables may come back with less than there was, whatever they answer.
+    class Forgetful:
+        def fetch(self, have):
+            return 3, Ready("old")
+
+    variables = Variables()
+    variables.publish(7, Ready("new"))
+    client = VariableClient(InlineHandle(variables))
+    assert client.fetch() == "new"
+    client.connect(InlineHandle(Forgetful()))
+    assert client.fetch() is None
+    assert (client.version, client.fetches) == (7, 1)
+
+
+def test_a_client_survives_variables_that_died_and_goes_on_with_those_that_come():
+    variables = Variables()
+    variables.publish(0, Ready("first"))
+    handle = InlineHandle(variables)
+    client = VariableClient(handle)
+    assert client.fetch() == "first"
+    assert not client.lost
+    handle.end()
+    assert client.fetch() is None
+    assert client.fetch() is None
+    assert (client.lost, client.version) == (True, 0)
+    another = Variables(floor=100)
+    client.connect(InlineHandle(another))
+    assert client.fetch() is None, "nothing is published there yet"
+    assert not client.lost
+    another.publish(101, Ready("second"))
+    assert client.fetch() == "second"
+    assert client.version == 101
+
+
+def test_a_client_survives_weights_whose_owner_died():
+    # The reference is there, what it leads to went with the learner's process.
+    variables = Variables()
+    variables.publish(0, Failed(RemoteDiedError("learner", "it was killed")))
+    client = VariableClient(InlineHandle(variables))
+    assert client.fetch() is None
+    assert (client.version, client.fetches) == (-1, 0)
+    variables.publish(1, Ready("of the next learner"))
+    assert client.fetch() == "of the next learner"

@@ -1,0 +1,214 @@
+"""`raydqn bench checkpoint`, `supervision` and `soak`: what it costs to lose nothing."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import psutil
+
+from common.config import Config
+from common.types import UserError
+from deploy.bench_replay import PICTURE, STACK, Stream
+from deploy.figures import Figure
+from deploy.remote import RayRuntime
+from deploy.sizing import object_store_bytes
+from replay_server.messages import encode_chunk
+from replay_server.saving import ShardOrigin
+from replay_server.server import ReplayServer
+
+GIB = 1 << 30
+BATCH = 512
+CHUNK = 1_000
+NEW_SHARE = 0.1
+"""Of the memory that is new when it is saved again."""
+SLOW_LEARNER = (
+    *("--learner.batch-size", "1024", "--network.hidden", "512", "512"),
+    *("--learner.samples-per-insert", "32", "--replay.capacity", "20000"),
+    *("--checkpoint.every-s", "10", "--evaluation.every-learner-steps", "1000000"),
+    *("--stop.score", "none", "--stop.env-steps", "none"),
+)
+"""Actors that could do many times what the learner asks for; a memory that is soon full."""
+WARM_UP_SHARE = 1 / 3
+GROWTH_MIB = 24.0
+"""Allowed between the second and the last third of a soak, for each process: allocators breathe."""
+POLL_S = 1.0
+
+Run = Callable[..., tuple[dict[str, Any], float, int]]
+
+
+def bench_checkpoint(repeat: int | None) -> Iterator[Figure]:
+    """One shard of 1 GiB on Ray: saving beside its work, what is new later, and restoring."""
+    frames = GIB // PICTURE.nbytes
+    rng = np.random.default_rng(0)
+    pool = rng.integers(0, 256, (4 * CHUNK, *PICTURE.shape), dtype=np.uint8)
+    measured: dict[tuple[str, str], list[float]] = defaultdict(list)
+    arguments = (frames, PICTURE, STACK, 0.6, int(frames * 1.02) + 2 * CHUNK, 0, 0)
+    runtime = RayRuntime(GIB)
+    try:
+        for _ in range(repeat or 3):
+            with tempfile.TemporaryDirectory() as folder:
+                shard = runtime.spawn(ReplayServer, *arguments, name="shard-0")
+                stream = Stream(pool, STACK, CHUNK)
+
+                def insert(transitions: int, into: Any = shard, source: Stream = stream) -> None:
+                    for _ in range(transitions // CHUNK):
+                        into.call("insert", encode_chunk(source.next())).result()
+
+                insert(frames)
+                names = ("1 GiB, all of it", f"1 GiB, {NEW_SHARE:.0%} of it new")
+                begin = time.perf_counter()
+                gaps = [_draw(shard) for _ in range(50)]
+                measured["between two samples", "not saving"].append(max(gaps))
+                files: dict[str, Any] = {}
+                for number, what in enumerate(names):
+                    begin, gaps = time.perf_counter(), []
+                    shard.call("begin_save", folder, f"c{number}/shard-0.rdqn", True).result()
+                    while (saved := shard.call("saved").result()) is None:
+                        gaps.append(_draw(shard))
+                    files = saved
+                    measured["saving beside sampling", what].append(time.perf_counter() - begin)
+                    measured["between two samples", f"saving {what}"].append(max(gaps, default=0))
+                    insert(int(frames * NEW_SHARE))
+                runtime.kill(shard)
+                origin = ShardOrigin(folder, ("c1/shard-0.rdqn",), files, 0, 1)
+                begin = time.perf_counter()
+                again = runtime.spawn(
+                    ReplayServer, *arguments, 1, "none", None, origin, name="shard-0-1"
+                )
+                size = again.call("summary").result().size
+                assert size > 0.9 * frames, size
+                measured["restoring, process start included", "1 GiB"].append(
+                    time.perf_counter() - begin
+                )
+                runtime.kill(again)
+    finally:
+        runtime.close()
+    for (figure, subject), values in measured.items():
+        yield Figure.of(figure, subject, values, "s")
+
+
+def _draw(shard: Any) -> float:
+    """Seconds until a sample is there."""
+    begin = time.perf_counter()
+    shard.call("sample", BATCH).result()
+    return time.perf_counter() - begin
+
+
+def bench_supervision(repeat: int | None, run: Run) -> Iterator[Figure]:
+    """Learner steps per second of `cartpole` on Ray, with checkpoints and supervision and without.
+
+    Args:
+        repeat: runs of each, taken in turn.
+        run: runs a command.
+    """
+    ways = {
+        "checkpoints every 10 s, pings": ("--checkpoint.every-s", "10"),
+        "neither": (
+            *("--checkpoint.every-s", "none", "--checkpoint.every-learner-steps", "none"),
+            *("--supervision.hung-after-s", "none"),
+        ),
+    }
+    rates: dict[str, list[float]] = {name: [] for name in ways}
+    with tempfile.TemporaryDirectory() as folder:
+        for number in range(repeat or 5):
+            for name, options in ways.items():
+                summary, _, _ = run(
+                    *("train", "cartpole", "--run-dir", f"{folder}/{name[:1]}{number}"),
+                    *("--stop.score", "none", "--stop.learner-steps", "8000"),
+                    *("--evaluation.every-learner-steps", "8000", *options),
+                )
+                rates[name].append(summary["learner_steps_per_s"])
+    for name, values in rates.items():
+        yield Figure.of("learner steps", name, values, "learner steps/s")
+    first, second = rates.values()
+    ratios = [a / b for a, b in zip(first, second, strict=True)]
+    yield Figure.of("learner steps", "with ÷ without", ratios, "ratio")
+
+
+class MemoryByPart:
+    """Memory of every process of a run, by the part it holds, over time."""
+
+    def __init__(self) -> None:
+        self.points: dict[str, list[tuple[float, float]]] = defaultdict(list)
+        self.spilled_bytes = 0
+        self.shared_mib: list[float] = []
+
+    def look(self, root: psutil.Process, now_s: float) -> None:
+        """Note what all processes below `root`, and it, take now."""
+        for process in [root, *root.children(recursive=True)]:
+            try:
+                command = process.cmdline()
+                memory = process.memory_full_info()
+            except psutil.Error:
+                continue
+            title = _title(command, process.pid == root.pid)
+            if title is not None:
+                self.points[title].append((now_s, memory.uss / 2**20))
+            if title == "raylet":
+                self.shared_mib.append(memory.shared / 2**20)
+                self._look_for_spilled(command)
+
+    def _look_for_spilled(self, command: list[str]) -> None:
+        match = re.search(r"--session_dir=(\S+)", " ".join(command))
+        if match:
+            for path in Path(match[1]).glob("ray_spilled_objects*/*"):
+                self.spilled_bytes += path.stat().st_size
+
+
+def _title(command: list[str], is_root: bool) -> str | None:
+    """What a process is called: a remote, the driver, or one of Ray's own."""
+    if is_root:
+        return "driver"
+    if not command:
+        return None
+    remote = re.match(r"ray::([a-z]+(?:-\d+)?)-\d+", command[0])
+    if remote:
+        return remote[1]
+    name = Path(command[0]).name
+    return name if name in ("raylet", "gcs_server") else None
+
+
+def soak_figures(memory: MemoryByPart, bound_mib: float) -> Iterator[Figure]:
+    """What grew after the warm-up.
+
+    Args:
+        memory: of a whole run.
+        bound_mib: that Ray's object store must stay below.
+
+    Raises:
+        UserError: a process grew, or the object store spilled or exceeded its bound.
+    """
+    grown = []
+    for title, points in sorted(memory.points.items()):
+        last_s = points[-1][0]
+        after = [mib for at_s, mib in points if at_s >= last_s * WARM_UP_SHARE]
+        if len(after) < 4:
+            continue  # it ended early
+        half = len(after) // 2
+        before, later = median(after[:half]), median(after[half:])
+        yield Figure.of("memory of its own, at the end", title, after[half:], "MiB")
+        yield Figure.of("growth after the warm-up", title, [later - before], "MiB")
+        if later - before > GROWTH_MIB:
+            grown.append(f"{title} by {later - before:,.0f} MiB")
+    yield Figure.of("object store, pages touched", "raylet", memory.shared_mib, "MiB")
+    yield Figure.of("object store, its bound", "raylet", [bound_mib], "MiB")
+    yield Figure.of("object store, spilled", "raylet", [memory.spilled_bytes / 2**20], "MiB")
+    if grown:
+        raise UserError(f"memory grew: {', '.join(grown)}; at most {GROWTH_MIB:g} MiB are allowed")
+    if memory.spilled_bytes:
+        raise UserError(f"Ray's object store spilled {memory.spilled_bytes:,} bytes to disk")
+
+
+def store_bound_mib(config: Config) -> float:
+    """What Ray's object store may take in a run of this configuration."""
+    from actors.environments import environment_spec
+
+    return object_store_bytes(config, environment_spec(config.env, config.seed)) / 2**20

@@ -1,0 +1,67 @@
+"""`raydqn chaos`: parts of a live run die at random, and it learns all the same."""
+
+from __future__ import annotations
+
+import pytest
+from program_helpers import raydqn, reports_in, running, summary_of, wait_for
+
+from deploy.chaos import KINDS
+
+
+@pytest.mark.parametrize(
+    ("mode", "every", "kinds"),
+    [((), "6s", "actor,shard,learner"), (("--inline",), "2s", ",".join(KINDS))],
+    ids=["ray", "inline"],
+)
+def test_cartpole_is_learnt_under_chaos(tmp_path, mode, every, kinds):
+    run = tmp_path / "run"
+    options = ("--run-dir", str(run), "--seed", "1", "--replay.shards", "2", "--json")
+    often = ("--checkpoint.every-s", "5", "--checkpoint.every-learner-steps", "500")
+    with running("train", "cartpole", *mode, *options, *often) as process:
+        wait_for(lambda: reports_in(run) and reports_in(run)[-1]["learner_steps"] > 0)
+        with running("chaos", str(run), "--every", every, "--kinds", kinds) as chaos:
+            out, err = process.communicate(timeout=240)
+            said, _ = chaos.communicate(timeout=30)
+    assert process.returncode == 0, err
+    summary = summary_of(out)
+    assert summary["stop_reason"] == "score"
+    assert summary["score"] >= 490
+    deaths = said.count("is to die")
+    assert deaths >= 2, said
+    # The last one may have come too late, and one may hit a part that had only just come back.
+    assert summary["restarts"] >= deaths - 2
+    assert "the run has ended" in said
+    assert chaos.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--kinds", "driver"), "--kinds=driver: must be of actor, shard"),
+        (("--every", "never"), "'never': must be a time above 0, such as 20s or 2m"),
+        (("--every", "0s"), "must be a time above 0"),
+        ((), "no run is going on there"),
+    ],
+)
+def test_a_wrong_wish_is_one_line(tmp_path, arguments, message):
+    (tmp_path / "config.toml").write_text("")
+    code, _, err = raydqn("chaos", str(tmp_path), *arguments)
+    assert code == 2
+    assert message in err
+    assert len(err.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "wish",
+    ["crash = 3", '[crash]\nkind = "driver"\nnumber = 0', '[crash]\nkind = "actor"\nnumber = -1'],
+)
+def test_a_control_file_that_asks_for_nonsense_is_named_and_the_run_goes_on(tmp_path, wish):
+    run = tmp_path / "run"
+    with running("train", "--inline", "--run-dir", str(run)) as process:
+        wait_for(lambda: reports_in(run))
+        (run / "control.toml").write_text(wish)
+        wait_for(lambda: not (run / "control.toml").exists(), 20)
+        process.terminate()
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert "no kind of part, or no number; nothing was changed" in out + err

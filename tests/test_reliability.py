@@ -1,0 +1,358 @@
+"""Nothing is lost: each promise of docs/reliability.md, with the real thing broken for it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from program_helpers import (
+    ROOT,
+    TINY_OPTIONS,
+    assert_all_gone,
+    descendants,
+    learner_steps_in,
+    raydqn,
+    remotes_named,
+    reports_in,
+    running,
+    summary_of,
+    wait_for,
+)
+
+from common.checkpoint import CheckpointStore, read_verified
+from common.storage import open_storage
+
+NO_GOAL = ("--stop.score", "none")
+INLINE = (
+    *("cartpole", "--inline", "--json", *TINY_OPTIONS, *NO_GOAL, "--replay.shards", "2"),
+    *("--checkpoint.every-learner-steps", "60", "--stop.learner-steps", "400"),
+)
+ON_RAY = (
+    *("cartpole", "--json", *TINY_OPTIONS, *NO_GOAL, "--actors.count", "2"),
+    *("--replay.shards", "2", "--replay.capacity", "20000", "--checkpoint.every-s", "1"),
+    *("--evaluation.every-learner-steps", "1000000"),
+)
+RECOVERY_S = 30.0
+
+
+def store_in(run: Path) -> CheckpointStore:
+    return CheckpointStore(open_storage(str(run / "checkpoints")), 3)
+
+
+def contents_of(checkpoint) -> dict[str, str]:
+    """Check sums of everything but the state, which says how long things took."""
+    name = checkpoint.name
+    return {
+        path.removeprefix(f"{name}/"): entry["sha256"]
+        for path, entry in checkpoint.files.items()
+        if not path.endswith("state.json")
+    }
+
+
+# --- one process ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def never_killed(tmp_path_factory):
+    """A run that nobody disturbed: its summary and its last checkpoint."""
+    run = tmp_path_factory.mktemp("never") / "run"
+    code, out, err = raydqn("train", *INLINE, "--run-dir", str(run))
+    assert code == 0, err
+    return summary_of(out), store_in(run).newest()
+
+
+@pytest.mark.parametrize("kills", [(130,), (70, 200, 330)])
+def test_a_killed_run_goes_on_bit_for_bit_as_if_it_had_not_been(tmp_path, never_killed, kills):
+    run, command = tmp_path / "run", ("train", *INLINE, "--run-dir", str(tmp_path / "run"))
+    for at in kills:
+        with running(*command) as process:
+            wait_for(lambda: learner_steps_in(run) >= at or process.poll() is not None)  # noqa: B023
+            process.kill()  # no handler runs, nothing is flushed
+        assert store_in(run).names()
+        command = ("resume", str(run), "--inline", "--json")
+    code, out, err = raydqn(*command)
+    assert code == 0, err
+    summary, last = summary_of(out), store_in(run).newest()
+    wanted, wanted_last = never_killed
+    for key in ("weights_sha256", "learner_steps", "env_steps", "transitions", "episodes", "score"):
+        assert summary[key] == wanted[key], key
+    assert contents_of(last) == contents_of(wanted_last)  # the replay memory too, and Adam
+    assert last.state["limiter"] == wanted_last.state["limiter"]
+
+
+def test_the_clock_says_nothing_about_checkpoints_of_one_process(tmp_path, never_killed):
+    run = tmp_path / "run"
+    code, out, _ = raydqn("train", *INLINE, "--run-dir", str(run), "--checkpoint.every-s", "0.05")
+    assert code == 0
+    assert summary_of(out)["weights_sha256"] == never_killed[0]["weights_sha256"]
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_works(tmp_path):
+    run = tmp_path / "run"
+    assert raydqn("train", *INLINE, "--run-dir", str(run))[0] == 0
+    *_, before, newest = store_in(run).names()
+    path = run / "checkpoints" / newest / "shard-1.rdqn"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    more = ("--stop.learner-steps", "420", "--inline")
+    code, _, err = raydqn("resume", str(run), *more)
+    assert code == 2
+    assert len(err.strip().splitlines()[-1:]) == 1
+    assert f"{newest}/shard-1.rdqn: damaged" in err
+    assert f"--checkpoint {before}" in err
+    path.write_bytes(data[:-1])  # cut off
+    assert "cut off" in raydqn("resume", str(run), *more)[2]
+    code, _, err = raydqn("resume", str(run), "--checkpoint", before, *more)
+    assert code == 0, err
+    assert store_in(run).newest().state["learner"]["learner_steps"] == 420
+
+
+def in_a_small_place(script: str, tmp_path: Path) -> subprocess.CompletedProcess[str]:
+    """Run a shell script with a file system of 120 kB of its own mounted on $PLACE."""
+    place = tmp_path / "place"
+    place.mkdir()
+    enter = ["unshare", "--map-root-user", "--mount", "sh", "-c"]
+    if shutil.which("unshare") is None or subprocess.run([*enter, "true"]).returncode:
+        pytest.skip("needs mount namespaces (unshare)")
+    return subprocess.run(
+        [*enter, f'mount -t tmpfs -o size=120k tmpfs "$PLACE"; {script}'],
+        env={"PLACE": str(place), "RUN": str(tmp_path / "run"), "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+CHECK = (
+    "import sys; from common.checkpoint import *; from common.storage import *; "
+    "s = CheckpointStore(open_storage(sys.argv[1]), 3); "
+    "print([len([read_verified(s.storage, f, s.load(n).files) for f in s.load(n).files])"
+    " for n in s.names()])"
+)
+"""Verifies every file of every checkpoint."""
+
+
+@pytest.mark.parametrize("on_failure", ["continue", "stop"])
+def test_a_full_disk_costs_no_checkpoint_that_is_there(tmp_path, on_failure):
+    options = " ".join(f"'{option}'" for option in (*INLINE, "--checkpoint.on-failure", on_failure))
+    done = in_a_small_place(
+        f'{sys.executable} -m deploy train {options} --checkpoint.storage "$PLACE" '
+        f'--run-dir "$RUN"; echo code $?; {sys.executable} -c "{CHECK}" "$PLACE/run"',
+        tmp_path,
+    )
+    said = done.stdout + done.stderr
+    assert "checkpoint could not be written: [Errno 28] No space left on device" in said
+    lines = done.stdout.strip().splitlines()
+    assert len(json.loads(lines[-1])) >= 1, said  # whole ones are left, all verified
+    assert "code 1" in lines  # the last one could not be written either
+    steps = reports_in(tmp_path / "run")[-1]["learner_steps"]
+    assert steps == 400 if on_failure == "continue" else steps < 400
+
+
+def test_a_place_that_cannot_be_written_does_not_end_the_run_before_its_time(tmp_path):
+    options = " ".join(f"'{option}'" for option in INLINE)
+    done = in_a_small_place(
+        'mount -o remount,ro "$PLACE"; '
+        f'{sys.executable} -m deploy train {options} --checkpoint.storage "$PLACE" '
+        '--run-dir "$RUN"; echo code $?',
+        tmp_path,
+    )
+    assert "Read-only file system" in done.stdout + done.stderr
+    assert "going on" in done.stdout + done.stderr
+    assert reports_in(tmp_path / "run")[-1]["learner_steps"] == 400
+
+
+@pytest.mark.parametrize(("shards", "capacity"), [("1", "2000"), ("3", "2000"), ("2", "600")])
+def test_a_run_goes_on_with_other_shards_actors_and_ratio(tmp_path, shards, capacity):
+    run = tmp_path / "run"
+    assert raydqn("train", *INLINE, "--run-dir", str(run))[0] == 0
+    saved, before = store_in(run).newest().state, reports_in(run)
+    code, out, err = raydqn(
+        *("resume", str(run), "--inline", "--json", "--stop.learner-steps", "430"),
+        *("--replay.shards", shards, "--replay.capacity", capacity, "--actors.count", "3"),
+        *("--learner.samples-per-insert", "2", "--replay.compression", "lz4"),
+    )
+    assert code == 0, err
+    assert summary_of(out)["learner_steps"] == 430
+    sizes = [line["replay_size"] for line in reports_in(run)[len(before) :] if line["replay_size"]]
+    assert sizes[0] >= min(before[-1]["replay_size"], int(capacity) // int(shards) * int(shards))
+    assert summary_of(out)["env_steps"] > saved["counters"]["env_steps"]
+
+
+# --- many processes ------------------------------------------------------------------------------
+
+
+def restarts_in(run: Path) -> int:
+    return reports_in(run)[-1]["restarts"]
+
+
+def hit(process, run: Path, name: str, number: int) -> float:
+    """Send a part a signal; seconds until it is replaced and learning goes on."""
+    before = restarts_in(run)
+    (remote,) = remotes_named(process, name)
+    begin = time.monotonic()
+    remote.send_signal(number)
+    wait_for(lambda: restarts_in(run) > before, RECOVERY_S)
+    steps = learner_steps_in(run)
+    wait_for(lambda: learner_steps_in(run) >= steps + 20, RECOVERY_S)
+    return time.monotonic() - begin
+
+
+def test_every_part_that_dies_or_hangs_is_replaced_and_nobody_is_left_behind(tmp_path):
+    run = tmp_path / "run"
+    options = ("--supervision.hung-after-s", "3", "--run-dir", str(run))
+    with running("train", *ON_RAY, *options) as process:
+        wait_for(lambda: len(store_in(run).names()) >= 2 and learner_steps_in(run) > 100)
+        took = {}
+        for name, number in (
+            ("shard-1", signal.SIGKILL),
+            ("learner", signal.SIGKILL),
+            ("variables", signal.SIGKILL),
+            ("actor-0", signal.SIGKILL),
+            ("shard-0", signal.SIGSTOP),
+            ("learner", signal.SIGSTOP),
+            ("actor-1", signal.SIGSTOP),
+        ):
+            saved = store_in(run).newest().state["learner"]["learner_steps"]
+            version = reports_in(run)[-1]["oldest_acting_version"]
+            took[name, number.name] = round(hit(process, run, name, number), 1)
+            assert learner_steps_in(run) >= saved, name  # from its newest checkpoint, or later
+            acting = wait_for(lambda: reports_in(run)[-1]["oldest_acting_version"])
+            assert acting >= version, name
+            assert reports_in(run)[-1]["replay_size"] > 0
+        # Each was replaced once, and with the next incarnation; the others went on as they were.
+        assert restarts_in(run) == 7
+        everybody = descendants(process)
+        names = [" ".join(p.cmdline()).split(".")[0].strip() for p in everybody]
+        for name in ("shard-0-1", "shard-1-1", "learner-2", "variables-1", "actor-0-1"):
+            assert any(title.startswith(f"ray::{name}") for title in names), (name, names)
+        begin = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=60)
+        assert process.returncode == 0, err
+        assert time.monotonic() - begin < 15, "the promise of docs/reliability.md"
+        assert_all_gone(everybody)
+    saved = store_in(run).newest()
+    assert saved.state["learner"]["learner_steps"] == summary_of(out)["learner_steps"]
+    print(took)
+
+
+def test_the_driver_is_killed_and_the_run_goes_on_with_its_memory(tmp_path):
+    run = tmp_path / "run"
+    with running("train", *ON_RAY, "--run-dir", str(run)) as process:
+        wait_for(lambda: len(store_in(run).names()) >= 2 and learner_steps_in(run) > 200)
+        everybody = descendants(process)
+        helpers = [p for p in everybody if p.cmdline()[0].endswith("Agent")]
+        process.kill()
+        process.wait()
+        # None outlives its driver. (Two helpers of Ray's own take up to a minute to see it.)
+        assert_all_gone([p for p in everybody if p not in helpers])
+    saved = store_in(run).newest()
+    held = saved.state["limiter"]["inserted"]
+    lost = learner_steps_in(run) - saved.state["learner"]["learner_steps"]
+    assert len(helpers) <= 2
+    code, out, err = raydqn(
+        *("resume", str(run), "--json", "--replay.shards", "3", "--actors.count", "1"),
+        *("--stop.learner-steps", str(saved.state["learner"]["learner_steps"] + 100)),
+    )
+    assert code == 0, err
+    first = [line for line in reports_in(run) if line["replay_size"] is not None][-1]
+    assert first["replay_size"] >= min(held, 19_998), "the memory is there from the beginning"
+    assert summary_of(out)["learner_steps"] >= saved.state["learner"]["learner_steps"] + 100
+    # Seconds between checkpoints, at hundreds of learner steps a second.
+    assert lost < 3_000
+
+
+SLOW = """
+import time
+from gymnasium.envs.classic_control import CartPoleEnv
+from gymnasium.envs.registration import register
+
+class Slow(CartPoleEnv):
+    steps = 0
+    def step(self, action):
+        Slow.steps += 1
+        if Slow.steps == 30:
+            time.sleep({seconds})
+        return super().step(action)
+
+register("Slow-v0", entry_point=Slow, max_episode_steps=500)
+"""
+
+
+@pytest.mark.parametrize(
+    ("seconds", "options", "replaced"),
+    [
+        (6, ("--supervision.hung-after-s", "2"), False),  # slow: its process shows signs of life
+        (60, ("--supervision.call-timeout-s", "4"), True),  # it will not end its work
+    ],
+)
+def test_an_actor_that_is_slow_is_not_taken_for_one_that_hangs(
+    tmp_path, seconds, options, replaced
+):
+    (tmp_path / "slow_env.py").write_text(SLOW.format(seconds=seconds))
+    run = tmp_path / "run"
+    arguments = (
+        *("train", *ON_RAY, "--env.id", "slow_env:Slow-v0", "--actors.count", "1"),
+        *("--actors.envs", "1", "--run-dir", str(run), *options),
+    )
+    with running(*arguments, pythonpath=tmp_path) as process:
+        if replaced:
+            wait_for(lambda: reports_in(run) and restarts_in(run) >= 1, 60)
+        else:
+            wait_for(lambda: reports_in(run) and reports_in(run)[-1]["env_steps"] > 60, 60)
+            assert restarts_in(run) == 0
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == 0, err
+
+
+# --- storage that is no disk of ours -------------------------------------------------------------
+
+
+def test_a_run_goes_on_from_an_object_store_when_its_machine_is_gone(tmp_path, monkeypatch):
+    moto = pytest.importorskip("moto.server", reason="needs moto (pip install 'moto[s3,server]')")
+    pytest.importorskip("s3fs", reason="needs s3fs")
+    server = moto.ThreadedMotoServer(port=0)
+    server.start()
+    try:
+        host, port = server.get_host_and_port()
+        for name, value in {
+            "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+            "AWS_ACCESS_KEY_ID": "key",
+            "AWS_SECRET_ACCESS_KEY": "secret",
+            "AWS_DEFAULT_REGION": "us-east-1",
+        }.items():
+            monkeypatch.setenv(name, value)
+        import s3fs
+
+        s3fs.S3FileSystem().mkdir("runs")
+        url = "s3://runs/of-mine"
+        store = CheckpointStore(open_storage(f"{url}/run"), 3)
+        options = ("--run-dir", str(tmp_path / "run"), "--checkpoint.storage", url)
+        with running("train", *ON_RAY, *options) as process:
+            wait_for(lambda: len(store.names()) >= 2, 90)
+            process.kill()
+        saved = store.newest()
+        assert {path.rpartition("/")[2] for path in saved.files} >= {"shard-0.rdqn", "shard-1.rdqn"}
+        for path in saved.files:
+            read_verified(store.storage, path, saved.files)
+        shutil.rmtree(tmp_path / "run")  # with the machine that it was on
+        steps = saved.state["learner"]["learner_steps"]
+        code, out, err = raydqn(
+            *("resume", f"{url}/run", "--json", "--stop.learner-steps", str(steps + 50)),
+            cwd=tmp_path,
+        )
+        assert code == 0, err
+        assert summary_of(out)["learner_steps"] == steps + 50
+        assert (tmp_path / "runs" / "run" / "metrics.jsonl").is_file()
+        assert store.newest().state["learner"]["learner_steps"] == steps + 50
+    finally:
+        server.stop()
