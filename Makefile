@@ -1,4 +1,5 @@
 # Two commands do everything on a fresh machine: `make train` and `make test`.
+# Two test files at a time; to use a debugger: make test ARGS="-n 0 --pdb tests/test_table.py"
 # ARGS goes to the program: make train ARGS="cartpole-pixels --inline"
 
 VENV := .venv
@@ -15,7 +16,7 @@ train: $(VENV)/.installed
 	$(BIN)/raydqn train $(ARGS)
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 # Every check that continuous integration runs.
 check: $(VENV)/.installed-dev

@@ -279,10 +279,10 @@ class CheckpointConfig(Section):
     every_learner_steps: int | None = Field(
         5_000,
         ge=1,
-        description="learner steps between them; in one process this alone counts: the clock must "
-        "not decide what is learned",
+        description="learner steps between them, in one process: the clock must not decide what "
+        "is learned; on Ray where every_s is none",
     )
-    every_s: float | None = Field(60.0, gt=0, description="on Ray also: seconds between them")
+    every_s: float | None = Field(60.0, gt=0, description="on Ray: seconds between them")
     keep: int = Field(3, ge=1, description="newest checkpoints to keep")
     replay: bool = Field(True, description="save the replay memory too")
     storage: str | None = Field(

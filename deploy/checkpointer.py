@@ -76,9 +76,9 @@ class Checkpointer:
         if since < 1 or self.busy:
             return False
         every, every_s = self._config.every_learner_steps, self._config.every_s
-        by_steps = every is not None and since >= every
-        by_time = self._beside and every_s is not None and now - self.tried_s >= every_s
-        return by_steps or by_time
+        if self._beside and every_s is not None:
+            return now - self.tried_s >= every_s
+        return every is not None and since >= every
 
     def begin(self, saving: Saving, learner_steps: int) -> None:
         """Write a checkpoint; see `take`."""

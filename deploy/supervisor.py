@@ -57,6 +57,8 @@ CLOSE_S = 5.0
 """How long parts have to free what they hold; then their processes are ended anyway."""
 SAVE_S = 60.0
 """How long the last checkpoint may take: the learner, or the storage, may be what hangs."""
+LAST_TRIES = 3
+"""Of the last checkpoint, if parts die while it is made."""
 WISH = ("kind", "number")
 LAST_STATE_S = 30.0
 """How long a run that failed waits for that checkpoint."""
@@ -158,7 +160,9 @@ class Supervisor:
         )
         supervision = config.supervision
         self._watch = Watch(program.runtime, supervision.hung_after_s, supervision.call_timeout_s)
-        self._unreadable = False  # the newest checkpoint is damaged: replaced shards begin empty
+        self._damaged: set[str] = set()  # checkpoints, by name
+        self._taken = ""  # the one that a part was last restored from
+        self._refilled: list[Seat] = []  # shards that came back since the memory was looked at
         self._stall_from_s = started_s
         self._control = ControlFile(folder.path)
         self._looked_s = started_s
@@ -369,8 +373,8 @@ class Supervisor:
             if self._is_mistake(error) and not seat.up:
                 raise error  # a part that could not even be made
             if isinstance(error, CheckpointError):
-                self._view.message(f"{seat.title} begins empty: {error}")
-                self._unreadable = True
+                self._distrust(error)
+                seat.failures -= 1  # there are only so many checkpoints
             self._replace(seat, error)
             if seat.call is None and seat in self._seats and seat not in self._idle:
                 self._limiter.end_insert(self._config.insert_quantum, 0)
@@ -378,11 +382,13 @@ class Supervisor:
         by_title = {seat.title: seat for seat in chain([self._variables], self._shards)}
         waiting: list[tuple[Seat, str]] = []
         for seat, title in self._to_connect:
-            if by_title[title].suspect:
+            # Not before it is up: one that could not be made fails whoever calls it.
+            if by_title[title].suspect or not by_title[title].up:
                 waiting.append((seat, title))
             elif seat.handle is not None:
                 seat.handle.call("connect", title, by_title[title].handle)
         self._to_connect = waiting
+        self._see_what_is_left()
 
     def _note_lost(self, seat: Seat, titles: list[str]) -> None:
         """Somebody found parts dead: a ping will tell, and it is told who took their place."""
@@ -405,11 +411,36 @@ class Supervisor:
 
     def _new_shard(self, index: int, incarnation: int) -> Handle:
         """A shard with what the newest checkpoint holds of its part."""
-        program, checkpoint = self._program, self._newest_checkpoint()
+        program = self._program
         count = len(program.shards)
-        origin = shard_origin(checkpoint, index, count) if checkpoint else None
-        program.shards[index] = program.spawn_shard(index, origin, incarnation)
-        return program.shards[index]
+        while True:
+            checkpoint = self._newest_checkpoint()
+            origin = shard_origin(checkpoint, index, count) if checkpoint else None
+            try:
+                program.shards[index] = program.spawn_shard(index, origin, incarnation)
+            except CheckpointError as error:  # inline; on Ray a ping tells
+                self._distrust(error)
+                continue
+            self._refilled.append(self._shards[index])
+            return program.shards[index]
+
+    def _distrust(self, error: CheckpointError) -> None:
+        """A part of the checkpoint that was taken last is damaged: the one before it is next."""
+        self._view.message(f"{error}; going on without it")
+        self._damaged.add(self._taken)
+
+    def _see_what_is_left(self) -> None:
+        """Shards that were replaced may hold less: if all do too little, the memory fills first."""
+        if not self._refilled or not all(seat.up for seat in self._shards):
+            return
+        self._refilled.clear()
+        asked = [seat.handle.call("summary") for seat in self._shards]
+        if self._wait_for(asked, PING_S):
+            return  # one is busy, or gone again
+        with suppress(RemoteDiedError):
+            held = sum(answer.result().size for answer in asked)
+            if held < self._limiter.min_size:
+                self._limiter.begin_anew(held)
 
     def _new_learner(self, incarnation: int) -> Handle:
         """A learner as it was at the newest checkpoint."""
@@ -428,13 +459,18 @@ class Supervisor:
 
     def _newest_checkpoint(self) -> Checkpoint | None:
         store = self._checkpointer.store
-        if self._unreadable:
-            return None
         try:
-            return store.newest() if store.names() else None
-        except (CheckpointError, OSError) as error:
-            self._view.message(f"{error}; going on without it")
-            return None
+            for name in reversed(store.names()):
+                if name in self._damaged:
+                    continue
+                self._taken = name
+                try:
+                    return store.load(name)
+                except CheckpointError as error:
+                    self._distrust(error)
+        except OSError as error:
+            self._view.message(f"checkpoints cannot be read: {error}; going on without them")
+        return None
 
     def _replace(self, seat: Seat, error: Exception) -> None:
         """A new part on the seat of one that failed: same index, same ε, fresh streams."""
@@ -683,13 +719,24 @@ class Supervisor:
     def _see_to_checkpoints(self, now: float) -> None:
         self._take_checkpoint()
         inline = not self._program.runtime.parallel
-        if inline and self._evaluating:
-            return  # what it has played so far could not be saved: it ends first
+        # What an evaluation has played so far could not be saved: it ends first. Who died is
+        # replaced first.
+        if inline and (self._evaluating or not self._all_alive()):
+            return
         if self._checkpointer.due(now, self._counters.learner_steps):
             self._begin_checkpoint()
             if inline:
                 self._take_checkpoint()
                 self._begin_life()
+
+    def _all_alive(self) -> bool:
+        ping = self._program.runtime.ping
+        try:
+            for seat in chain([self._variables, self._learner], self._shards, self._seats):
+                ping(seat.handle).result()
+        except RemoteDiedError:
+            return False
+        return True
 
     def _take_checkpoint(self, timeout_s: float = 0.0) -> bool:
         """See how the one under way ended, if it did; whether none is under way any more."""
@@ -726,7 +773,6 @@ class Supervisor:
         error = saving.error
         if error is None:
             self._saved = saving.mark
-            self._unreadable = False
             self._records.checkpoint(saving.wall_s)
             return
         if not isinstance(error, (OSError, RemoteDiedError)):
@@ -780,12 +826,19 @@ class Supervisor:
 
     def _save_at_the_end(self) -> dict[str, Array]:
         """The last checkpoint, if anything was done since the one before; the learner's tensors."""
-        checkpointer = self._checkpointer
+        checkpointer, tries = self._checkpointer, 0
         written = self._take_checkpoint(SAVE_S)
-        if written and self._saved != self._done():
+        while written and self._saved != self._done():
             self._begin_checkpoint()
-            saving = checkpointer.take(SAVE_S)
+            saving, tries = checkpointer.take(SAVE_S), tries + 1
             if saving is not None and saving.error is not None:
+                if isinstance(saving.error, RemoteDiedError) and tries < LAST_TRIES:
+                    # Who died at the very end is replaced all the same.
+                    self._wait_for(
+                        [self._program.runtime.ping(s.handle) for s in self._shards], PING_S
+                    )
+                    self._tend(time.monotonic() + PING_S)
+                    continue
                 raise saving.error
             if saving is not None and saving.tensors is not None:
                 self._saved = saving.mark

@@ -59,7 +59,8 @@ class ReplayWriter:
         self._codec = codec
         self._stream = stream
         self._number = incarnation << 32
-        self._shard = stream % len(self._shards)
+        # Lives may be short: each begins elsewhere, so that shards fill evenly all the same.
+        self._shard = (stream + incarnation) % len(self._shards)
         self._sent_in_turn = 0
         # Of each chunk: its transitions, its shard, and the answer.
         self._in_flight: deque[tuple[int, int, Handle, Future[int]]] = deque()

@@ -69,6 +69,7 @@ class RateLimiter:
         self._samples_per_insert, self._error = samples_per_insert, error
         # Where the ratio counts from: counters, and how far the actors were ahead there.
         self._from_inserted, self._from_sampled, self._ahead_before = min_size, 0, 0.0
+        self._ratio_from = (min_size, 0)  # counters from which `ratio` is taken
         self._empty_at = 0  # `inserted` when the memory was, or would have been, empty
         self._clock = clock
         self._moved_s = clock()
@@ -92,6 +93,7 @@ class RateLimiter:
         if samples_per_insert != self._samples_per_insert and not self._filling:
             self._ahead_before = self._ahead
             self._from_inserted, self._from_sampled = self.inserted, self.sampled
+            self._ratio_from = (self.inserted, self.sampled)
         self._samples_per_insert, self._error = samples_per_insert, error
         self._note_who_waits()
 
@@ -103,8 +105,16 @@ class RateLimiter:
         self._note_who_waits()
 
     def state(self) -> dict[str, float]:
-        """Where both sides stand, for a checkpoint; of ratio and range there is nothing in it."""
-        return {"inserted": self.inserted, "sampled": self.sampled, "ahead": self._ahead}
+        """Where both sides stand, for a checkpoint. The ratio is there only to be compared."""
+        inserted, sampled = self._ratio_from
+        return {
+            "inserted": self.inserted,
+            "sampled": self.sampled,
+            "ahead": self._ahead,
+            "samples_per_insert": self._samples_per_insert,
+            "ratio_from_inserted": inserted,
+            "ratio_from_sampled": sampled,
+        }
 
     def restore(self, state: dict[str, float], held: int) -> None:
         """Go on from a checkpoint, with the ratio and range of now.
@@ -117,6 +127,11 @@ class RateLimiter:
         """
         self.inserted, self.sampled = int(state["inserted"]), int(state["sampled"])
         self.begin_anew(held)
+        if state.get("samples_per_insert") == self._samples_per_insert:
+            inserted, sampled = state["ratio_from_inserted"], state["ratio_from_sampled"]
+            self._ratio_from = (int(inserted), int(sampled))
+        else:
+            self._ratio_from = (self._from_inserted, self._from_sampled)
         if held >= self.min_size:
             self._ahead_before = float(state["ahead"])
 
@@ -143,8 +158,8 @@ class RateLimiter:
     @property
     def ratio(self) -> float:
         """Samples per insert since the warm-up, or since the ratio was last changed."""
-        inserted = self.inserted - self._from_inserted
-        return (self.sampled - self._from_sampled) / inserted if inserted > 0 else 0.0
+        inserted = self.inserted - self._ratio_from[0]
+        return (self.sampled - self._ratio_from[1]) / inserted if inserted > 0 else 0.0
 
     @property
     def waiting_s(self) -> float:

@@ -223,7 +223,7 @@ def test_every_key_of_the_configuration_is_explained(capsys):
 def test_a_none_of_the_command_line_stays_one_in_the_file_of_the_run(capsys):
     assert main(("config", "cartpole", "--checkpoint.every-s", "none")) == 0
     text = capsys.readouterr().out
-    assert 'every_s = "none" # on Ray also: seconds between them' in text
+    assert 'every_s = "none" # on Ray: seconds between them' in text
     assert build(tomllib.loads(text)).checkpoint.every_s is None
 
 

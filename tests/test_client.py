@@ -735,7 +735,7 @@ def test_a_shard_that_takes_a_dead_ones_place_is_drawn_from_as_soon_as_it_holds_
     assert (sampler.lost, sampler.in_flight) == (set(), 0)
     assert {s.summary.shard for s in sampler.next_round().samples if len(s.key)} == {0}
     back.insert(encode_chunk(random_chunk(np.random.default_rng(0), 4, 4, priority=[100.0] * 4)))
-    for _ in range(4):  # it hears of that with an answer, and has three rounds under way
+    for _ in range(2 * 3):  # it hears of that with an answer, and has three rounds under way
         round_ = sampler.next_round()
     (newest,) = [s for s in round_.samples if s.summary.shard == 1]
     assert len(newest.key) > 64

@@ -74,7 +74,14 @@ def test_a_learner_that_is_killed_goes_on_from_the_newest_checkpoint_and_leaves_
     run = tmp_path / "run"
     with running(
         *("train", "cartpole", "--json", "--run-dir", str(run), *TINY_OPTIONS),
-        *("--checkpoint.every-learner-steps", "50", "--stop.score", "none"),
+        *(
+            "--checkpoint.every-learner-steps",
+            "50",
+            "--checkpoint.every-s",
+            "none",
+            "--stop.score",
+            "none",
+        ),
         *("--stop.learner-steps", "3000"),
     ) as process:
         wait_for(lambda: checkpoints_in(run).names())

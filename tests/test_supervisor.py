@@ -595,7 +595,7 @@ def test_a_shard_that_hangs_is_found_out_for_those_who_wait_for_it(tmp_path, mon
 
 def test_a_learner_that_hangs_over_a_checkpoint_does_not_hold_up_the_loop(tmp_path, monkeypatch):
     monkeypatch.setattr("deploy.supervisor.LAST_STATE_S", 0.1)
-    supervisor = stalling(tmp_path / "run", checkpoint={"every_learner_steps": 20})
+    supervisor = stalling(tmp_path / "run", checkpoint={"every_s": None, "every_learner_steps": 20})
     hanging = Hanging(supervisor._learner.handle, after=1, methods={"state"})
     supervisor._learner.handle = hanging
     call = hanging.call
@@ -828,27 +828,27 @@ def test_whatever_dies_is_replaced_and_the_run_ends_as_planned(tmp_path, titles,
 
 def test_a_learner_that_died_goes_on_from_the_newest_checkpoint(tmp_path):
     supervisor, view, _ = run_with_deaths(tmp_path / "run", ["learner"], every=70)
-    assert view.looked["learner"] == 140, "of 150"
     names = supervisor._folder.checkpoints.names()
     steps = [int(name.rpartition("-")[2]) for name in names]
-    assert steps == [70, 140, 210, 280, 350, 400]
+    assert view.looked["learner"] == max(step for step in steps if step <= 150)
+    assert steps == sorted(set(steps)), "what was done again was not saved twice"
+    assert steps[-1] == 400
 
 
 def test_a_learner_that_died_before_the_first_checkpoint_begins_anew(tmp_path):
     supervisor, view, summary = run_with_deaths(tmp_path / "run", ["learner"], every=None)
     assert view.looked["learner"] == 0
     assert summary["learner_steps"] == 400
-    assert summary["samples"] > 400 * 32, "what the dead one has learnt counts as drawn"
+    assert supervisor._counters.samples > 400 * 32, "what the dead one has learnt counts as drawn"
     assert supervisor._next_evaluation > 400
 
 
 def test_a_shard_that_died_comes_back_with_what_the_newest_checkpoint_holds_of_it(tmp_path):
-    supervisor, view, _ = run_with_deaths(tmp_path / "run", ["shard-1"])
-    back = view.looked["shard-1"]
-    assert back.shard == 1
+    supervisor, view, _ = run_with_deaths(tmp_path / "run", ["shard-0"])
+    back = view.looked["shard-0"]
+    assert back.shard == 0
     assert back.size > 0
-    assert back.incarnation == supervisor._shards[1].incarnation or back.incarnation > 0
-    now = supervisor._shards[1].handle.call("summary").result()
+    now = supervisor._shards[0].handle.call("summary").result()
     assert now.inserted > back.inserted, "it is written to"
     assert now.sampled > back.sampled, "and drawn from"
 
@@ -859,27 +859,12 @@ def test_a_shard_that_died_before_the_first_checkpoint_comes_back_empty(tmp_path
     assert supervisor._shards[1].handle.call("summary").result().size > 0
 
 
-def test_a_memory_that_is_lost_as_a_whole_fills_up_before_learning_goes_on(tmp_path):
-    class Lines(Crashing):
-        refilling = 0
-
-        def update(self, report) -> None:
-            super().update(report)
-            self.refilling += not self.titles and "first transitions" in report["limiter"]
-
-    config = tiny(
-        stop={"learner_steps": 400},
-        replay={"shards": 2},
-        learner={"warmup_transitions": 1_000},
-        checkpoint={"every_learner_steps": None, "every_s": None},
-    )
-    view = Lines(["shard-0", "shard-1"])
-    view.supervisor = supervisor_for(config, tmp_path / "run", view)
-    summary = view.supervisor.run()
+def test_a_memory_that_is_lost_as_a_whole_is_filled_anew_and_the_run_ends_as_planned(tmp_path):
+    titles = ["shard-0", "shard-1"]
+    supervisor, view, summary = run_with_deaths(tmp_path / "run", titles, every=None)
     assert summary["learner_steps"] == 400
-    assert view.refilling > 0
-    # 1,000 to begin with, 1,000 to fill it again, and those that were learnt from.
-    assert summary["transitions"] > 2_000
+    assert [view.looked[title].size for title in titles] == [0, 0]
+    assert all(seat.handle.call("summary").result().size > 0 for seat in supervisor._shards)
 
 
 def test_versions_of_the_weights_go_up_when_those_who_held_them_died(tmp_path):
@@ -908,15 +893,15 @@ def test_a_part_that_dies_whenever_it_is_made_ends_the_run(tmp_path, monkeypatch
     assert sum("was replaced" in line for line in view.lines) == 3
 
 
-def test_a_shard_whose_part_of_the_checkpoint_is_damaged_begins_empty(tmp_path):
+def test_a_shard_whose_part_of_all_checkpoints_is_damaged_begins_empty(tmp_path):
     class Damaging(Crashing):
         def update(self, report) -> None:
-            for path in (tmp_path / "run").glob("checkpoints/*-step-*/shard-1.rdqn"):
-                if self.titles and self.supervisor._checkpointer.busy is False:
+            files = list((tmp_path / "run").glob("checkpoints/*-step-*/shard-1.rdqn"))
+            if self.titles and files and report["learner_steps"] >= self.after_steps:
+                for path in files:
                     data = bytearray(path.read_bytes())
                     data[len(data) // 2] ^= 255
                     path.write_bytes(data)
-            if list((tmp_path / "run").glob("checkpoints/*-step-*/shard-1.rdqn")):
                 super().update(report)
 
         def message(self, text) -> None:
@@ -931,9 +916,10 @@ def test_a_shard_whose_part_of_the_checkpoint_is_damaged_begins_empty(tmp_path):
     view.supervisor = supervisor_for(config, tmp_path / "run", view, HostedRuntime())
     summary = view.supervisor.run()
     assert summary["learner_steps"] == 600
-    (line,) = [line for line in view.lines if "begins empty" in line]
-    assert re.match(r"shard-1 begins empty: .*shard-1\.rdqn: damaged", line)
-    assert summary["restarts"] == 2, "one that died, and one that could not be made"
+    lines = [line for line in view.lines if "going on without it" in line]
+    assert lines
+    assert all(re.search(r"shard-1\.rdqn: damaged", line) for line in lines)
+    assert summary["restarts"] == 1 + len(lines), "one that died, and those that could not be made"
 
 
 # --- a part that shows no sign of life ----------------------------------------------------------
@@ -942,7 +928,7 @@ def test_a_shard_whose_part_of_the_checkpoint_is_damaged_begins_empty(tmp_path):
 @pytest.mark.parametrize("title", ["shard-0", "learner", "actor-0"])
 def test_a_part_without_a_sign_of_life_is_replaced(tmp_path, title):
     config = tiny(
-        stop={"learner_steps": 400},
+        stop={"learner_steps": 2_000},
         supervision={"hung_after_s": 0.3},
         learner={"stall_timeout_s": 20.0},
         evaluation={"every_learner_steps": 10**6},
