@@ -148,7 +148,9 @@ class FsspecStorage:
         self.url = url.rstrip("/")
         try:
             # Listings are never remembered: other processes write here too.
-            self._fs, root = fsspec.core.url_to_fs(self.url, use_listings_cache=False)
+            self._fs, root = fsspec.core.url_to_fs(
+                self.url, use_listings_cache=False, skip_instance_cache=True
+            )
         except ImportError as error:
             raise UserError(f"checkpoint.storage={url}: {error}") from None
         except (ValueError, TypeError) as error:  # TypeError: a kind that needs more than a URL

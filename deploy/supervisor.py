@@ -528,7 +528,8 @@ class Supervisor:
         report: EvaluationReport | Failed | None = self._outcome(seat, replace=True)
         if isinstance(report, Failed):
             return
-        if report is None:  # not over yet
+        # Not over yet; or begun while nothing was published, because whoever held it had died.
+        if report is None or report.weights is None:
             self._play_on(seat)
             return
         seat.failures = 0

@@ -333,7 +333,7 @@ def test_a_run_goes_on_from_an_object_store_when_its_machine_is_gone(tmp_path, m
             monkeypatch.setenv(name, value)
         import s3fs
 
-        s3fs.S3FileSystem().mkdir("runs")
+        s3fs.S3FileSystem(skip_instance_cache=True).mkdir("runs")
         url = "s3://runs/of-mine"
         store = CheckpointStore(open_storage(f"{url}/run"), 3)
         options = ("--run-dir", str(tmp_path / "run"), "--checkpoint.storage", url)
