@@ -18,7 +18,7 @@ from common.networks import make_network
 from common.seeding import Role, integer_seeds, seed_sequence
 from common.types import ActorReport, Array, Episode
 from common.variables import VariableClient
-from replay_server.client import ReplayWriter
+from replay_server.client import ReplayWriter, shard_index, shard_title
 from replay_server.codec import make_codec
 
 
@@ -147,7 +147,7 @@ class Actor:
             fetches=self._variables.fetches - fetches,
             inserts_in_flight=self._writer.in_flight,
             dropped=self._writer.take_dropped(),
-            lost=[f"shard-{index}" for index in sorted(self._writer.lost)]
+            lost=[*map(shard_title, sorted(self._writer.lost))]
             + ["variables"] * self._variables.lost,
             wall_s=time.perf_counter() - start,
             env_s=env_s,
@@ -160,7 +160,7 @@ class Actor:
         if part == "variables":
             self._variables.connect(handle)
         else:
-            self._writer.connect(int(part.removeprefix("shard-")), handle)
+            self._writer.connect(shard_index(part), handle)
 
     def close(self) -> int:
         """Send all that was experienced, wait until it is stored, free the environments.

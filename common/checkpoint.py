@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -110,12 +110,7 @@ class CheckpointStore:
         Raises:
             OSError: the storage cannot be read.
         """
-        complete = {
-            folder
-            for folder, _, rest in (name.partition("/") for name in self.storage.sizes())
-            if rest == MANIFEST and _FOLDER.fullmatch(folder)
-        }
-        return sorted(complete, key=_number)
+        return _complete(self.storage.sizes())
 
     def new_name(self, step: int) -> str:
         """A folder for the next checkpoint: no other, complete or not, has ever had its number.
@@ -268,20 +263,30 @@ class CheckpointStore:
 
         The manifest goes first: killed halfway, this leaves no half checkpoint.
         """
-        names = self.names()
-        keep = names[-self._keep :]
+        there = self.storage.sizes()
+        keep = _complete(there)[-self._keep :]
         needed = {f"{name}/{MANIFEST}" for name in keep}
         for name in keep:
             try:
                 needed |= self._manifest(name).keys()
             except CheckpointError:  # damaged: what it needs cannot be known, so nothing goes
                 return
-        rest = [name for name in self.storage.sizes() if name not in needed]
+        rest = [name for name in there if name not in needed]
         for name in sorted(rest, key=_manifests_first):
             folder = name.partition("/")[0]
             if folder == "frames" or _FOLDER.fullmatch(folder):  # nothing that is not ours
                 self.storage.remove(name)
         self.storage.sweep()
+
+
+def _complete(names: Iterable[str]) -> list[str]:
+    """Folders of complete checkpoints among the names of files, oldest first."""
+    complete = {
+        folder
+        for folder, _, rest in (name.partition("/") for name in names)
+        if rest == MANIFEST and _FOLDER.fullmatch(folder)
+    }
+    return sorted(complete, key=_number)
 
 
 def _number(folder: str) -> int:

@@ -207,34 +207,9 @@ def bench_supervision(repeat: int | None) -> Iterator[Figure]:
 
 def bench_soak(repeat: int | None) -> Iterator[Figure]:
     """Memory of every process while actors outrun the learner; `repeat`: minutes (30)."""
-    from deploy.bench_reliability import (
-        POLL_S,
-        SLOW_LEARNER,
-        MemoryByPart,
-        soak_figures,
-        store_bound_mib,
-    )
-    from deploy.cli import split_overrides
-    from deploy.run import make_config
+    from deploy import bench_reliability
 
-    seconds = 60 * (repeat or 30)
-    overrides, _ = split_overrides(SLOW_LEARNER)
-    memory = MemoryByPart()
-    with tempfile.TemporaryDirectory() as folder:
-        options = ["train", "cartpole", "--run-dir", f"{folder}/run", *SLOW_LEARNER]
-        with Path(folder, "log").open("w+") as log:  # a pipe that nobody reads would fill
-            options += ["--stop.wall-s", str(seconds)]
-            with _start(*options, output=log.fileno()) as process:
-                root, begin = psutil.Process(process.pid), time.monotonic()
-                while process.poll() is None:
-                    with contextlib.suppress(psutil.Error):
-                        memory.look(root, time.monotonic() - begin)
-                    time.sleep(POLL_S)
-            log.seek(0)
-            lines = log.read().strip().splitlines()
-        if process.returncode != 0:
-            raise UserError(f"raydqn train: {lines[-1] if lines else 'failed'}")
-    return soak_figures(memory, store_bound_mib(make_config("cartpole", None, overrides)))
+    return bench_reliability.bench_soak(repeat or 30, _start)
 
 
 BENCHMARKS: dict[str, Callable[..., Iterator[Figure]]] = {

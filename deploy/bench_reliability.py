@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+import subprocess
 import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -14,10 +16,10 @@ from typing import Any
 import numpy as np
 import psutil
 
-from common.config import Config
 from common.types import UserError
 from deploy.bench_replay import PICTURE, STACK, Stream
 from deploy.figures import Figure
+from deploy.metrics import RunFolder
 from deploy.remote import RayRuntime
 from deploy.sizing import object_store_bytes
 from replay_server.messages import encode_chunk
@@ -64,7 +66,6 @@ def bench_checkpoint(repeat: int | None) -> Iterator[Figure]:
 
                 insert(frames)
                 names = ("1 GiB, all of it", f"1 GiB, {NEW_SHARE:.0%} of it new")
-                begin = time.perf_counter()
                 gaps = [_draw(shard) for _ in range(50)]
                 measured["between two samples", "not saving"].append(max(gaps))
                 files: dict[str, Any] = {}
@@ -138,7 +139,7 @@ class MemoryByPart:
 
     def __init__(self) -> None:
         self.points: dict[str, list[tuple[float, float]]] = defaultdict(list)
-        self.spilled_bytes = 0
+        self.spilled_bytes = 0  # that lay on the disk at the same time, at the most
         self.shared_mib: list[float] = []
 
     def look(self, root: psutil.Process, now_s: float) -> None:
@@ -159,8 +160,8 @@ class MemoryByPart:
     def _look_for_spilled(self, command: list[str]) -> None:
         match = re.search(r"--session_dir=(\S+)", " ".join(command))
         if match:
-            for path in Path(match[1]).glob("ray_spilled_objects*/*"):
-                self.spilled_bytes += path.stat().st_size
+            files = Path(match[1]).glob("ray_spilled_objects*/*")
+            self.spilled_bytes = max(self.spilled_bytes, sum(f.stat().st_size for f in files))
 
 
 def _title(command: list[str], is_root: bool) -> str | None:
@@ -177,7 +178,7 @@ def _title(command: list[str], is_root: bool) -> str | None:
 
 
 def soak_figures(memory: MemoryByPart, bound_mib: float) -> Iterator[Figure]:
-    """What grew after the warm-up.
+    """What grew after the warm-up; of the object store, pages ever touched count as taken.
 
     Args:
         memory: of a whole run.
@@ -203,12 +204,38 @@ def soak_figures(memory: MemoryByPart, bound_mib: float) -> Iterator[Figure]:
     yield Figure.of("object store, spilled", "raylet", [memory.spilled_bytes / 2**20], "MiB")
     if grown:
         raise UserError(f"memory grew: {', '.join(grown)}; at most {GROWTH_MIB:g} MiB are allowed")
+    if max(memory.shared_mib, default=0.0) > bound_mib:
+        raise UserError(f"Ray's object store took more than its bound of {bound_mib:,.0f} MiB")
     if memory.spilled_bytes:
         raise UserError(f"Ray's object store spilled {memory.spilled_bytes:,} bytes to disk")
 
 
-def store_bound_mib(config: Config) -> float:
-    """What Ray's object store may take in a run of this configuration."""
+def bench_soak(minutes: int, start: Callable[..., subprocess.Popen[str]]) -> Iterator[Figure]:
+    """Memory of every process while actors outrun the learner.
+
+    Args:
+        minutes: how long.
+        start: starts a command; `output` is where it writes.
+    """
     from actors.environments import environment_spec
 
-    return object_store_bytes(config, environment_spec(config.env, config.seed)) / 2**20
+    memory = MemoryByPart()
+    with tempfile.TemporaryDirectory() as folder:
+        run = Path(folder, "run")
+        options = ("train", "cartpole", "--run-dir", str(run), *SLOW_LEARNER)
+        with Path(folder, "log").open("w+") as log:  # a pipe that nobody reads would fill
+            with start(
+                *options, "--stop.wall-s", str(60 * minutes), output=log.fileno()
+            ) as process:
+                root, begin = psutil.Process(process.pid), time.monotonic()
+                while process.poll() is None:
+                    with suppress(psutil.Error):
+                        memory.look(root, time.monotonic() - begin)
+                    time.sleep(POLL_S)
+            log.seek(0)
+            lines = log.read().strip().splitlines()
+        if process.returncode != 0:
+            raise UserError(f"raydqn train: {lines[-1] if lines else 'failed'}")
+        config = RunFolder.open(run).config
+    spec = environment_spec(config.env, config.seed)
+    yield from soak_figures(memory, object_store_bytes(config, spec) / 2**20)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import tomlkit
 
@@ -51,6 +52,18 @@ def chaos(folder: RunFolder, every_s: float, kinds: Sequence[str], seed: int) ->
         document = {CRASH: {"kind": kind, "number": number}}
         write_atomically(path, tomlkit.dumps(document).encode())
         yield f"{kind} number {number} (modulo how many there are) is to die"
+
+
+def parse_wish(wish: Any) -> tuple[str, int]:
+    """Kind and number of the part that is to die, as they stand in the control file.
+
+    Raises:
+        UserError: no such kind, or no number.
+    """
+    kind, number = (wish.get(key) if isinstance(wish, dict) else None for key in ("kind", "number"))
+    if kind not in KINDS or type(number) is not int or number < 0:
+        raise UserError(f"{CRASH}: {kind!r:.40} {number!r:.40}: no kind of part, or no number")
+    return kind, number
 
 
 def _wait(folder: RunFolder, seconds: float) -> bool:

@@ -15,6 +15,7 @@ from common.checkpoint import Checkpoint, CheckpointStore, Files
 from common.config import CheckpointConfig, Config
 from common.handles import Handle
 from common.types import Array, UserError
+from replay_server.client import shard_title
 from replay_server.saving import ShardOrigin
 
 FORMAT = 2
@@ -146,7 +147,7 @@ class Checkpointer:
 
 def shard_file(name: str, index: int) -> str:
     """What the file of a shard is called in checkpoint `name`."""
-    return f"{name}/shard-{index}.rdqn"
+    return f"{name}/{shard_title(index)}.rdqn"
 
 
 def shard_origin(checkpoint: Checkpoint, part: int, parts: int) -> ShardOrigin | None:

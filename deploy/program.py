@@ -23,6 +23,7 @@ from deploy.checkpointer import learner_state, shard_origin
 from deploy.remote import Runtime, part_name
 from deploy.sizing import frame_capacity, shard_capacity, shard_frame_bytes
 from learner.learner import Learner
+from replay_server.client import shard_title
 from replay_server.codec import make_codec
 from replay_server.saving import ShardOrigin
 from replay_server.server import ReplayServer
@@ -68,7 +69,7 @@ class Program:
             config.replay.compression,
             self.frame_bytes,
             origin,
-            name=part_name(f"shard-{index}", incarnation),
+            name=part_name(shard_title(index), incarnation),
         )
 
     def spawn_learner(self, state: Array | None, incarnation: int) -> Handle:

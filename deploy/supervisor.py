@@ -28,12 +28,13 @@ from common.types import (
     ShardStatistics,
     UserError,
 )
-from deploy.chaos import CRASH, KINDS
+from deploy.chaos import CRASH, parse_wish
 from deploy.checkpointer import Checkpointer, Saving, learner_state, shard_origin
 from deploy.control import LOOK_EVERY_S, ControlFile, changed, describe, keys_of
 from deploy.metrics import CONTROL, MetricsWriter, RunFolder
 from deploy.records import Counters, Records
 from deploy.seats import LIVED_S, Seat, Watch, cause_of
+from replay_server.client import shard_title
 from replay_server.rate_limiter import RateLimiter
 
 if TYPE_CHECKING:  # it imports torch; see deploy.run
@@ -59,7 +60,6 @@ SAVE_S = 60.0
 """How long the last checkpoint may take: the learner, or the storage, may be what hangs."""
 LAST_TRIES = 3
 """Of the last checkpoint, if parts die while it is made."""
-WISH = ("kind", "number")
 LAST_STATE_S = 30.0
 """How long a run that failed waits for that checkpoint."""
 PING_S = 1.0
@@ -102,10 +102,9 @@ class _Training:
 
     steps: int
     call: Future[LearnerReport]
-    called_s: float
 
 
-class Failed:
+class NoReport:
     """Takes the place of a report that did not come."""
 
 
@@ -133,7 +132,7 @@ class Supervisor:
         ]
         self._variables = Seat("variables", self._new_variables, program.variables, first, True)
         self._shards = [
-            Seat(f"shard-{i}", partial(self._new_shard, i), handle, first, True)
+            Seat(shard_title(i), partial(self._new_shard, i), handle, first, True)
             for i, handle in enumerate(program.shards)
         ]
         self._learner = Seat("learner", self._new_learner, program.learner, first, True)
@@ -162,7 +161,7 @@ class Supervisor:
         self._watch = Watch(program.runtime, supervision.hung_after_s, supervision.call_timeout_s)
         self._damaged: set[str] = set()  # checkpoints, by name
         self._taken = ""  # the one that a part was last restored from
-        self._refilled: list[Seat] = []  # shards that came back since the memory was looked at
+        self._refilled = False  # a shard came back since the memory was looked at
         self._stall_from_s = started_s
         self._control = ControlFile(folder.path)
         self._looked_s = started_s
@@ -263,6 +262,16 @@ class Supervisor:
         return isinstance(error, UserError) and self._done() == self._begun
 
     @property
+    def _fixed(self) -> list[Seat]:
+        """Everybody who is there once, or once per shard."""
+        return [self._variables, *self._shards, self._learner]
+
+    @property
+    def _players(self) -> list[Seat]:
+        """Everybody who has environments."""
+        return [*self._seats, *([self._evaluator] if self._evaluator is not None else [])]
+
+    @property
     def _evaluating(self) -> bool:
         return self._evaluator is not None and self._evaluator.call is not None
 
@@ -296,10 +305,10 @@ class Supervisor:
             if steps < 1:
                 break
             self._limiter.begin_sample(steps * config.learner.batch_size)
-            called_s = time.monotonic()
-            call = learner.handle.call("train", steps)
-            self._training.append(_Training(steps, call, called_s))
-            learner.call, learner.called_s = self._training[0].call, self._training[0].called_s
+            if not self._training:
+                learner.called_s = time.monotonic()
+            self._training.append(_Training(steps, learner.handle.call("train", steps)))
+            learner.call = self._training[0].call
             anybody = True
         if self._counters.learner_steps >= self._next_evaluation and not self._evaluating:
             self._evaluate()
@@ -339,7 +348,7 @@ class Supervisor:
             self._settle_evaluation(evaluator)
 
     def _outcome(self, seat: Seat, replace: bool) -> Any:
-        """What the seat's call returned; `Failed`, and a new part on the seat, if it failed."""
+        """What the seat's call returned; `NoReport`, and a new part on the seat, if it failed."""
         assert seat.call is not None
         call, seat.call = seat.call, None
         try:
@@ -350,14 +359,14 @@ class Supervisor:
             of_another = isinstance(error, RemoteDiedError) and error.part != seat.name
             if replace and not of_another:
                 self._replace(seat, error)
-            return Failed()
+            return NoReport()
 
     def _settle_actor(self, seat: Seat, replace: bool = True) -> None:
-        report: ActorReport | Failed = self._outcome(seat, replace)
+        report: ActorReport | NoReport = self._outcome(seat, replace)
         self._idle.append(seat)
-        transitions = 0 if isinstance(report, Failed) else report.transitions
+        transitions = 0 if isinstance(report, NoReport) else report.transitions
         self._limiter.end_insert(self._config.insert_quantum, transitions)
-        if isinstance(report, Failed):
+        if isinstance(report, NoReport):
             return
         seat.failures, seat.up = 0, True
         self._records.actor(report)
@@ -367,9 +376,7 @@ class Supervisor:
 
     def _tend(self, now: float) -> None:
         """Replace parts that died or hang, and tell those who lost them."""
-        seats = [self._variables, *self._shards, self._learner, *self._seats]
-        seats += [self._evaluator] if self._evaluator is not None else []
-        for seat, error in self._watch.look(seats, now):
+        for seat, error in self._watch.look([*self._fixed, *self._players], now):
             if self._is_mistake(error) and not seat.up:
                 raise error  # a part that could not even be made
             if isinstance(error, CheckpointError):
@@ -385,7 +392,7 @@ class Supervisor:
             # Not before it is up: one that could not be made fails whoever calls it.
             if by_title[title].suspect or not by_title[title].up:
                 waiting.append((seat, title))
-            elif seat.handle is not None:
+            else:
                 seat.handle.call("connect", title, by_title[title].handle)
         self._to_connect = waiting
         self._see_what_is_left()
@@ -421,7 +428,7 @@ class Supervisor:
             except CheckpointError as error:  # inline; on Ray a ping tells
                 self._distrust(error)
                 continue
-            self._refilled.append(self._shards[index])
+            self._refilled = True
             return program.shards[index]
 
     def _distrust(self, error: CheckpointError) -> None:
@@ -433,7 +440,7 @@ class Supervisor:
         """Shards that were replaced may hold less: if all do too little, the memory fills first."""
         if not self._refilled or not all(seat.up for seat in self._shards):
             return
-        self._refilled.clear()
+        self._refilled = False
         asked = [seat.handle.call("summary") for seat in self._shards]
         if self._wait_for(asked, PING_S):
             return  # one is busy, or gone again
@@ -525,8 +532,8 @@ class Supervisor:
         )
 
     def _settle_evaluation(self, seat: Seat) -> None:
-        report: EvaluationReport | Failed | None = self._outcome(seat, replace=True)
-        if isinstance(report, Failed):
+        report: EvaluationReport | NoReport | None = self._outcome(seat, replace=True)
+        if isinstance(report, NoReport):
             return
         # Not over yet; or begun while nothing was published, because whoever held it had died.
         if report is None or report.weights is None:
@@ -567,12 +574,8 @@ class Supervisor:
         Raises:
             UserError: no such part.
         """
-        kind, number = (wish.get(key) if isinstance(wish, dict) else None for key in WISH)
-        seats = [self._variables, *self._shards, self._learner, *self._seats]
-        seats += [self._evaluator] if self._evaluator is not None else []
-        found = [seat for seat in seats if isinstance(kind, str) and seat.title.startswith(kind)]
-        if kind not in KINDS or type(number) is not int or number < 0:
-            raise UserError(f"{CRASH}: {kind!r:.40} {number!r:.40}: no kind of part, or no number")
+        kind, number = parse_wish(wish)
+        found = [seat for seat in [*self._fixed, *self._players] if seat.title.startswith(kind)]
         if found:
             seat = found[number % len(found)]
             self._view.message(f"chaos: {seat.title} dies")
@@ -602,7 +605,7 @@ class Supervisor:
             return
         # Processes may take minutes to come up. Once the learner learns, the run as a whole has
         # begun: an actor that never comes up must not hide a stall.
-        parts = chain([self._variables, self._learner], self._shards, self._seats)
+        parts = [*self._fixed, *self._seats]
         learning = self._limiter.sampled > self._sampled_before
         starting = not learning and not all(seat.up for seat in parts)
         held_up = self._evaluating and not self._program.runtime.parallel
@@ -623,10 +626,8 @@ class Supervisor:
         runtime = self._program.runtime
         pings = {seat.title: runtime.ping(seat.handle) for seat in [self._variables, *self._shards]}
         silent = self._wait_for(list(pings.values()), PING_S)
-        seats = [*self._seats, *([self._evaluator] if self._evaluator else [])]
+        seats = [*self._players, self._learner]
         called = [(seat.called_s, seat.title) for seat in seats if seat.call is not None]
-        if self._training:
-            called.append((self._training[0].called_s, "learner"))
         parts = [name for name, ping in pings.items() if ping in silent]
         parts += [f"{title} for {now - called_s:,.0f} s" for called_s, title in sorted(called)]
         more = len(parts) - NAMED_PARTS
@@ -707,9 +708,8 @@ class Supervisor:
 
     def _close_parts(self) -> None:
         """Let environments free what they hold, as far as they do so soon."""
-        seats = [*self._seats, *([self._evaluator] if self._evaluator else [])]
         closing = []
-        for seat in seats:
+        for seat in self._players:
             if seat.call is None:
                 with suppress(EnvironmentFailedError):  # inline; the run is over all the same
                     closing.append(seat.handle.call("close"))
@@ -733,7 +733,7 @@ class Supervisor:
     def _all_alive(self) -> bool:
         ping = self._program.runtime.ping
         try:
-            for seat in chain([self._variables, self._learner], self._shards, self._seats):
+            for seat in [*self._fixed, *self._seats]:
                 ping(seat.handle).result()
         except RemoteDiedError:
             return False
@@ -787,7 +787,7 @@ class Supervisor:
     @property
     def _incarnation(self) -> int:
         """The greatest of all parts."""
-        seats = [self._variables, *self._shards, self._learner, *self._seats]
+        seats = [*self._fixed, *self._seats]
         return max(self._program.incarnation, *(seat.incarnation for seat in seats))
 
     def _end_episodes(self) -> None:
@@ -897,6 +897,10 @@ class Supervisor:
         }
 
     def _resume_hint(self) -> str:
-        if self._checkpointer.store.names():
+        try:
+            saved = self._checkpointer.store.names()
+        except OSError as error:  # the reason why the run failed is what counts
+            return f"its checkpoints cannot be read ({error})"
+        if saved:
             return f"go on from the last checkpoint with: raydqn resume {self._folder.path}"
         return "there is no checkpoint yet"

@@ -20,7 +20,13 @@ from common.types import Array, EnvironmentSpec, LearnerReport, Transition, User
 from common.variables import pack_weights
 from learner.losses import bellman_target, taken, weighted_loss
 from learner.prefetch import DeviceRound, Stager
-from replay_server.client import EmptyMemoryError, ReplaySampler, Round
+from replay_server.client import (
+    EmptyMemoryError,
+    ReplaySampler,
+    Round,
+    shard_index,
+    shard_title,
+)
 
 
 @dataclass(slots=True)
@@ -117,7 +123,7 @@ class Learner:
             self._version = max(self._version, handle.call("newest_version").result())
             self.publish()
         else:
-            index = int(part.removeprefix("shard-"))
+            index = shard_index(part)
             self._shards[index] = handle
             self._sampler.connect(index, handle)
 
@@ -189,7 +195,7 @@ class Learner:
             rounds_in_flight=self._sampler.in_flight,
             wall_s=time.perf_counter() - start,
             sample_wait_s=self._sampler.wait_s - waited,
-            lost=[f"shard-{index}" for index in sorted(self._sampler.lost)]
+            lost=[*map(shard_title, sorted(self._sampler.lost))]
             + ["variables"] * self._variables_lost,
             diverged=diverged is not None,
             batch=diverged,

@@ -200,30 +200,40 @@ def outcomes(copies: int) -> st.SearchStrategy[list[list[str]]]:
     return st.lists(st.lists(one, min_size=copies, max_size=copies), max_size=40)
 
 
-@settings(deadline=None, max_examples=300)
-@given(data=st.data())
-def test_every_real_step_becomes_the_one_transition_that_a_naive_twin_makes_of_it(data):
+def drawn_rig(data):
+    """A rig of any sizes."""
     copies = data.draw(st.integers(1, 3), "copies")
-    rig = Rig(
+    return Rig(
         copies=copies,
         n_step=data.draw(st.integers(1, 6), "n_step"),
         stack=data.draw(st.integers(1, 4), "stack"),
         gamma=data.draw(st.sampled_from([0.5, 1.0, 0.99]), "gamma"),
         max_slots=data.draw(st.integers(1, 8), "max_slots"),
     )
-    steps = data.draw(outcomes(copies), "outcomes")
+
+
+def play_any(rig, data):
+    """Steps of any outcomes, drained now and then: what each drain gave."""
+    steps = data.draw(outcomes(rig.copies), "outcomes")
     while steps:
         length = data.draw(st.integers(1, rig.max_slots), "chunk length")
         for step in steps[:length]:
             rig.step(step)
         steps = steps[length:]
-        chunk = rig.drain(continues=bool(rig.chunks) and data.draw(st.booleans(), "continues"))
+        yield rig.drain(continues=bool(rig.chunks) and data.draw(st.booleans(), "continues"))
+
+
+@settings(deadline=None, max_examples=300)
+@given(data=st.data())
+def test_every_real_step_becomes_the_one_transition_that_a_naive_twin_makes_of_it(data):
+    rig = drawn_rig(data)
+    for chunk in play_any(rig, data):
         if chunk is not None:
             check_form(chunk, rig)
         rig.check()
     # What is left open is no more than the n slots that windows may still reach over.
     real = sum(not slot.ignored for slots in rig.slots for slot in slots)
-    assert real - len(rig.emitted()) <= copies * rig.n_step
+    assert real - len(rig.emitted()) <= rig.copies * rig.n_step
 
 
 def check_form(chunk: Chunk, rig: Rig) -> None:
@@ -420,21 +430,9 @@ def cut(rig: Rig) -> None:
 @settings(deadline=None, max_examples=300)
 @given(data=st.data())
 def test_a_cut_makes_exactly_one_transition_of_every_real_step(data):
-    copies = data.draw(st.integers(1, 3), "copies")
-    rig = Rig(
-        copies=copies,
-        n_step=data.draw(st.integers(1, 6), "n_step"),
-        stack=data.draw(st.integers(1, 4), "stack"),
-        gamma=data.draw(st.sampled_from([0.5, 1.0, 0.99]), "gamma"),
-        max_slots=data.draw(st.integers(1, 8), "max_slots"),
-    )
-    steps = data.draw(outcomes(copies), "outcomes")
-    while steps:
-        length = data.draw(st.integers(1, rig.max_slots), "chunk length")
-        for step in steps[:length]:
-            rig.step(step)
-        steps = steps[length:]
-        rig.drain(continues=bool(rig.chunks) and data.draw(st.booleans(), "continues"))
+    rig = drawn_rig(data)
+    for _ in play_any(rig, data):
+        pass
     real = {slot.frame for slots in rig.slots for slot in slots if not slot.ignored}
     cut(rig)
     rig.drain(continues=bool(rig.chunks) and data.draw(st.booleans(), "last continues"))

@@ -1,0 +1,36 @@
+"""The soak's checks can fail."""
+
+from __future__ import annotations
+
+import pytest
+
+from common.types import UserError
+from deploy.bench_reliability import GROWTH_MIB, MemoryByPart, soak_figures
+
+
+def memory(growth_mib: float = 0.0, shared_mib: float = 10.0, spilled_bytes: int = 0):
+    """Of a run of 90 s in which the learner grows by so much at the last third's beginning."""
+    seen = MemoryByPart()
+    for at_s in range(90):
+        seen.points["learner"].append((at_s, 100 + (growth_mib if at_s >= 60 else 0)))
+    seen.shared_mib.append(shared_mib)
+    seen.spilled_bytes = spilled_bytes
+    return seen
+
+
+def test_a_run_that_stays_as_it_is_passes():
+    figures = list(soak_figures(memory(growth_mib=GROWTH_MIB), bound_mib=10.0))
+    assert [f.value for f in figures if f.figure.startswith("growth")] == [GROWTH_MIB]
+
+
+@pytest.mark.parametrize(
+    ("seen", "message"),
+    [
+        (memory(growth_mib=GROWTH_MIB + 1), "memory grew: learner by 25 MiB"),
+        (memory(shared_mib=10.5), "object store took more than its bound of 10 MiB"),
+        (memory(spilled_bytes=1), "spilled 1 bytes to disk"),
+    ],
+)
+def test_growth_spilling_and_a_store_beyond_its_bound_are_errors(seen, message):
+    with pytest.raises(UserError, match=message):
+        list(soak_figures(seen, bound_mib=10.0))
