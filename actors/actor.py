@@ -55,7 +55,7 @@ class Actor:
             torch.device("cpu"),
             np.random.default_rng(rng_seed),
         )
-        self._schedule = EpsilonSchedule(config.exploration, index, config.actors.count, copies)
+        self.redeal(config.actors.count)
         self._stacks = FrameStack(copies, spec.stack, spec.frame)
         self._accumulator = NStepAccumulator(
             spec,
@@ -93,11 +93,10 @@ class Actor:
         fetches = self._variables.fetches
         self._fetch_weights()
         copies, env_steps = self._environment.num_envs, 0
-        actors = self._config.actors.count
         episodes: list[Episode] = []
         for _ in range(vector_steps):
             # The other actors are taken to be as fast as this one until the next report.
-            epsilons = self._schedule.epsilons(run_env_steps + env_steps * actors)
+            epsilons = self._schedule.epsilons(run_env_steps + env_steps * self._actors)
             before = time.perf_counter()
             stacks = self._stacks.push(self._frames, self._first)
             choice = self._agent.select_actions(stacks, epsilons)
@@ -153,6 +152,13 @@ class Actor:
             env_s=env_s,
             policy_s=policy_s,
             insert_wait_s=self._writer.wait_s - waited,
+        )
+
+    def redeal(self, actors: int) -> None:
+        """There are so many actors from now on: ε changes with this one's place among them."""
+        self._actors = actors
+        self._schedule = EpsilonSchedule(
+            self._config.exploration, self._index, actors, self._config.actors.envs
         )
 
     def connect(self, part: str, handle: Handle) -> None:

@@ -11,10 +11,18 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Annotated, Any, Literal, cast, get_args
 
 import tomlkit
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationError,
+    model_validator,
+)
 from pydantic.fields import FieldInfo
 
 from common.types import UserError
@@ -139,10 +147,32 @@ class ExplorationConfig(Section):
     decay_steps: int = Field(10_000, ge=1, description="linear: env steps from start to end")
 
 
+AUTO = "auto"
+
+
+def _count_of(value: Any) -> Any:
+    if value == AUTO:
+        return 0
+    if isinstance(value, int) and value < 1:
+        raise ValueError(f'{value}: must be at least 1, or "{AUTO}"')
+    return value
+
+
+Count = Annotated[
+    int,
+    BeforeValidator(_count_of),
+    PlainSerializer(lambda count: count or AUTO, return_type=int | str),
+]
+"""A number, or `"auto"`, which is kept as 0: whoever runs the program settles it first."""
+
+
 class ActorsConfig(Section):
     """Who acts, and how often they report."""
 
-    count: int = Field(1, ge=1, description="actors (processes of their own on Ray)")
+    count: Count = Field(
+        1,
+        description='actors (processes of their own on Ray); "auto": as many as there is room for',
+    )
     envs: int = Field(16, ge=1, description="environment copies per actor")
     collect_steps: int = Field(
         16, ge=1, description="vector steps per report; one vector step steps each copy once"
@@ -310,6 +340,20 @@ class SupervisionConfig(Section):
     )
 
 
+class PlacementConfig(Section):
+    """What parts ask of a cluster's nodes; without a cluster it has no effect."""
+
+    shards: Literal["near", "spread"] = Field(
+        "near",
+        description='"near": on the learner\'s node as far as they fit; "spread": over all nodes',
+    )
+    shard_cpus: float = Field(1.0, ge=0, description="CPUs that each shard takes up")
+    actor_cpus: float = Field(1.0, gt=0, description="CPUs that each actor takes up")
+    wait_s: float = Field(
+        900.0, gt=0, description="seconds that learner and shards wait for nodes with room"
+    )
+
+
 class ReportConfig(Section):
     """Metrics and the live view."""
 
@@ -333,6 +377,7 @@ class Config(Section):
     stop: StopConfig = StopConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     supervision: SupervisionConfig = SupervisionConfig()
+    placement: PlacementConfig = PlacementConfig()
     report: ReportConfig = ReportConfig()
 
     @model_validator(mode="after")
@@ -479,6 +524,11 @@ def build(values: Mapping[str, Any], source: str = "configuration") -> Config:
         return Config.model_validate(values)
     except ValidationError as error:
         raise UserError(f"{source}: {_one_line(error)}") from None
+
+
+def with_actors(config: Config, count: int) -> Config:
+    """The configuration with so many actors; what was left open with `"auto"` is settled so."""
+    return build(merge(config.model_dump(), {"actors": {"count": count}}), f"actors.count={count}")
 
 
 def _one_line(error: ValidationError) -> str:

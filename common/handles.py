@@ -104,10 +104,12 @@ class RemoteDiedError(Exception):
     It travels: if a part's own call to another part fails so, its caller learns which one died.
     """
 
-    def __init__(self, part: str, reason: str) -> None:
-        super().__init__(part, reason)  # both, so that the error can be sent to another process
+    def __init__(self, part: str, reason: str, machine: bool = False) -> None:
+        """`machine`: not the process alone, the machine it ran on is gone."""
+        super().__init__(part, reason, machine)  # all, so that it can be sent to another process
         self.part = part
         self.reason = reason
+        self.machine = machine
 
     def __str__(self) -> str:
         return f"{self.part} died ({self.reason})"

@@ -20,7 +20,7 @@ from common.types import UserError
 from deploy.bench_replay import PICTURE, STACK, Stream
 from deploy.figures import Figure
 from deploy.metrics import RunFolder
-from deploy.remote import RayRuntime
+from deploy.remote import local_ray
 from deploy.sizing import object_store_bytes
 from replay_server.messages import encode_chunk
 from replay_server.saving import ShardOrigin
@@ -53,8 +53,7 @@ def bench_checkpoint(repeat: int | None) -> Iterator[Figure]:
     pool = rng.integers(0, 256, (4 * CHUNK, *PICTURE.shape), dtype=np.uint8)
     measured: dict[tuple[str, str], list[float]] = defaultdict(list)
     arguments = (frames, PICTURE, STACK, 0.6, int(frames * 1.02) + 2 * CHUNK, 0, 0)
-    runtime = RayRuntime(GIB)
-    try:
+    with local_ray(GIB) as runtime:
         for _ in range(repeat or 3):
             with tempfile.TemporaryDirectory() as folder:
                 shard = runtime.spawn(ReplayServer, *arguments, name="shard-0")
@@ -90,8 +89,6 @@ def bench_checkpoint(repeat: int | None) -> Iterator[Figure]:
                     time.perf_counter() - begin
                 )
                 runtime.kill(again)
-    finally:
-        runtime.close()
     for (figure, subject), values in measured.items():
         yield Figure.of(figure, subject, values, "s")
 

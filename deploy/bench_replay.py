@@ -22,7 +22,7 @@ from common.handles import Future, Handle
 from common.types import Array, Chunk, FrameSpec
 from deploy.bench_peers import Peer, make_peers, resident_bytes
 from deploy.figures import Figure
-from deploy.remote import RayRuntime
+from deploy.remote import RayRuntime, local_ray
 from replay_server.client import ReplayWriter
 from replay_server.codec import COMPRESSIONS, Codec, make_codec
 from replay_server.server import ReplayServer
@@ -372,16 +372,13 @@ def _over_ray(rounds: int, pong: Array) -> Iterator[Figure]:
     """One shard in a process of its own, as in a run."""
     rng = np.random.default_rng(0)
     vectors = rng.random((64 * LARGE_CHUNK, *VECTOR.shape)).astype(np.float32)
-    runtime = RayRuntime(STORE_BYTES)
-    try:
+    with local_ray(STORE_BYTES) as runtime:
         for what, pool, stack, chunks, kind, capacity in (
             ("pong", pong, STACK, (CHUNK,), "lz4", len(pong) - CHUNK),
             ("pong", pong, STACK, (CHUNK,), "none", len(pong) - CHUNK),
             ("vectors", vectors, 1, (CHUNK, LARGE_CHUNK), "none", VECTORS),
         ):
             yield from _shard_over_ray(runtime, rounds, what, pool, stack, chunks, kind, capacity)
-    finally:
-        runtime.close()
 
 
 def _shard_over_ray(

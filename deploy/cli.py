@@ -24,10 +24,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NoReturn
 
-from common.config import KEYS, is_list, parse_value, suggest, to_toml
+from common.config import AUTO, KEYS, is_list, parse_value, suggest, to_toml
 from common.types import EnvironmentFailedError, UserError
+from deploy import PACKAGES
 
-PACKAGES = ("common", "replay_server", "actors", "learner", "deploy")
 USER_ERROR, FAILURE, INTERRUPTED = 2, 1, 130
 
 Overrides = dict[str, Any]
@@ -198,9 +198,27 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     )
     resume.add_argument("--checkpoint", metavar="NAME", help="not the newest: one before it")
     change = command("set", _set, "change a run while it goes on", keys=live_keys)
-    change.add_argument("run_folder", type=Path, metavar="RUN")
+    scale = command("scale", _scale, "give a run more actors, or fewer, while it goes on")
+    scale.add_argument(
+        "--actors", type=_actors, required=True, metavar="N", help='a number, or "auto"'
+    )
+    status = command("status", _status, "which part of a run lives where, its rate, age, restarts")
+    status.add_argument("--json", action="store_true", help="one JSON object per run")
+    for sub in (change, scale):
+        sub.add_argument("run_folder", metavar="RUN", help="its folder; with --address its name")
+    status.add_argument(
+        "run_folder", nargs="?", metavar="RUN", help="its folder; with --address its name, or all"
+    )
+    for sub in (change, scale, status):
+        sub.add_argument("--address", metavar="A", help="of the cluster: auto or ray://HOST:10001")
     for sub in (train, resume):
-        sub.add_argument("--inline", action="store_true", help="one process, no Ray, deterministic")
+        where = sub.add_mutually_exclusive_group()
+        where.add_argument(
+            "--inline", action="store_true", help="one process, no Ray, deterministic"
+        )
+        where.add_argument(
+            "--address", metavar="A", help="run on this cluster: auto or ray://HOST:10001"
+        )
         sub.add_argument("--json", action="store_true", help="last line: one JSON object")
 
     chaos = command("chaos", _chaos, "have parts of a live run die at random")
@@ -257,6 +275,10 @@ def _positive(text: str) -> int:
     return int(text)
 
 
+def _actors(text: str) -> int | str:
+    return text if text == AUTO else _positive(text)
+
+
 def _seconds(text: str) -> float:
     match = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s|m|h)?", text.strip())
     value = float(match[1]) * {"ms": 0.001, "m": 60, "h": 3600}.get(match[2], 1) if match else 0.0
@@ -289,6 +311,7 @@ def _train(options: argparse.Namespace, overrides: Overrides) -> int:
                 config,
                 path,
                 inline=options.inline,
+                address=options.address,
                 view=make_view(config.stop),
                 started_s=STARTED_S,
             ),
@@ -311,6 +334,7 @@ def _resume(options: argparse.Namespace, overrides: Overrides) -> int:
             overrides,
             checkpoint_name=options.checkpoint,
             inline=options.inline,
+            address=options.address,
             view=make_view(config.stop),
             started_s=STARTED_S,
         ),
@@ -333,23 +357,80 @@ def _chaos(options: argparse.Namespace, overrides: Overrides) -> int:
 
 
 def _set(options: argparse.Namespace, overrides: Overrides) -> int:
-    from deploy.control import TAKEN_WITHIN_S, ask, changed, describe, keys_of
-    from deploy.metrics import RunFolder
+    from deploy.control import keys_of
 
-    folder, keys = RunFolder.open(options.run_folder), keys_of(overrides)
-    new = changed(folder.config, overrides, "command line")
-    what = describe(folder.config, new, keys)
-    outcome = ask(folder, new, keys, TAKEN_WITHIN_S)
-    if outcome == "applied":
-        print(f"applied: {what}")
+    keys = keys_of(overrides)
+    if not keys:
+        raise UserError(f"set: name a key to change, such as {_live_options()[0]} 4")
+    return _change(options, overrides)
+
+
+def _scale(options: argparse.Namespace, _: Overrides) -> int:
+    return _change(options, {"actors": {"count": options.actors}})
+
+
+def _change(options: argparse.Namespace, overrides: Overrides) -> int:
+    """Ask a run for other values, by its folder or by its name on a cluster."""
+    from deploy.control import APPLIED, TAKEN_WITHIN_S, ask, changed, keys_of
+
+    if options.address is None:
+        from deploy.metrics import RunFolder
+
+        folder = RunFolder.open(Path(options.run_folder))
+        new = changed(folder.config, overrides, "command line")
+        answer = ask(folder, new, keys_of(overrides), TAKEN_WITHIN_S)
+    else:
+        from deploy.board import ask_board, board_of, boards_at
+
+        with boards_at(options.address) as boards:
+            board = board_of(boards, options.run_folder, options.address)
+            answer = ask_board(board, overrides, TAKEN_WITHIN_S)
+    if answer is None:
+        print(
+            f"raydqn: not taken yet: the run did not look within {TAKEN_WITHIN_S:g} s; it will "
+            "when it does",
+            file=sys.stderr,
+        )
+        return FAILURE
+    if answer.startswith(APPLIED):
+        print(answer)
         return 0
-    why = (
-        f"the run did not look within {TAKEN_WITHIN_S:g} s; it will when it does"
-        if outcome == "not taken yet"
-        else "the run refused it or has ended; its output says why"
-    )
-    print(f"raydqn: {outcome}: {what} ({why})", file=sys.stderr)
+    print(f"raydqn: not taken: {answer}", file=sys.stderr)
     return FAILURE
+
+
+def _status(options: argparse.Namespace, _: Overrides) -> int:
+    from deploy.status import show
+
+    if options.address is None:
+        if options.run_folder is None:
+            raise UserError("status: name the folder of a run, or the --address of a cluster")
+        from deploy.metrics import RunFolder
+
+        folder = RunFolder.open(Path(options.run_folder))
+        found = [folder.read_status()]
+        running = folder.is_running()
+    else:
+        from deploy.board import board_of, boards_at
+
+        running = True
+        with boards_at(options.address) as boards:
+            wanted = list(boards.values())
+            if options.run_folder is not None:
+                wanted = [board_of(boards, options.run_folder, options.address)]
+            answers = [board.call("status").result() for board in wanted]
+        found = [answer for answer in answers if answer is not None]
+        if not found:
+            print("no run has reported at", options.address)
+    for status in found:
+        print(json.dumps(status)) if options.json else show(status, running)
+    return 0
+
+
+def _live_options() -> list[str]:
+    from deploy.control import LIVE_KEYS, option
+
+    return [option(key) for key in LIVE_KEYS]
 
 
 def _finish(options: argparse.Namespace, work: Callable[[], dict[str, Any]], path: Path) -> int:

@@ -9,19 +9,22 @@ from __future__ import annotations
 
 import stat
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import tomlkit
 
 from common.config import NONE, Config, build, load_toml, merge
 from common.storage import write_atomically
 from common.types import UserError
-from deploy.metrics import CONTROL, RunFolder
+from deploy.metrics import ANSWER, CONTROL, RunFolder
 
-LIVE_KEYS = ("learner.samples_per_insert", "learner.samples_per_insert_error")
+LIVE_KEYS = (
+    *("learner.samples_per_insert", "learner.samples_per_insert_error"),
+    "actors.count",
+)
 """Keys that can be changed while a run goes on."""
 LOOK_EVERY_S = 1.0
 """How often a run looks for changes, at the most."""
@@ -31,7 +34,8 @@ MAX_BYTES = 1 << 16
 """A larger file is none of ours."""
 POLL_S = 0.05
 
-Outcome = Literal["applied", "not taken yet", "not taken"]
+APPLIED = "applied: "
+"""How the answer to a wish begins that was granted."""
 
 
 def option(key: str) -> str:
@@ -73,7 +77,7 @@ def changed(config: Config, changes: Mapping[str, Any], source: str) -> Config:
 
 def describe(old: Config, new: Config, keys: Iterable[str]) -> str:
     """`learner.samples_per_insert 8 → 4`."""
-    return ", ".join(f"{key} {_shown(_get(old, key))} → {_shown(_get(new, key))}" for key in keys)
+    return ", ".join(f"{key} {_shown(old, key)} → {_shown(new, key)}" for key in keys)
 
 
 def _get(config: Config, key: str) -> Any:
@@ -81,8 +85,16 @@ def _get(config: Config, key: str) -> Any:
     return getattr(getattr(config, section), name)
 
 
-def _shown(value: Any) -> str:
-    return NONE if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+def _plain(config: Config, key: str) -> Any:
+    """A value as it stands in TOML."""
+    section, _, name = key.partition(".")
+    value = config.model_dump(mode="json")[section][name]
+    return NONE if value is None else value
+
+
+def _shown(config: Config, key: str) -> str:
+    value = _plain(config, key)
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 class ControlFile:
@@ -116,6 +128,11 @@ class ControlFile:
         except (ValueError, RecursionError) as error:  # numbers too long, brackets too deep
             raise UserError(f"{self._path}: not a TOML file ({error})") from None
 
+    def answer(self, text: str) -> None:
+        """What became of it; before the file is removed."""
+        with suppress(OSError):  # whoever asked sees by config.toml what the run goes on with
+            write_atomically(self._path.with_name(ANSWER), text.encode())
+
     def remove(self) -> None:
         """Take away what was read; a newer one stays."""
         with suppress(OSError):  # gone already, or not ours to remove
@@ -126,11 +143,12 @@ class ControlFile:
 
 def discard(folder: Path) -> None:
     """Take away what nobody took: it was meant for a run that has ended."""
-    with suppress(OSError):
-        (folder / CONTROL).unlink()
+    for name in (CONTROL, ANSWER):
+        with suppress(OSError):
+            (folder / name).unlink()
 
 
-def ask(folder: RunFolder, new: Config, keys: Iterable[str], wait_s: float) -> Outcome:
+def ask(folder: RunFolder, new: Config, keys: Collection[str], wait_s: float) -> str | None:
     """Ask the run in `folder` to go on with other values, and see whether it does.
 
     Args:
@@ -140,7 +158,7 @@ def ask(folder: RunFolder, new: Config, keys: Iterable[str], wait_s: float) -> O
         wait_s: how long it has to take them; after that the request stays, until it looks.
 
     Returns:
-        "not taken" if the run refused it, ended, or took another command's change instead.
+        What became of it, `APPLIED` in front if it was granted; None: nothing yet.
 
     Raises:
         UserError: no run is going on, or the request cannot be written.
@@ -149,11 +167,9 @@ def ask(folder: RunFolder, new: Config, keys: Iterable[str], wait_s: float) -> O
         raise UserError(
             f"{folder.path}: no run is going on there; `raydqn resume` takes the same keys"
         )
-    document: dict[str, dict[str, Any]] = {}
-    wanted = {key: _get(new, key) for key in keys}
-    for key, value in wanted.items():
-        section, _, name = key.partition(".")
-        document.setdefault(section, {})[name] = NONE if value is None else value
+    document = wish_of(new, keys)
+    with suppress(OSError):
+        (folder.path / ANSWER).unlink()
     path = folder.path / CONTROL
     try:
         write_atomically(path, tomlkit.dumps(document).encode())
@@ -164,8 +180,23 @@ def ask(folder: RunFolder, new: Config, keys: Iterable[str], wait_s: float) -> O
         time.sleep(POLL_S)
     if path.exists():
         if folder.is_running():
-            return "not taken yet"
+            return None
         discard(folder.path)
+    try:
+        answer = (folder.path / ANSWER).read_text(encoding="utf-8")
+    except OSError:
+        return "the run has ended; nothing was changed"
     # Recorded before the file goes: what stands there now is what the run goes on with.
     recorded = RunFolder.open(folder.path).config
-    return "applied" if all(_get(recorded, k) == v for k, v in wanted.items()) else "not taken"
+    if answer.startswith(APPLIED) and wish_of(recorded, keys) != document:
+        return "the run took another command's change instead"
+    return answer
+
+
+def wish_of(config: Config, keys: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Values of `config`, nested by section, as they travel to a run."""
+    document: dict[str, dict[str, Any]] = {}
+    for key in keys:
+        section, _, name = key.partition(".")
+        document.setdefault(section, {})[name] = _plain(config, key)
+    return document

@@ -7,6 +7,7 @@ runs/cartpole-20260101-120000/
     best.safetensors  weights of the best evaluation
     checkpoints/
     summary.json      how it ended
+    status.json       which part lives where, while it goes on
     control.toml      a change that the run has not taken yet (see deploy.control)
 """
 
@@ -42,6 +43,8 @@ LIVES = "lives"
 LOCK = ".lock"
 CHECKPOINTS = "checkpoints"
 CONTROL = "control.toml"
+ANSWER = "control.answer"
+STATUS = "status.json"
 
 
 REQUIRED = frozenset(
@@ -105,7 +108,7 @@ class RunFolder:
         with suppress(UserError), self.lock():  # another process may have gone on with it
             metrics = self.path / METRICS
             names = {path.name for path in self.path.iterdir()}
-            if names - {CONFIG, LIVES, LOCK, METRICS, CONTROL} or (
+            if names - {CONFIG, LIVES, LOCK, METRICS, CONTROL, ANSWER, STATUS} or (
                 metrics.is_file() and metrics.stat().st_size > 0
             ):
                 return
@@ -192,6 +195,30 @@ class RunFolder:
         except BlockingIOError:
             return True
         return False
+
+    def write_status(self, status: dict[str, Any]) -> None:
+        """Which part lives where; what cannot be written now is soon written again."""
+        with suppress(OSError):
+            write_atomically(self.path / STATUS, json.dumps(_finite(status)).encode())
+
+    def read_status(self) -> dict[str, Any]:
+        """What the run wrote last.
+
+        Raises:
+            UserError: it has written nothing yet, or the file is none of ours.
+        """
+        path = self.path / STATUS
+        try:
+            status = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise UserError(
+                f"{self.path}: has no status yet; it comes with the first report"
+            ) from None
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path}: cannot be read ({error})") from None
+        if not isinstance(status, dict):
+            raise UserError(f"{path}: is no status of a run")
+        return status
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """How the run ended."""

@@ -10,6 +10,7 @@ evaluator ◀────────── variables ◀───────�
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from actors.actor import Actor
 from actors.evaluator import Evaluator
@@ -21,6 +22,7 @@ from common.types import Array, EnvironmentSpec
 from common.variables import Variables
 from deploy.checkpointer import learner_state, shard_origin
 from deploy.remote import Runtime, part_name
+from deploy.seats import actor_title
 from deploy.sizing import frame_capacity, shard_capacity, shard_frame_bytes
 from learner.learner import Learner
 from replay_server.client import shard_title
@@ -45,7 +47,7 @@ class Program:
 
     def spawn_variables(self, floor: int, incarnation: int) -> Handle:
         """Where weights are published, in versions above `floor`."""
-        return self.runtime.spawn(Variables, floor, name=part_name("variables", incarnation))
+        return self._spawn(Variables, floor, title="variables", incarnation=incarnation)
 
     def spawn_shard(self, index: int, origin: ShardOrigin | None, incarnation: int) -> Handle:
         """A shard; keys of one that it replaces are stale.
@@ -56,7 +58,7 @@ class Program:
             incarnation: of the shard.
         """
         config, spec = self.config, self.spec
-        return self.runtime.spawn(
+        return self._spawn(
             ReplayServer,
             shard_capacity(config, spec),
             spec.frame,
@@ -69,13 +71,13 @@ class Program:
             config.replay.compression,
             self.frame_bytes,
             origin,
-            name=part_name(shard_title(index), incarnation),
+            title=shard_title(index),
+            incarnation=incarnation,
         )
 
     def spawn_learner(self, state: Array | None, incarnation: int) -> Handle:
         """A learner that goes on from a state of an earlier one, if there is one."""
-        device = choose_device(self.config.learner.device)
-        return self.runtime.spawn(
+        return self._spawn(
             Learner,
             self.config,
             self.spec,
@@ -83,43 +85,53 @@ class Program:
             self.variables,
             incarnation,
             state,
-            name=part_name("learner", incarnation),
-            # It sees what it asks for, counted from 0: with cuda:1 that must be two.
-            gpus=(device.index or 0) + 1 if device.type == "cuda" else 0,
+            title="learner",
+            incarnation=incarnation,
         )
 
     def spawn_evaluator(self, incarnation: int) -> Handle:
         """An evaluator; one that replaces another plays other episodes."""
-        return self.runtime.spawn(
+        return self._spawn(
             Evaluator,
             self.config,
             self.variables,
             incarnation,
-            name=part_name("evaluator", incarnation),
+            title="evaluator",
+            incarnation=incarnation,
         )
 
     def spawn_actor(self, index: int, incarnation: int) -> Handle:
         """An actor; one that replaces another keeps its index and has the next incarnation."""
-        return self.runtime.spawn(
+        return self._spawn(
             Actor,
             self.config,
             index,
             incarnation,
             self.shards,
             self.variables,
-            name=part_name(f"actor-{index}", incarnation),
+            title=actor_title(index),
+            incarnation=incarnation,
         )
 
+    def _spawn(self, cls: type, *args: Any, title: str, incarnation: int) -> Handle:
+        return self.runtime.spawn(cls, *args, name=part_name(title, incarnation), title=title)
 
-def check(config: Config, spec: EnvironmentSpec) -> None:
+
+def check(config: Config, spec: EnvironmentSpec, here: bool) -> None:
     """Try what else can be wrong for a user, beside the environment itself.
+
+    Args:
+        config: of the run.
+        spec: of its environment.
+        here: the learner will live on this machine.
 
     Raises:
         UserError: network, device or compression do not exist, or do not fit the environment.
     """
     make_codec(config.replay.compression, spec.frame)
     make_network(spec, config.network)
-    choose_device(config.learner.device)
+    if here:
+        choose_device(config.learner.device)
 
 
 def build(
@@ -138,7 +150,8 @@ def build(
         incarnation: greater for every life of a run: random streams do not repeat.
         checkpoint: what learner and shards go on from.
     """
-    frame_bytes = shard_frame_bytes(config, spec)  # once: what is free changes as shards start
+    # Once: what is free changes as shards start.
+    frame_bytes = runtime.ask(shard_title(0), shard_frame_bytes, config, spec)
     program = Program(config, spec, runtime, incarnation, frame_bytes)
     program.variables = program.spawn_variables(-1, incarnation)
     shards = config.replay.shards

@@ -112,6 +112,11 @@ class Records:
         """Learner steps of the weights that were evaluated last in this life; −1 for none."""
         return self.last_evaluation.learner_steps if self.last_evaluation else -1
 
+    def resize(self, config: Config) -> None:
+        """Go on with another number of actors."""
+        self._config = config
+        self._actors = {i: r for i, r in self._actors.items() if i < config.actors.count}
+
     # --- what parts report ------------------------------------------------------------------
 
     def actor(self, report: ActorReport) -> None:
@@ -158,6 +163,10 @@ class Records:
         """A checkpoint was written, in so many seconds."""
         self._checkpoints += 1
         self._checkpoint_s = wall_s
+
+    def learner_steps_per_s(self, now: float) -> float:
+        """Over the last seconds."""
+        return self._learner_rate.per_s(now)
 
     @property
     def version(self) -> int:

@@ -8,14 +8,32 @@ from __future__ import annotations
 import os
 import re
 import signal
-from collections.abc import Iterator, Sequence
+import socket
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
 
+from common.config import Config
 from common.handles import Future, Handle, InlineHandle, RemoteDiedError
 from common.types import EnvironmentFailedError, UserError
+from deploy import VERSION
+from deploy.demands import demands
+
+T = TypeVar("T")
 
 ALIVE = "alive"
+NODE_DIED = "its node has died"
+"""In Ray's reason for the end of a remote: not its own fault, its machine is gone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a part lives."""
+
+    host: str
+    node_id: str
+    pid: int
 
 
 def part_name(title: str, incarnation: int) -> str:
@@ -28,22 +46,44 @@ class Runtime(Protocol):
 
     Attributes:
         parallel: parts work side by side; where they do not, a call is over when it was made.
+        elastic: machines come and go, so a part may have to wait for one.
     """
 
     parallel: bool
+    elastic: bool
 
-    def spawn(self, cls: type, *args: Any, name: str, gpus: int = 0) -> Handle:
-        """Make `cls(*args)`, which may use `gpus` GPUs, and a handle to it.
+    def spawn(
+        self, cls: type, *args: Any, name: str, title: str = "", public_name: str | None = None
+    ) -> Handle:
+        """Make `cls(*args)`, and a handle to it. Calls may be queued before it is ready.
 
-        Calls may be queued before it is ready.
+        Args:
+            cls: of the part.
+            args: for it.
+            name: of this one part, in process lists and errors.
+            title: of its seat: where it is placed, and what it may use, depends on that.
+            public_name: by which other drivers of the same cluster find it.
         """
         ...
 
-    def ping(self, handle: Handle) -> Future[Any]:
+    def ping(self, handle: Handle) -> Future[Place | None]:
         """A sign of life: done as soon as the part is made, whatever it is at.
 
-        Its result raises what the part's constructor raised, or `RemoteDiedError`.
+        Its result says where it lives (None: in this process), and raises what the part's
+        constructor raised, or `RemoteDiedError`.
         """
+        ...
+
+    def ask(self, title: str, function: Callable[..., T], *args: Any) -> T:
+        """What `function(*args)` returns on the machine where the part of that title lives."""
+        ...
+
+    def room(self) -> int:
+        """How many actors there is room for now."""
+        ...
+
+    def limit(self) -> int | None:
+        """How many actors there can ever be room for; None: there is no telling."""
         ...
 
     def crash(self, handle: Handle) -> None:
@@ -58,24 +98,35 @@ class Runtime(Protocol):
         """End a part at once."""
         ...
 
-    def close(self) -> None:
-        """End everything that was spawned."""
-        ...
-
 
 class InlineRuntime:
     """Everything in this process and thread: no Ray, deterministic, breakpoints work."""
 
     parallel = False
+    elastic = False
 
-    def spawn(self, cls: type, *args: Any, name: str, gpus: int = 0) -> Handle:
-        """Make the object now. It has no name and whatever GPUs there are."""
+    def spawn(
+        self, cls: type, *args: Any, name: str, title: str = "", public_name: str | None = None
+    ) -> Handle:
+        """Make the object now."""
         return InlineHandle(cls(*args), name)
 
-    def ping(self, handle: Handle) -> Future[Any]:
+    def ping(self, handle: Handle) -> Future[Place | None]:
         """Done: nothing is ever under way."""
         assert isinstance(handle, InlineHandle)
         return handle.ping()
+
+    def ask(self, title: str, function: Callable[..., T], *args: Any) -> T:
+        """Here."""
+        return function(*args)
+
+    def room(self) -> int:
+        """One: more would only take turns."""
+        return 1
+
+    def limit(self) -> int | None:
+        """None: they only take turns."""
+        return None
 
     def crash(self, handle: Handle) -> None:
         """The part is gone; its handle acts as that of a dead process."""
@@ -89,9 +140,6 @@ class InlineRuntime:
     def kill(self, handle: Handle) -> None:
         """Nothing: it ends with the last reference to it."""
 
-    def close(self) -> None:
-        """Nothing: everything ends with this process."""
-
 
 class _Host:
     """Lives in a remote's process and holds the part.
@@ -100,9 +148,14 @@ class _Host:
     otherwise report a dead remote, and the reason would be lost.
     """
 
-    def __init__(self, cls: type, args: tuple[Any, ...]) -> None:
+    def __init__(self, version: str, cls: type, args: tuple[Any, ...]) -> None:
         self._error: BaseException | None = None
         try:
+            if version != VERSION:
+                raise UserError(
+                    f"node {socket.gethostname()} has raydqn {VERSION}, the driver {version}: "
+                    "install the same everywhere"
+                )
             self._target: Any = cls(*args)
         except Exception as error:  # whatever it is, the first caller gets it
             self._error = error
@@ -112,9 +165,13 @@ class _Host:
             raise self._error
         return getattr(self._target, method)(*args)
 
-    def ping(self) -> None:
+    def ping(self) -> Place:
+        import ray
+
         if self._error is not None:
             raise self._error
+        node_id = ray.get_runtime_context().get_node_id()
+        return Place(socket.gethostname(), node_id, os.getpid())
 
     def crash(self) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -146,7 +203,9 @@ class RemoteFuture:
                 raise cause from None
             raise
         except (RayActorError, ray.exceptions.ObjectLostError) as error:
-            raise RemoteDiedError(self._part, _plain_line(error)) from error
+            machine = NODE_DIED in str(error)
+            reason = "its machine is gone" if machine else _plain_line(error)
+            raise RemoteDiedError(self._part, reason, machine) from error
 
     def done(self) -> bool:
         """Whether the value is there, without waiting."""
@@ -194,46 +253,104 @@ def _environment(settings: dict[str, str]) -> Iterator[None]:
                 os.environ[name] = value
 
 
+class Placement(Protocol):
+    """Where remotes go, and what they take up there."""
+
+    elastic: bool
+
+    def options(self, title: str) -> Mapping[str, Any]:
+        """Ray's options for the remote on the seat of that title."""
+        ...
+
+    def room(self) -> int:
+        """How many actors there is room for now."""
+        ...
+
+    def limit(self) -> int | None:
+        """How many actors there can ever be room for; None: there is no telling."""
+        ...
+
+
+class OneMachine:
+    """Everything on this machine; how many remotes share its cores is for the user to decide."""
+
+    elastic = False
+
+    def __init__(self, config: Config | None = None) -> None:
+        """Without a configuration there is no learner."""
+        self._config = config
+
+    def options(self, title: str) -> Mapping[str, Any]:
+        """No CPU of Ray's counting; GPUs for the learner, as far as there are any."""
+        import ray
+
+        gpus = 0
+        if title == "learner" and self._config is not None:
+            # For more than Ray knows of, it would wait for ever. At none it hides none from a
+            # remote: CUDA may work where Ray cannot count its devices.
+            there = int(ray.cluster_resources().get("GPU", 0))
+            gpus = min(demands(self._config, (), there > 0)[0].gpus, there)
+        return {"num_cpus": 0, "num_gpus": gpus}
+
+    def room(self) -> int:
+        """One for each core that the learner leaves."""
+        learner = self._config.learner.threads if self._config is not None else 0
+        return max(1, len(os.sched_getaffinity(0)) - learner)
+
+    def limit(self) -> int | None:
+        """None: they only get slower."""
+        return None
+
+
+@contextmanager
+def local_ray(object_store_bytes: int, config: Config | None = None) -> Iterator[RayRuntime]:
+    """Ray on this machine, for as long as it takes.
+
+    Args:
+        object_store_bytes: shared memory for what is under way between processes.
+        config: of the run.
+    """
+    import ray
+
+    if ray.is_initialized():
+        raise UserError("Ray runs in this process already: end it first (ray.shutdown())")
+    settings = {
+        "RAY_USAGE_STATS_ENABLED": "0",
+        # Ray starts workers at niceness 15: beside anything else they would starve.
+        "RAY_worker_niceness": "0",
+        # One thread for each remote's numerics; the learner sets its own number.
+        "OMP_NUM_THREADS": "1",
+    }
+    try:
+        with _environment(settings):  # Ray's processes inherit it
+            ray.init(
+                address="local",  # never join a cluster that happens to be there
+                # Ray keeps an idle worker for each CPU it knows of. The number of remotes is
+                # the configuration's to decide here, so one is enough.
+                num_cpus=1,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level="error",
+                object_store_memory=object_store_bytes,
+            )
+        yield RayRuntime(OneMachine(config))
+    finally:  # Ctrl-C while it started, too: what was started must not stay
+        ray.shutdown()
+
+
 class RayRuntime:
-    """Remotes on a Ray instance of this machine that starts and ends with the run."""
+    """Remotes on the Ray that this process is connected to."""
 
     parallel = True
 
-    def __init__(self, object_store_bytes: int) -> None:
-        """Start Ray.
+    def __init__(self, placement: Placement) -> None:
+        """`placement` says what goes where."""
+        self._placement = placement
+        self.elastic = placement.elastic
 
-        Args:
-            object_store_bytes: shared memory for what is under way between processes.
-        """
-        import ray
-
-        if ray.is_initialized():
-            raise UserError("Ray runs in this process already: end it first (ray.shutdown())")
-        settings = {
-            "RAY_USAGE_STATS_ENABLED": "0",
-            # Ray starts workers at niceness 15: beside anything else they would starve.
-            "RAY_worker_niceness": "0",
-            # One thread for each remote's numerics; the learner sets its own number.
-            "OMP_NUM_THREADS": "1",
-        }
-        with _environment(settings):  # Ray's processes inherit it
-            try:
-                ray.init(
-                    address="local",  # never join a cluster that happens to be there
-                    # Ray keeps an idle worker for each CPU it knows of. The number of remotes is
-                    # the configuration's to decide here, so one is enough.
-                    num_cpus=1,
-                    include_dashboard=False,
-                    log_to_driver=False,
-                    logging_level="error",
-                    object_store_memory=object_store_bytes,
-                )
-            except BaseException:  # Ctrl-C too: what was started must not stay
-                ray.shutdown()
-                raise
-        self._remotes: list[RemoteHandle] = []
-
-    def spawn(self, cls: type, *args: Any, name: str, gpus: int = 0) -> Handle:
+    def spawn(
+        self, cls: type, *args: Any, name: str, title: str = "", public_name: str | None = None
+    ) -> Handle:
         """Start a remote; process lists and Ray's tools show `name`."""
         import ray
 
@@ -247,16 +364,11 @@ class RayRuntime:
                 "crash": ray.method(concurrency_group=ALIVE)(_Host.crash),
             },
         )
-        # For more than Ray knows of, it would wait for ever. At none it hides none from a remote:
-        # CUDA may work where Ray cannot count its devices.
-        gpus = min(gpus, int(ray.cluster_resources().get("GPU", 0)))
         remote_class = ray.remote(concurrency_groups={ALIVE: 1})(host)
-        remote = remote_class.options(name=name, num_cpus=0, num_gpus=gpus).remote(cls, args)
-        handle = RemoteHandle(remote, name)
-        self._remotes.append(handle)
-        return handle
+        options = {"name": public_name, **self._placement.options(title)}
+        return RemoteHandle(remote_class.options(**options).remote(VERSION, cls, args), name)
 
-    def ping(self, handle: Handle) -> Future[Any]:
+    def ping(self, handle: Handle) -> Future[Place | None]:
         """A sign of life, from a thread of its own."""
         assert isinstance(handle, RemoteHandle)
         return RemoteFuture(handle.remote.ping.remote(), handle.name)
@@ -286,11 +398,20 @@ class RayRuntime:
 
         assert isinstance(handle, RemoteHandle)
         ray.kill(handle.remote)
-        self._remotes = [remote for remote in self._remotes if remote is not handle]
 
-    def close(self) -> None:
-        """End all remotes and Ray."""
+    def ask(self, title: str, function: Callable[..., T], *args: Any) -> T:
+        """What `function(*args)` returns on the machine where the part of that title lives."""
         import ray
 
-        self._remotes.clear()
-        ray.shutdown()
+        options = {**self._placement.options(title), "num_cpus": 0, "num_gpus": 0, "resources": {}}
+        task = ray.remote(max_retries=0)(function).options(**options)
+        answer: T = RemoteFuture(task.remote(*args), f"a question to {title}").result()
+        return answer
+
+    def room(self) -> int:
+        """How many actors there is room for now."""
+        return self._placement.room()
+
+    def limit(self) -> int | None:
+        """How many actors there can ever be room for; None: there is no telling."""
+        return self._placement.limit()

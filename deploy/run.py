@@ -16,16 +16,18 @@ from typing import Any
 
 from actors.environments import environment_spec
 from common.checkpoint import Checkpoint, CheckpointError, CheckpointStore
-from common.config import Config, build, load_toml, merge, suggest
+from common.config import Config, build, load_toml, merge, suggest, with_actors
 from common.storage import open_storage
 from common.types import EnvironmentSpec, UserError
 from deploy.checkpointer import check_origin
+from deploy.cluster_runtime import joined_cluster
 from deploy.control import discard
 from deploy.metrics import RunFolder, check_free, is_run
-from deploy.remote import InlineRuntime, RayRuntime, Runtime
+from deploy.remote import InlineRuntime, Runtime, local_ray
 from deploy.sizing import check_memory, object_store_bytes
 from deploy.supervisor import Supervisor, View
 from deploy.view import SilentView
+from replay_server.client import shard_title
 
 DEFAULT_PRESET = "cartpole"
 LIFE = 1 << 16
@@ -128,6 +130,7 @@ def train(
     run_dir: Path | None = None,
     *,
     inline: bool = True,
+    address: str | None = None,
     view: View | None = None,
     started_s: float | None = None,
 ) -> dict[str, Any]:
@@ -137,6 +140,7 @@ def train(
         config: of the run.
         run_dir: empty or not there yet; by default under `runs/`.
         inline: in this process, without Ray.
+        address: of a Ray cluster to run on; None: Ray is started on this machine.
         view: where progress is shown; by default nowhere.
         started_s: `time.monotonic()` when the command began.
 
@@ -152,7 +156,7 @@ def train(
     with run_path(run_dir, run_name(config.env.id)) as path:
         check_free(path)
         spec = environment_spec(config.env, config.seed)
-        with _runtime(config, spec, inline, view) as runtime:
+        with _runtime(config, spec, inline, address, view) as runtime:
             folder = RunFolder.create(path, config)
             try:
                 return _run(folder, spec, None, runtime, view, started_s)
@@ -166,6 +170,7 @@ def resume(
     *,
     checkpoint_name: str | None = None,
     inline: bool = True,
+    address: str | None = None,
     view: View | None = None,
     started_s: float | None = None,
 ) -> dict[str, Any]:
@@ -178,7 +183,7 @@ def resume(
     check_origin(checkpoint, folder.config)
     _check_goes_on(checkpoint, folder)
     spec = environment_spec(folder.config.env, folder.config.seed)
-    with _runtime(folder.config, spec, inline, view) as runtime:
+    with _runtime(folder.config, spec, inline, address, view) as runtime:
         return _run(folder, spec, checkpoint, runtime, view, started_s)
 
 
@@ -222,34 +227,41 @@ def _check_goes_on(checkpoint: Checkpoint, folder: RunFolder) -> None:
 
 
 @contextmanager
-def _runtime(config: Config, spec: EnvironmentSpec, inline: bool, view: View) -> Iterator[Runtime]:
+def _runtime(
+    config: Config, spec: EnvironmentSpec, inline: bool, address: str | None, view: View
+) -> Iterator[Runtime]:
     """A runtime for a configuration that is sound; ended on the way out.
 
-    Ray needs seconds to start and mostly waits; torch is imported meanwhile, in a thread: Ray's
-    processes end with the thread that started them.
+    Raises:
+        UserError: it is not sound, or there is no such cluster.
     """
+    if address is not None:
+        view.message(f"joining the cluster at {address} …")
+        _check(config, spec, here=False)
+        with joined_cluster(address, config, view) as runtime:
+            share = 1.0 if config.placement.shards == "near" else 1 / config.replay.shards
+            runtime.ask(shard_title(0), check_memory, config, spec, True, share)
+            yield runtime
+        return
     check_memory(config, spec, on_ray=not inline)  # before anything claims any
     if inline:
         _check(config, spec)
         yield InlineRuntime()
         return
-    runtime: RayRuntime | None = None
     view.message("starting Ray …")
-    try:
-        with ThreadPoolExecutor(1) as pool:
-            checking = pool.submit(_check, config, spec)
-            runtime = RayRuntime(object_store_bytes(config, spec))
-        checking.result()
-        yield runtime
-    finally:
-        if runtime is not None:
-            runtime.close()
+    # Ray needs seconds to start and mostly waits; torch is imported meanwhile, in a thread: Ray's
+    # processes end with the thread that started them.
+    with ThreadPoolExecutor(1) as pool:
+        checking = pool.submit(_check, config, spec)
+        with local_ray(object_store_bytes(config, spec), config) as runtime:
+            checking.result()
+            yield runtime
 
 
-def _check(config: Config, spec: EnvironmentSpec) -> None:
+def _check(config: Config, spec: EnvironmentSpec, here: bool = True) -> None:
     from deploy.program import check  # imports torch
 
-    check(config, spec)
+    check(config, spec, here)
 
 
 def _run(
@@ -270,7 +282,9 @@ def _run(
                 # What the run drew after the checkpoint is lost; it is drawn again, bit for bit.
                 incarnation = int(checkpoint.state["incarnation"])
             with _way_out(folder, checkpoint):  # inline, shards are filled when they are made
-                program = build_program(folder.config, spec, runtime, incarnation, checkpoint)
+                count = folder.config.actors.count or runtime.room()
+                config = with_actors(folder.config, count)
+                program = build_program(config, spec, runtime, incarnation, checkpoint)
             supervisor = Supervisor(program, folder, view, started_s)
             with _signals(supervisor, view):
                 if checkpoint is not None:

@@ -6,13 +6,14 @@ a ping, for which every remote has a thread of its own. One that is merely slow 
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from common.handles import Future, Handle, RemoteDiedError
-from deploy.remote import Runtime, part_name
+from deploy.remote import Place, Runtime, part_name
 
 PING_EVERY_S = 0.5
 """How often parts are asked for a sign of life that only others call."""
@@ -20,6 +21,11 @@ MAX_AWAY_S = 5.0
 """If nobody looked for longer (a laptop slept, the driver was stopped), no part is to blame."""
 LIVED_S = 10.0
 """A part that lived so long has not failed at once."""
+
+
+def actor_title(index: int) -> str:
+    """What the seat of an actor is called."""
+    return f"actor-{index}"
 
 
 class HungError(Exception):
@@ -35,8 +41,9 @@ class Seat:
         spawn: makes one; takes its incarnation.
         always: it is asked for signs of life even when it has no call of ours.
         call, called_s: its piece of work, and when it was given.
-        failures: replacements in a row that did no work.
-        up: it has shown a sign of life.
+        failures: replacements in a row that did no work. replaced: replacements in all.
+        up: it has shown a sign of life. place: where it lives, as far as that is known.
+        rate, reported_s: env steps per second by its last two reports, and when the last came.
         suspect: somebody found it dead; a ping will tell.
     """
 
@@ -48,10 +55,14 @@ class Seat:
     call: Future[Any] | None = None
     called_s: float = 0.0
     failures: int = 0
+    replaced: int = 0
     up: bool = False
+    place: Place | None = None
+    rate: float = math.nan
+    reported_s: float = math.nan
     up_s: float = 0.0
     suspect: bool = False
-    ping: Future[Any] | None = None
+    ping: Future[Place | None] | None = None
     pinged_s: float = 0.0
 
     @property
@@ -70,6 +81,8 @@ class Seat:
         self.handle = self.spawn(incarnation)
         self.call = self.ping = None
         self.up = self.suspect = False
+        self.place = None
+        self.rate = self.reported_s = math.nan
 
 
 class Watch:
@@ -121,7 +134,7 @@ class Watch:
         if seat.ping is not None and seat.ping.done():
             ping, seat.ping = seat.ping, None
             try:
-                ping.result()
+                seat.place = ping.result()
             except Exception as error:  # it died, or could not be made
                 return error
             if not seat.up:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import socket
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -111,13 +112,16 @@ def _item_bytes(config: Config, spec: EnvironmentSpec) -> int:
     return config.replay.shards * shard
 
 
-def check_memory(config: Config, spec: EnvironmentSpec, on_ray: bool = False) -> None:
+def check_memory(
+    config: Config, spec: EnvironmentSpec, on_ray: bool = False, share: float = 1.0
+) -> None:
     """Compare what the replay memory will need with what this machine has, before any is claimed.
 
     Args:
         config: of the run.
         spec: of its environment.
         on_ray: messages then lie in shared memory, which is claimed too.
+        share: of the replay memory that lies on this machine.
 
     Raises:
         UserError: it does not fit, or `replay.capacity` in bytes holds too little.
@@ -133,6 +137,7 @@ def check_memory(config: Config, spec: EnvironmentSpec, on_ray: bool = False) ->
         need += replay.shards * frame_capacity(config, spec) * spec.frame.nbytes
     elif replay.capacity_bytes is not None:
         need = replay.capacity_bytes
+    need = int(need * share)
     if on_ray:
         need += object_store_bytes(config, spec)
     available = int(MEMORY_SHARE * available_bytes())
@@ -140,8 +145,8 @@ def check_memory(config: Config, spec: EnvironmentSpec, on_ray: bool = False) ->
         hint = " or compress frames (replay.compression=lz4)"
         raise UserError(
             f"replay.capacity={replay.capacity}: needs {need / 2**30:.1f} GiB of memory, but "
-            f"{available / 2**30:.1f} GiB ({MEMORY_SHARE:.0%} of what this machine has free) may "
-            f"be used; set a smaller one"
+            f"{available / 2**30:.1f} GiB ({MEMORY_SHARE:.0%} of what {socket.gethostname()} has "
+            f"free) may be used; set a smaller one"
             f"{hint if replay.compression == 'none' and spec.frame.is_picture else ''}"
         )
     # Frames that do not compress at all: the largest chunk must fit even so.

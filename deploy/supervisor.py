@@ -6,8 +6,10 @@ asked before work is handed out; the side that waits does so here, and nothing b
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -16,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from common import wire
 from common.checkpoint import Checkpoint, CheckpointError
-from common.config import Config
+from common.config import Config, with_actors
 from common.handles import Future, Handle, RemoteDiedError
 from common.storage import write_atomically
 from common.types import (
@@ -28,12 +30,17 @@ from common.types import (
     ShardStatistics,
     UserError,
 )
+from deploy.board import TITLE as BOARD
+from deploy.board import Board
 from deploy.chaos import CRASH, parse_wish
 from deploy.checkpointer import Checkpointer, Saving, learner_state, shard_origin
-from deploy.control import LOOK_EVERY_S, ControlFile, changed, describe, keys_of
-from deploy.metrics import CONTROL, MetricsWriter, RunFolder
+from deploy.control import APPLIED, LOOK_EVERY_S, ControlFile, changed, describe, keys_of
+from deploy.crew import Crew
+from deploy.metrics import CONTROL, MIN_RATE_S, MetricsWriter, RunFolder
 from deploy.records import Counters, Records
+from deploy.remote import part_name
 from deploy.seats import LIVED_S, Seat, Watch, cause_of
+from deploy.status import PartStatus, part_status, run_status
 from replay_server.client import shard_title
 from replay_server.rate_limiter import RateLimiter
 
@@ -56,12 +63,16 @@ HURRY_S = 5.0
 """The same after a signal: whoever sent it may end the machine soon."""
 CLOSE_S = 5.0
 """How long parts have to free what they hold; then their processes are ended anyway."""
+STATUS_EVERY_S = 2.0
+"""How often it is written down which part lives where, at the most."""
 SAVE_S = 60.0
 """How long the last checkpoint may take: the learner, or the storage, may be what hangs."""
 LAST_TRIES = 3
 """Of the last checkpoint, if parts die while it is made."""
 LAST_STATE_S = 30.0
 """How long a run that failed waits for that checkpoint."""
+FILL_EVERY_S = 5.0
+"""How often a run that fills its cluster looks how much room there is."""
 PING_S = 1.0
 """How long a part that nobody waits for has to show that it does not hang."""
 NAMED_PARTS = 5
@@ -126,17 +137,13 @@ class Supervisor:
         self._view = view
         self._records = Records(program.config, started_s)
         first = program.incarnation
-        self._seats = [
-            Seat(f"actor-{i}", partial(program.spawn_actor, i), handle, first)
-            for i, handle in enumerate(program.actors)
-        ]
+        self._crew = Crew(program)
         self._variables = Seat("variables", self._new_variables, program.variables, first, True)
         self._shards = [
             Seat(shard_title(i), partial(self._new_shard, i), handle, first, True)
             for i, handle in enumerate(program.shards)
         ]
         self._learner = Seat("learner", self._new_learner, program.learner, first, True)
-        self._idle: deque[Seat] = deque(self._seats)
         self._training: deque[_Training] = deque()
         self._evaluator: Seat | None = None  # made when first needed
         self._sampled_before = 0  # in earlier lives
@@ -164,7 +171,14 @@ class Supervisor:
         self._refilled = False  # a shard came back since the memory was looked at
         self._stall_from_s = started_s
         self._control = ControlFile(folder.path)
-        self._looked_s = started_s
+        # On a cluster others find the run by its board, wherever the driver lives.
+        self._board: Seat | None = None
+        if program.runtime.elastic:
+            self._board = Seat("board", self._new_board, self._new_board(first), first, True)
+        self._post: Future[list[tuple[int, dict[str, Any]]]] | None = None
+        self._answers: dict[int, str] = {}
+        self._status_s = -math.inf
+        self._looked_s = self._filled_s = started_s
         self._statistics: list[Future[ShardStatistics]] = []  # asked for
         self._asked_s = started_s
 
@@ -233,17 +247,21 @@ class Supervisor:
     # --- the loop ---------------------------------------------------------------------------
 
     def _loop(self, metrics: MetricsWriter) -> str:
+        runtime = self._program.runtime
         while True:
             reason = self._stop_reason()
             if reason is not None:
                 return reason
             handed_out = self._hand_out()
             calls = self._calls()
-            if not calls and not handed_out and not self._to_connect:
+            coming = runtime.elastic and not all(seat.up for seat in self._crew.seats)
+            if not calls and not handed_out and not self._to_connect and not coming:
                 raise RunFailedError(f"nobody can go on: {self._limiter.explain()}")
-            self._settle(self._program.runtime.wait(calls, WAIT_S))
+            self._settle(runtime.wait(calls, WAIT_S))
             now = time.monotonic()
             self._tend(now)
+            self._see_who_is_late(now)
+            self._fill_the_cluster(now)
             self._look_for_changes(now)
             self._report_if_due(metrics)
             self._stop_if_stalled(now)
@@ -264,12 +282,13 @@ class Supervisor:
     @property
     def _fixed(self) -> list[Seat]:
         """Everybody who is there once, or once per shard."""
-        return [self._variables, *self._shards, self._learner]
+        board = [self._board] if self._board is not None else []
+        return [self._variables, *self._shards, self._learner, *board]
 
     @property
     def _players(self) -> list[Seat]:
         """Everybody who has environments."""
-        return [*self._seats, *([self._evaluator] if self._evaluator is not None else [])]
+        return [*self._crew.seats, *([self._evaluator] if self._evaluator else [])]
 
     @property
     def _evaluating(self) -> bool:
@@ -285,10 +304,13 @@ class Supervisor:
             return True
         amount = config.insert_quantum
         # Each idle actor is asked once: inline, a call is over before the next is made.
-        for _ in range(len(self._idle)):
+        for _ in range(len(self._crew.idle)):
             if not self._limiter.can_insert(amount):
                 break
-            seat = self._idle.popleft()
+            seat = self._crew.idle.popleft()
+            if self._program.runtime.elastic and not seat.up:
+                self._crew.idle.append(seat)  # it waits for a machine; what it would do is not due
+                continue
             self._limiter.begin_insert(amount)
             seat.begin("collect", config.actors.collect_steps, self._counters.env_steps)
             anybody = True
@@ -327,7 +349,10 @@ class Supervisor:
         evaluator.begin("evaluate", EVALUATION_SLICE_S)
 
     def _calls(self) -> list[Future[Any]]:
-        calls: list[Future[Any]] = [seat.call for seat in self._seats if seat.call is not None]
+        actors = self._crew.all
+        calls: list[Future[Any]] = [seat.call for seat in actors if seat.call is not None]
+        if self._program.runtime.elastic:  # who comes up gets work at once
+            calls += [seat.ping for seat in actors if seat.ping is not None and not seat.up]
         if self._training:
             calls.append(self._training[0].call)
         if self._evaluator is not None and self._evaluator.call is not None:
@@ -336,9 +361,12 @@ class Supervisor:
 
     def _settle(self, ready: list[Future[Any]], replace: bool = True) -> None:
         done = {id(future) for future in ready}
-        for seat in self._seats:
+        for seat in self._crew.seats:
             if seat.call is not None and id(seat.call) in done:
                 self._settle_actor(seat, replace)
+        for seat in [*self._crew.leaving, *self._crew.closing]:
+            if seat.call is not None and id(seat.call) in done:
+                self._settle_leaving(seat)
         while self._training and (
             id(self._training[0].call) in done or self._training[0].call.done()
         ):
@@ -363,14 +391,86 @@ class Supervisor:
 
     def _settle_actor(self, seat: Seat, replace: bool = True) -> None:
         report: ActorReport | NoReport = self._outcome(seat, replace)
-        self._idle.append(seat)
+        self._crew.idle.append(seat)
+        self._take_report(seat, report)
+
+    def _take_report(self, seat: Seat, report: ActorReport | NoReport) -> None:
         transitions = 0 if isinstance(report, NoReport) else report.transitions
         self._limiter.end_insert(self._config.insert_quantum, transitions)
         if isinstance(report, NoReport):
             return
-        seat.failures, seat.up = 0, True
+        now = time.monotonic()
+        if not seat.up:
+            seat.up, seat.up_s = True, now
+        seat.failures = 0
+        since_s = seat.called_s if math.isnan(seat.reported_s) else seat.reported_s
+        seat.rate = report.env_steps / max(now - since_s, MIN_RATE_S)
+        seat.reported_s = now
         self._records.actor(report)
         self._note_lost(seat, report.lost)
+
+    # --- more actors, or fewer ---------------------------------------------------------------
+
+    def _resize(self) -> None:
+        """Go on with as many actors as the configuration says now."""
+        crew, count = self._crew, self._config.actors.count
+        crew.grow(count)
+        idle = crew.shrink(count)
+        crew.redeal()
+        self._records.resize(self._config)
+        for seat in idle:
+            if seat.up or not self._program.runtime.elastic:
+                self._close(seat)
+            else:  # it never came up
+                self._program.runtime.kill(seat.handle)
+
+    def _close(self, seat: Seat) -> None:
+        """Have an actor that was given up hand in what it has."""
+        self._crew.closing.append(seat)
+        seat.begin("close")
+        if not self._program.runtime.parallel:
+            self._settle_leaving(seat)
+
+    def _settle_leaving(self, seat: Seat) -> None:
+        """Of an actor that was given up: its last report, or what it handed in."""
+        crew, outcome = self._crew, self._outcome(seat, replace=False)
+        if seat in crew.leaving:
+            crew.leaving.remove(seat)
+            self._take_report(seat, outcome)
+            if not isinstance(outcome, NoReport):
+                self._close(seat)
+                return
+        else:
+            crew.closing.remove(seat)
+            if not isinstance(outcome, NoReport):
+                self._limiter.end_insert(0, outcome)
+                self._counters.transitions += outcome
+        self._program.runtime.kill(seat.handle)
+
+    def _see_who_is_late(self, now: float) -> None:
+        """Who was to leave and does not answer goes all the same."""
+        crew = self._crew
+        for seat in [*crew.leaving, *crew.closing]:
+            if now - seat.called_s > FINISH_S:
+                if seat in crew.leaving:
+                    self._limiter.end_insert(self._config.insert_quantum, 0)
+                crew.forget(seat)
+                self._program.runtime.kill(seat.handle)
+
+    def _fill_the_cluster(self, now: float) -> None:
+        """With `actors.count = "auto"`: as many actors as there is room for now."""
+        runtime = self._program.runtime
+        if (
+            self._folder.config.actors.count
+            or not runtime.elastic
+            or now - self._filled_s < FILL_EVERY_S
+        ):
+            return
+        self._filled_s = now
+        count, before = runtime.room(), len(self._crew.seats)
+        if count != before:
+            self._take_over(with_actors(self._config, count))
+            self._view.message(f"actors.count: {before} → {count}, as many as there is room for")
 
     # --- parts that die or hang --------------------------------------------------------------
 
@@ -383,9 +483,9 @@ class Supervisor:
                 self._distrust(error)
                 seat.failures -= 1  # there are only so many checkpoints
             self._replace(seat, error)
-            if seat.call is None and seat in self._seats and seat not in self._idle:
+            if seat.call is None and seat in self._crew.seats and seat not in self._crew.idle:
                 self._limiter.end_insert(self._config.insert_quantum, 0)
-                self._idle.append(seat)
+                self._crew.idle.append(seat)
         by_title = {seat.title: seat for seat in chain([self._variables], self._shards)}
         waiting: list[tuple[Seat, str]] = []
         for seat, title in self._to_connect:
@@ -404,6 +504,14 @@ class Supervisor:
                 if other.title == title:
                     other.suspect = True
                     self._to_connect.append((seat, title))
+
+    def _new_board(self, incarnation: int) -> Handle:
+        run = self._folder.path.name
+        name = part_name(BOARD, incarnation)
+        self._post = None
+        return self._program.runtime.spawn(
+            Board, run, name=name, title=BOARD, public_name=f"{run}:{name}"
+        )
 
     def _new_variables(self, incarnation: int) -> Handle:
         program = self._program
@@ -484,7 +592,8 @@ class Supervisor:
         now = time.monotonic()
         # Actors and evaluators show by their reports that they work.
         lived = seat.always and seat.up and now - seat.up_s >= LIVED_S
-        seat.failures = 1 if lived else seat.failures + 1
+        of_machine = isinstance(error, RemoteDiedError) and error.machine
+        seat.failures = 1 if lived else seat.failures + (not of_machine)
         cause = cause_of(error)
         if seat.failures > MAX_RESTARTS_WITHOUT_REPORT:
             raise RunFailedError(
@@ -493,6 +602,7 @@ class Supervisor:
         self._program.runtime.kill(seat.handle)
         seat.renew(seat.incarnation + 1)
         self._counters.restarts += 1
+        seat.replaced += 1
         self._stall_from_s = time.monotonic()  # the new one has as long as any to begin
         self._view.message(f"{seat.title} was replaced: {cause}")
 
@@ -562,11 +672,20 @@ class Supervisor:
                 self._control.remove()
                 self._crash(changes[CRASH])
                 return
-            new = changed(self._config, changes, CONTROL)
-            self._view.message(f"changed: {self._go_on_with(new, keys_of(changes))}")
+            self._control.answer(self._take_wish(changes))
         except (UserError, OSError) as error:
             self._view.message(f"{error}; nothing was changed")
         self._control.remove()
+
+    def _take_wish(self, changes: dict[str, Any]) -> str:
+        """Go on with other values; what became of the wish, in a line for whoever had it."""
+        try:
+            new = changed(self._folder.config, changes, CONTROL)
+            outcome = f"{APPLIED}{self._go_on_with(new, keys_of(changes))}"
+        except (UserError, OSError) as error:
+            outcome = f"{error}; nothing was changed"
+        self._view.message(outcome)
+        return outcome
 
     def _crash(self, wish: Any) -> None:
         """Have a part die; see `raydqn chaos`.
@@ -583,16 +702,29 @@ class Supervisor:
 
     def _go_on_with(self, new: Config, keys: list[str]) -> str:
         """Go on with another configuration; what is different about it."""
-        old, folder = self._config, self._folder
+        folder = self._folder
+        old, limit = folder.config, self._program.runtime.limit()
+        if limit is not None and new.actors.count > limit:
+            raise UserError(
+                f"actors.count={new.actors.count}: the cluster can never hold more than {limit}"
+            )
         folder.config = new
         try:
             folder.save_config()  # before anything else: a resume must not fall back
         except OSError:
             folder.config = old
             raise
+        count = new.actors.count or self._program.runtime.room()
+        self._take_over(with_actors(new, count))
+        return describe(old, new, keys)
+
+    def _take_over(self, new: Config) -> None:
+        """Go on with another configuration, of which nothing is left open."""
+        old = self._config
         self._config = self._program.config = new
         self._limiter.change(new.learner.samples_per_insert, new.ratio_error)
-        return describe(old, new, keys)
+        if new.actors.count != old.actors.count:
+            self._resize()
 
     def _stop_if_stalled(self, now: float) -> None:
         """Fail if nothing moved for too long.
@@ -605,7 +737,7 @@ class Supervisor:
             return
         # Processes may take minutes to come up. Once the learner learns, the run as a whole has
         # begun: an actor that never comes up must not hide a stall.
-        parts = [*self._fixed, *self._seats]
+        parts = [*self._fixed, *self._crew.seats]
         learning = self._limiter.sampled > self._sampled_before
         starting = not learning and not all(seat.up for seat in parts)
         held_up = self._evaluating and not self._program.runtime.parallel
@@ -689,7 +821,7 @@ class Supervisor:
             deadline = begin + (HURRY_S if self._stop_requested is not None else FINISH_S)
             calls: list[Future[Any]] = [training.call for training in self._training]
             if time.monotonic() < deadline:
-                calls += [seat.call for seat in self._seats if seat.call is not None]
+                calls += [seat.call for seat in self._crew.all if seat.call is not None]
             evaluator = self._evaluator
             if evaluation and not self._hurry and evaluator is not None and evaluator.call:
                 calls.append(evaluator.call)
@@ -701,7 +833,7 @@ class Supervisor:
                 break  # the learner too: its last checkpoint must do
             if self._training:  # actors have their deadline, an evaluation may be long
                 self._stop_if_stalled(time.monotonic())
-        for seat in self._seats:
+        for seat in self._crew.seats:
             if seat.call is not None:
                 limit = HURRY_S if self._stop_requested is not None else FINISH_S
                 self._view.message(f"{seat.title} did not answer within {limit:g} s")
@@ -733,7 +865,7 @@ class Supervisor:
     def _all_alive(self) -> bool:
         ping = self._program.runtime.ping
         try:
-            for seat in [*self._fixed, *self._seats]:
+            for seat in [*self._fixed, *self._crew.seats]:
                 ping(seat.handle).result()
         except RemoteDiedError:
             return False
@@ -787,12 +919,11 @@ class Supervisor:
     @property
     def _incarnation(self) -> int:
         """The greatest of all parts."""
-        seats = [*self._fixed, *self._seats]
-        return max(self._program.incarnation, *(seat.incarnation for seat in seats))
+        return max(self._crew.incarnation, *(seat.incarnation for seat in self._fixed))
 
     def _end_episodes(self) -> None:
         """Inline: have every actor hand in what it has; environments cannot be saved."""
-        for seat in self._seats:
+        for seat in self._crew.seats:
             try:
                 stored = seat.handle.call("close").result()
             except (RemoteDiedError, EnvironmentFailedError):
@@ -815,10 +946,7 @@ class Supervisor:
         self._limiter.restore(self._limiter.state(), held)
         self._learner.handle.call("begin_life", incarnation).result()
         self._learner.incarnation = incarnation
-        self._idle.clear()
-        for seat in self._seats:
-            seat.renew(incarnation)
-            self._idle.append(seat)
+        self._crew.begin_life(incarnation)
         if self._evaluator is not None:
             with suppress(EnvironmentFailedError):
                 self._evaluator.handle.call("close")
@@ -886,6 +1014,37 @@ class Supervisor:
         line = self._records.line(self._limiter, self._evaluating)
         metrics.write(line)
         self._view.update(line)
+        now = time.monotonic()
+        if self._board is not None:
+            self._hear_the_board(self._board)
+        if now - self._status_s >= STATUS_EVERY_S:
+            self._status_s = now
+            status = run_status(self._folder.path.name, line, self._part_statuses(now))
+            self._folder.write_status(status)
+            if self._board is not None and self._board.up and self._post is None:
+                answers, self._answers = self._answers, {}
+                self._post = self._board.handle.call("post", line, status, answers)
+
+    def _hear_the_board(self, board: Seat) -> None:
+        """Take the wishes that others left there."""
+        if self._post is None or not self._post.done():
+            return
+        post, self._post = self._post, None
+        try:
+            for number, wish in post.result():
+                self._answers[number] = self._take_wish(wish)
+        except RemoteDiedError:
+            board.suspect = True
+
+    def _part_statuses(self, now: float) -> Iterator[PartStatus]:
+        for seat in self._fixed:
+            if seat is self._learner:
+                rate = self._records.learner_steps_per_s(now)
+                yield part_status(seat, now, rate, "learner steps/s")
+            else:
+                yield part_status(seat, now)
+        for seat in self._players:
+            yield part_status(seat, now, seat.rate, "env steps/s")
 
     def _summary(self, reason: str, tensors: dict[str, Array]) -> dict[str, Any]:
         policy = {k: v for k, v in tensors.items() if k.startswith("policy.")}

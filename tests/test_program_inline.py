@@ -255,7 +255,7 @@ def test_a_run_is_changed_from_another_terminal_while_it_goes_on(tmp_path):
         interrupt(process)
         out, err = process.communicate(timeout=30)
         assert process.returncode == 0, err
-    assert out.count("changed: learner.samples_per_insert 4 → 12") == 1
+    assert out.count("applied: learner.samples_per_insert 4 → 12") == 1
     code, _, err = raydqn(*change)
     assert code == 2
     assert "no run is going on there" in err

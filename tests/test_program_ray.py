@@ -148,7 +148,7 @@ def test_the_ratio_of_a_run_is_changed_while_it_goes_on(tmp_path):
         interrupt(process)
         out, err = process.communicate(timeout=60)
         assert process.returncode == 0, err
-    assert "changed: learner.samples_per_insert 4 → 16" in out
+    assert "applied: learner.samples_per_insert 4 → 16" in out
     saved = checkpoints_in(run).newest().state["config"]
     assert saved["learner"]["samples_per_insert"] == 16.0
 

@@ -11,9 +11,10 @@ import numpy as np
 import psutil
 import pytest
 
+from common.config import Config
 from common.handles import RemoteDiedError
 from common.types import UserError
-from deploy.remote import InlineRuntime, RayRuntime
+from deploy.remote import InlineRuntime, local_ray
 
 
 class Part:
@@ -56,14 +57,16 @@ class SlowPart:
         time.sleep(5.0)
 
 
+MANY_GPUS = {"learner": {"device": "cuda:99"}}
+
+
 @pytest.fixture(scope="module")
 def ray_runtime():
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(Path(__file__).parent))  # remotes import `Part` from here
         patch.setenv("OMP_NUM_THREADS", "3")  # a decision of somebody else's
-        runtime = RayRuntime(100 * 2**20)
-        yield runtime
-        runtime.close()
+        with local_ray(100 * 2**20, Config.model_validate(MANY_GPUS)) as runtime:
+            yield runtime
 
 
 @pytest.fixture(params=["inline", "ray"])
@@ -88,8 +91,8 @@ def test_each_remote_computes_with_one_thread_whatever_the_command_was_given(ray
 def test_nobody_waits_for_gpus_that_ray_does_not_know_of(ray_runtime):
     import ray
 
-    more = int(ray.cluster_resources().get("GPU", 0)) + 1
-    handle = ray_runtime.spawn(Part, 1, name="hungry", gpus=more)
+    assert ray.cluster_resources().get("GPU", 0) < 100
+    handle = ray_runtime.spawn(Part, 1, name="hungry", title="learner")
     call = handle.call("add", 1)
     assert ray_runtime.wait([call], 20.0) == [call]
 

@@ -10,7 +10,7 @@ import pytest
 from replay_helpers import random_chunk
 
 from common.types import Chunk, FrameSpec
-from deploy.remote import RayRuntime
+from deploy.remote import local_ray
 from replay_server.client import ReplaySampler, ReplayWriter
 from replay_server.codec import make_codec
 from replay_server.server import ReplayServer
@@ -74,9 +74,8 @@ class Writing:
 def runtime():
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(Path(__file__).parent))  # remotes import from here
-        runtime = RayRuntime(256 * 2**20)
-        yield runtime
-        runtime.close()
+        with local_ray(256 * 2**20) as runtime:
+            yield runtime
 
 
 def spawn_shards(runtime, kind):

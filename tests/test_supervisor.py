@@ -174,7 +174,7 @@ class HostedRuntime(InlineRuntime):
 
     parallel = True
 
-    def spawn(self, cls, *args, name, gpus=0):
+    def spawn(self, cls, *args, name, title="", public_name=None):
         return HostedHandle(lambda: cls(*args), name)
 
 
@@ -514,7 +514,7 @@ class SideBySide(InlineRuntime):
     parallel = True
     silent = "nobody"
 
-    def spawn(self, cls, *args, name, gpus=0):
+    def spawn(self, cls, *args, name, title="", public_name=None):
         return HostedHandle(lambda: cls(*args), name)
 
     def ping(self, handle):
@@ -556,7 +556,7 @@ def checkpoints_of(supervisor):
 
 def test_a_run_in_which_nothing_moves_stops_and_says_who_waits_and_who_does_not_answer(tmp_path):
     supervisor = stalling(tmp_path / "run")
-    seat = supervisor._seats[0]
+    seat = supervisor._crew.seats[0]
     seat.handle = Hanging(seat.handle, after=30)
     with pytest.raises(RunFailedError) as caught:
         supervisor.run()
@@ -682,7 +682,7 @@ def test_a_signal_does_not_wait_for_ever_either_where_no_stall_timeout_is_set(
 def test_the_time_until_all_parts_run_does_not_count(tmp_path):
     supervisor = stalling(tmp_path / "run")
     supervisor._program.runtime.silent = "all"
-    for seat in supervisor._seats:
+    for seat in supervisor._crew.seats:
         seat.handle = Hanging(seat.handle)
     begun = time.monotonic()
 
@@ -699,7 +699,7 @@ def test_the_time_until_all_parts_run_does_not_count(tmp_path):
 
 def test_an_actor_that_never_comes_up_does_not_hide_a_stall(tmp_path):
     supervisor = stalling(tmp_path / "run", actors={"count": 2, "envs": 4, "collect_steps": 8})
-    first, second = supervisor._seats
+    first, second = supervisor._crew.seats
     supervisor._program.runtime.silent = second.handle
     first.handle, second.handle = Hanging(first.handle, after=30), Hanging(second.handle)
     with pytest.raises(RunFailedError, match=r"actor-1 for \d s, actor-0 for \d s; if"):
@@ -721,7 +721,7 @@ def test_a_long_evaluation_in_one_process_is_no_stall(tmp_path, endless):
 
 def test_a_part_that_was_replaced_has_the_whole_time_anew(tmp_path):
     supervisor = stalling(tmp_path / "run")
-    seat = supervisor._seats[0]
+    seat = supervisor._crew.seats[0]
     seat.handle = Hanging(seat.handle, after=30)
     hung = []
 
@@ -746,7 +746,7 @@ def test_without_a_stall_timeout_nothing_is_watched_and_many_parts_are_counted(t
         actors={"count": count, "envs": 1},
         stop={"wall_s": 1.5},
     )
-    for seat in supervisor._seats:
+    for seat in supervisor._crew.seats:
         seat.begin("collect", 1, 0)
     supervisor._tend(time.monotonic())  # all of them are up
     supervisor._stop_if_stalled(time.monotonic() + 1e9)
@@ -772,7 +772,7 @@ class Crashing(Messages):
 
     def seats(self):
         one = self.supervisor
-        seats = [one._variables, *one._shards, one._learner, *one._seats]
+        seats = [one._variables, *one._shards, one._learner, *one._crew.seats]
         return {seat.title: seat for seat in seats}
 
     def update(self, report) -> None:
@@ -872,7 +872,7 @@ def test_versions_of_the_weights_go_up_when_those_who_held_them_died(tmp_path):
     assert supervisor._records.version > view.version + VERSIONS_UNHEARD_OF
     told = [r["weights_version"] for r in read_metrics(tmp_path / "run") if r["weights_version"]]
     assert told == sorted(told)
-    assert supervisor._seats[0].handle.call("collect", 1, 0).result().version > view.version
+    assert supervisor._crew.seats[0].handle.call("collect", 1, 0).result().version > view.version
 
 
 @pytest.mark.parametrize("title", ["learner", "shard-0", "variables"])
