@@ -7,16 +7,18 @@ import socket
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from common.config import Config
+from common.storage import open_storage
 from common.types import UserError
 from deploy import PACKAGES
 from deploy.demands import Demand, demands
-from deploy.remote import RayRuntime
+from deploy.remote import RayRuntime, Runtime
+from replay_server.client import shard_title
 
 NAMESPACE = "raydqn"
 """Of Ray's names: whoever asks for the status of a run looks there."""
@@ -31,6 +33,8 @@ TOKEN_HINT = (
     "if the cluster wants a token, put its own into ~/.ray/auth_token (or RAY_AUTH_TOKEN) and set "
     "RAY_AUTH_MODE=token"
 )
+PROBE = "probe"
+"""A file that shows whether two machines see the same storage."""
 HEAD = "node:__internal_head__"
 
 
@@ -385,3 +389,41 @@ def known_nodes(home: Path | None = None) -> Known:
     except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError):
         return Known(None, None)  # not ours to judge
     return Known(tuple(kinds), None)
+
+
+def check_storage(url: str, runtime: Runtime, shards: int) -> None:
+    """See whether the node of every shard reaches the place that checkpoints go to.
+
+    Args:
+        url: of the place.
+        runtime: where the shards will live.
+        shards: how many.
+
+    Raises:
+        UserError: one does not.
+    """
+    storage, token = open_storage(url), os.urandom(16).hex()
+    try:
+        storage.write(PROBE, token.encode())
+        for index in range(shards):
+            host, seen = runtime.ask(shard_title(index), _read_probe, url)
+            if seen != token:
+                raise UserError(
+                    f"checkpoint.storage: {host}, where {shard_title(index)} is to live, does not "
+                    f"see {url} of {socket.gethostname()}; name a folder that all nodes share or a "
+                    'URL ("s3://bucket/path"), or leave the memory out (--checkpoint.replay false)'
+                )
+    except OSError as error:
+        raise UserError(f"checkpoint.storage: {url}: cannot be written ({error})") from None
+    finally:
+        with suppress(OSError):
+            storage.remove(PROBE)
+
+
+def _read_probe(url: str) -> tuple[str, str]:
+    """This machine's name, and what it reads there."""
+    try:
+        seen = open_storage(url).read(PROBE).tobytes().decode("ascii", "replace")
+    except OSError:
+        seen = ""
+    return socket.gethostname(), seen

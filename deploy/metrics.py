@@ -64,7 +64,12 @@ class RunFolder:
         self.path = path
         self.config = config
         storage = config.checkpoint.storage
-        url = str(path / CHECKPOINTS) if storage is None else f"{storage.rstrip('/')}/{path.name}"
+        # Shards write there too, from wherever they live.
+        url = (
+            str((path / CHECKPOINTS).absolute())
+            if storage is None
+            else f"{storage.rstrip('/')}/{path.name}"
+        )
         self.checkpoints = CheckpointStore(open_storage(url), config.checkpoint.keep)
         self._made = False  # the folder itself, by this object
 

@@ -20,7 +20,7 @@ from common.config import Config, build, load_toml, merge, suggest, with_actors
 from common.storage import open_storage
 from common.types import EnvironmentSpec, UserError
 from deploy.checkpointer import check_origin
-from deploy.cluster_runtime import joined_cluster
+from deploy.cluster_runtime import check_storage, joined_cluster
 from deploy.control import discard
 from deploy.metrics import RunFolder, check_free, is_run
 from deploy.remote import InlineRuntime, Runtime, local_ray
@@ -276,6 +276,9 @@ def _run(
 
     try:
         with folder.lock(), _own_changes(folder):
+            if runtime.elastic and folder.config.checkpoint.replay:
+                url = folder.checkpoints.storage.url
+                check_storage(url, runtime, folder.config.replay.shards)
             # Room for as many replacements in each life: no random stream repeats.
             incarnation = folder.begin_life() * LIFE
             if checkpoint is not None and not runtime.parallel:

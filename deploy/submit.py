@@ -1,0 +1,207 @@
+"""`raydqn cluster submit`: a cluster of `ray up`, a job on it, and its output here.
+
+Everything goes through Ray's own commands, and through SSH alone: the dashboard, which takes jobs,
+listens on the head's loopback only, and a tunnel leads there.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from pathlib import Path
+
+from common.config import Config, to_toml
+from common.types import UserError
+from deploy import PACKAGES
+
+TUNNEL_S = 60.0
+"""How long the tunnel may take to stand."""
+END_S = 10.0
+DASHBOARD_PORT = 8265
+RUNS = "raydqn/runs"
+"""Where runs lie on the head, below its user's home."""
+CONFIG = "submitted.toml"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
+
+
+def new_name(preset: str) -> str:
+    """`cartpole-20260101-120000`: of the run, and of its job."""
+    return f"{preset}-{datetime.now().strftime('%Y%m%d-%H%M%S')}"
+
+
+def submit(file: Path, config: Config, name: str) -> int:
+    """Bring the cluster up if it is not, train there, and show what the run says until it ends.
+
+    Args:
+        file: of `ray up`.
+        config: of the run.
+        name: of the run, and of its job.
+
+    Returns:
+        The exit code of `ray job submit`: 0 if the run ended well.
+
+    Raises:
+        UserError: a name that cannot be one, or one of Ray's commands failed; a cluster that this
+            command began to bring up was taken down again.
+    """
+    if not _NAME.fullmatch(name):
+        raise UserError(f"--name={name}: must be letters, digits, dots, - and _, at most 100")
+    _up(file)
+    hints(file, name)
+    with tempfile.TemporaryDirectory() as folder, _tunnel(file) as port:
+        stage(Path(folder), config)
+        command = [
+            *("job", "submit", "--address", f"http://127.0.0.1:{port}"),
+            *("--working-dir", folder, "--submission-id", name, "--"),
+            *entrypoint(name),
+        ]
+        try:
+            return subprocess.run([_ray(), *command], env=_environment(), check=False).returncode
+        except KeyboardInterrupt:
+            print(f"\nno longer following; the run goes on as job {name}", file=sys.stderr)
+            return 0
+
+
+def entrypoint(name: str) -> list[str]:
+    """What the job runs, by the head's shell, in the folder that was shipped."""
+    run = f"$HOME/{RUNS}/{name}"
+    return [
+        "python",
+        "-m",
+        "deploy",
+        "train",
+        "--address",
+        "auto",
+        "--config",
+        CONFIG,
+        *("--run-dir", run),
+    ]
+
+
+def stage(folder: Path, config: Config) -> None:
+    """Put together what the job needs: our packages, as they are here, and the configuration."""
+    root = Path(__file__).parent.parent
+    for package in PACKAGES:
+        shutil.copytree(
+            root / package, folder / package, ignore=shutil.ignore_patterns("__pycache__")
+        )
+    (folder / CONFIG).write_text(to_toml(config), encoding="utf-8")
+
+
+def hints(file: Path, name: str) -> None:
+    """Say what else can be done with the run, before its output fills the screen."""
+    run = f"~/{RUNS}/{name}"
+    print(f"run {name}; from another terminal:")
+    for what, command in (
+        ("stop it, saving", f"ray exec {file} 'ray job stop {name}'"),
+        ("follow it again", f"ray exec {file} 'ray job logs --follow {name}'"),
+        ("fetch its folder", f"ray rsync-down {file} {run} ."),
+        ("end the cluster", f"ray down {file}"),
+    ):
+        print(f"  {what:<17} {command}", flush=True)
+
+
+def _up(file: Path) -> None:
+    was_up = _run(["get-head-ip", str(file)], quiet=True) == 0
+    code = _run(["up", "--yes", str(file)])
+    if code == 0:
+        return
+    if was_up:
+        raise UserError(f"{file}: ray up failed (exit code {code}); the cluster was left as it is")
+    down = _run(["down", "--yes", str(file)], quiet=True)
+    left = "what it had begun was taken down again"
+    if down != 0:
+        left = f"and so did ray down (exit code {down}): see what is left, it may cost money"
+    raise UserError(f"{file}: ray up failed (exit code {code}); {left}")
+
+
+@contextmanager
+def _tunnel(file: Path) -> Iterator[int]:
+    """A port of this machine that leads to the head's dashboard."""
+    port = _free_port()
+    command = [_ray(), "dashboard", "--port", str(port), "--remote-port", str(DASHBOARD_PORT)]
+    with tempfile.TemporaryFile("w+") as log:
+        process = subprocess.Popen(
+            [*command, str(file)],
+            env=_environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # Ctrl-C ends what is followed, and then the tunnel
+        )
+        try:
+            _wait_for_port(port, process)
+            yield port
+        except TunnelError as error:
+            log.seek(0)
+            lines = log.read().strip().splitlines() or ["it said nothing"]
+            raise UserError(f"{file}: no tunnel to the head ({error}): {lines[-1]}") from None
+        finally:
+            _end(process)
+
+
+class TunnelError(Exception):
+    """The tunnel does not stand."""
+
+
+def _wait_for_port(port: int, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + TUNNEL_S
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise TunnelError(f"exit code {process.returncode}")
+        with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1.0):
+            return
+        time.sleep(0.2)
+    raise TunnelError(f"nothing within {TUNNEL_S:g} s")
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """The command and the SSH below it."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, 15)
+    try:
+        process.wait(END_S)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, 9)
+        process.wait()
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+    return port
+
+
+def _ray() -> str:
+    """Ray's command of this environment, not one that happens to be on the path."""
+    beside = Path(sys.executable).parent / "ray"
+    found = str(beside) if beside.is_file() else shutil.which("ray")
+    if found is None:
+        raise UserError("the command `ray` is not there: pip install 'ray[default]'")
+    return found
+
+
+def _environment() -> Mapping[str, str]:
+    return {**os.environ, "RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "token"}
+
+
+def _run(arguments: Sequence[str], quiet: bool = False) -> int:
+    output = subprocess.DEVNULL if quiet else None
+    return subprocess.run(
+        [_ray(), *arguments],
+        env=_environment(),
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=output,
+        check=False,
+    ).returncode

@@ -1,0 +1,219 @@
+"""Several machines on one: each host has its own network, processes, name, home, /tmp and sshd.
+
+Linux namespaces do it, so it needs root, and Debian's openssh-server, openssh-client, rsync and
+iproute2. The rest of the file system is shared: the interpreter, and the project.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import psutil
+
+PREFIX = "10.83.0."
+BRIDGE = "rdqn-br"
+TOOLS = ("sshd", "ssh", "rsync", "ip", "unshare", "mount")
+
+SSHD = """
+ListenAddress {address}
+HostKey {folder}/hostkey
+PidFile {folder}/sshd.pid
+AuthorizedKeysFile {folder}/authorized_keys
+PasswordAuthentication no
+PermitRootLogin prohibit-password
+UsePAM no
+StrictModes no
+"""
+
+
+def missing() -> str | None:
+    """Why hosts cannot be made here; None: they can."""
+    if os.geteuid() != 0:
+        return "hosts of their own need root (namespaces)"
+    path = f"{os.environ['PATH']}:/usr/sbin:/sbin"
+    lacking = [tool for tool in TOOLS if shutil.which(tool, path=path) is None]
+    if lacking:
+        return (
+            f"hosts of their own need {', '.join(lacking)}: apt install openssh-server "
+            "openssh-client rsync iproute2"
+        )
+    tried = subprocess.run(["ip", "netns", "add", "rdqn-try"], capture_output=True, text=True)
+    if tried.returncode != 0:
+        return f"hosts of their own need namespaces: {tried.stderr.strip()}"
+    _ip("netns", "del", "rdqn-try")
+    return None
+
+
+def _ip(*arguments: str, check: bool = True) -> None:
+    subprocess.run(["ip", *arguments], check=check, capture_output=True, text=True)
+
+
+class Host:
+    """One of them."""
+
+    def __init__(self, number: int, folder: Path, shared: list[Path], names: Path) -> None:
+        self.name = f"rdqn{number}"
+        self.address = f"{PREFIX}{10 + number}"
+        self.folder = folder
+        self._shared, self._names = shared, names
+        self._link = f"rdqn-v{number}"
+        self._process: subprocess.Popen[bytes] | None = None
+        self.home = folder / "home"
+        _ip("netns", "add", self.name)
+        _ip("link", "add", self._link, "type", "veth", "peer", "name", "eth0", "netns", self.name)
+        _ip("link", "set", self._link, "master", BRIDGE, "up")
+        _ip("-n", self.name, "addr", "add", f"{self.address}/24", "dev", "eth0")
+        _ip("-n", self.name, "link", "set", "eth0", "up")
+        _ip("-n", self.name, "link", "set", "lo", "up")
+        for name in ("home", "tmp", "shared"):
+            (folder / name).mkdir(parents=True)
+        (folder / "tmp").chmod(0o1777)
+        keygen = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / "hostkey")]
+        subprocess.run(keygen, check=True)
+        shutil.copy(folder.parent / "key.pub", folder / "authorized_keys")
+        (folder / "sshd_config").write_text(SSHD.format(address=self.address, folder=folder))
+
+    def start(self) -> None:
+        """Switch it on."""
+        # Each host has a /tmp and a /root of its own: what is shared may lie below.
+        hidden = [path for path in self._shared if path.is_relative_to("/tmp")]
+        hidden += [path for path in self._shared if path.is_relative_to("/root")]
+        kept = [(path, self.folder / "shared" / str(i)) for i, path in enumerate(hidden)]
+        lines = [f"hostname {self.name}", "mount -t proc proc /proc"]
+        for path, aside in kept:
+            aside.mkdir(exist_ok=True)
+            lines.append(f"mount --rbind {path} {aside}")
+        lines += [
+            f"mount --bind {self._names} /etc/hosts",
+            # By a path of its own, so that hiding /tmp does not hide the rest of the folder.
+            f"mount --rbind {self.folder} /mnt",
+            "mount --bind /mnt/home /root",
+            "mount --bind /mnt/tmp /tmp",
+            "mount -t tmpfs -o size=4g tmpfs /dev/shm",
+        ]
+        for i, (path, _) in enumerate(kept):
+            lines += [f"mkdir -p {path}", f"mount --rbind /mnt/shared/{i} {path}"]
+        lines.append(f"mkdir -p {self.folder}; mount --rbind /mnt {self.folder}")
+        lines.append(f"exec /usr/sbin/sshd -D -f {self.folder}/sshd_config -E {self.folder}/log")
+        Path("/run/sshd").mkdir(exist_ok=True)
+        spaces = ["--mount", "--pid", "--uts", "--ipc", "--fork", "--kill-child"]
+        script = "set -e\n" + "\n".join(lines)
+        with (self.folder / "boot.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                ["ip", "netns", "exec", self.name, "unshare", *spaces, "bash", "-c", script],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        deadline = time.monotonic() + 20
+        while (answer := self.ssh("true")).returncode != 0:
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                boot = (self.folder / "boot.log").read_text()
+                raise RuntimeError(f"{self.name}: {boot}{answer.stderr}")
+            time.sleep(0.1)
+
+    @property
+    def key(self) -> Path:
+        """The private key that opens all hosts."""
+        return self.folder.parent / "key"
+
+    def ssh(self, command: str, timeout_s: float = 60.0) -> subprocess.CompletedProcess[str]:
+        """Run a command there, over SSH."""
+        options = ["StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "LogLevel=ERROR"]
+        return subprocess.run(
+            ["ssh", "-i", str(self.key), *(f"-o{o}" for o in options), self.address, command],
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            stdin=subprocess.DEVNULL,
+        )
+
+    def unplug(self) -> None:
+        """Cut its network: nothing comes through any more, in either direction."""
+        _ip("link", "set", self._link, "down")
+
+    def plug_in(self) -> None:
+        """Connect it again."""
+        _ip("link", "set", self._link, "up")
+
+    def processes(self) -> list[psutil.Process]:
+        """Everything that runs there, sshd and its parents left out."""
+        answer = subprocess.run(
+            ["ip", "netns", "pids", self.name], capture_output=True, text=True, check=True
+        )
+        found = [psutil.Process(int(pid)) for pid in answer.stdout.split()]
+        own = ("sshd", "unshare", "ip", "sshd-session", "sshd-auth")
+        return [process for process in found if process.name() not in own]
+
+    def power_off(self) -> None:
+        """Everything that runs there ends at once."""
+        if self._process is None:
+            return
+        self._process.send_signal(signal.SIGKILL)
+        answer = subprocess.run(
+            ["ip", "netns", "pids", self.name], capture_output=True, text=True, check=False
+        )
+        for pid in answer.stdout.split():
+            try:
+                os.kill(int(pid), signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        self._process.wait()
+
+    def remove(self) -> None:
+        """Power off, and take its network away."""
+        self.power_off()
+        _ip("netns", "del", self.name, check=False)
+
+
+class Hosts:
+    """All of them, on one switch; `close` takes everything away."""
+
+    def __init__(self, count: int, folder: Path, shared: list[Path]) -> None:
+        """Make and start them.
+
+        Args:
+            count: how many.
+            folder: for what belongs to them.
+            shared: folders that they must all see, wherever they lie.
+        """
+        self.all: list[Host] = []
+        folder.mkdir(parents=True, exist_ok=True)
+        subprocess.run(
+            ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / "key")], check=True
+        )
+        names = folder / "hosts"
+        names.write_text(
+            "127.0.0.1 localhost\n"
+            + "".join(f"{PREFIX}{10 + i} rdqn{i}\n" for i in range(count))
+        )
+        self._sweep(count)
+        try:
+            _ip("link", "add", BRIDGE, "type", "bridge")
+            _ip("addr", "add", f"{PREFIX}1/24", "dev", BRIDGE)
+            _ip("link", "set", BRIDGE, "up")
+            for number in range(count):
+                self.all.append(Host(number, folder / f"host{number}", shared, names))
+                self.all[-1].start()
+        except BaseException:
+            self.close()
+            raise
+
+    @staticmethod
+    def _sweep(count: int) -> None:
+        """What a run that was killed left behind."""
+        for number in range(count):
+            _ip("netns", "del", f"rdqn{number}", check=False)
+        _ip("link", "del", BRIDGE, check=False)
+
+    def close(self) -> None:
+        """Take them away."""
+        for host in self.all:
+            host.remove()
+        _ip("link", "del", BRIDGE, check=False)
