@@ -117,7 +117,7 @@ def connect(address: str) -> None:
     except ConnectionError as error:
         if "auth" in str(error).lower() or "token" in str(error).lower():
             raise _refused(address, error) from None
-        if address == "auto":
+        if "Could not find" in str(error):
             raise UserError(
                 f"--address={address}: no Ray runs on this machine; name the HOST:PORT of a "
                 "cluster, start one (`ray up FILE`, or `ray start --head`), or leave --address out "

@@ -1,0 +1,127 @@
+"""`ray up` of on-prem.yaml over real SSH onto three hosts, and a run on them, from outside."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import ROOT
+
+RUN = "cartpole-test"
+KEYS = (
+    *("--actors.count", "2", "--stop.score", "none", "--stop.env-steps", "none"),
+    *("--checkpoint.every-s", "10", "--evaluation.every-learner-steps", "500"),
+)
+
+
+def until(look, timeout_s, what):
+    """Wait until `look()` is true, and return it."""
+    deadline, seen = time.monotonic() + timeout_s, None
+    while time.monotonic() < deadline:
+        seen = look()
+        if seen:
+            return seen
+        time.sleep(2.0)
+    raise AssertionError(f"not within {timeout_s:g} s: {what}")
+
+
+@pytest.fixture(scope="module")
+def job(cluster):
+    """A run that was submitted from outside, and goes on."""
+    log = (cluster.folder / "submit.log").open("w+")
+    command = [sys.executable, "-m", "deploy", "cluster", "submit", str(cluster.file), "cartpole"]
+    process = subprocess.Popen(
+        [*command, "--name", RUN, *KEYS],
+        cwd=ROOT,
+        env=cluster.env,
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+    )
+    try:
+        yield process, log
+    finally:
+        process.kill()
+        process.wait()
+        log.close()
+
+
+def parts(status, title=""):
+    return [part for part in status["parts"] if part["part"].startswith(title)]
+
+
+def hosts_of(status, title):
+    return {part["host"] for part in parts(status, title) if part["state"] == "up"}
+
+
+def output(job):
+    job[1].flush()
+    return (job[1].seek(0), job[1].read())[1]
+
+
+@pytest.mark.timeout(900)
+def test_a_cluster_comes_up_trains_loses_a_host_gets_it_back_and_goes(cluster, job):
+    head, first, second = (host.name for host in cluster.hosts.all)
+
+    def acting(count, on):
+        def look():
+            assert job[0].poll() is None, output(job)
+            status = cluster.status(RUN)
+            up = [part for part in parts(status, "actor-") if part["state"] == "up"]
+            all_there = len(up) == len(parts(status, "actor-")) == count
+            return status if all_there and hosts_of(status, "actor-") == on else None
+
+        return look
+
+    # Actors on two hosts, learner and shard on the third.
+    status = until(acting(2, {first, second}), 300, "two actors")
+    assert hosts_of(status, "learner") == hosts_of(status, "shard-") == {head}
+
+    # It trains.
+    until(lambda: (cluster.status(RUN)["score"] or 0) >= 475, 240, "a score of 475")
+
+    # More actors, and fewer, from another machine than the driver's.
+    said = cluster.on(cluster.workers[0], f"python -m deploy scale {RUN} --address auto --actors 5")
+    assert said.stdout == "applied: actors.count 2 → 5\n", said.stderr
+    until(acting(5, {first, second}), 90, "five actors")
+    said = cluster.raydqn(f"scale {RUN} --address auto --actors 6")
+    assert "the cluster can never hold more than 5; nothing was changed" in said.stderr
+    assert cluster.raydqn(f"scale raydqn/runs/{RUN} --actors 2").returncode == 0
+    until(acting(2, {first, second}), 30, "two actors again")
+
+    # A host is cut off, and then loses its power: training goes on with the other.
+    cluster.workers[1].unplug()
+    until(acting(2, {first}), 120, "the lost actor on the other host")
+    steps = cluster.status(RUN)["learner_steps"]
+    cluster.workers[1].power_off()
+    until(lambda: cluster.status(RUN)["learner_steps"] > steps + 300, 60, "learning goes on")
+
+    # It comes back, and Ray's autoscaler takes it in again.
+    cluster.workers[1].plug_in()
+    cluster.workers[1].start()
+    assert cluster.raydqn(f"scale {RUN} --address auto --actors 4").returncode == 0
+    until(acting(4, {first, second}), 180, "actors on the host that came back")
+
+    # A wrong token, and none, are refused, in one line.
+    for env in ({"RAY_AUTH_TOKEN": "f" * 64}, {"RAY_AUTH_MODE": "disabled"}):
+        refused = cluster.raydqn(f"status --address {cluster.head.address}:6379", **env)
+        assert refused.returncode == 2
+        assert refused.stderr.count("\n") == 1, refused.stderr
+        assert "put its own into ~/.ray/auth_token" in refused.stderr
+
+    # Stopped from outside, it saves.
+    cluster.on(cluster.head, f"ray job stop --address http://127.0.0.1:8265 {RUN}")
+    job[0].wait(60)
+    summary = json.loads((cluster.head.home / "raydqn" / "runs" / RUN / "summary.json").read_text())
+    assert summary["stop_reason"] == "terminated"
+    assert f"raydqn resume /root/raydqn/runs/{RUN}" in output(job)
+
+    # Nothing is left.
+    down = cluster.ray("down", "--yes", str(cluster.file))
+    assert down.returncode == 0, down.stderr
+    time.sleep(5)
+    left = [process.cmdline() for host in cluster.hosts.all for process in host.processes()]
+    assert not left
