@@ -227,6 +227,21 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     plot.add_argument("run_folders", type=Path, nargs="+", metavar="RUN")
     plot.add_argument("--out", type=Path, metavar="FILE", help="default: RUN/plot.png")
 
+    cluster = command(
+        "cluster", _cluster_check, "clusters of machines: see its own commands", any_key
+    )
+    actions = cluster.add_subparsers(dest="action", metavar="ACTION", required=True)
+    check = actions.add_parser(
+        "check", help="say what is wrong with a cluster file, and what will run where",
+        description="Compare a cluster file with this machine, this project and a run. Costs "
+        "nothing: neither network nor cloud is asked.", epilog=any_key, allow_abbrev=False,
+    )  # fmt: skip
+    check.set_defaults(run=_cluster_check)
+    for sub in (check,):
+        sub.add_argument("file", type=Path, metavar="FILE", help="of `ray up`, or of KubeRay")
+        sub.add_argument("preset", nargs="?", default=DEFAULT_PRESET, help="see `raydqn presets`")
+        sub.add_argument("--config", type=Path, metavar="FILE", help="TOML on top of the preset")
+
     config = command("config", _config, "print the whole configuration as TOML", keys=any_key)
     config.add_argument("preset", nargs="?", default=DEFAULT_PRESET)
     config.add_argument("--config", type=Path, metavar="FILE", help="TOML on top of the preset")
@@ -440,6 +455,16 @@ def _config(options: argparse.Namespace, overrides: Overrides) -> int:
 
     print(to_toml(make_config(options.preset, options.config, overrides)), end="")
     return 0
+
+
+def _cluster_check(options: argparse.Namespace, overrides: Overrides) -> int:
+    from deploy.cluster import check_cluster
+    from deploy.run import make_config
+
+    report = check_cluster(options.file, make_config(options.preset, options.config, overrides))
+    for line in report.lines():
+        print(line)
+    return USER_ERROR if report.errors else 0
 
 
 def _presets(options: argparse.Namespace, _: Overrides) -> int:
