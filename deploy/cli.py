@@ -237,7 +237,7 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
         "nothing: neither network nor cloud is asked.", epilog=any_key, allow_abbrev=False,
     )  # fmt: skip
     check.set_defaults(run=_cluster_check)
-    for sub in (check,):
+    for sub in (check,):  # every action on a cluster takes these
         sub.add_argument("file", type=Path, metavar="FILE", help="of `ray up`, or of KubeRay")
         sub.add_argument("preset", nargs="?", default=DEFAULT_PRESET, help="see `raydqn presets`")
         sub.add_argument("--config", type=Path, metavar="FILE", help="TOML on top of the preset")

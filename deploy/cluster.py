@@ -92,7 +92,7 @@ class Report:
         for finding in self.findings:
             yield str(finding)
         warnings = len(self.findings) - self.errors
-        yield f"{self.errors} errors, {warnings} warnings"
+        yield f"{_of(self.errors, 'error')}, {_of(warnings, 'warning')}"
 
     def _held(self, node_type: NodeType) -> str:
         """What the nodes of a type hold in this run."""
@@ -136,6 +136,7 @@ def place(cluster: ClusterFile, wanted: Sequence[Demand]) -> tuple[list[Node], l
         Nodes with what they hold, and what found no room.
     """
     nodes = [_node(kind) for kind in cluster.nodes for _ in range(kind.least)]
+    used = Counter({kind.name: kind.least for kind in cluster.nodes})
     findings = []
     for demand in wanted:
         unfit = _unfit(cluster, demand)
@@ -147,9 +148,10 @@ def place(cluster: ClusterFile, wanted: Sequence[Demand]) -> tuple[list[Node], l
         near = sorted(nodes, key=lambda node: "learner" not in node.held)
         for node in near:
             left -= _fill(node, demand, left)
-        while left and (kind := _next_type(cluster, nodes, demand)) is not None:
+        while left and (kind := _next_type(cluster, used, demand)) is not None:
             node = _node(kind)
             nodes.append(node)
+            used[kind.name] += 1
             left -= _fill(node, demand, left)
         if demand.count and left:
             findings.append(_too_many(cluster, demand, limit - left))
@@ -178,10 +180,9 @@ def _fill(node: Node, demand: Demand, left: int) -> int:
     return count
 
 
-def _next_type(cluster: ClusterFile, nodes: list[Node], demand: Demand) -> NodeType | None:
+def _next_type(cluster: ClusterFile, used: Counter[str], demand: Demand) -> NodeType | None:
     """What to start for a remote: no GPU that it does not ask for, else the largest."""
-    used = Counter(node.type.name for node in nodes)
-    if len(nodes) > cluster.max_workers:  # the head is one of them
+    if used.total() > cluster.max_workers:  # the head is one of them
         return None
     kinds = [k for k in cluster.nodes if used[k.name] < k.most and _node(k).room(demand)]
     return min(kinds, key=lambda kind: (kind.gpus, -(kind.cpus or 0)), default=None)

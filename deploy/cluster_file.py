@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import logging
 import re
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -36,6 +37,7 @@ RAY_CLUSTER_KEYS = (
     "headGroupSpec", "headServiceAnnotations", "historyServerOptions", "managedBy",
     "networkPolicy", "rayVersion", "suspend", "tlsOptions", "upgradeStrategy", "workerGroupSpecs",
 )  # fmt: skip
+MAX_NODES = 100_000  # of one type: more is a slip of the hand
 _LONGEST_VALUE = 60
 
 
@@ -134,24 +136,55 @@ def _ray_up(path: Path, values: dict[str, Any]) -> ClusterFile:
         )
     if provider != LOCAL and "available_node_types" not in values:
         raise UserError("missing key available_node_types: without it Ray takes types of its own")
+    for target, source in values.get("file_mounts", {}).items():
+        if not isinstance(source, str):
+            raise UserError(f"file_mounts.{target}={shown(source)}: must be a path on this machine")
     for name, node_type in values.get("available_node_types", {}).items():
         for key in ("min_workers", "max_workers"):
             if node_type.get(key, 0) < 0:
                 raise UserError(
                     f"available_node_types.{name}.{key}={node_type[key]}: must be at least 0"
                 )
-    said = io.StringIO()
     try:
-        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        with _quiet():
             values = prepare_config(values)
             validate_config(values)
     except Exception as error:  # Ray tells a mistake by whatever it stumbles upon
         raise UserError(first_line(error)) from None
     nodes = _own_machines(values) if provider == LOCAL else _cloud_nodes(provider, values)
+    return _cluster(path, provider, values["cluster_name"], values, nodes, values["max_workers"])
+
+
+def _cluster(
+    path: Path,
+    provider: str,
+    name: str,
+    values: Mapping[str, Any],
+    nodes: list[NodeType],
+    max_workers: int,
+) -> ClusterFile:
+    """The head first, and nobody without end."""
+    for node in nodes:
+        if not node.least <= node.most <= MAX_NODES:
+            wish = "must be at least as many as the fewest"
+            if node.most > MAX_NODES:
+                wish = f"must be at most {MAX_NODES:,}"
+            raise UserError(f"most nodes of {node.name}={node.most - node.head}: {wish}")
     nodes.sort(key=lambda node: not node.head)
-    return ClusterFile(
-        path, provider, values["cluster_name"], values, tuple(nodes), values["max_workers"]
-    )
+    return ClusterFile(path, provider, name, values, tuple(nodes), int(max_workers))
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Ray prints and logs as it reads a file; what counts, its exceptions tell too."""
+    said, logger = io.StringIO(), logging.getLogger("ray.autoscaler")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def _check_schema(values: dict[str, Any]) -> None:
@@ -196,10 +229,10 @@ def _cloud_nodes(provider: str, values: Mapping[str, Any]) -> list[NodeType]:
                 machine=str(machine or "a machine of unknown type"),
                 spot=_is_spot(provider, config),
                 head=head,
-                least=node_type["min_workers"] + head,
-                most=node_type["max_workers"] + head,
-                cpus=resources.get("CPU"),
-                gpus=resources.get("GPU", 0),
+                least=int(node_type["min_workers"]) + head,
+                most=int(node_type["max_workers"]) + head,
+                cpus=None if "CPU" not in resources else int(resources["CPU"]),
+                gpus=int(resources.get("GPU", 0)),
                 offers=_custom(resources),
             )
         )
@@ -231,8 +264,8 @@ def _own_machines(values: Mapping[str, Any]) -> list[NodeType]:
                 machine=str(provider.get("head_ip", "own machine")) if head else "own machine",
                 spot=False,
                 head=head,
-                least=1 if head else workers["min_workers"],
-                most=1 if head else workers["max_workers"],
+                least=1 if head else int(workers["min_workers"]),
+                most=1 if head else int(workers["max_workers"]),
                 cpus=_number_option(key, options, "--num-cpus"),
                 gpus=_number_option(key, options, "--num-gpus") or 0,
                 offers=_custom(custom),
@@ -297,9 +330,8 @@ def _kuberay(path: Path, documents: list[dict[str, Any]]) -> ClusterFile:
         if key not in spec:
             raise UserError(f"missing key {where}{key}")
     name = str(dig(document, "metadata", "name") or "raydqn")
-    said = io.StringIO()
     try:
-        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        with _quiet():
             derived = _derive_autoscaling_config_from_ray_cr(
                 {"metadata": {"name": name, "namespace": "default"}, "spec": spec}
             )
@@ -313,8 +345,7 @@ def _kuberay(path: Path, documents: list[dict[str, Any]]) -> ClusterFile:
         raise UserError(f"{where.rstrip('.')}: a group without key {error.args[0]}") from None
     except Exception as error:  # Ray tells a mistake by whatever it stumbles upon
         raise UserError(f"{where.rstrip('.')}: not a RayCluster ({first_line(error)})") from None
-    nodes.sort(key=lambda node: not node.head)
-    return ClusterFile(path, KUBERAY, name, spec, tuple(nodes), derived["max_workers"])
+    return _cluster(path, KUBERAY, name, spec, nodes, derived["max_workers"])
 
 
 def _pods(name: str, group: Mapping[str, Any], node_type: Mapping[str, Any]) -> NodeType:
@@ -324,11 +355,11 @@ def _pods(name: str, group: Mapping[str, Any], node_type: Mapping[str, Any]) -> 
     selector = json.dumps(pod.get("nodeSelector", {})).lower()
     return NodeType(
         name="head" if head else name,
-        machine="pod" + (f" of {memory}" if memory else ""),
+        machine=f"{'head' if head else name} pod" + (f" of {memory}" if memory else ""),
         spot="spot" in selector or "preemptible" in selector,
         head=head,
-        least=node_type["min_workers"] + head,
-        most=node_type["max_workers"] + head,
+        least=int(node_type["min_workers"]) + head,
+        most=int(node_type["max_workers"]) + head,
         cpus=resources["CPU"],
         gpus=resources.get("GPU", 0),
         offers=_custom(resources),
@@ -348,6 +379,14 @@ def dig(value: Any, *keys: str) -> Any:
             return None
         value = value.get(key)
     return value
+
+
+def local_path(name: str) -> Path:
+    """A path as Ray takes it: `~` is resolved if it can be."""
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:  # ~ of a user that there is not
+        return Path(name)
 
 
 def shown(value: Any) -> str:

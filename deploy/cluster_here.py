@@ -14,9 +14,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from deploy.cluster_file import KUBERAY, LOCAL, ClusterFile, Finding, error, warning
+from deploy.cluster_file import KUBERAY, LOCAL, ClusterFile, Finding, error, local_path, warning
 
-TOKEN = "~/.ray/auth_token"
+TOKEN = "/.ray/auth_token"  # in the home folder of whoever runs Ray
 SDK = {
     "aws": ("boto3",),
     "gcp": ("googleapiclient", "google_auth_httplib2", "cryptography"),
@@ -153,7 +153,7 @@ def _keys(cluster: ClusterFile) -> Iterator[Finding]:
 
 
 def _key_file(name: str) -> Iterator[Finding]:
-    file = Path(name).expanduser()
+    file = local_path(name)
     if not file.is_file():
         yield error("auth.ssh_private_key", name, "does not exist: must be a key file")
     elif stat.S_IMODE(file.stat().st_mode) & 0o077:
@@ -164,12 +164,10 @@ def _key_file(name: str) -> Iterator[Finding]:
 
 def _mounts(cluster: ClusterFile) -> Iterator[Finding]:
     for target, source in cluster.values["file_mounts"].items():
-        if target == TOKEN:
+        if target.endswith(TOKEN):
             continue
-        if not isinstance(source, str):
-            yield error(f"file_mounts.{target}", source, "must be a path here")
-        elif not Path(source).expanduser().exists():
-            where = "" if Path(source).expanduser().is_absolute() else f" in {Path.cwd()}"
+        if not local_path(source).exists():
+            where = "" if local_path(source).is_absolute() else f" in {Path.cwd()}"
             yield error(
                 f"file_mounts.{target}",
                 source,
@@ -181,12 +179,13 @@ def _mounts(cluster: ClusterFile) -> Iterator[Finding]:
 
 def _token(cluster: ClusterFile) -> Iterator[Finding]:
     mounts = cluster.values["file_mounts"]
-    key = f"file_mounts.{TOKEN}"
-    if TOKEN not in mounts:
-        yield error(key, None, f"is missing: every node must have the token, put {TOKEN}: {TOKEN}")
+    target = next((target for target in mounts if target.endswith(TOKEN)), None)
+    if target is None:
+        wish = f"is missing: every node must have the token, put ~{TOKEN}: ~{TOKEN}"
+        yield error(f"file_mounts.~{TOKEN}", None, wish)
         return
-    source = str(mounts[TOKEN])
-    file = Path(source).expanduser()
+    key, source = f"file_mounts.{target}", str(mounts[target])
+    file = local_path(source)
     if not file.is_file() or not file.read_bytes().strip():
         yield error(key, source, "holds no token: `ray get-auth-token --generate` makes one")
     elif stat.S_IMODE(file.stat().st_mode) & 0o077:

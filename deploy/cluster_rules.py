@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 from deploy.cluster_file import (
@@ -16,6 +15,7 @@ from deploy.cluster_file import (
     NodeType,
     dig,
     error,
+    local_path,
     start_options,
     warning,
 )
@@ -162,7 +162,7 @@ def _versions(cluster: ClusterFile) -> Iterator[Finding]:
     constraints = next(
         (s for t, s in values["file_mounts"].items() if t.endswith("constraints.txt")), None
     )
-    file = Path(str(constraints)).expanduser()
+    file = local_path(str(constraints))
     if constraints and file.is_file():
         lines = file.read_text(errors="replace").splitlines()
         texts += [(str(constraints), line) for line in lines if line.startswith("ray==")]
@@ -218,7 +218,7 @@ def _takes_python(major: int, minor: int) -> bool:
 def _roles(cluster: ClusterFile) -> Iterator[Finding]:
     """Who holds what."""
     nodes = cluster.nodes
-    offered = frozenset().union(*(node.offers for node in nodes))
+    offered = frozenset().union(*(node.offers for node in nodes if node.most))
     for role in (LEARNER_NODES, ACTOR_NODES):
         if role not in offered:
             yield warning(
@@ -319,7 +319,7 @@ def _kubernetes_security(cluster: ClusterFile) -> Iterator[Finding]:
             dig(place, "securityContext", "runAsNonRoot") is True for place in (pod, container)
         ):
             yield warning(f"{key}.securityContext.runAsNonRoot", None, "is missing: must be true")
-    environment = dig(spec, "headGroupSpec", "template", "spec")["containers"][0].get("env") or []
+    environment = _entries(head["template"]["spec"]["containers"][0], "env")
     wait = next(
         (
             str(dig(entry, "value"))
