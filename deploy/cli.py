@@ -19,14 +19,13 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
-from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NoReturn
 
 from common.config import AUTO, KEYS, is_list, parse_value, suggest, to_toml
 from common.types import EnvironmentFailedError, UserError
-from deploy import PACKAGES
+from deploy import PACKAGES, VERSION
 
 USER_ERROR, FAILURE, INTERRUPTED = 2, 1, 130
 
@@ -172,7 +171,7 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
         "they mean. The run notes them in its config.toml, so that a resume keeps them."
     )
     parser = _Parser(prog="raydqn", description="Distributed DQN on Ray.", allow_abbrev=False)
-    parser.add_argument("--version", action="version", version=f"raydqn {_version()}")
+    parser.add_argument("--version", action="version", version=f"raydqn {VERSION}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
 
     def command(
@@ -245,6 +244,38 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     plot.add_argument("run_folders", type=Path, nargs="+", metavar="RUN")
     plot.add_argument("--out", type=Path, metavar="FILE", help="default: RUN/plot.png")
 
+    cluster = command("cluster", _cluster_check, "clusters: see its own commands", keys=any_key)
+    actions = cluster.add_subparsers(dest="action", metavar="ACTION", required=True)
+
+    def action(
+        name: str, run: Callable[[argparse.Namespace, Overrides], int], text: str, more: str
+    ) -> argparse.ArgumentParser:
+        """Something done with a cluster file and a configuration."""
+        sub = actions.add_parser(
+            name, help=text, description=more, epilog=any_key, allow_abbrev=False
+        )
+        sub.set_defaults(run=run)
+        sub.add_argument("file", type=Path, metavar="FILE", help="of `ray up`, or of KubeRay")
+        sub.add_argument("preset", nargs="?", default=DEFAULT_PRESET, help="see `raydqn presets`")
+        sub.add_argument("--config", type=Path, metavar="FILE", help="TOML on top of the preset")
+        return sub
+
+    action(
+        "check",
+        _cluster_check,
+        "say what is wrong with a cluster file, and what will run where",
+        "Compare a cluster file with this machine, this project and a run. Costs nothing: neither "
+        "network nor cloud is asked.",
+    )
+    submit = action(
+        "submit",
+        _cluster_submit,
+        "ray up, train there as a job, and show what it says",
+        "Check a cluster file, bring the cluster up if it is not, ship this code, train there as "
+        "a job of Ray's, and follow its output. Ctrl-C ends following, not the run.",
+    )
+    submit.add_argument("--name", metavar="NAME", help="of the run; default: preset, date, time")
+
     config = command("config", _config, "print the whole configuration as TOML", keys=any_key)
     config.add_argument("preset", nargs="?", default=DEFAULT_PRESET)
     config.add_argument("--config", type=Path, metavar="FILE", help="TOML on top of the preset")
@@ -260,13 +291,6 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
         "--peers", action="store_true", help="replay: other libraries too (extra `bench`)"
     )
     return parser, dict(commands.choices)
-
-
-def _version() -> str:
-    try:
-        return metadata.version("raydqn")
-    except metadata.PackageNotFoundError:
-        return "(not installed)"
 
 
 def _positive(text: str) -> int:
@@ -521,6 +545,30 @@ def _config(options: argparse.Namespace, overrides: Overrides) -> int:
 
     print(to_toml(make_config(options.preset, options.config, overrides)), end="")
     return 0
+
+
+def _cluster_check(options: argparse.Namespace, overrides: Overrides) -> int:
+    from deploy.cluster import check_cluster
+    from deploy.run import make_config
+
+    report = check_cluster(options.file, make_config(options.preset, options.config, overrides))
+    for line in report.lines():
+        print(line)
+    return USER_ERROR if report.errors else 0
+
+
+def _cluster_submit(options: argparse.Namespace, overrides: Overrides) -> int:
+    from deploy.cluster import check_cluster
+    from deploy.run import make_config
+    from deploy.submit import new_name, submit
+
+    config = make_config(options.preset, options.config, overrides)
+    report = check_cluster(options.file, config)
+    if report.errors:
+        for line in report.lines():
+            print(line)
+        raise UserError(f"{options.file}: nothing was started; mend the errors above first")
+    return submit(options.file, config, options.name or new_name(options.preset))
 
 
 def _presets(options: argparse.Namespace, _: Overrides) -> int:

@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -216,7 +216,11 @@ class Cluster:
         offers = [kind.resources for kind in self._kinds()]
         offered = {name for offer in offers for name, amount in offer.items() if amount > 0}
         wanted = demands(config, offered, "GPU" in offered)
-        self._fixed, (self._actor, self._evaluator) = wanted[:-2], wanted[-2:]
+        learner, shard, _, self._evaluator, self._actor = wanted
+        # A bundle for each; whatever asks for nothing lives with the learner.
+        self._fixed = [learner] + [
+            replace(shard, title=shard_title(index), count=1) for index in range(shard.count)
+        ]
         self._group: Any = None
         for demand in wanted:
             self._check_fits(demand, offers)

@@ -12,7 +12,6 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from common.config import Config
-from replay_server.client import shard_title
 
 LEARNER_NODES = "raydqn_learner"
 ACTOR_NODES = "raydqn_actor"
@@ -45,9 +44,9 @@ class Demand:
 
 
 def demands(config: Config, offered: Collection[str], gpus_offered: bool) -> list[Demand]:
-    """What all parts of a run ask for: the learner, the shards, the actors, the evaluator.
+    """What the parts of a run ask for, in the order in which they are placed.
 
-    The holder of the weights asks for nothing. `actors.count = "auto"` comes out as a count of 0.
+    `actors.count = "auto"` comes out as a count of 0.
 
     Args:
         config: of the run.
@@ -56,27 +55,21 @@ def demands(config: Config, offered: Collection[str], gpus_offered: bool) -> lis
     """
     learner_nodes = LEARNER_NODES if LEARNER_NODES in offered else None
     actor_nodes = ACTOR_NODES if ACTOR_NODES in offered else None
-    near = config.placement.shards == "near"
-    shard_cpus = config.placement.shard_cpus
+    learner, placement = config.learner, config.placement
+    gpus = _gpus(learner.device, gpus_offered)
+    near = learner_nodes if placement.shards == "near" else None
     return [
-        Demand(
-            "learner", float(config.learner.threads), _gpus(config, gpus_offered), learner_nodes
-        ),
-        *(
-            Demand(shard_title(index), shard_cpus, resource=learner_nodes if near else None)
-            for index in range(config.replay.shards)
-        ),
-        Demand(
-            "actor", config.placement.actor_cpus, resource=actor_nodes, count=config.actors.count
-        ),
-        Demand("evaluator", EVALUATOR_CPUS, resource=actor_nodes),
+        Demand("learner", float(learner.threads), gpus, learner_nodes),
+        Demand("shard", placement.shard_cpus, 0, near, config.replay.shards),
+        Demand("variables", 0.0, 0, learner_nodes),
+        Demand("evaluator", EVALUATOR_CPUS, 0, actor_nodes),
+        Demand("actor", placement.actor_cpus, 0, actor_nodes, config.actors.count),
     ]
 
 
-def _gpus(config: Config, offered: bool) -> int:
+def _gpus(device: str, offered: bool) -> int:
     """GPUs of the learner. It sees what it asks for, counted from 0: with cuda:1 that is two."""
-    device = config.learner.device
     if device == "auto":
-        return 1 if offered else 0
+        return int(offered)
     kind, _, index = device.partition(":")
-    return int(index or 0) + 1 if kind == "cuda" and index.isdecimal() == bool(index) else 0
+    return (int(index) if index.isdecimal() else 0) + 1 if kind == "cuda" else 0

@@ -36,13 +36,14 @@ def test_where_nodes_say_what_they_are_for_each_part_asks_for_its_kind():
     wanted = by_title(offered=[LEARNER_NODES, ACTOR_NODES])
     assert {title: demand.resource for title, demand in wanted.items()} == {
         "learner": LEARNER_NODES,
-        "shard-0": LEARNER_NODES,
+        "shard": LEARNER_NODES,
+        "variables": LEARNER_NODES,
         "actor": ACTOR_NODES,
         "evaluator": ACTOR_NODES,
     }
     assert all(demand.resource is None for demand in by_title().values())
     spread = by_title({"placement": {"shards": "spread"}}, offered=[LEARNER_NODES, ACTOR_NODES])
-    assert spread["shard-0"].resource is None
+    assert spread["shard"].resource is None
     assert spread["learner"].resource == LEARNER_NODES
 
 
@@ -57,8 +58,8 @@ def test_cpus_are_those_of_the_configuration():
     )
     assert {title: (demand.cpus, demand.count) for title, demand in wanted.items()} == {
         "learner": (3.0, 1),
-        "shard-0": (2.0, 1),
-        "shard-1": (2.0, 1),
+        "shard": (2.0, 2),
+        "variables": (0.0, 1),
         "actor": (0.5, 7),
         "evaluator": (1.0, 1),
     }

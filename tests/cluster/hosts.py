@@ -190,8 +190,7 @@ class Hosts:
         )
         names = folder / "hosts"
         names.write_text(
-            "127.0.0.1 localhost\n"
-            + "".join(f"{PREFIX}{10 + i} rdqn{i}\n" for i in range(count))
+            "127.0.0.1 localhost\n" + "".join(f"{PREFIX}{10 + i} rdqn{i}\n" for i in range(count))
         )
         self._sweep(count)
         try:

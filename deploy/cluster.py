@@ -1,0 +1,256 @@
+"""`raydqn cluster check`: what is wrong with a cluster file, and what will run where.
+
+It costs nothing: nobody is asked, neither network nor cloud.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from common.config import Config
+from deploy.cluster_file import (
+    LOCAL,
+    ClusterFile,
+    Finding,
+    NodeType,
+    error,
+    load_cluster,
+    warning,
+)
+from deploy.cluster_here import find_missing
+from deploy.cluster_rules import find_mistakes
+from deploy.demands import Demand, demands
+
+_NO_LIMIT = 2**31
+
+
+@dataclass
+class Node:
+    """A node that may be started, and what it holds."""
+
+    type: NodeType
+    cpus: float  # still free
+    gpus: float  # still free
+    held: Counter[str] = field(default_factory=Counter)  # remotes by title
+
+    def room(self, demand: Demand) -> int:
+        """How many such remotes still fit."""
+        if demand.resource is not None and demand.resource not in self.type.offers:
+            return 0
+        rooms = [_NO_LIMIT]
+        if demand.cpus:
+            rooms.append(int(self.cpus // demand.cpus))
+        if demand.gpus:
+            rooms.append(int(self.gpus // demand.gpus))
+        return min(rooms)
+
+    def hold(self, demand: Demand, count: int) -> None:
+        """Take so many of them."""
+        self.cpus -= demand.cpus * count
+        self.gpus -= demand.gpus * count
+        self.held[demand.title] += count
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a check found."""
+
+    cluster: ClusterFile
+    nodes: list[Node]  # that a run would have, idle ones that never go included
+    findings: list[Finding]
+
+    @property
+    def errors(self) -> int:
+        """Findings with which nothing should be started."""
+        return sum(finding.level == "error" for finding in self.findings)
+
+    def lines(self) -> Iterator[str]:
+        """The report, for a person."""
+        cluster = self.cluster
+        yield f"{cluster.path}: cluster {cluster.name} on {_place(cluster)}"
+        rows = [
+            (node_type.name, _counts(node_type), _machine(node_type), self._held(node_type))
+            for node_type in cluster.nodes
+        ]
+        widths = [max(len(row[column]) for row in rows) for column in range(3)]
+        for row in rows:
+            cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
+            yield f"  {'  '.join([*cells, row[3]])}".rstrip()
+        if cluster.provider != LOCAL:
+            idle = [(node_type, node_type.least) for node_type in cluster.nodes]
+            used = Counter(node.type.name for node in self.nodes)
+            run = [(node_type, used[node_type.name]) for node_type in cluster.nodes]
+            most = [(node_type, node_type.most) for node_type in cluster.nodes]
+            yield f"each hour, idle:     {_sum(idle)}"
+            yield f"each hour, this run: {_sum(run)}"
+            yield f"each hour, at most:  {_sum(most)}"
+            if sum(count for _, count in most) - 1 > cluster.max_workers:
+                yield f"                     and no more than {cluster.max_workers} beside the head"
+        for finding in self.findings:
+            yield str(finding)
+        warnings = len(self.findings) - self.errors
+        yield f"{_of(self.errors, 'error')}, {_of(warnings, 'warning')}"
+
+    def _held(self, node_type: NodeType) -> str:
+        """What the nodes of a type hold in this run."""
+        nodes = [node for node in self.nodes if node.type is node_type and node.held]
+        held = sum((node.held for node in nodes), Counter[str]())
+        what = ["driver"] if node_type.head else []
+        what += [title if count == 1 else f"{count} {title}s" for title, count in held.items()]
+        return ", ".join(what) + (f" on {len(nodes)} nodes" if len(nodes) > 1 else "")
+
+
+def check_cluster(path: Path, config: Config) -> Report:
+    """Compare a cluster file with this machine, this project and a run.
+
+    Args:
+        path: of a file for `ray up` or KubeRay.
+        config: of the run that is meant for it.
+
+    Raises:
+        UserError: it is no cluster file.
+    """
+    cluster = load_cluster(path)
+    findings = [*find_missing(cluster), *find_mistakes(cluster)]
+    nodes: list[Node] = []
+    if all(node_type.cpus is not None for node_type in cluster.nodes):
+        startable = [node_type for node_type in cluster.nodes if node_type.most]
+        offered = frozenset().union(*(node_type.offers for node_type in startable))
+        wanted = demands(config, offered, any(node_type.gpus for node_type in startable))
+        nodes, missing = place(cluster, wanted)
+        findings += missing
+    return Report(cluster, nodes, sorted(findings, key=lambda finding: finding.level))
+
+
+def place(cluster: ClusterFile, wanted: Sequence[Demand]) -> tuple[list[Node], list[Finding]]:
+    """Place remotes as Ray would: on nodes that are there, else on new ones.
+
+    Args:
+        cluster: where.
+        wanted: in this order; shards go to the learner's node while it has room.
+
+    Returns:
+        Nodes with what they hold, and what found no room.
+    """
+    nodes = [_node(kind) for kind in cluster.nodes for _ in range(kind.least)]
+    used = Counter({kind.name: kind.least for kind in cluster.nodes})
+    findings = []
+    for demand in wanted:
+        unfit = _unfit(cluster, demand)
+        if unfit is not None:
+            findings.append(unfit)
+            continue
+        limit = demand.count or _NO_LIMIT  # 0: as many as fit
+        left = limit
+        near = sorted(nodes, key=lambda node: "learner" not in node.held)
+        for node in near:
+            left -= _fill(node, demand, left)
+        while left and (kind := _next_type(cluster, used, demand)) is not None:
+            node = _node(kind)
+            nodes.append(node)
+            used[kind.name] += 1
+            left -= _fill(node, demand, left)
+        if demand.count and left:
+            findings.append(_too_many(cluster, demand, limit - left))
+        elif not demand.count and left == limit:
+            findings.append(_too_many(cluster, demand, 0))
+    shards = [node.held["shard"] for node in nodes if "learner" not in node.held]
+    if sum(shards) and any("learner" in node.held for node in nodes):
+        findings.append(
+            warning(
+                "replay.shards",
+                next(d.count for d in wanted if d.title == "shard"),
+                f"{sum(shards)} of them do not fit beside the learner: batches cross the network",
+            )
+        )
+    return nodes, findings
+
+
+def _node(kind: NodeType) -> Node:
+    return Node(kind, kind.cpus or 0, kind.gpus)
+
+
+def _fill(node: Node, demand: Demand, left: int) -> int:
+    count = min(left, node.room(demand))
+    if count:
+        node.hold(demand, count)
+    return count
+
+
+def _next_type(cluster: ClusterFile, used: Counter[str], demand: Demand) -> NodeType | None:
+    """What to start for a remote: no GPU that it does not ask for, else the largest."""
+    if used.total() > cluster.max_workers:  # the head is one of them
+        return None
+    kinds = [k for k in cluster.nodes if used[k.name] < k.most and _node(k).room(demand)]
+    return min(kinds, key=lambda kind: (kind.gpus, -(kind.cpus or 0)), default=None)
+
+
+def _unfit(cluster: ClusterFile, demand: Demand) -> Finding | None:
+    """Why no node at all can hold one of these remotes."""
+    kinds = [kind for kind in cluster.nodes if kind.most]
+    if any(_node(kind).room(demand) for kind in kinds):
+        return None
+    that = ""
+    if demand.resource is not None:
+        kinds = [kind for kind in kinds if demand.resource in kind.offers]
+        that = f" that offers {demand.resource}"
+    most_gpus = max((kind.gpus for kind in kinds), default=0)
+    if demand.gpus > most_gpus:
+        has = f"has {'one' if demand.gpus == 1 else 'as many'}"
+        wish = f"{demand.title} wants {_of(demand.gpus, 'GPU')}: no node type{that} {has}"
+    else:
+        wish = f"{demand.title} wants {_of(demand.cpus, 'CPU')}: no node type{that} has as many"
+        if demand.gpus:
+            wish += f" beside {_of(demand.gpus, 'GPU')}"
+    return error(_nodes_key(cluster), None, wish)
+
+
+def _too_many(cluster: ClusterFile, demand: Demand, fit: int) -> Finding:
+    """More remotes than there will ever be room for."""
+    key = {"actor": "actors.count", "shard": "replay.shards"}.get(demand.title)
+    where = f" on nodes that offer {demand.resource}" if demand.resource else ""
+    return error(
+        key or _nodes_key(cluster),
+        demand.count if key else None,
+        f"no room{where} for more than {fit} {demand.title}s, even with all workers started",
+    )
+
+
+def _nodes_key(cluster: ClusterFile) -> str:
+    if cluster.provider == LOCAL:
+        return "worker_ips"
+    return (
+        "available_node_types" if "available_node_types" in cluster.values else "workerGroupSpecs"
+    )
+
+
+def _of(amount: float, unit: str) -> str:
+    return f"{amount:g} {unit}{'' if amount == 1 else 's'}"
+
+
+def _place(cluster: ClusterFile) -> str:
+    if cluster.provider == LOCAL:
+        return "machines of your own"
+    provider = cluster.values.get("provider", {})
+    region = provider.get("region") or provider.get("location")
+    return f"{cluster.provider}, {region}" if region else cluster.provider
+
+
+def _counts(kind: NodeType) -> str:
+    return f"{kind.least}" if kind.least == kind.most else f"{kind.least}–{kind.most}"
+
+
+def _machine(kind: NodeType) -> str:
+    offers = [_of(kind.cpus or 0, "CPU")] + ([_of(kind.gpus, "GPU")] if kind.gpus else [])
+    return f"{kind.machine} ({', '.join(offers)}{', spot' if kind.spot else ''})"
+
+
+def _sum(counts: list[tuple[NodeType, int]]) -> str:
+    """Nodes by what their price hangs on."""
+    parts: Counter[str] = Counter()
+    for kind, count in counts:
+        parts[f"{kind.machine}{' (spot)' if kind.spot else ''}"] += count
+    return " + ".join(f"{count} × {machine}" for machine, count in parts.items() if count)

@@ -1,0 +1,407 @@
+"""A cluster file, of `ray up` or of KubeRay, read and understood without asking anybody."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import logging
+import re
+import shlex
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import jsonschema
+import ray.autoscaler
+import yaml
+from ray.autoscaler._private.kuberay.autoscaling_config import (
+    _derive_autoscaling_config_from_ray_cr,
+)
+from ray.autoscaler._private.local.config import LOCAL_CLUSTER_NODE_TYPE
+from ray.autoscaler._private.util import prepare_config, validate_config
+
+from common.config import suggest
+from common.types import UserError
+
+LOCAL, KUBERAY = "local", "kuberay"
+PROVIDERS = ("aws", "azure", "gcp", LOCAL)
+KEY_OF_MACHINE = {
+    "aws": ("InstanceType",),
+    "azure": ("azure_arm_parameters", "vmSize"),
+    "gcp": ("machineType",),
+}
+RAY_CLUSTER_KEYS = (
+    "authOptions", "autoscalerOptions", "enableInTreeAutoscaling", "gcsFaultToleranceOptions",
+    "headGroupSpec", "headServiceAnnotations", "historyServerOptions", "managedBy",
+    "networkPolicy", "rayVersion", "suspend", "tlsOptions", "upgradeStrategy", "workerGroupSpecs",
+)  # fmt: skip
+MAX_NODES = 100_000  # of one type: more is a slip of the hand
+_LONGEST_VALUE = 60
+
+
+@dataclass(frozen=True)
+class NodeType:
+    """Nodes that are alike."""
+
+    name: str
+    machine: str  # what the cloud calls it, and what its price hangs on
+    spot: bool
+    head: bool
+    least: int  # nodes
+    most: int  # nodes
+    cpus: int | None  # of each; None: the file does not say
+    gpus: int
+    offers: frozenset[str]  # custom resources
+
+
+@dataclass(frozen=True)
+class ClusterFile:
+    """What a file says, with Ray's defaults filled in."""
+
+    path: Path
+    provider: str  # one of PROVIDERS, or KUBERAY
+    name: str
+    values: Mapping[str, Any]  # of the whole file; of the RayCluster's spec with KubeRay
+    nodes: tuple[NodeType, ...]  # the head first
+    max_workers: int  # nodes beside the head, of all types together
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong with a cluster file, or with what it needs."""
+
+    level: Literal["error", "warning"]
+    key: str  # in the file
+    value: object | None  # None: there is none to show
+    wish: str
+
+    def __str__(self) -> str:
+        value = "" if self.value is None else f"={shown(self.value)}"
+        return f"{self.level}: {self.key}{value}: {self.wish}"
+
+
+def error(key: str, value: object | None, wish: str) -> Finding:
+    """With this, nothing should be started."""
+    return Finding("error", key, value, wish)
+
+
+def warning(key: str, value: object | None, wish: str) -> Finding:
+    """This costs money, speed or safety."""
+    return Finding("warning", key, value, wish)
+
+
+def load_cluster(path: Path) -> ClusterFile:
+    """Read a cluster file.
+
+    Raises:
+        UserError: it cannot be read, is no cluster file, or Ray would not take it.
+    """
+    try:
+        documents = list(yaml.safe_load_all(path.read_text(encoding="utf-8")))
+        # As Ray sends it to the head: keys become text, and what has no place there is found.
+        documents = json.loads(json.dumps(documents))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not a YAML file ({_where(error)})") from None
+    except (ValueError, TypeError, RecursionError) as error:
+        raise UserError(f"{path}: not a cluster file ({first_line(error)})") from None
+    documents = [document for document in documents if document is not None]
+    if not documents:
+        raise UserError(f"{path}: is empty: must be a cluster file of `ray up` or KubeRay")
+    for document in documents:
+        if not isinstance(document, dict):
+            kind = "a list" if isinstance(document, list) else "a single value"
+            raise UserError(f"{path}: is {kind}: must have keys, such as cluster_name")
+    try:
+        if str(documents[0].get("apiVersion", "")).startswith("ray.io/"):
+            return _kuberay(path, documents)
+        if len(documents) > 1:
+            raise UserError(f"has {len(documents)} documents: `ray up` takes one")
+        return _ray_up(path, documents[0])
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+
+
+def _ray_up(path: Path, values: dict[str, Any]) -> ClusterFile:
+    """A file of `ray up`."""
+    _check_schema(values)
+    provider = values["provider"]["type"]
+    if provider not in PROVIDERS:
+        raise UserError(
+            f"provider.type={provider}: must be one of {', '.join(PROVIDERS)}"
+            f"{suggest(provider, PROVIDERS)}"
+        )
+    if provider != LOCAL and "available_node_types" not in values:
+        raise UserError("missing key available_node_types: without it Ray takes types of its own")
+    for target, source in values.get("file_mounts", {}).items():
+        if not isinstance(source, str):
+            raise UserError(f"file_mounts.{target}={shown(source)}: must be a path on this machine")
+    for name, node_type in values.get("available_node_types", {}).items():
+        for key in ("min_workers", "max_workers"):
+            if node_type.get(key, 0) < 0:
+                raise UserError(
+                    f"available_node_types.{name}.{key}={node_type[key]}: must be at least 0"
+                )
+    try:
+        with _quiet():
+            values = prepare_config(values)
+            validate_config(values)
+    except Exception as error:  # Ray tells a mistake by whatever it stumbles upon
+        raise UserError(first_line(error)) from None
+    nodes = _own_machines(values) if provider == LOCAL else _cloud_nodes(provider, values)
+    return _cluster(path, provider, values["cluster_name"], values, nodes, values["max_workers"])
+
+
+def _cluster(
+    path: Path,
+    provider: str,
+    name: str,
+    values: Mapping[str, Any],
+    nodes: list[NodeType],
+    max_workers: int,
+) -> ClusterFile:
+    """The head first, and nobody without end."""
+    for node in nodes:
+        if not node.least <= node.most <= MAX_NODES:
+            wish = "must be at least as many as the fewest"
+            if node.most > MAX_NODES:
+                wish = f"must be at most {MAX_NODES:,}"
+            raise UserError(f"most nodes of {node.name}={node.most - node.head}: {wish}")
+    nodes.sort(key=lambda node: not node.head)
+    return ClusterFile(path, provider, name, values, tuple(nodes), int(max_workers))
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Ray prints and logs as it reads a file; what counts, its exceptions tell too."""
+    said, logger = io.StringIO(), logging.getLogger("ray.autoscaler")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _check_schema(values: dict[str, Any]) -> None:
+    """Compare with the schema that comes with Ray.
+
+    Raises:
+        UserError: names the first key that does not fit.
+    """
+    schema_file = Path(ray.autoscaler.__file__).parent / "ray-schema.json"
+    schema = json.loads(schema_file.read_text(encoding="utf-8"))
+    if dig(values, "provider", "type") == LOCAL:  # here Ray takes one more key
+        schema["properties"]["min_workers"] = {"type": "integer", "minimum": 0}
+    errors = jsonschema.Draft7Validator(schema).iter_errors(values)
+    error = min(errors, key=lambda error: len(error.absolute_path), default=None)
+    if error is None:
+        return
+    place = [str(part) for part in error.absolute_path]
+    value, expected = error.instance, error.validator_value
+    if error.validator == "additionalProperties":
+        known = list(error.schema.get("properties", {}))
+        strange = next(name for name in value if name not in known)
+        raise UserError(f"unknown key {'.'.join([*place, strange])}{suggest(strange, known)}")
+    if error.validator == "required":
+        missing = next(name for name in expected if name not in value)
+        raise UserError(f"missing key {'.'.join([*place, missing])}")
+    wish = {"type": f"must be of type {expected}", "minimum": f"must be at least {expected}"}
+    raise UserError(
+        f"{'.'.join(place)}={shown(value)}: {wish.get(error.validator) or first_line(error)}"
+    )
+
+
+def _cloud_nodes(provider: str, values: Mapping[str, Any]) -> list[NodeType]:
+    """Node types of a cloud."""
+    nodes = []
+    for name, node_type in values["available_node_types"].items():
+        head = name == values["head_node_type"]
+        config, resources = node_type["node_config"], node_type["resources"]
+        machine = dig(config, *KEY_OF_MACHINE[provider])
+        nodes.append(
+            NodeType(
+                name=name,
+                machine=str(machine or "a machine of unknown type"),
+                spot=_is_spot(provider, config),
+                head=head,
+                least=int(node_type["min_workers"]) + head,
+                most=int(node_type["max_workers"]) + head,
+                cpus=None if "CPU" not in resources else int(resources["CPU"]),
+                gpus=int(resources.get("GPU", 0)),
+                offers=_custom(resources),
+            )
+        )
+    return nodes
+
+
+def _is_spot(provider: str, config: Mapping[str, Any]) -> bool:
+    if provider == "aws":
+        return bool(dig(config, "InstanceMarketOptions", "MarketType") == "spot")
+    if provider == "azure":
+        return bool(dig(config, "azure_arm_parameters", "priority") == "Spot")
+    scheduling = config.get("scheduling")
+    if isinstance(scheduling, list) and scheduling:  # as in Ray's own examples
+        scheduling = scheduling[0]
+    return dig(scheduling, "provisioningModel") == "SPOT" or dig(scheduling, "preemptible") is True
+
+
+def _own_machines(values: Mapping[str, Any]) -> list[NodeType]:
+    """Machines of one's own: the commands that start Ray say what they offer."""
+    workers = values["available_node_types"][LOCAL_CLUSTER_NODE_TYPE]
+    provider = values["provider"]
+    nodes = []
+    for head, key in ((True, "head_start_ray_commands"), (False, "worker_start_ray_commands")):
+        options = start_options(values[key])
+        custom = _custom_option(key, options.get("--resources", "{}"))
+        nodes.append(
+            NodeType(
+                name="head" if head else "workers",
+                machine=str(provider.get("head_ip", "own machine")) if head else "own machine",
+                spot=False,
+                head=head,
+                least=1 if head else int(workers["min_workers"]),
+                most=1 if head else int(workers["max_workers"]),
+                cpus=_number_option(key, options, "--num-cpus"),
+                gpus=_number_option(key, options, "--num-gpus") or 0,
+                offers=_custom(custom),
+            )
+        )
+    return nodes
+
+
+def start_options(commands: Iterable[str]) -> dict[str, str]:
+    """Options of the `ray start` among `commands`."""
+    command = next((command for command in commands if "ray start" in command), "")
+    try:
+        words = shlex.split(command.partition("ray start")[2])
+    except ValueError:  # a quotation that never ends
+        return {}
+    options: dict[str, str] = {}
+    for index, word in enumerate(words):
+        name, equals, value = word.partition("=")
+        if name.startswith("--"):
+            following = words[index + 1] if index + 1 < len(words) else ""
+            options[name] = value if equals else following.rstrip(";")
+    return options
+
+
+def _number_option(key: str, options: Mapping[str, str], name: str) -> int | None:
+    text = options.get(name)
+    if text is None:
+        return None
+    if not re.fullmatch(r"\d{1,9}", text):
+        raise UserError(f"{key}: {name}={text}: must be a whole number, to be known beforehand")
+    return int(text)
+
+
+def _custom_option(key: str, text: str) -> dict[str, Any]:
+    try:
+        resources = json.loads(text)
+    except ValueError:
+        resources = None
+    if not isinstance(resources, dict):
+        raise UserError(f"{key}: --resources={shown(text)}: must be JSON, such as '{{\"a\": 1}}'")
+    return resources
+
+
+def _kuberay(path: Path, documents: list[dict[str, Any]]) -> ClusterFile:
+    """A file of KubeRay: its first RayCluster, or that of its first RayJob or RayService."""
+    for document in documents:
+        spec = document.get("spec")
+        inner = {"RayJob": "rayClusterSpec", "RayService": "rayClusterConfig"}
+        below = inner.get(str(document.get("kind")))
+        if document.get("kind") == "RayCluster" or dig(spec, below or "") is not None:
+            break
+    else:
+        raise UserError("describes no RayCluster: must, or a RayJob with a rayClusterSpec")
+    spec = dig(spec, below) if below else spec
+    where = f"spec.{below}." if below else "spec."
+    if not isinstance(spec, dict):
+        raise UserError(f"{where.rstrip('.')}={shown(spec)}: must have keys")
+    for key in spec:
+        if key not in RAY_CLUSTER_KEYS:
+            raise UserError(f"unknown key {where}{key}{suggest(key, RAY_CLUSTER_KEYS)}")
+    for key in ("rayVersion", "headGroupSpec"):
+        if key not in spec:
+            raise UserError(f"missing key {where}{key}")
+    name = str(dig(document, "metadata", "name") or "raydqn")
+    try:
+        with _quiet():
+            derived = _derive_autoscaling_config_from_ray_cr(
+                {"metadata": {"name": name, "namespace": "default"}, "spec": spec}
+            )
+        groups = {"headgroup": spec["headGroupSpec"]}
+        groups |= {group["groupName"]: group for group in spec.get("workerGroupSpecs", [])}
+        nodes = [
+            _pods(group, groups[group], node_type)
+            for group, node_type in derived["available_node_types"].items()
+        ]
+    except KeyError as error:
+        raise UserError(f"{where.rstrip('.')}: a group without key {error.args[0]}") from None
+    except Exception as error:  # Ray tells a mistake by whatever it stumbles upon
+        raise UserError(f"{where.rstrip('.')}: not a RayCluster ({first_line(error)})") from None
+    return _cluster(path, KUBERAY, name, spec, nodes, derived["max_workers"])
+
+
+def _pods(name: str, group: Mapping[str, Any], node_type: Mapping[str, Any]) -> NodeType:
+    """Pods of one group."""
+    head, resources, pod = name == "headgroup", node_type["resources"], group["template"]["spec"]
+    memory = dig(pod["containers"][0], "resources", "limits", "memory")
+    selector = json.dumps(pod.get("nodeSelector", {})).lower()
+    return NodeType(
+        name="head" if head else name,
+        machine=f"{'head' if head else name} pod" + (f" of {memory}" if memory else ""),
+        spot="spot" in selector or "preemptible" in selector,
+        head=head,
+        least=int(node_type["min_workers"]) + head,
+        most=int(node_type["max_workers"]) + head,
+        cpus=resources["CPU"],
+        gpus=resources.get("GPU", 0),
+        offers=_custom(resources),
+    )
+
+
+def _custom(resources: Mapping[str, Any]) -> frozenset[str]:
+    """Names of the custom resources of which there is any."""
+    known = ("CPU", "GPU", "memory", "object_store_memory")
+    return frozenset(name for name, amount in resources.items() if amount and name not in known)
+
+
+def dig(value: Any, *keys: str) -> Any:
+    """What lies at a path of keys; None where the path ends early."""
+    for key in keys:
+        if not isinstance(value, Mapping):
+            return None
+        value = value.get(key)
+    return value
+
+
+def local_path(name: str) -> Path:
+    """A path as Ray takes it: `~` is resolved if it can be."""
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:  # ~ of a user that there is not
+        return Path(name)
+
+
+def shown(value: Any) -> str:
+    """A value in one short line."""
+    text = " ".join(str(value).split())
+    return text if len(text) <= _LONGEST_VALUE else f"{text[: _LONGEST_VALUE - 1]}…"
+
+
+def first_line(error: Exception) -> str:
+    """What an exception says, in one line, or its name."""
+    lines = str(getattr(error, "message", "") or error).strip().splitlines()
+    return lines[0].strip() if lines else type(error).__name__
+
+
+def _where(error: yaml.YAMLError) -> str:
+    mark = getattr(error, "problem_mark", None)
+    problem = getattr(error, "problem", None) or first_line(error)
+    return f"line {mark.line + 1}: {problem}" if mark else str(problem)
