@@ -144,14 +144,15 @@ class MemoryByPart:
         for process in [root, *root.children(recursive=True)]:
             try:
                 command = process.cmdline()
-                memory = process.memory_full_info()
-            except psutil.Error:
+                shared = process.memory_info().shared
+                own = _own_bytes(process.pid)
+            except (psutil.Error, OSError):
                 continue
             title = _title(command, process.pid == root.pid)
             if title is not None:
-                self.points[title].append((now_s, memory.uss / 2**20))
+                self.points[title].append((now_s, own / 2**20))
             if title == "raylet":
-                self.shared_mib.append(memory.shared / 2**20)
+                self.shared_mib.append(shared / 2**20)
                 self._look_for_spilled(command)
 
     def _look_for_spilled(self, command: list[str]) -> None:
@@ -159,6 +160,17 @@ class MemoryByPart:
         if match:
             files = Path(match[1]).glob("ray_spilled_objects*/*")
             self.spilled_bytes = max(self.spilled_bytes, sum(f.stat().st_size for f in files))
+
+
+def _own_bytes(pid: int) -> int:
+    """Memory that a process wrote to and shares with nobody, swapped out or not.
+
+    Pages of libraries do not count: they are "unique" to a process, or not, as other programs that
+    use the same library come and go.
+    """
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    fields = dict(line.split(":", 1) for line in lines if ":" in line)
+    return sum(int(fields[name].split()[0]) << 10 for name in ("Private_Dirty", "Swap"))
 
 
 def _title(command: list[str], is_root: bool) -> str | None:
