@@ -110,7 +110,7 @@ def boards_at(address: str) -> Iterator[dict[str, Handle]]:
     from deploy.cluster_runtime import NAMESPACE, connect
 
     try:
-        connect(address)
+        connect(address, ship=False)
         newest: dict[str, tuple[int, str]] = {}
         for named in list_named_actors(all_namespaces=True):
             run, _, board = named["name"].rpartition(":")

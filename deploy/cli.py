@@ -190,7 +190,7 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     train = command("train", _train, "train from the beginning", keys=any_key)
     train.add_argument("preset", nargs="?", default=DEFAULT_PRESET, help="see `raydqn presets`")
     train.add_argument("--config", type=Path, metavar="FILE", help="TOML on top of the preset")
-    train.add_argument("--run-dir", type=Path, metavar="DIR", help="new folder for this run")
+    train.add_argument("--run-dir", type=_path, metavar="DIR", help="new folder for this run")
     resume = command("resume", _resume, "go on from a run's newest checkpoint", keys=any_key)
     resume.add_argument(
         "run_folder", metavar="RUN", help="its folder, or the URL of its checkpoints"
@@ -297,6 +297,11 @@ def _positive(text: str) -> int:
     if not text.isascii() or not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r}: must be a whole number, at least 1")
     return int(text)
+
+
+def _path(text: str) -> Path:
+    """A path; `~` counts even where no shell was there to read it."""
+    return Path(text).expanduser()
 
 
 def _actors(text: str) -> int | str:

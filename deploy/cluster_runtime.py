@@ -93,8 +93,12 @@ def joined_cluster(address: str, config: Config, listener: Listener) -> Iterator
         ray.shutdown()
 
 
-def connect(address: str) -> None:
+def connect(address: str, ship: bool = True) -> None:
     """Become a driver of the cluster at `address`; `ray.shutdown` ends it.
+
+    Args:
+        address: see `joined_cluster`.
+        ship: have the nodes run our code; whoever only asks needs no remotes of its own.
 
     Raises:
         UserError: see `joined_cluster`.
@@ -110,7 +114,7 @@ def connect(address: str) -> None:
                 namespace=NAMESPACE,
                 log_to_driver=False,
                 logging_level="error",
-                runtime_env=_own_code(),
+                runtime_env=_own_code() if ship else None,
             )
     except AuthenticationError as error:
         raise _refused(address, error) from None

@@ -73,7 +73,7 @@ def submit(file: Path, config: Config, name: str) -> int:
 
 def entrypoint(name: str) -> list[str]:
     """What the job runs, by the head's shell, in the folder that was shipped."""
-    run = f"$HOME/{RUNS}/{name}"
+    run = f"~/{RUNS}/{name}"  # no shell expands it, the command itself does
     return [
         "python",
         "-m",
