@@ -169,6 +169,7 @@ class Host:
     def remove(self) -> None:
         """Power off, and take its network away."""
         self.power_off()
+        _ip("link", "del", self._link, check=False)
         _ip("netns", "del", self.name, check=False)
 
 
@@ -208,6 +209,7 @@ class Hosts:
     def _sweep(count: int) -> None:
         """What a run that was killed left behind."""
         for number in range(count):
+            _ip("link", "del", f"rdqn-v{number}", check=False)
             _ip("netns", "del", f"rdqn{number}", check=False)
         _ip("link", "del", BRIDGE, check=False)
 
