@@ -212,6 +212,13 @@ def bench_soak(repeat: int | None) -> Iterator[Figure]:
     return bench_reliability.bench_soak(repeat or 30, _start)
 
 
+def bench_scaling(repeat: int | None) -> Iterator[Figure]:
+    """Env steps per second against the number of actors, with an environment that only waits."""
+    from deploy import bench_scaling as scaling
+
+    return scaling.bench_scaling(repeat, _start)
+
+
 BENCHMARKS: dict[str, Callable[..., Iterator[Figure]]] = {
     "replay": bench_replay,
     "start": bench_start,
@@ -221,5 +228,6 @@ BENCHMARKS: dict[str, Callable[..., Iterator[Figure]]] = {
     "checkpoint": bench_checkpoint,
     "supervision": bench_supervision,
     "soak": bench_soak,
+    "scaling": bench_scaling,
     "rendering": bench_rendering,
 }

@@ -6,12 +6,23 @@ table `learner`. They are taken out first; argparse sees the rest.
 
 from __future__ import annotations
 
+import threading
 import time
 
 import psutil
 
 # When the command began, on the clock of time.monotonic: stop.wall_s counts from here.
 STARTED_S = time.monotonic() - (time.time() - psutil.Process().create_time())
+
+import signal
+
+# Until there is somebody to catch it, Ctrl-C ends the command without a traceback of its imports.
+_ON_INTERRUPT = signal.getsignal(signal.SIGINT)
+_CATCHABLE = _ON_INTERRUPT is signal.default_int_handler and (
+    threading.current_thread() is threading.main_thread()
+)
+if _CATCHABLE:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import argparse
 import json
@@ -26,6 +37,9 @@ from typing import Any, NoReturn
 from common.config import AUTO, KEYS, is_list, parse_value, suggest, to_toml
 from common.types import EnvironmentFailedError, UserError
 from deploy import PACKAGES, VERSION
+
+if _CATCHABLE:
+    signal.signal(signal.SIGINT, _ON_INTERRUPT)
 
 USER_ERROR, FAILURE, INTERRUPTED = 2, 1, 130
 
@@ -226,7 +240,7 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     chaos.add_argument(
         "--kinds", default="actor,shard,learner", metavar="LIST", help="default: %(default)s"
     )
-    chaos.add_argument("--seed", type=int, default=0, metavar="N", help="for drawing parts")
+    chaos.add_argument("--draw-seed", type=int, default=0, metavar="N", help="for drawing parts")
 
     evaluate = command("evaluate", _evaluate, "play greedy episodes with a run's weights")
     evaluate.add_argument("run_folder", type=Path, metavar="RUN")
@@ -377,7 +391,7 @@ def _chaos(options: argparse.Namespace, overrides: Overrides) -> int:
 
     folder = RunFolder.open(options.run_folder)
     try:
-        for line in chaos(folder, options.every, options.kinds.split(","), options.seed):
+        for line in chaos(folder, options.every, options.kinds.split(","), options.draw_seed):
             print(line, flush=True)
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -464,7 +478,7 @@ def _live_options() -> list[str]:
 
 def _finish(options: argparse.Namespace, work: Callable[[], dict[str, Any]], path: Path) -> int:
     """Run, then say how it ended and what to do next."""
-    from deploy.metrics import RunFolder
+    from deploy.metrics import RunFolder, is_run
     from deploy.supervisor import RunFailedError
 
     try:
@@ -475,7 +489,7 @@ def _finish(options: argparse.Namespace, work: Callable[[], dict[str, Any]], pat
         print(f"raydqn: failed: {error}", file=sys.stderr)
         return FAILURE
     except KeyboardInterrupt:
-        saved = RunFolder.open(path).checkpoints.names()
+        saved = RunFolder.open(path).checkpoints.names() if is_run(path) else []
         hint = f"the newest checkpoint is {saved[-1]}" if saved else "there is no checkpoint"
         print(f"raydqn: stopped at once; {hint}", file=sys.stderr)
         return INTERRUPTED
@@ -492,7 +506,7 @@ def _finish(options: argparse.Namespace, work: Callable[[], dict[str, Any]], pat
     protocol = ", ".join(f"{key}={value}" for key, value in summary["protocol"].items())
     print(f"protocol: {protocol}")
     if reason in ("interrupted", "terminated"):
-        print(f"go on with: raydqn resume {path}")
+        print(f"go on with: raydqn resume {path}{' --inline' if options.inline else ''}")
     else:
         print(f"next: raydqn evaluate {path}   raydqn plot {path}")
     if options.json:

@@ -16,7 +16,7 @@ from common.config import Config
 from common.storage import open_storage
 from common.types import UserError
 from deploy import PACKAGES
-from deploy.demands import Demand, demands
+from deploy.demands import ACTOR_NODES, LEARNER_NODES, Demand, demands
 from deploy.remote import RayRuntime, Runtime
 from replay_server.client import shard_title
 
@@ -219,6 +219,9 @@ class Cluster:
         self._known = _ask_head()
         offers = [kind.resources for kind in self._kinds()]
         offered = {name for offer in offers for name, amount in offer.items() if amount > 0}
+        if self._may_grow() and offered & {LEARNER_NODES, ACTOR_NODES}:
+            # Nodes have roles here; those of the other role may be still to come.
+            offered |= {LEARNER_NODES, ACTOR_NODES}
         wanted = demands(config, offered, "GPU" in offered)
         learner, shard, _, self._evaluator, self._actor = wanted
         # A bundle for each; whatever asks for nothing lives with the learner.

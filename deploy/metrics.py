@@ -16,6 +16,8 @@ from __future__ import annotations
 import fcntl
 import json
 import math
+import socket
+import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -32,8 +34,8 @@ from common.config import Config, build, load_toml, merge, to_toml
 from common.storage import open_storage, write_atomically
 from common.types import Array, EvaluationReport, UserError
 
-if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
+if TYPE_CHECKING:  # not before the start: its import takes a while
+    from tensorboard.summary.writer.record_writer import RecordWriter
 
 CONFIG = "config.toml"
 METRICS = "metrics.jsonl"
@@ -103,14 +105,21 @@ class RunFolder:
         """
         if not is_run(path):
             raise UserError(f"{path}: not a run folder (it has no {CONFIG})")
-        values = merge(load_toml(path / CONFIG), overrides or {})
+        recorded = load_toml(path / CONFIG)
+        missing = [name for name in Config.model_fields if name not in recorded]
+        if missing:
+            raise UserError(
+                f"{path / CONFIG}: has no {missing[0]}: it was cut off; every checkpoint's state "
+                "holds the whole configuration"
+            )
+        values = merge(recorded, overrides or {})
         return cls(path, build(values, str(path / CONFIG)))
 
     def discard_unless_used(self) -> None:
         """Take a new run's folder away again if the run ended before its first report."""
         if not self.path.is_dir():
             return
-        with suppress(UserError), self.lock():  # another process may have gone on with it
+        with suppress(UserError, OSError), self.lock():  # another process may have gone on with it
             metrics = self.path / METRICS
             names = {path.name for path in self.path.iterdir()}
             if names - {CONFIG, LIVES, LOCK, METRICS, CONTROL, ANSWER, STATUS} or (
@@ -183,7 +192,11 @@ class RunFolder:
         Raises:
             UserError: another one does.
         """
-        with (self.path / LOCK).open("w") as file:
+        try:
+            opened = (self.path / LOCK).open("w")
+        except OSError as error:
+            raise UserError(f"{self.path}: cannot be written ({error.strerror})") from None
+        with opened as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
@@ -246,39 +259,67 @@ def _not_free(path: Path) -> UserError:
 
 
 def is_run(path: Path) -> bool:
-    """Whether a folder is one of ours."""
-    return (path / CONFIG).is_file()
+    """Whether a folder is one of ours, and ours to read."""
+    try:
+        return (path / CONFIG).is_file()
+    except OSError:
+        return False
 
 
 class MetricsWriter:
-    """Appends reports to metrics.jsonl and to TensorBoard's event file."""
+    """Appends reports to metrics.jsonl and to TensorBoard's event file.
+
+    A report that cannot be written is lost, and the run goes on: see `write`.
+    """
 
     def __init__(self, folder: Path) -> None:
-        """Open both, after what an earlier part of the run wrote."""
-        path = folder / METRICS
-        cut_off = path.is_file() and path.read_bytes()[-1:] not in (b"", b"\n")
-        self._file = path.open("a", encoding="utf-8")
-        if cut_off:  # a run that was killed: its last line must not swallow the next one
-            self._file.write("\n")
+        """After what an earlier part of the run wrote."""
         self._folder = folder
-        self._board: SummaryWriter | None = None
+        self._path = folder / METRICS
+        self._board: RecordWriter | None = None
+        # A run that was killed: its last line must not swallow the next one.
+        self._cut_off = self._path.is_file() and self._path.read_bytes()[-1:] not in (b"", b"\n")
 
     def write(self, report: dict[str, Any]) -> None:
-        """One line, flushed: a reader sees whole lines only. NaN is written as null."""
-        clean = {key: _finite(value) for key, value in report.items()}
-        self._file.write(json.dumps(clean, allow_nan=False) + "\n")
-        self._file.flush()
-        if self._board is None:  # its import takes as long as all our own: not before the start
-            from torch.utils.tensorboard import SummaryWriter
+        """One line, at once: a reader sees whole lines only. NaN is written as null.
 
-            self._board = SummaryWriter(str(self._folder))
-        for key, value in clean.items():
-            if isinstance(value, (int, float)) and not isinstance(value, bool):
-                self._board.add_scalar(key, value, report["learner_steps"], walltime=None)
+        Raises:
+            OSError: the disk is full, or not to be written; the next report may get through.
+        """
+        clean = {key: _finite(value) for key, value in report.items()}
+        line = json.dumps(clean, allow_nan=False) + "\n"
+        before, self._cut_off = self._cut_off, True
+        with self._path.open("ab", buffering=0) as file:
+            file.write((("\n" if before else "") + line).encode())
+        self._cut_off = False
+        self._write_event(clean)
+
+    def _write_event(self, report: dict[str, Any]) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.compat.proto.summary_pb2 import Summary
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        values = [
+            Summary.Value(tag=key, simple_value=value)
+            for key, value in report.items()
+            if isinstance(value, (int, float)) and not isinstance(value, bool)
+        ]
+        now = time.time()
+        event = Event(wall_time=now, step=report["learner_steps"], summary=Summary(value=values))
+        if self._board is None:
+            name = f"events.out.tfevents.{now:.6f}.{socket.gethostname()}"
+            self._board = RecordWriter((self._folder / name).open("wb", buffering=0))
+            self._board.write(
+                Event(wall_time=now, file_version="brain.Event:2").SerializeToString()
+            )
+        try:
+            self._board.write(event.SerializeToString())
+        except OSError:
+            self._board = None  # a record that is cut off ends its file; the next begins another
+            raise
 
     def close(self) -> None:
-        """Flush and close both."""
-        self._file.close()
+        """Nothing more will come."""
         if self._board is not None:
             self._board.close()
 

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
 from importlib import resources
 from pathlib import Path
@@ -251,11 +251,37 @@ def _runtime(
     view.message("starting Ray …")
     # Ray needs seconds to start and mostly waits; torch is imported meanwhile, in a thread: Ray's
     # processes end with the thread that started them.
-    with ThreadPoolExecutor(1) as pool:
-        checking = pool.submit(_check, config, spec)
-        with local_ray(object_store_bytes(config, spec), config) as runtime:
+    with ExitStack() as stack:
+        with _interrupts_later(), ThreadPoolExecutor(1) as pool:
+            checking = pool.submit(_check, config, spec)
+            runtime = stack.enter_context(local_ray(object_store_bytes(config, spec), config))
             checking.result()
-            yield runtime
+        yield runtime
+
+
+@contextmanager
+def _interrupts_later() -> Iterator[None]:
+    """Ctrl-C takes effect when this is over, some seconds later.
+
+    While two threads import, one that is interrupted in the wrong moment leaves a lock behind, and
+    the command would hang for good.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # Python hands signals to the main thread only
+        return
+    seen = False
+
+    def handler(number: int, frame: FrameType | None) -> None:
+        nonlocal seen
+        seen = True
+
+    before = signal.signal(signal.SIGINT, handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if seen:
+        raise KeyboardInterrupt
 
 
 def _check(config: Config, spec: EnvironmentSpec, here: bool = True) -> None:
@@ -326,7 +352,11 @@ def _signals(supervisor: Supervisor, view: View) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield  # Python hands signals to the main thread only
         return
-    names = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
+    names = {
+        signal.SIGINT: "interrupted",
+        signal.SIGTERM: "terminated",
+        signal.SIGHUP: "terminated",  # its terminal, or the connection to it, is gone
+    }
     seen = False
 
     def handler(number: int, frame: FrameType | None) -> None:
