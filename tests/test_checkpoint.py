@@ -568,7 +568,7 @@ def test_one_changed_bit_of_replay_is_found_by_whoever_reads_it(store, two, file
     with pytest.raises(CheckpointError, match=f"^{path}: cannot be read .No such file"):
         read_verified(store.storage, name, found.files)
     path.mkdir()
-    with pytest.raises(CheckpointError, match=f"^{path}: cannot be read .Is a directory"):
+    with pytest.raises(CheckpointError, match=f"^{path}: cannot be read .is no regular file"):
         read_verified(store.storage, name, found.files)
     with pytest.raises(CheckpointError, match="is not in its checkpoint's manifest"):
         read_verified(store.storage, "frames/other.rdqn", found.files)
