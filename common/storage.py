@@ -112,7 +112,7 @@ class LocalStorage:
         try:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 raise StorageError(errno.EINVAL, "is no regular file", str(path))
-            with open(descriptor, "rb", closefd=False) as file:  # noqa: PTH123 # has no path
+            with open(descriptor, "rb", closefd=False) as file:
                 return np.fromfile(file, np.uint8)
         finally:
             os.close(descriptor)

@@ -277,7 +277,7 @@ def test_only_regular_files_are_files(tmp_path):
     (tmp_path / "store" / "a" / "link").symlink_to(tmp_path / "secret")
     os.mkfifo(tmp_path / "store" / "a" / "pipe")
     assert storage.sizes() == {"a/file": 1}
-    with pytest.raises(StorageError, match="is no regular file.*a/pipe"):
+    with pytest.raises(StorageError, match=r"is no regular file.*a/pipe"):
         storage.read("a/pipe")
     with pytest.raises(OSError, match="symbolic link"):
         storage.read("a/link")
