@@ -7,7 +7,8 @@ checkpoints/
         shard-0.rdqn           the items of a replay shard, and its newest frames (wire format)
         manifest.json          size and SHA-256 of each file; written last
     frames/
-        0-3-000012.rdqn        older frames of shard 0: written once, for all checkpoints
+        0-3-000012-….rdqn      older frames of shard 0: written once, for all checkpoints; the
+                               name has a part of their SHA-256, so it never means other frames
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -25,12 +26,14 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
-from common.storage import Storage, is_name
+from common.storage import Storage, StorageError, is_name
 from common.types import Array, UserError
 
 MANIFEST = "manifest.json"
 STATE = "state.json"
 TENSORS = ".safetensors"
+REPLAY = ".rdqn"
+"""Ending of the replay memory's files."""
 _FOLDER = re.compile(r"(\d{6,})-step-(\d{8,})", re.ASCII)
 _MAX_MANIFEST_BYTES = 1 << 26
 LISTINGS = 5
@@ -41,7 +44,16 @@ Files = dict[str, dict[str, Any]]
 
 
 class CheckpointError(UserError):
-    """A checkpoint that is missing, cut off or damaged."""
+    """A checkpoint that is missing, cut off or damaged.
+
+    Attributes:
+        file: the one that is bad, by its name in the storage, as far as it is one; other
+            checkpoints may need it too.
+    """
+
+    def __init__(self, message: str, file: str | None = None) -> None:
+        super().__init__(message)
+        self.file = file
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +66,7 @@ class Checkpoint:
         tensors: groups of tensors by name.
         state: what was saved as JSON.
         files: of all that belongs to it, replay included.
+        replay: whether its replay memory is to be gone on from, if it holds one.
     """
 
     url: str
@@ -61,6 +74,7 @@ class Checkpoint:
     tensors: dict[str, dict[str, Array]]
     state: dict[str, Any]
     files: Files
+    replay: bool = True
 
     def __str__(self) -> str:
         return f"{self.url}/{self.name}"
@@ -83,25 +97,50 @@ def read_verified(storage: Storage, name: str, files: Files) -> Array:
         entry = files[name]
         data = storage.read(name)
     except KeyError:
-        raise CheckpointError(f"{where}: is not in its checkpoint's {MANIFEST}") from None
+        raise CheckpointError(f"{where}: is not in its checkpoint's {MANIFEST}", name) from None
     except FileNotFoundError:
-        raise CheckpointError(f"{where}: cannot be read (No such file or directory)") from None
+        reason = "No such file or directory"
+        raise CheckpointError(f"{where}: cannot be read ({reason})", name) from None
     except OSError as error:
-        raise CheckpointError(f"{where}: cannot be read ({error.strerror or error})") from None
+        reason = error.strerror or str(error)
+        raise CheckpointError(f"{where}: cannot be read ({reason})", name) from None
     if len(data) != entry["bytes"]:
-        raise CheckpointError(f"{where}: cut off, {len(data)} bytes of {entry['bytes']}")
+        raise CheckpointError(f"{where}: cut off, {len(data)} bytes of {entry['bytes']}", name)
     if entry_of(data)["sha256"] != entry["sha256"]:
-        raise CheckpointError(f"{where}: damaged, its checksum is another")
+        raise CheckpointError(f"{where}: damaged, its checksum is another", name)
     return data
 
 
 class CheckpointStore:
-    """The checkpoints of one run, newest last; keeps the last k."""
+    """The checkpoints of one run, newest last; keeps the last k.
 
-    def __init__(self, storage: Storage, keep: int) -> None:
-        """Nothing is created before the first checkpoint."""
+    Attributes:
+        storage: where they lie.
+        untidy: why what nobody needs any more was not removed after the last one, if it was not;
+            it is tried again after the next.
+    """
+
+    def __init__(
+        self,
+        storage: Storage,
+        keep: int,
+        check: Callable[[Checkpoint], None] | None = None,
+        replay: bool = True,
+    ) -> None:
+        """Nothing is created before the first checkpoint.
+
+        Args:
+            storage: where they lie.
+            keep: so many.
+            check: raises CheckpointError for one that is whole and yet none of ours; called with
+                every one that is read.
+            replay: whether those that are read are needed with their replay memory.
+        """
         self.storage = storage
+        self.untidy: OSError | None = None
         self._keep = keep
+        self._check = check
+        self._replay = replay
         self._number = 0  # the greatest that was given away
 
     def names(self) -> list[str]:
@@ -132,7 +171,8 @@ class CheckpointStore:
     ) -> None:
         """Write what is left to write, the manifest last: with it the checkpoint exists.
 
-        Then all goes that no checkpoint to keep needs, what a killed writer left included.
+        Then all goes that no checkpoint to keep needs, what a killed writer left included. If that
+        fails the checkpoint exists all the same: see `untidy`.
 
         Args:
             name: a `new_name`.
@@ -141,27 +181,51 @@ class CheckpointStore:
             files: that others have written already.
 
         Raises:
-            OSError: it could not be written; the checkpoints before are intact, and what there is
-                of this one is gone.
+            OSError: it could not be written, or what others wrote is not there; the checkpoints
+                before are intact, and what there is of this one is gone.
         """
         own = {f"{name}/{group}{TENSORS}": _tensor_bytes(t) for group, t in tensors.items()}
         own[f"{name}/{STATE}"] = json.dumps(dict(state), indent=1).encode()
         manifest = {**(files or {}), **{path: entry_of(data) for path, data in own.items()}}
         own[f"{name}/{MANIFEST}"] = json.dumps(manifest, indent=1).encode()
         try:
+            self._check_visible(files or {})
             for path, data in own.items():
                 self.storage.write(path, data)
         except OSError:
-            self.discard(name)  # a full disk needs the room
+            self.discard(name, files or {})  # a full disk needs the room
             raise
-        self._tidy()
+        self.untidy = None
+        try:
+            self._tidy()
+            self.storage.sweep()
+        except OSError as error:
+            self.untidy = error
 
-    def discard(self, name: str) -> None:
-        """Remove what there is of a checkpoint that failed; frames stay, their shards know them."""
-        with suppress(OSError):  # then it goes after the next that succeeds
+    def _check_visible(self, files: Files) -> None:
+        """Without what others wrote it would be none, and the ones before it would go for it."""
+        sizes = self.storage.sizes() if files else {}
+        for path, entry in files.items():
+            if sizes.get(path) != entry["bytes"]:
+                raise StorageError(
+                    f"{self.storage.url}/{path}: not visible from here as it was written: "
+                    "checkpoint.storage must be reached by all nodes"
+                )
+
+    def discard(self, name: str, written: Collection[str] | None = None) -> None:
+        """Remove what there is of a checkpoint that failed.
+
+        Args:
+            name: of the checkpoint.
+            written: if nobody writes any more: names of files of which the frames stay, because
+                their shards need not write them again. Others that no checkpoint needs go, too.
+        """
+        with suppress(OSError):  # then it goes after the next
             for path in sorted(self.storage.sizes(), key=_manifests_first):
                 if path.startswith(f"{name}/"):
                     self.storage.remove(path)
+            if written is not None:
+                self._tidy(written)
 
     def save(
         self, step: int, tensors: Mapping[str, Mapping[str, Array]], state: Mapping[str, Any]
@@ -175,7 +239,7 @@ class CheckpointStore:
         """The newest checkpoint. Changes nothing: the run may be going on.
 
         Raises:
-            CheckpointError: none, or it is damaged; the one before it is named.
+            CheckpointError: none, or it is damaged; the way out is named.
         """
         while True:
             try:
@@ -195,7 +259,8 @@ class CheckpointStore:
     def load(self, name: str) -> Checkpoint:
         """Read a checkpoint: its state and tensors verified, of other files whether they are there.
 
-        Whoever reads those verifies them (`read_verified`).
+        Whoever reads those verifies them (`read_verified`). Those of a replay memory that nobody
+        needs are not looked at.
 
         Raises:
             CheckpointError: not a checkpoint, or its bytes are not those that were written.
@@ -211,9 +276,10 @@ class CheckpointStore:
             raise CheckpointError(f"{where}: cannot be understood ({MANIFEST} is too large)")
         files = self._manifest(name)
         for path, entry in files.items():
-            if sizes.get(path) != entry["bytes"]:
+            needed = self._replay or not path.endswith(REPLAY)
+            if needed and sizes.get(path) != entry["bytes"]:
                 there = f"{sizes[path]} bytes of {entry['bytes']}" if path in sizes else "not there"
-                raise CheckpointError(f"{self.storage.url}/{path}: cut off, {there}")
+                raise CheckpointError(f"{self.storage.url}/{path}: cut off, {there}", path)
         if f"{name}/{STATE}" not in files:
             raise CheckpointError(f"{where}: cannot be understood (it has no {STATE})")
         tensors: dict[str, dict[str, Array]] = {}
@@ -232,14 +298,29 @@ class CheckpointStore:
                     tensors[file.removesuffix(TENSORS)] = load_tensors(data.tobytes())
         except (ValueError, KeyError, TypeError, RecursionError, SafetensorError) as error:
             raise CheckpointError(f"{where}: cannot be understood ({error})") from None
-        return Checkpoint(self.storage.url, name, tensors, state, files)
+        checkpoint = Checkpoint(self.storage.url, name, tensors, state, files, self._replay)
+        if self._check is not None:
+            self._check(checkpoint)
+        return checkpoint
 
     def with_way_out(self, error: CheckpointError, name: str) -> CheckpointError:
-        """The error of checkpoint `name`, with the one before it, if there is one."""
-        before = [n for n in self.names() if _number(n) < _number(name)]
-        if not before:
-            return error
-        return CheckpointError(f"{error}; the one before it: --checkpoint {before[-1]}")
+        """The error of checkpoint `name`, with the newest before it that is not damaged so, too.
+
+        Where there is none, and the damage is in the replay memory: how to go on without that.
+        """
+        before: list[str] = []
+        if _FOLDER.fullmatch(name):
+            with suppress(OSError):  # the error is what counts
+                before = [n for n in self.names() if _number(n) < _number(name)]
+        for other in reversed(before):
+            with suppress(CheckpointError):
+                if error.file not in self.load(other).files:
+                    which = "the one before it" if other == before[-1] else "an older one is whole"
+                    return CheckpointError(f"{error}; {which}: --checkpoint {other}", error.file)
+        if error.file is not None and error.file.endswith(REPLAY):
+            hint = "to go on with an empty replay memory: --checkpoint.replay false"
+            return CheckpointError(f"{error}; {hint}", error.file)
+        return error
 
     def _manifest(self, name: str) -> Files:
         where = f"{self.storage.url}/{name}/{MANIFEST}"
@@ -258,14 +339,17 @@ class CheckpointStore:
             raise CheckpointError(f"{where}: cannot be understood ({error})") from None
         return files
 
-    def _tidy(self) -> None:
+    def _tidy(self, written: Collection[str] = ()) -> None:
         """Remove what no checkpoint to keep needs. For the run itself only, between checkpoints.
 
         The manifest goes first: killed halfway, this leaves no half checkpoint.
+
+        Args:
+            written: names of what stays, too.
         """
         there = self.storage.sizes()
         keep = _complete(there)[-self._keep :]
-        needed = {f"{name}/{MANIFEST}" for name in keep}
+        needed = {f"{name}/{MANIFEST}" for name in keep} | set(written)
         for name in keep:
             try:
                 needed |= self._manifest(name).keys()
@@ -276,7 +360,6 @@ class CheckpointStore:
             folder = name.partition("/")[0]
             if folder == "frames" or _FOLDER.fullmatch(folder):  # nothing that is not ours
                 self.storage.remove(name)
-        self.storage.sweep()
 
 
 def _complete(names: Iterable[str]) -> list[str]:

@@ -314,12 +314,22 @@ class CheckpointConfig(Section):
     )
     every_s: float | None = Field(60.0, gt=0, description="on Ray: seconds between them")
     keep: int = Field(3, ge=1, description="newest checkpoints to keep")
-    replay: bool = Field(True, description="save the replay memory too")
+    replay: bool = Field(
+        True,
+        description="save the replay memory too; false on a resume: begin with an empty one, "
+        "whatever was saved",
+    )
     storage: str | None = Field(
         None,
         min_length=1,
         description='a folder, or a URL that fsspec knows ("s3://bucket/path"), in which the run '
         "gets a folder of its name; none: the run folder. On a cluster all nodes must reach it",
+    )
+    timeout_s: float | None = Field(
+        600.0,
+        gt=0,
+        description="on Ray: seconds after which one that is not written yet has failed; none: "
+        "never",
     )
     on_failure: Literal["continue", "stop"] = Field(
         "continue", description="what the run does when a checkpoint cannot be written"
@@ -523,7 +533,7 @@ def build(values: Mapping[str, Any], source: str = "configuration") -> Config:
     try:
         return Config.model_validate(values)
     except ValidationError as error:
-        raise UserError(f"{source}: {_one_line(error)}") from None
+        raise UserError(f"{source}: {one_line(error)}") from None
 
 
 def with_actors(config: Config, count: int) -> Config:
@@ -531,7 +541,8 @@ def with_actors(config: Config, count: int) -> Config:
     return build(merge(config.model_dump(), {"actors": {"count": count}}), f"actors.count={count}")
 
 
-def _one_line(error: ValidationError) -> str:
+def one_line(error: ValidationError) -> str:
+    """The first of what is wrong: the key, its value and the wish."""
     first = error.errors(include_url=False)[0]
     key = ".".join(str(part) for part in first["loc"] if not isinstance(part, int))
     if first["type"] == "extra_forbidden":
@@ -540,7 +551,7 @@ def _one_line(error: ValidationError) -> str:
     if first["type"] == "value_error":
         return f"{key}: {message}" if key else message
     message = message.removeprefix("Input ")
-    return f"{key}={first['input']!r}: {message}"
+    return f"{key}={first['input']!r:.200}: {message}"
 
 
 def load_toml(path: Path) -> dict[str, Any]:

@@ -1,13 +1,16 @@
 """Where checkpoints lie: a folder of this machine, or whatever fsspec reaches (`s3://`, `gs://` …).
 
-A file is there whole or not at all, whenever its writer is killed, and its name cannot lead out of
-the place. Nothing is ever renamed but a file into its place: object stores cannot do more.
+In a folder and in an object store a file is there whole or not at all, whenever its writer is
+killed; `FsspecStorage` says what holds elsewhere. Its name cannot lead out of the place. Nothing is
+ever renamed but a file into its place: object stores cannot do more.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import re
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -91,7 +94,7 @@ def _checked(name: str) -> str:
 
 
 class LocalStorage:
-    """A folder of this machine."""
+    """A folder of this machine: regular files in real folders. It may be a link itself."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -99,11 +102,20 @@ class LocalStorage:
 
     def write(self, name: str, data: bytes | Array) -> None:
         """Write beside it, wait for the disk, and rename into place."""
-        write_atomically(self.folder / _checked(name), data)
+        write_atomically(self._path(name), data)
 
     def read(self, name: str) -> Array:
         """A file's bytes."""
-        return np.fromfile(self.folder / _checked(name), np.uint8)
+        # A pipe would be waited for, a device read without an end; a link may lead anywhere.
+        path = self._path(name)
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        try:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise StorageError(errno.EINVAL, "is no regular file", str(path))
+            with open(descriptor, "rb", closefd=False) as file:
+                return np.fromfile(file, np.uint8)
+        finally:
+            os.close(descriptor)
 
     def sizes(self) -> dict[str, int]:
         """Every file that is there, and its size."""
@@ -112,13 +124,14 @@ class LocalStorage:
             for path in map(Path(folder).joinpath, files):
                 name = path.relative_to(self.folder).as_posix()
                 with suppress(FileNotFoundError):  # its writer removed it meanwhile
-                    if is_name(name):
-                        found[name] = path.stat().st_size
+                    status = path.lstat()
+                    if is_name(name) and stat.S_ISREG(status.st_mode):
+                        found[name] = status.st_size
         return dict(sorted(found.items()))
 
     def remove(self, name: str) -> None:
         """Take a file away, and its folder if that is empty then."""
-        path = self.folder / _checked(name)
+        path = self._path(name)
         path.unlink(missing_ok=True)
         self._remove_empty(path.parent)
 
@@ -128,6 +141,16 @@ class LocalStorage:
             path.unlink(missing_ok=True)
             self._remove_empty(path.parent)
 
+    def _path(self, name: str) -> Path:
+        """Of a file; no folder on the way may be a link, which could lead out of the storage."""
+        path = self.folder / _checked(name)
+        for folder in path.parents:
+            if folder == self.folder:
+                break
+            if folder.is_symlink():
+                raise StorageError(errno.ELOOP, "is a link; must be a real folder", str(folder))
+        return path
+
     def _remove_empty(self, folder: Path) -> None:
         if folder != self.folder:
             with suppress(OSError):  # not empty
@@ -135,7 +158,12 @@ class LocalStorage:
 
 
 class FsspecStorage:
-    """A place that fsspec reaches. A file is one object: stores put those whole or not at all."""
+    """A place that fsspec reaches.
+
+    An object store (S3, Google, Azure) puts an object whole or not at all. Elsewhere (SFTP, HDFS,
+    SMB, WebDAV …) a file is written in its place: a writer that is killed may leave a part of one,
+    which its manifest then tells, or a part of a manifest, which is a damaged checkpoint.
+    """
 
     def __init__(self, url: str) -> None:
         """Credentials and endpoints are those of the environment (`AWS_…`, `GOOGLE_…`).
@@ -193,7 +221,7 @@ class FsspecStorage:
             self._fs.rm_file(path)
 
     def sweep(self) -> None:
-        """Nothing: an object is there whole or not at all."""
+        """Nothing: no files of other names are ever written here."""
 
     def _path(self, name: str) -> str:
         return f"{self._root}/{_checked(name)}"
@@ -218,7 +246,10 @@ def _raise_unless_gone(error: OSError) -> None:
 
 def write_atomically(path: Path, data: bytes | Array) -> None:
     """Replace a file's content by `data`, or leave it as it was."""
+    made = [folder for folder in path.parents if not folder.exists()]
     path.parent.mkdir(parents=True, exist_ok=True)
+    for folder in made:  # or a crash of the machine may take it, and all that comes into it
+        _sync_folder(folder.parent)
     temporary = path.with_name(f"{_WRITING}{os.getpid()}-{path.name}")  # two may write at once
     try:
         with temporary.open("wb") as file:

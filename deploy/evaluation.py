@@ -16,8 +16,8 @@ from common.networks import make_network, shape_difference
 from common.seeding import Role
 from common.types import Array, EnvironmentFailedError, EnvironmentSpec, UserError
 from common.variables import Variables, unpack_weights
-from deploy.checkpointer import check_origin
 from deploy.metrics import RunFolder
+from deploy.saved import check_origin
 
 GIF_MAX_FRAMES = 1_000
 GIF_MIN_HEIGHT = 160

@@ -33,6 +33,7 @@ from common.checkpoint import CheckpointStore
 from common.config import Config, build, load_toml, merge, to_toml
 from common.storage import open_storage, write_atomically
 from common.types import Array, EvaluationReport, UserError
+from deploy.saved import check_state
 
 if TYPE_CHECKING:  # not before the start: its import takes a while
     from tensorboard.summary.writer.record_writer import RecordWriter
@@ -67,12 +68,12 @@ class RunFolder:
         self.config = config
         storage = config.checkpoint.storage
         # Shards write there too, from wherever they live.
-        url = (
-            str((path / CHECKPOINTS).absolute())
-            if storage is None
-            else f"{storage.rstrip('/')}/{path.name}"
+        url = str((path / CHECKPOINTS).absolute())
+        if storage is not None:
+            url = f"{storage.rstrip('/')}/{path.name}"
+        self.checkpoints = CheckpointStore(
+            open_storage(url), config.checkpoint.keep, check_state, config.checkpoint.replay
         )
-        self.checkpoints = CheckpointStore(open_storage(url), config.checkpoint.keep)
         self._made = False  # the folder itself, by this object
 
     @classmethod
@@ -166,8 +167,11 @@ class RunFolder:
             raise UserError(f"{path}: does not say of which learner step it is")
         return wire.encode(tensors, {"learner_steps": int(steps)}), meta
 
-    def begin_life(self) -> int:
+    def begin_life(self, least: int = 0) -> int:
         """How often this run was started before; counted in a file, so that no two are alike.
+
+        Args:
+            least: so often it was for certain, whatever the file says: it may be gone.
 
         Raises:
             UserError: the file is damaged.
@@ -178,8 +182,9 @@ class RunFolder:
             raise UserError(
                 f"{path}: holds {text!r}; must be a whole number, how often the run was started"
             )
-        write_atomically(path, str(int(text) + 1).encode())
-        return int(text)
+        lives = max(int(text), least)
+        write_atomically(path, str(lives + 1).encode())
+        return lives
 
     def save_config(self) -> None:
         """Record the configuration that the run goes on with."""
@@ -251,6 +256,31 @@ def check_free(path: Path) -> None:
     """
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise _not_free(path)
+
+
+def check_unused(path: Path, config: Config) -> None:
+    """Refuse a new run whose checkpoints would lie among those of another.
+
+    Args:
+        path: its folder to be; its name is that of the run.
+        config: of the run.
+
+    Raises:
+        UserError: `checkpoint.storage` holds a run of that name, or cannot be read.
+    """
+    if config.checkpoint.storage is None:  # they lie in the run folder
+        return
+    store = RunFolder(path, config).checkpoints
+    url = store.storage.url
+    try:
+        used = bool(store.names())
+    except OSError as error:
+        raise UserError(f"checkpoint.storage: {url} cannot be read ({error})") from None
+    if used:
+        raise UserError(
+            f"checkpoint.storage: {url} holds checkpoints of another run already; name another "
+            "--run-dir or checkpoint.storage, or resume that run"
+        )
 
 
 def _not_free(path: Path) -> UserError:

@@ -20,8 +20,8 @@ from common.handles import Handle
 from common.networks import choose_device, make_network
 from common.types import Array, EnvironmentSpec
 from common.variables import Variables
-from deploy.checkpointer import learner_state, shard_origin
 from deploy.remote import Runtime, part_name
+from deploy.saved import learner_state, shard_origin
 from deploy.seats import actor_title
 from deploy.sizing import frame_capacity, shard_capacity, shard_frame_bytes
 from learner.learner import Learner

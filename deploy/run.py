@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import threading
 import time
@@ -16,14 +17,14 @@ from typing import Any
 
 from actors.environments import environment_spec
 from common.checkpoint import Checkpoint, CheckpointError, CheckpointStore
-from common.config import Config, build, load_toml, merge, suggest, with_actors
-from common.storage import open_storage
+from common.config import Config, build, load_toml, merge, suggest, to_toml, with_actors
+from common.storage import LocalStorage, Storage, open_storage
 from common.types import EnvironmentSpec, UserError
-from deploy.checkpointer import check_origin
 from deploy.cluster_runtime import check_storage, joined_cluster
 from deploy.control import discard
-from deploy.metrics import RunFolder, check_free, is_run
+from deploy.metrics import RunFolder, check_free, check_unused, is_run
 from deploy.remote import InlineRuntime, Runtime, local_ray
+from deploy.saved import check_origin, check_state
 from deploy.sizing import check_memory, object_store_bytes
 from deploy.supervisor import Supervisor, View
 from deploy.view import SilentView
@@ -155,6 +156,7 @@ def train(
     view = view or SilentView()
     with run_path(run_dir, run_name(config.env.id)) as path:
         check_free(path)
+        check_unused(path, config)
         spec = environment_spec(config.env, config.seed)
         with _runtime(config, spec, inline, address, view) as runtime:
             folder = RunFolder.create(path, config)
@@ -178,13 +180,22 @@ def resume(
     started_s = time.monotonic() if started_s is None else started_s
     folder = RunFolder.open(run_dir, overrides)
     view = view or SilentView()
-    store = folder.checkpoints
-    checkpoint = store.load(checkpoint_name) if checkpoint_name else store.newest()
+    checkpoint = _checkpoint_of(folder, checkpoint_name)
     check_origin(checkpoint, folder.config)
     _check_goes_on(checkpoint, folder)
     spec = environment_spec(folder.config.env, folder.config.seed)
     with _runtime(folder.config, spec, inline, address, view) as runtime:
         return _run(folder, spec, checkpoint, runtime, view, started_s)
+
+
+def _checkpoint_of(folder: RunFolder, name: str | None) -> Checkpoint:
+    store = folder.checkpoints
+    if name is None:
+        return store.newest()
+    try:
+        return store.load(name)
+    except CheckpointError as error:
+        raise store.with_way_out(error, name) from None
 
 
 def fetch_run(url: str) -> Path:
@@ -197,15 +208,32 @@ def fetch_run(url: str) -> Path:
         The folder, under `runs/`; one that is there already is left as it is.
 
     Raises:
-        UserError: no checkpoint there.
+        UserError: no checkpoint there, or the folder is of a run whose checkpoints are elsewhere.
     """
-    storage, _, name = url.rstrip("/").rpartition("/")
-    path = Path("runs") / name
-    if not is_run(path):
-        checkpoint = CheckpointStore(open_storage(url), 1).newest()
-        values = merge(checkpoint.state["config"], {"checkpoint": {"storage": storage}})
-        RunFolder.create(path, build(values, str(checkpoint)))
+    place, _, name = url.rstrip("/").rpartition("/")
+    path, storage = Path("runs") / name, open_storage(url)
+    if is_run(path):
+        there = RunFolder.open(path).checkpoints.storage
+        if _place(there) != _place(storage):
+            raise UserError(
+                f"{path}: is of a run whose checkpoints are in {there.url}, not in {url}; move it "
+                "away, or resume it by its folder"
+            )
+        return path
+    # Of its files only the configuration is needed here.
+    checkpoint = CheckpointStore(storage, 1, check_state, replay=False).newest()
+    values = merge(checkpoint.state["config"], {"checkpoint": {"storage": place}})
+    config = build(values, str(checkpoint))
+    try:
+        to_toml(config)
+    except (ValueError, TypeError) as error:  # env.kwargs may be anything that JSON holds
+        raise UserError(f"{checkpoint}: its config cannot be written ({error})") from None
+    RunFolder.create(path, config)
     return path
+
+
+def _place(storage: Storage) -> str:
+    return str(storage.folder.resolve()) if isinstance(storage, LocalStorage) else storage.url
 
 
 def _check_goes_on(checkpoint: Checkpoint, folder: RunFolder) -> None:
@@ -305,11 +333,7 @@ def _run(
             if runtime.elastic and folder.config.checkpoint.replay:
                 url = folder.checkpoints.storage.url
                 check_storage(url, runtime, folder.config.replay.shards)
-            # Room for as many replacements in each life: no random stream repeats.
-            incarnation = folder.begin_life() * LIFE
-            if checkpoint is not None and not runtime.parallel:
-                # What the run drew after the checkpoint is lost; it is drawn again, bit for bit.
-                incarnation = int(checkpoint.state["incarnation"])
+            incarnation = _begin_life(folder, checkpoint, runtime.parallel)
             with _way_out(folder, checkpoint):  # inline, shards are filled when they are made
                 count = folder.config.actors.count or runtime.room()
                 config = with_actors(folder.config, count)
@@ -326,9 +350,21 @@ def _run(
         view.close()
 
 
+def _begin_life(folder: RunFolder, checkpoint: Checkpoint | None, parallel: bool) -> int:
+    """The first incarnation of all parts; another in every life."""
+    before = int(checkpoint.state["incarnation"]) if checkpoint is not None else 0
+    # Room for as many replacements in each life: no random stream repeats. A folder that was made
+    # anew, because its machine is gone, does not know how often the run was started.
+    lives = folder.begin_life(least=math.ceil(before / LIFE))
+    if checkpoint is not None and not parallel:
+        # What the run drew after the checkpoint is lost; it is drawn again, bit for bit.
+        return before
+    return lives * LIFE
+
+
 @contextmanager
 def _way_out(folder: RunFolder, checkpoint: Checkpoint | None) -> Iterator[None]:
-    """If a shard's part of a checkpoint turns out to be damaged, name the one before it."""
+    """If a shard's part of a checkpoint turns out to be damaged, say how to go on."""
     try:
         yield
     except CheckpointError as error:

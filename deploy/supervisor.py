@@ -33,12 +33,13 @@ from common.types import (
 from deploy.board import TITLE as BOARD
 from deploy.board import Board
 from deploy.chaos import CRASH, parse_wish
-from deploy.checkpointer import Checkpointer, Saving, learner_state, shard_origin
+from deploy.checkpointer import Checkpointer, Saving
 from deploy.control import APPLIED, LOOK_EVERY_S, ControlFile, changed, describe, keys_of
 from deploy.crew import Crew
 from deploy.metrics import CONTROL, MIN_RATE_S, MetricsWriter, RunFolder
 from deploy.records import Counters, Records
 from deploy.remote import part_name
+from deploy.saved import learner_state, shard_origin
 from deploy.seats import LIVED_S, Seat, Watch, cause_of
 from deploy.status import PartStatus, part_status, run_status
 from replay_server.client import shard_title
@@ -856,7 +857,8 @@ class Supervisor:
         # replaced first.
         if inline and (self._evaluating or not self._all_alive()):
             return
-        if self._checkpointer.due(now, self._counters.learner_steps):
+        counters = self._counters
+        if self._checkpointer.due(now, counters.learner_steps, counters.transitions):
             self._begin_checkpoint()
             if inline:
                 self._take_checkpoint()
@@ -907,6 +909,8 @@ class Supervisor:
         if error is None:
             self._saved = saving.mark
             self._records.checkpoint(saving.wall_s)
+            if saving.remark is not None:
+                self._view.message(saving.remark)
             return
         if not isinstance(error, (OSError, RemoteDiedError)):
             raise error
@@ -956,6 +960,8 @@ class Supervisor:
     def _save_at_the_end(self) -> dict[str, Array]:
         """The last checkpoint, if anything was done since the one before; the learner's tensors."""
         checkpointer, tries = self._checkpointer, 0
+        if self._stop_requested is not None:  # whoever sent the signal waits: once, not each time
+            checkpointer.end_by(time.monotonic() + SAVE_S)
         written = self._take_checkpoint(SAVE_S)
         while written and self._saved != self._done():
             self._begin_checkpoint()

@@ -28,6 +28,9 @@ from replay_server.client import (
     shard_title,
 )
 
+ADAM_SLOTS = ("step", "exp_avg", "exp_avg_sq")
+"""What Adam keeps of each parameter: a number, and two tensors of the parameter's shape."""
+
 
 @dataclass(slots=True)
 class _Means:
@@ -229,6 +232,11 @@ class Learner:
 
     def _load_state(self, buffer: Array) -> None:
         arrays, meta = wire.decode(buffer)
+        for name, array in arrays.items():
+            if array.dtype != np.float32:
+                raise UserError(
+                    f"checkpoint is of another network: {name} is {array.dtype} and must be float32"
+                )
         tensors = {name: torch.from_numpy(np.array(a)) for name, a in arrays.items()}
         for prefix, network in (("policy", self._policy), ("target", self._target)):
             part = _below(tensors, prefix)
@@ -236,15 +244,32 @@ class Learner:
             if difference is not None:
                 raise UserError(f"checkpoint is of another network: {difference}")
             network.load_state_dict(part)
-        slots: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in _below(tensors, "optimizer").items():
-            index, _, slot = name.partition(".")
-            slots.setdefault(int(index), {})[slot] = tensor
-        whole = self._optimizer.state_dict()
-        self._optimizer.load_state_dict({"state": slots, "param_groups": whole["param_groups"]})
         self._steps = int(meta["learner_steps"])
+        self._load_optimizer(_below(tensors, "optimizer"))
         self._target_syncs = int(meta["target_syncs"])
         self._version = max(self._version, int(meta["version"]))
+
+    def _load_optimizer(self, tensors: dict[str, Tensor]) -> None:
+        """Take over Adam's moments. Its fused step believes whatever sizes it is given."""
+        parameters = [parameter.detach() for parameter in self._policy.parameters()]
+        wanted = {
+            f"{index}.{slot}": parameter if slot != "step" else torch.zeros(())
+            for index, parameter in enumerate(parameters)
+            for slot in ADAM_SLOTS
+        }
+        if not tensors and self._steps == 0:  # there are none before the first step
+            return
+        difference = shape_difference(tensors, wanted)
+        if difference is not None:
+            raise UserError(f"checkpoint is of another network: optimizer.{difference}")
+        state: dict[int, dict[str, Tensor]] = {}
+        for index, parameter in enumerate(parameters):
+            state[index] = {"step": tensors[f"{index}.step"]}
+            for slot in ADAM_SLOTS[1:]:
+                # Laid out as the parameter (channels last), or the fused step would mix them up.
+                state[index][slot] = torch.empty_like(parameter).copy_(tensors[f"{index}.{slot}"])
+        groups = self._optimizer.state_dict()["param_groups"]
+        self._optimizer.load_state_dict({"state": state, "param_groups": groups})
 
     def _take_batch(self) -> tuple[Round, DeviceRound, int]:
         if self._round is None or self._device_round is None:

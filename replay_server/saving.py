@@ -28,6 +28,8 @@ SEGMENT_BYTES = 16 << 20
 """Of frames before compression: few files, and little to write anew for a checkpoint."""
 LEAST_SEGMENTS = 8
 """A small memory is cut into so many: what falls behind can go."""
+NAME_DIGITS = 12
+"""Hexadecimal, of a segment's SHA-256: in its name."""
 CHUNK_ITEMS = 1024
 """That are taken over from another shard at once."""
 ROUND_ITEMS = 4096
@@ -38,6 +40,10 @@ MAX_OVERHEAD_BYTES = 1024
 """More than compression adds to a group that it cannot make smaller."""
 MAX_PRIORITY = 1e100
 """Sums of greater ones might overflow; no TD error is so large."""
+
+
+class StillSavingError(Exception):
+    """The save before is under way still: its storage is slow, and nothing is wrong with it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,10 +105,10 @@ class ShardSaver:
             beside: return at once and write in a thread, while the table goes on.
 
         Raises:
-            OSError: the last save is under way still.
+            StillSavingError: the last save is under way.
         """
         if self._thread is not None and self._thread.is_alive():
-            raise BlockingIOError(f"shard {self._table.shard}: is being saved already")
+            raise StillSavingError(f"shard {self._table.shard}: is being saved already")
         if url != self._url:
             self._segments, self._files, self._url = {}, {}, url
         self._outcome = None
@@ -145,8 +151,11 @@ class ShardSaver:
     def _written(self, storage: Storage, name: str, image: TableImage) -> Files:
         first, end = image.first_frame, image.written_frames
         numbers = range(first // self._length, end // self._length)
-        for gone in [index for index in self._segments if index not in numbers]:
-            del self._files[self._segments.pop(gone).name]
+        # What a checkpoint that failed left was removed, and what only older ones needed.
+        there = storage.sizes() if self._segments else {}
+        for index, known in list(self._segments.items()):
+            if index not in numbers or there.get(known.name) != self._files[known.name]["bytes"]:
+                del self._files[self._segments.pop(index).name]
         segments: list[_Segment] = []
         for index in numbers:
             if index not in self._segments:
@@ -155,13 +164,16 @@ class ShardSaver:
                     segments = []
                 if not columns:
                     continue
-                table = self._table
-                path = f"frames/{table.shard}-{table.incarnation}-{index:06d}.rdqn"
                 data = wire.encode(columns, {"first": begin})
+                entry = entry_of(data)
+                # The same number may come again, with other frames: a run that goes on from an
+                # older checkpoint, or on two machines. What a checkpoint needs is never replaced.
+                which = f"{self._table.shard}-{self._table.incarnation}-{index:06d}"
+                path = f"frames/{which}-{entry['sha256'][:NAME_DIGITS]}.rdqn"
                 storage.write(path, data)
                 count = (index + 1) * self._length - begin
                 self._segments[index] = _Segment(path, begin, count)
-                self._files[path] = entry_of(data)
+                self._files[path] = entry
             segments.append(self._segments[index])
         rest, columns = self._export(end // self._length * self._length, end)
         if rest > end // self._length * self._length:
@@ -322,7 +334,7 @@ def restore_shard(table: Table, saver: ShardSaver, frame: FrameSpec, origin: Sha
         name = origin.shards[origin.part]
         saved = _read(storage, name, origin.files)
         if saved.image.layout == table.layout():
-            with _naming(f"{origin.url}/{name}"):
+            with _naming(origin.url, name):
                 _fill(table, saved, storage, origin.files)
             saver.knows(origin.url, saved.segments, origin.files)
             return
@@ -333,7 +345,7 @@ def _deal(table: Table, storage: Storage, frame: FrameSpec, origin: ShardOrigin)
     """This part's share of all shards' items, in order of age as far as that is known."""
     sources: list[Table] = []
     for name in origin.shards:
-        with _naming(f"{origin.url}/{name}"):
+        with _naming(origin.url, name):
             saved = _read(storage, name, origin.files)
             before = _table_for(saved, frame, origin.files)
             _fill(before, saved, storage, origin.files)
@@ -343,7 +355,7 @@ def _deal(table: Table, storage: Storage, frame: FrameSpec, origin: ShardOrigin)
             sources.append(before)
     size = _chunk_items(table, frame)
     for source, first, count in _share([len(s) for s in sources], origin.part, origin.parts):
-        with _naming(f"{origin.url}/{origin.shards[source]}"):  # unpacking may fail
+        with _naming(origin.url, origin.shards[source]):  # unpacking may fail
             for chunk, times_sampled in sources[source].chunks(first, count, size):
                 table.absorb(chunk, times_sampled)
 
@@ -451,12 +463,12 @@ def _append(store: FrameStore, columns: dict[str, Array], first: int) -> None:
 
 
 def _read(storage: Storage, name: str, files: Files) -> _Saved:
-    with _naming(f"{storage.url}/{name}"):
+    with _naming(storage.url, name):
         return _decode(read_verified(storage, name, files))
 
 
 @contextmanager
-def _naming(where: str) -> Iterator[None]:
+def _naming(url: str, name: str) -> Iterator[None]:
     """Whatever cannot be understood is named by its file."""
     try:
         yield
@@ -464,4 +476,5 @@ def _naming(where: str) -> Iterator[None]:
         raise
     except (ValueError, KeyError, TypeError, OverflowError, MemoryError) as error:
         reason = " ".join(str(error).split())  # one line, whatever a file has put into it
-        raise CheckpointError(f"{where}: cannot be understood ({reason:.200})") from None
+        message = f"{url}/{name}: cannot be understood ({reason:.200})"
+        raise CheckpointError(message, name) from None

@@ -274,9 +274,11 @@ def test_a_failing_write_leaves_the_earlier_checkpoint_and_no_litter(
 ):
     commit(store, 1, {"shard-0.rdqn": b"x"}, ["frames/0-0-000000.rdqn"])
     name = store.new_name(2)
-    files = {f"{name}/shard-0.rdqn": entry_of(b"y"), "frames/0-0-000001.rdqn": entry_of(b"z")}
-    for path, data in zip(files, (b"y", b"z"), strict=True):
+    frames = "frames/0-0-000001.rdqn"
+    files = {f"{name}/shard-0.rdqn": entry_of(b"y"), frames: entry_of(frames.encode())}
+    for path, data in zip(files, (b"y", frames.encode()), strict=True):
         store.storage.write(path, data)
+    store.storage.write("frames/0-0-000000-of-one-that-failed-before.rdqn", b"z")
     fsync, synced = os.fsync, []
 
     def fail_sometime(descriptor):
@@ -291,7 +293,7 @@ def test_a_failing_write_leaves_the_earlier_checkpoint_and_no_litter(
             store.commit(name, TENSORS, {}, files)
     assert store.names() == ["000001-step-00000001"]
     assert_holds(store.newest(), TENSORS, {"step": 1})
-    # Room for the next is made at once, but the shards count on the frames that they wrote.
+    # Room for the next is made at once, but for the frames that need not be written again.
     assert names(folder) == ["000001-step-00000001", "frames"]
     assert names(folder / "frames") == ["0-0-000000.rdqn", "0-0-000001.rdqn"]
     assert commit(store, 3, {}, ["frames/0-0-000001.rdqn"])[:6] == "000003"
@@ -322,11 +324,39 @@ def test_a_checkpoint_that_is_there_stays_though_tidying_fails(store, folder, mo
 
     with monkeypatch.context() as patched:
         patched.setattr(LocalStorage, "remove", fail)
-        with pytest.raises(OSError, match="Input/output"):
-            store.save(3, {}, {"step": 3})
+        store.save(3, {}, {"step": 3})
+        assert "Input/output" in str(store.untidy)
     assert store.newest().state == {"step": 3}
     store.save(4, {}, {"step": 4})
+    assert store.untidy is None
     assert len(names(folder)) == 3
+
+
+@pytest.mark.parametrize("harm", ["gone", "shorter"])
+@pytest.mark.parametrize("file", ["shard-0.rdqn", "frames"])
+def test_what_others_wrote_must_be_there_before_a_checkpoint_counts(tmp_path, file, harm):
+    # As where each node writes into a folder of its own: what went for it could not be got back.
+    store = CheckpointStore(LocalStorage(tmp_path), keep=1)
+    whole = commit(store, 1, {"shard-0.rdqn": b"x"}, ["frames/0-0-000000.rdqn"])
+    name = store.new_name(2)
+    path = f"{name}/shard-0.rdqn" if file != "frames" else "frames/0-0-000001.rdqn"
+    if harm == "shorter":
+        store.storage.write(path, b"y")
+    with pytest.raises(OSError, match=rf"{path}: not visible from here.*reached by all nodes"):
+        store.commit(name, TENSORS, {"step": 2}, {path: entry_of(b"yy")})
+    assert store.names() == [whole]
+    read_all(store, store.newest())
+    assert names(tmp_path) == [whole, "frames"]
+
+
+def test_nothing_goes_after_a_failure_while_somebody_may_write(store, folder):
+    name = store.new_name(1)
+    for path in (f"{name}/shard-0.rdqn", "frames/0-0-000000.rdqn", f"{name[:-1]}9/shard-0.rdqn"):
+        store.storage.write(path, b"x")
+    store.discard(name)
+    assert names(folder) == [f"{name[:-1]}9", "frames"]
+    store.discard(name, ())
+    assert names(folder) == []
 
 
 @pytest.mark.parametrize("value", [np.array([{}], object), np.array(["text"])])
@@ -568,10 +598,67 @@ def test_one_changed_bit_of_replay_is_found_by_whoever_reads_it(store, two, file
     with pytest.raises(CheckpointError, match=f"^{path}: cannot be read .No such file"):
         read_verified(store.storage, name, found.files)
     path.mkdir()
-    with pytest.raises(CheckpointError, match=f"^{path}: cannot be read .Is a directory"):
+    with pytest.raises(CheckpointError, match=f"^{path}: cannot be read .is no regular file"):
         read_verified(store.storage, name, found.files)
     with pytest.raises(CheckpointError, match="is not in its checkpoint's manifest"):
         read_verified(store.storage, "frames/other.rdqn", found.files)
+
+
+@pytest.fixture
+def sharing(store):
+    """Four checkpoints; all but the first need a segment of their own and one of the others'."""
+    shared = ["frames/0-0-000001.rdqn"]
+    commit(store, 0, {"shard-0.rdqn": b"x"}, ["frames/0-0-000000.rdqn"])
+    for step in (1, 2):
+        commit(store, step, {"shard-0.rdqn": b"x"}, [*shared, f"frames/0-0-00001{step}.rdqn"])
+    return shared[0]
+
+
+def test_the_way_out_does_not_need_the_file_that_is_bad(store, folder, sharing):
+    oldest, before, newest = store.names()
+    (folder / sharing).unlink()
+    with pytest.raises(CheckpointError) as caught:
+        store.newest()
+    assert str(caught.value).endswith(f"; an older one is whole: --checkpoint {oldest}")
+    # Whoever reads a shard finds it out for a file that is there.
+    (folder / sharing).write_bytes(b"-" * len(sharing))
+    with pytest.raises(CheckpointError) as caught:
+        read_verified(store.storage, sharing, store.newest().files)
+    there_and_back = pickle.loads(pickle.dumps(caught.value))  # between processes
+    for error in (caught.value, there_and_back):
+        said = str(store.with_way_out(error, newest))
+        assert said == f"{error}; an older one is whole: --checkpoint {oldest}"
+    # One that is bad in another way is no way out either.
+    (folder / oldest / "state.json").write_bytes(b"")
+    said = str(store.with_way_out(caught.value, newest))
+    assert said.endswith("; to go on with an empty replay memory: --checkpoint.replay false")
+    other = CheckpointError("x", f"{newest}/shard-0.rdqn")
+    assert str(store.with_way_out(other, newest)) == f"x; the one before it: --checkpoint {before}"
+
+
+def test_without_the_replay_memory_its_files_need_not_be_there(store, folder, sharing):
+    newest = store.names()[-1]
+    (folder / sharing).unlink()
+    (folder / newest / "shard-0.rdqn").write_bytes(b"")
+    found = CheckpointStore(LocalStorage(folder), 3, replay=False).newest()
+    assert (found.name, found.replay) == (newest, False)
+    assert_holds(found, TENSORS, {"step": 2})
+    (folder / newest / "state.json").unlink()
+    with pytest.raises(CheckpointError, match=r"state\.json: cut off, not there; the one before"):
+        CheckpointStore(LocalStorage(folder), 3, replay=False).newest()
+
+
+def test_one_that_is_whole_and_yet_none_of_ours_is_refused(folder):
+    def check(found):
+        if found.state != STATE:
+            raise CheckpointError(f"{found}: none of ours")
+
+    store = CheckpointStore(LocalStorage(folder), 3, check)
+    store.save(1, TENSORS, STATE)
+    assert_holds(store.newest(), TENSORS, STATE)
+    store.save(2, TENSORS, {})
+    with pytest.raises(CheckpointError, match="2: none of ours; the one before it: --checkpoint"):
+        store.newest()
 
 
 def test_an_empty_file_that_is_gone_is_missed(store, folder):

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 import torch
 from acting_helpers import make_config, make_server, vector_spec
+from replay_helpers import random_chunk
 
 from common import wire
 from common.handles import InlineHandle, Ready
 from common.networks import make_network
-from common.types import Chunk, UserError
+from common.types import Chunk, EnvironmentSpec, FrameSpec, UserError
 from common.variables import Variables, pack_weights, unpack_weights
 from learner.learner import Learner
 from learner.losses import bellman_target
@@ -279,6 +280,67 @@ def test_a_learner_that_goes_on_from_a_state_learns_bit_for_bit_as_the_one_it_ca
     assert np.array_equal(
         without_versions(bench.learner.state()), without_versions(other.learner.state())
     )
+
+
+def test_moments_of_convolutions_go_on_bit_for_bit_too(monkeypatch):
+    # Their weights lie in memory with the channels last, and what is saved does not.
+    spec = EnvironmentSpec(FrameSpec((2, 36, 36), "uint8", 1 / 255), 2, ACTIONS, {})
+    monkeypatch.setitem(globals(), "SPEC", spec)
+    chunk = random_chunk(np.random.default_rng(1), 60, 30, 2, spec.frame)
+    chunk.action %= ACTIONS
+    sections = {"network": {"kind": "nature-cnn"}, "learner": {"learning_rate": 0.01}}
+    bench = Bench(chunks=[chunk], **sections)
+    bench.learner.train(3)
+    other = Bench(**sections, servers=copy.deepcopy(bench.servers), state=bench.learner.state())
+    states = []
+    for bench_ in (bench, other):
+        bench_.learner.train(3)
+        states.append(without_versions(bench_.learner.state()))
+    assert np.array_equal(*states)
+
+
+@pytest.mark.parametrize("slot", ["step", "exp_avg", "exp_avg_sq"])
+@pytest.mark.parametrize(
+    "harm",
+    [
+        lambda array: None,
+        lambda array: np.zeros(1, np.float32),
+        lambda array: np.zeros((*array.shape, 1), np.float32),
+        lambda array: array.astype(np.float64),
+        lambda array: array.astype(np.uint8),
+    ],
+    ids=["missing", "shorter", "deeper", "double", "bytes"],
+)
+def test_moments_of_another_shape_or_type_are_refused(slot, harm):
+    # The fused step would write past their ends.
+    bench = Bench()
+    bench.learner.train(2)
+    arrays, meta = wire.decode(bench.learner.state())
+    arrays = dict(arrays)
+    changed = harm(arrays.pop(f"optimizer.2.{slot}"))
+    if changed is not None:
+        arrays[f"optimizer.2.{slot}"] = changed
+    with pytest.raises(UserError, match=rf"another network: optimizer\.2\.{slot} is .*must be"):
+        Bench(state=wire.encode(arrays, meta))
+
+
+@pytest.mark.parametrize("extra", ["optimizer.x.step", "optimizer.999.step", "optimizer.0.what"])
+def test_moments_of_nothing_are_refused(extra):
+    bench = Bench()
+    bench.learner.train(2)
+    arrays, meta = wire.decode(bench.learner.state())
+    arrays = {**arrays, extra: np.zeros((), np.float32)}
+    with pytest.raises(UserError, match=f"another network: {extra} is .* there and must be None"):
+        Bench(state=wire.encode(arrays, meta))
+
+
+def test_a_learner_that_has_learnt_has_moments():
+    bench = Bench()
+    state = bench.learner.state()
+    Bench(state=state)
+    arrays, meta = wire.decode(state)
+    with pytest.raises(UserError, match="another network"):
+        Bench(state=wire.encode(arrays, {**meta, "learner_steps": 5}))
 
 
 def without_versions(state):

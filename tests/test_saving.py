@@ -32,7 +32,14 @@ from common.storage import FsspecStorage, LocalStorage, open_storage
 from replay_server import saving
 from replay_server.codec import GROUP_FRAMES, Codec
 from replay_server.frames import PackedFrameStore
-from replay_server.saving import ShardOrigin, ShardSaver, _share, restore_shard, segment_frames
+from replay_server.saving import (
+    ShardOrigin,
+    ShardSaver,
+    StillSavingError,
+    _share,
+    restore_shard,
+    segment_frames,
+)
 from replay_server.server import ReplayServer
 from replay_server.table import PRIORITY_FLOOR, Table, UnknownFramesError
 
@@ -272,7 +279,11 @@ def test_segments_are_written_once_and_go_on_after_a_restore(tmp_path, kind):
     segments = {name for name in origin.files if name.startswith("frames/")}
     written = life.table.frames.written
     assert len(segments) == written // length > 1
-    assert segments == {f"frames/0-1-{index:06d}.rdqn" for index in range(written // length)}
+    assert {name[:-18] for name in segments} == {
+        f"frames/0-1-{index:06d}" for index in range(written // length)
+    }
+    for name in segments:  # the same name never means other frames
+        assert name[-17:] == f"{origin.files[name]['sha256'][:12]}.rdqn"
     before = {name: (tmp_path / name).stat() for name in segments}
 
     def assert_untouched():
@@ -298,6 +309,36 @@ def test_segments_are_written_once_and_go_on_after_a_restore(tmp_path, kind):
         twice, _ = life.restored(ShardOrigin(url, (name,), files, 0, 1))
         assert_same_tables(table, twice)
     assert_untouched()
+
+
+@pytest.mark.parametrize("harm", ["gone", "shorter"])
+def test_segments_that_are_not_there_any_more_are_written_again(tmp_path, harm):
+    life = Life(capacity=400, frame_capacity=400).go_on(45)
+    first = life.save(str(tmp_path))
+    *_, lost = sorted(name for name in first.files if name.startswith("frames/"))
+    if harm == "gone":
+        (tmp_path / lost).unlink()
+    else:
+        (tmp_path / lost).write_bytes(b"")
+    again = life.save(str(tmp_path), f"{FOLDER}/shard-1.rdqn")
+    assert again.files[lost] == first.files[lost] == entry_of((tmp_path / lost).read_bytes())
+
+
+def test_who_goes_on_from_an_older_checkpoint_leaves_the_frames_of_newer_ones_alone(tmp_path):
+    life = Life(capacity=400, frame_capacity=400).go_on(20)
+    older = life.save(str(tmp_path))
+    twin = Life(seed=7, capacity=400, frame_capacity=400)
+    twin.table, twin.saver = life.restored(older, incarnation=1)
+    newer = life.go_on(20).save(str(tmp_path), f"{FOLDER}/shard-1.rdqn")
+    twin.go_on(20)
+    twin.saver.begin(str(tmp_path), f"{FOLDER}/shard-2.rdqn", beside=False)
+    other = twin.saver.outcome()
+    assert other is not None
+    numbers = [{name[:17] for name in files if "frames" in name} for files in (newer.files, other)]
+    assert numbers[0] & numbers[1] - {name[:17] for name in older.files}, "the same come again"
+    for files in (newer.files, other):
+        for name, entry in files.items():
+            assert entry_of((tmp_path / name).read_bytes()) == entry
 
 
 def test_what_the_ring_forgot_no_checkpoint_needs(tmp_path):
@@ -404,7 +445,7 @@ def test_one_save_at_a_time(tmp_path, monkeypatch):
     monkeypatch.setattr(LocalStorage, "write", held)
     life.saver.begin(str(tmp_path), "a/b", beside=True)
     assert life.saver.outcome() is None
-    with pytest.raises(OSError, match="is being saved already"):
+    with pytest.raises(StillSavingError, match="is being saved already"):
         life.saver.begin(str(tmp_path), "a/c", beside=True)
     go_on.set()
     while life.saver.outcome() is None:

@@ -261,7 +261,50 @@ def test_it_waits_for_the_disk_before_it_renames_and_for_the_folder_after(tmp_pa
     monkeypatch.setattr(os, "fsync", noted_fsync)
     monkeypatch.setattr(Path, "replace", noted_replace)
     write_atomically(tmp_path / "sub" / "file", b"one")
-    assert happened == [".writing", "rename", "sub"]
+    assert happened == [tmp_path.name, ".writing", "rename", "sub"]
+    happened.clear()
+    write_atomically(tmp_path / "a" / "b" / "file", b"one")  # each folder that was made, too
+    assert happened == ["a", tmp_path.name, ".writing", "rename", "b"]
+    happened.clear()
+    write_atomically(tmp_path / "a" / "b" / "file", b"two")
+    assert happened == [".writing", "rename", "b"]
+
+
+def test_only_regular_files_are_files(tmp_path):
+    storage = LocalStorage(tmp_path / "store")
+    storage.write("a/file", b"1")
+    (tmp_path / "secret").write_bytes(b"secret")
+    (tmp_path / "store" / "a" / "link").symlink_to(tmp_path / "secret")
+    os.mkfifo(tmp_path / "store" / "a" / "pipe")
+    assert storage.sizes() == {"a/file": 1}
+    with pytest.raises(StorageError, match=r"is no regular file.*a/pipe"):
+        storage.read("a/pipe")
+    with pytest.raises(OSError, match="symbolic link"):
+        storage.read("a/link")
+    storage.write("a/link", b"mine")  # takes its place
+    assert (tmp_path / "secret").read_bytes() == b"secret"
+    assert content(storage, "a/link") == b"mine"
+
+
+def test_a_folder_that_is_a_link_leads_nowhere_unless_it_is_the_storage_itself(tmp_path):
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "file").write_bytes(b"another's")
+    (tmp_path / "store" / "a").mkdir(parents=True)
+    (tmp_path / "store" / "frames").symlink_to(outside)
+    (tmp_path / "store" / "a" / "b").symlink_to(outside)
+    storage = LocalStorage(tmp_path / "store")
+    assert storage.sizes() == {}
+    for name in ("frames/file", "a/b/file"):
+        acts = [storage.read, storage.remove, lambda name: storage.write(name, b"mine")]
+        for act in acts:
+            with pytest.raises(StorageError, match="is a link; must be a real folder"):
+                act(name)
+    assert (outside / "file").read_bytes() == b"another's"
+    (tmp_path / "place").symlink_to(tmp_path / "store")
+    linked = LocalStorage(tmp_path / "place")
+    linked.write("c/d", b"1")
+    assert storage.sizes() == linked.sizes() == {"c/d": 1}
 
 
 def test_a_folder_that_cannot_be_made_is_an_os_error(tmp_path):

@@ -20,12 +20,13 @@ from common.config import Config, EnvConfig, merge
 from common.config import build as build_config
 from common.handles import Failed, InlineHandle, RemoteDiedError
 from common.types import UserError
-from deploy.checkpointer import FORMAT, check_origin
 from deploy.metrics import RunFolder, read_metrics
 from deploy.program import build
 from deploy.remote import InlineRuntime
 from deploy.run import environment_spec, make_config, resume, train
+from deploy.saved import FORMAT, check_origin
 from deploy.supervisor import NAMED_PARTS, VERSIONS_UNHEARD_OF, RunFailedError, Supervisor
+from replay_server.rate_limiter import RateLimiter
 
 
 class Messages:
@@ -308,8 +309,10 @@ OTHER_ENV = {
 
 def checkpoint_of(config):
     state = {
-        "counters": {}, "learner": {}, "score": None, "best_score": None, "shards": 0,
-        "limiter": {}, "format": FORMAT, "config": json.loads(config.model_dump_json()),
+        "counters": {}, "learner": {"learner_steps": 1, "version": 0, "target_syncs": 0},
+        "score": None, "best_score": None, "shards": 0, "incarnation": 1,
+        "limiter": RateLimiter(4.0, 10, 100.0, 1, 1).state(),
+        "format": FORMAT, "config": json.loads(config.model_dump_json()),
     }  # fmt: skip
     return Checkpoint("x", "000001-step-00000001", {"learner": {}}, state, {})
 
@@ -376,7 +379,7 @@ def test_every_life_of_a_run_has_random_streams_of_its_own(tmp_path):
         resume(run, {"stop": {"learner_steps": steps}})
     for report in read_metrics(run):
         returns.append([ret for ret, *_ in report["episodes"]])
-    lives = [r for r in returns if r]
+    lives = [r for r in returns if len(r) >= 6]  # fewer may be alike by chance
     assert (run / "lives").read_text() == "3"
     assert len({tuple(r[:6]) for r in lives}) == len(lives)
 
