@@ -56,6 +56,10 @@ class CheckpointError(UserError):
         self.file = file
 
 
+class UnreadableError(CheckpointError):
+    """A checkpoint that may be sound: it is the storage that cannot be read now."""
+
+
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
     """What one holds.
@@ -90,7 +94,8 @@ def read_verified(storage: Storage, name: str, files: Files) -> Array:
     """The bytes of a file that belongs to a checkpoint, `[bytes]` uint8.
 
     Raises:
-        CheckpointError: it is gone, cannot be read, or its bytes are not those that were written.
+        CheckpointError: it is gone, or its bytes are not those that were written.
+        UnreadableError: it cannot be read.
     """
     where = f"{storage.url}/{name}"
     try:
@@ -103,7 +108,7 @@ def read_verified(storage: Storage, name: str, files: Files) -> Array:
         raise CheckpointError(f"{where}: cannot be read ({reason})", name) from None
     except OSError as error:
         reason = error.strerror or str(error)
-        raise CheckpointError(f"{where}: cannot be read ({reason})", name) from None
+        raise UnreadableError(f"{where}: cannot be read ({reason})", name) from None
     if len(data) != entry["bytes"]:
         raise CheckpointError(f"{where}: cut off, {len(data)} bytes of {entry['bytes']}", name)
     if entry_of(data)["sha256"] != entry["sha256"]:
@@ -269,7 +274,7 @@ class CheckpointStore:
         try:
             sizes = self.storage.sizes()
         except OSError as error:
-            raise CheckpointError(f"{where}: cannot be read ({error})") from None
+            raise UnreadableError(f"{where}: cannot be read ({error})") from None
         if not _FOLDER.fullmatch(name) or f"{name}/{MANIFEST}" not in sizes:
             raise CheckpointError(f"{where}: not a checkpoint (it has no {MANIFEST})")
         if sizes[f"{name}/{MANIFEST}"] > _MAX_MANIFEST_BYTES:
@@ -333,8 +338,10 @@ class CheckpointStore:
                     raise CheckpointError(f"{where}: names {path!r}, outside the checkpoints")
                 if type(entry["bytes"]) is not int or type(entry["sha256"]) is not str:
                     raise TypeError(f"entry of {path}")
+        except FileNotFoundError:
+            raise CheckpointError(f"{where}: cannot be read (No such file or directory)") from None
         except OSError as error:
-            raise CheckpointError(f"{where}: cannot be read ({error.strerror or error})") from None
+            raise UnreadableError(f"{where}: cannot be read ({error.strerror or error})") from None
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise CheckpointError(f"{where}: cannot be understood ({error})") from None
         return files

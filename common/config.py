@@ -348,6 +348,12 @@ class SupervisionConfig(Section):
         description="seconds that one piece of work may take, however alive its process; none: "
         "for ever",
     )
+    start_timeout_s: float | None = Field(
+        600.0,
+        gt=0,
+        description="seconds until a part that starts must show its first sign of life, the time "
+        "it waits for a machine not counted; none: for ever",
+    )
 
 
 class PlacementConfig(Section):

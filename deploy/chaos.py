@@ -11,11 +11,9 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import tomlkit
-
-from common.storage import write_atomically
 from common.types import UserError
-from deploy.metrics import CONTROL, RunFolder
+from deploy.control import post
+from deploy.metrics import RunFolder
 
 CRASH = "crash"
 KINDS = ("actor", "shard", "learner", "variables", "evaluator")
@@ -44,13 +42,11 @@ def chaos(folder: RunFolder, every_s: float, kinds: Sequence[str], seed: int) ->
     if not folder.is_running():
         raise UserError(f"{folder.path}: no run is going on there")
     rng = random.Random(seed)
-    path = folder.path / CONTROL
     while _wait(folder, every_s):
-        if path.exists():  # somebody else's change; not taken yet
-            continue
         kind, number = rng.choice(list(kinds)), rng.randrange(1 << 16)
         document = {CRASH: {"kind": kind, "number": number}}
-        write_atomically(path, tomlkit.dumps(document).encode())
+        if post(folder.path, document) is None:  # somebody else's wish is not taken yet
+            continue
         yield f"{kind} number {number} (modulo how many there are) is to die"
 
 

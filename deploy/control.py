@@ -7,6 +7,7 @@ folder is all that a command needs to know of a run: no port, no address, the sa
 
 from __future__ import annotations
 
+import os
 import stat
 import time
 from collections.abc import Collection, Iterable, Mapping
@@ -33,6 +34,9 @@ TAKEN_WITHIN_S = 10.0
 MAX_BYTES = 1 << 16
 """A larger file is none of ours."""
 POLL_S = 0.05
+
+Mark = tuple[int, int]
+"""Of a wish: inode and time of writing of its file. No other that comes in time has the same."""
 
 APPLIED = "applied: "
 """How the answer to a wish begins that was granted."""
@@ -103,9 +107,8 @@ class ControlFile:
     def __init__(self, folder: Path) -> None:
         """Of the run in `folder`."""
         self._path = folder / CONTROL
-        # The last one that was read (inode, time of writing): one that cannot be removed is not
-        # taken again and again.
-        self._seen: tuple[int, int] | None = None
+        # Of the last one that was read: one that cannot be removed is not taken again and again.
+        self._seen: Mark | None = None
 
     def read(self) -> dict[str, Any] | None:
         """Changes that are asked for, nested by section; None: none, or these were read before.
@@ -117,10 +120,10 @@ class ControlFile:
             status = self._path.lstat()
         except OSError:
             return None
-        signature = (status.st_ino, status.st_mtime_ns)
-        if signature == self._seen:
+        mark = _mark(status)
+        if mark == self._seen:
             return None
-        self._seen = signature
+        self._seen = mark
         if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_BYTES:
             raise UserError(f"{self._path}: must be a file of at most {MAX_BYTES} bytes")
         try:
@@ -129,16 +132,60 @@ class ControlFile:
             raise UserError(f"{self._path}: not a TOML file ({error})") from None
 
     def answer(self, text: str) -> None:
-        """What became of it; before the file is removed."""
+        """What became of it; before the file is removed. It begins with the mark of the wish."""
         with suppress(OSError):  # whoever asked sees by config.toml what the run goes on with
-            write_atomically(self._path.with_name(ANSWER), text.encode())
+            write_atomically(self._path.with_name(ANSWER), f"{self._seen}\n{text}".encode())
 
     def remove(self) -> None:
         """Take away what was read; a newer one stays."""
         with suppress(OSError):  # gone already, or not ours to remove
-            status = self._path.lstat()
-            if (status.st_ino, status.st_mtime_ns) == self._seen:
+            if _mark(self._path.lstat()) == self._seen:
                 self._path.unlink()
+
+
+def post(folder: Path, document: Mapping[str, Any]) -> Mark | None:
+    """Put a wish where the run looks, unless one waits there that the run has not taken yet.
+
+    Several commands may do so at once: none takes another's place.
+
+    Args:
+        folder: of the run.
+        document: what is wished, nested by section.
+
+    Returns:
+        The wish's mark; None: another one waits there.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    path, data = folder / CONTROL, tomlkit.dumps(document).encode()
+    own = folder / f".{CONTROL}-{os.getpid()}-{time.monotonic_ns()}"
+    try:
+        write_atomically(own, data)  # the run must never see half of it
+        try:
+            os.link(own, path)
+        except FileExistsError:
+            return None
+        except OSError:  # a file system without links
+            if path.exists():
+                return None
+            own.replace(path)
+            return _mark(path.lstat())
+        return _mark(own.lstat())
+    finally:
+        own.unlink(missing_ok=True)
+
+
+def _mark(status: os.stat_result) -> Mark:
+    return status.st_ino, status.st_mtime_ns
+
+
+def _waits(path: Path, mark: Mark) -> bool:
+    """Whether the wish of that mark was not taken yet."""
+    try:
+        return _mark(path.lstat()) == mark
+    except OSError:
+        return False
 
 
 def discard(folder: Path) -> None:
@@ -167,30 +214,35 @@ def ask(folder: RunFolder, new: Config, keys: Collection[str], wait_s: float) ->
         raise UserError(
             f"{folder.path}: no run is going on there; `raydqn resume` takes the same keys"
         )
-    document = wish_of(new, keys)
-    with suppress(OSError):
-        (folder.path / ANSWER).unlink()
-    path = folder.path / CONTROL
-    try:
-        write_atomically(path, tomlkit.dumps(document).encode())
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror})") from None
+    document, path = wish_of(new, keys), folder.path / CONTROL
     deadline = time.monotonic() + wait_s
-    while path.exists() and folder.is_running() and time.monotonic() < deadline:
+    while (mark := _post(folder.path, document)) is None:
+        if time.monotonic() > deadline:
+            raise UserError(f"{path}: another command's wish waits there still; try again later")
         time.sleep(POLL_S)
-    if path.exists():
+    while _waits(path, mark) and folder.is_running() and time.monotonic() < deadline:
+        time.sleep(POLL_S)
+    if _waits(path, mark):
         if folder.is_running():
             return None
         discard(folder.path)
+    return _answer(folder.path, mark) or "the run has ended; nothing was changed"
+
+
+def _post(folder: Path, document: Mapping[str, Any]) -> Mark | None:
     try:
-        answer = (folder.path / ANSWER).read_text(encoding="utf-8")
+        return post(folder, document)
+    except OSError as error:
+        raise UserError(f"{folder / CONTROL}: cannot be written ({error.strerror})") from None
+
+
+def _answer(folder: Path, mark: Mark) -> str | None:
+    """What the run said to the wish of that mark, and to no other."""
+    try:
+        first, _, answer = (folder / ANSWER).read_text(encoding="utf-8").partition("\n")
     except OSError:
-        return "the run has ended; nothing was changed"
-    # Recorded before the file goes: what stands there now is what the run goes on with.
-    recorded = RunFolder.open(folder.path).config
-    if answer.startswith(APPLIED) and wish_of(recorded, keys) != document:
-        return "the run took another command's change instead"
-    return answer
+        return None
+    return answer if first == str(mark) else None
 
 
 def wish_of(config: Config, keys: Iterable[str]) -> dict[str, dict[str, Any]]:

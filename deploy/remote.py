@@ -23,6 +23,8 @@ from deploy.demands import demands
 T = TypeVar("T")
 
 ALIVE = "alive"
+ANSWER_S = 5.0
+"""How long the loop waits to hear whether a part has a node."""
 NODE_DIED = "its node has died"
 """In Ray's reason for the end of a remote: not its own fault, its machine is gone."""
 
@@ -98,6 +100,10 @@ class Runtime(Protocol):
         """End a part at once."""
         ...
 
+    def waits_for_machine(self, handle: Handle) -> bool:
+        """Whether a part that is not up has no place yet: where machines come and go, one may."""
+        ...
+
 
 class InlineRuntime:
     """Everything in this process and thread: no Ray, deterministic, breakpoints work."""
@@ -139,6 +145,10 @@ class InlineRuntime:
 
     def kill(self, handle: Handle) -> None:
         """Nothing: it ends with the last reference to it."""
+
+    def waits_for_machine(self, handle: Handle) -> bool:
+        """Never."""
+        return False
 
 
 class _Host:
@@ -189,11 +199,12 @@ class RemoteFuture:
         """Wait for the value.
 
         Raises:
-            RemoteDiedError: the remote's process is gone, or its result was lost.
+            RemoteDiedError: the remote's process is gone (ended for want of memory, too), or its
+                result was lost.
             Exception: what the call raised, with the remote's traceback in its cause.
         """
         import ray
-        from ray.exceptions import RayActorError, RayTaskError
+        from ray.exceptions import RayError, RayTaskError
 
         try:
             return ray.get(self.reference)
@@ -202,7 +213,7 @@ class RemoteFuture:
             if isinstance(cause, (UserError, EnvironmentFailedError, RemoteDiedError, OSError)):
                 raise cause from None
             raise
-        except (RayActorError, ray.exceptions.ObjectLostError) as error:
+        except RayError as error:  # Ray's own: there is no result, and there will be none
             machine = NODE_DIED in str(error)
             reason = "its machine is gone" if machine else _plain_line(error)
             raise RemoteDiedError(self._part, reason, machine) from error
@@ -213,6 +224,14 @@ class RemoteFuture:
 
         ready, _ = ray.wait([self.reference], timeout=0)
         return bool(ready)
+
+
+def _has_process(actor_id: str) -> bool:
+    """Whether Ray has found room, and a process there, for a remote of that id (hexadecimal)."""
+    from ray._private import state  # the public way to ask needs Ray's dashboard
+
+    # Of one that waits for room, a node is named as well: the one that looks for it.
+    return bool(state.actors(actor_id).get("Pid"))
 
 
 def _plain_line(error: Exception) -> str:
@@ -400,6 +419,26 @@ class RayRuntime:
 
         assert isinstance(handle, RemoteHandle)
         ray.kill(handle.remote)
+
+    def waits_for_machine(self, handle: Handle) -> bool:
+        """Whether Ray has not found room yet in which to make the part.
+
+        Asked in a task, as the driver may be a client from outside. No answer: not known to be
+        anybody's fault, so it counts as waiting.
+        """
+        import ray
+
+        if not self.elastic:
+            return False
+        assert isinstance(handle, RemoteHandle)
+        options = {**self._placement.options(""), "num_cpus": 0}
+        task = ray.remote(max_retries=0)(_has_process).options(**options)
+        answer = task.remote(handle.remote._actor_id.hex())
+        ready, _ = ray.wait([answer], timeout=ANSWER_S)
+        try:
+            return not ready or not RemoteFuture(answer, "a question to Ray").result()
+        except RemoteDiedError:
+            return True
 
     def ask(self, title: str, function: Callable[..., T], *args: Any) -> T:
         """What `function(*args)` returns on the machine where the part of that title lives."""

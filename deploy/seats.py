@@ -1,7 +1,8 @@
 """Places of parts that can be replaced, and how it is noticed that one has to be.
 
 A dead part is the failure of its own call. One that hangs shows no sign of life: it does not answer
-a ping, for which every remote has a thread of its own. One that is merely slow does.
+a ping, for which every remote has a thread of its own. One that is merely slow does. One that never
+came up may still be waiting for a machine: only then it has all the time there is.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from common.handles import Future, Handle, RemoteDiedError
@@ -40,11 +41,16 @@ class Seat:
         title: what the part is, whoever sits there.
         spawn: makes one; takes its incarnation.
         always: it is asked for signs of life even when it has no call of ours.
+        made_s: when the part was made.
         call, called_s: its piece of work, and when it was given.
         failures: replacements in a row that did no work. replaced: replacements in all.
         up: it has shown a sign of life. place: where it lives, as far as that is known.
         rate, reported_s: env steps per second by its last two reports, and when the last came.
         suspect: somebody found it dead; a ping will tell.
+        origin: name of the checkpoint that the part was made from.
+        vacant: nobody sits here: what a part begins with cannot be read. cause: why the last one
+            had to go. unread_s: since when. tried_s: when it was last tried.
+        worked_from: what the part had done when that was first heard of; None: not yet.
     """
 
     title: str
@@ -64,6 +70,13 @@ class Seat:
     suspect: bool = False
     ping: Future[Place | None] | None = None
     pinged_s: float = 0.0
+    made_s: float = field(default_factory=time.monotonic)
+    origin: str = ""
+    vacant: bool = False
+    cause: str = ""
+    unread_s: float = math.nan
+    tried_s: float = 0.0
+    worked_from: int | None = None
 
     @property
     def name(self) -> str:
@@ -76,20 +89,31 @@ class Seat:
         self.call = self.handle.call(method, *args)
 
     def renew(self, incarnation: int) -> None:
-        """Another part takes the place."""
-        self.incarnation = incarnation
+        """Another part takes the place. If it cannot be made, the place is as it was."""
         self.handle = self.spawn(incarnation)
+        self.incarnation = incarnation
+        self.clear()
+        self.made_s = time.monotonic()
+        self.vacant = False
+
+    def clear(self) -> None:
+        """Nothing is known of who sits here, or nobody does."""
         self.call = self.ping = None
         self.up = self.suspect = False
         self.place = None
         self.rate = self.reported_s = math.nan
+        self.worked_from = None
 
 
 class Watch:
     """Looks after all seats: who is dead, who hangs."""
 
     def __init__(
-        self, runtime: Runtime, hung_after_s: float | None, call_timeout_s: float | None
+        self,
+        runtime: Runtime,
+        hung_after_s: float | None,
+        call_timeout_s: float | None,
+        start_timeout_s: float | None,
     ) -> None:
         """Nobody is under suspicion.
 
@@ -97,10 +121,13 @@ class Watch:
             runtime: where the parts live.
             hung_after_s: without a sign of life a part hangs; None: never.
             call_timeout_s: a piece of work that takes longer will never end; None: never.
+            start_timeout_s: a part that takes longer to show its first sign of life will show
+                none; None: never. Waiting for a machine is no starting.
         """
         self._runtime = runtime
         self._hung_after_s = hung_after_s
         self._call_timeout_s = call_timeout_s
+        self._start_timeout_s = start_timeout_s
         self._looked_s = time.monotonic()
 
     def look(self, seats: Iterable[Seat], now: float) -> list[tuple[Seat, Exception]]:
@@ -116,8 +143,11 @@ class Watch:
             for seat in seats:
                 seat.pinged_s += away_s
                 seat.called_s += away_s
+                seat.made_s += away_s
         found = []
         for seat in seats:
+            if seat.vacant:
+                continue
             error = self._error_of(seat, now)
             if error is not None:
                 found.append((seat, error))
@@ -138,14 +168,24 @@ class Watch:
             except Exception as error:  # it died, or could not be made
                 return error
             if not seat.up:
-                seat.up, seat.up_s = True, now
+                seat.up, seat.up_s, seat.unread_s = True, now, math.nan
             seat.suspect = False
         if seat.ping is not None and seat.up and now - seat.pinged_s > self._patience_s:
             waited_s = now - seat.pinged_s
             return HungError(f"{seat.title} showed no sign of life for {waited_s:,.0f} s")
+        age_s = min(age_s, now - seat.up_s)  # before it was up it was not at it
         if self._call_timeout_s is not None and seat.up and age_s > self._call_timeout_s:
             return HungError(f"{seat.title} did not answer for {age_s:,.0f} s")
-        return None
+        return self._start_error_of(seat, now)
+
+    def _start_error_of(self, seat: Seat, now: float) -> Exception | None:
+        waited_s = now - seat.made_s
+        if seat.up or self._start_timeout_s is None or waited_s <= self._start_timeout_s:
+            return None
+        if self._runtime.waits_for_machine(seat.handle):  # costs a question: asked only now
+            seat.made_s = now
+            return None
+        return HungError(f"{seat.title} did not come up within {waited_s:,.0f} s")
 
     @property
     def _patience_s(self) -> float:

@@ -17,7 +17,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any, Protocol
 
 from common import wire
-from common.checkpoint import Checkpoint, CheckpointError
+from common.checkpoint import LISTINGS, Checkpoint, CheckpointError, UnreadableError
 from common.config import Config, with_actors
 from common.handles import Future, Handle, RemoteDiedError
 from common.storage import write_atomically
@@ -40,7 +40,7 @@ from deploy.metrics import CONTROL, MIN_RATE_S, MetricsWriter, RunFolder
 from deploy.records import Counters, Records
 from deploy.remote import part_name
 from deploy.saved import learner_state, shard_origin
-from deploy.seats import LIVED_S, Seat, Watch, cause_of
+from deploy.seats import LIVED_S, HungError, Seat, Watch, cause_of
 from deploy.status import PartStatus, part_status, run_status
 from replay_server.client import shard_title
 from replay_server.rate_limiter import RateLimiter
@@ -50,10 +50,16 @@ if TYPE_CHECKING:  # it imports torch; see deploy.run
 
 TRAIN_CALLS_IN_FLIGHT = 2
 """Two, so that the learner never waits for the supervisor to hear of the first."""
-VERSIONS_UNHEARD_OF = 1_000
-"""More than a learner can have published since its last report: actors never take an older one."""
+VERSIONS_BESIDE = 1_000
+"""More than a learner publishes beside its training: when it is made, or told of new variables."""
 MAX_RESTARTS_WITHOUT_REPORT = 3
 """A part that dies so often before it did any work has a reason that restarts do not mend."""
+RETRY_S = 2.0
+"""How long a seat stays empty, at the least, where what its part begins with cannot be read."""
+UNREADABLE_S = 300.0
+"""A storage that cannot be read for so long ends the run. Its checkpoints stay as they are."""
+POLL_S = 0.05
+"""How long it sleeps where there is no answer to wait for, only somebody to come."""
 WAIT_S = 0.2
 """How long the loop sleeps at the most: signals and wall-clock limits are seen by then."""
 EVALUATION_SLICE_S = 0.5
@@ -68,6 +74,10 @@ STATUS_EVERY_S = 2.0
 """How often it is written down which part lives where, at the most."""
 SAVE_S = 60.0
 """How long the last checkpoint may take: the learner, or the storage, may be what hangs."""
+SIGNAL_S = 75.0
+"""How long after a signal a run may go on at the most: 15 s, and what writing may take."""
+STATE_S = 10.0
+"""How long a learner has to hand over what is saved already."""
 LAST_TRIES = 3
 """Of the last checkpoint, if parts die while it is made."""
 LAST_STATE_S = 30.0
@@ -148,8 +158,11 @@ class Supervisor:
         self._training: deque[_Training] = deque()
         self._evaluator: Seat | None = None  # made when first needed
         self._sampled_before = 0  # in earlier lives
-        # (who found it dead, what it found): whoever lost a part is told who took its place.
-        self._to_connect: list[tuple[Seat, str]] = []
+        # (who found it dead, what it found), in order: whoever lost a part is told who took its
+        # place, once, however often it reported the loss.
+        self._to_connect: dict[tuple[Seat, str], None] = {}
+        self._starved = False  # the learner found nothing to draw: every shard is lost
+        self._erred_steps = -1  # learner steps when the learner last failed by an error of its own
         config = self._config
         self._limiter = RateLimiter(
             config.learner.samples_per_insert,
@@ -159,6 +172,7 @@ class Supervisor:
             config.learner.batch_size,
         )
         self._stop_requested: str | None = None
+        self._stop_asked_s = math.inf
         self._next_evaluation = config.evaluation.every_learner_steps
         self._begun = self._done()
         self._saved: Counters | None = None
@@ -166,10 +180,18 @@ class Supervisor:
             folder.checkpoints, config.checkpoint, beside=program.runtime.parallel
         )
         supervision = config.supervision
-        self._watch = Watch(program.runtime, supervision.hung_after_s, supervision.call_timeout_s)
-        self._damaged: set[str] = set()  # checkpoints, by name
-        self._taken = ""  # the one that a part was last restored from
+        self._watch = Watch(
+            program.runtime,
+            supervision.hung_after_s,
+            supervision.call_timeout_s,
+            supervision.start_timeout_s,
+        )
+        # (title, checkpoint): what it holds of that part is damaged. Title "": of everybody.
+        self._damaged: set[tuple[str, str]] = set()
+        self._checkpointed = False  # there is, or was, a checkpoint of this run
+        self._resumed_from = ""  # until another is written
         self._refilled = False  # a shard came back since the memory was looked at
+        self._left: list[Future[Any]] = []  # shards that were asked what they hold then
         self._stall_from_s = started_s
         self._control = ControlFile(folder.path)
         # On a cluster others find the run by its board, wherever the driver lives.
@@ -192,6 +214,7 @@ class Supervisor:
             CheckpointError: what was saved of a shard is damaged.
         """
         state = checkpoint.state
+        self._checkpointed, self._resumed_from = True, checkpoint.name
         self._records.restore(state)
         asked = [shard.handle.call("summary") for shard in self._shards]
         self._limiter.restore(state["limiter"], sum(call.result().size for call in asked))
@@ -207,7 +230,8 @@ class Supervisor:
 
     def request_stop(self, reason: str) -> None:
         """Ask for a clean stop; safe to call from a signal handler."""
-        self._stop_requested = self._stop_requested or reason
+        if self._stop_requested is None:
+            self._stop_requested, self._stop_asked_s = reason, time.monotonic()
 
     def run(self) -> dict[str, Any]:
         """Run to the end.
@@ -256,11 +280,14 @@ class Supervisor:
             handed_out = self._hand_out()
             calls = self._calls()
             coming = runtime.elastic and not all(seat.up for seat in self._crew.seats)
-            if not calls and not handed_out and not self._to_connect and not coming:
+            waiting = coming or self._to_connect or any(seat.vacant for seat in self._fixed)
+            if not calls and not handed_out and not waiting:
                 raise RunFailedError(f"nobody can go on: {self._limiter.explain()}")
+            if not calls and not handed_out:  # for somebody who is not there yet
+                time.sleep(POLL_S)
             self._settle(runtime.wait(calls, WAIT_S))
             now = time.monotonic()
-            self._tend(now)
+            self._tend(now, self._players)
             self._see_who_is_late(now)
             self._fill_the_cluster(now)
             self._look_for_changes(now)
@@ -316,7 +343,10 @@ class Supervisor:
             seat.begin("collect", config.actors.collect_steps, self._counters.env_steps)
             anybody = True
         learner = self._learner
-        held_up = any(seat is learner for seat, _ in self._to_connect)
+        # One shard that is lost holds nobody up: the learner draws from the others.
+        held_up = learner.vacant or (
+            self._starved and any(seat is learner for seat, _ in self._to_connect)
+        )
         while len(self._training) < TRAIN_CALLS_IN_FLIGHT and not held_up:
             steps = min(
                 config.learner.train_steps, self._limiter.sampleable(config.learner.batch_size)
@@ -386,6 +416,8 @@ class Supervisor:
             if self._is_mistake(error):
                 raise
             of_another = isinstance(error, RemoteDiedError) and error.part != seat.name
+            # A shard that could not be made says why to all who call it.
+            of_another |= isinstance(error, CheckpointError)
             if replace and not of_another:
                 self._replace(seat, error)
             return NoReport()
@@ -475,27 +507,37 @@ class Supervisor:
 
     # --- parts that die or hang --------------------------------------------------------------
 
-    def _tend(self, now: float) -> None:
-        """Replace parts that died or hang, and tell those who lost them."""
-        for seat, error in self._watch.look([*self._fixed, *self._players], now):
+    def _tend(self, now: float, players: list[Seat]) -> None:
+        """Replace parts that died or hang, and tell those who lost them.
+
+        Args:
+            now: `time.monotonic()`.
+            players: those with environments who are worth it.
+        """
+        for seat in self._fixed:
+            if seat.vacant and now - seat.tried_s >= RETRY_S:
+                self._fill(seat)
+        for seat, error in self._watch.look([*self._fixed, *players], now):
             if self._is_mistake(error) and not seat.up:
                 raise error  # a part that could not even be made
+            if isinstance(error, UnreadableError):
+                self._program.runtime.kill(seat.handle)
+                self._leave_vacant(seat, error)
+                continue
             if isinstance(error, CheckpointError):
-                self._distrust(error)
+                self._distrust(seat, error)
                 seat.failures -= 1  # there are only so many checkpoints
             self._replace(seat, error)
             if seat.call is None and seat in self._crew.seats and seat not in self._crew.idle:
                 self._limiter.end_insert(self._config.insert_quantum, 0)
                 self._crew.idle.append(seat)
         by_title = {seat.title: seat for seat in chain([self._variables], self._shards)}
-        waiting: list[tuple[Seat, str]] = []
-        for seat, title in self._to_connect:
+        for seat, title in list(self._to_connect):
             # Not before it is up: one that could not be made fails whoever calls it.
-            if by_title[title].suspect or not by_title[title].up:
-                waiting.append((seat, title))
-            else:
+            if by_title[title].up and not by_title[title].suspect:
                 seat.handle.call("connect", title, by_title[title].handle)
-        self._to_connect = waiting
+                del self._to_connect[seat, title]
+                self._starved &= seat is not self._learner
         self._see_what_is_left()
 
     def _note_lost(self, seat: Seat, titles: list[str]) -> None:
@@ -504,7 +546,7 @@ class Supervisor:
             for other in chain([self._variables], self._shards):
                 if other.title == title:
                     other.suspect = True
-                    self._to_connect.append((seat, title))
+                    self._to_connect[seat, title] = None
 
     def _new_board(self, incarnation: int) -> Handle:
         run = self._folder.path.name
@@ -516,55 +558,85 @@ class Supervisor:
 
     def _new_variables(self, incarnation: int) -> Handle:
         program = self._program
-        floor = self._records.version + VERSIONS_UNHEARD_OF
+        # Above whatever was published unheard of: actors never take an older one.
+        learner = self._config.learner
+        in_training = TRAIN_CALLS_IN_FLIGHT * math.ceil(learner.train_steps / learner.publish_steps)
+        floor = self._records.version + in_training + VERSIONS_BESIDE
         program.variables = program.spawn_variables(floor, incarnation)
         # Actors find out by themselves; the learner only when it publishes next, and an evaluator
         # would go on with the weights it has.
-        self._to_connect.append((self._learner, "variables"))
+        self._to_connect[self._learner, "variables"] = None
         if self._evaluator is not None:
-            self._to_connect.append((self._evaluator, "variables"))
+            self._to_connect[self._evaluator, "variables"] = None
         return program.variables
 
     def _new_shard(self, index: int, incarnation: int) -> Handle:
-        """A shard with what the newest checkpoint holds of its part."""
-        program = self._program
+        """A shard with what the newest checkpoint holds of its part.
+
+        Raises:
+            UnreadableError: there is no telling now what that is.
+        """
+        program, seat = self._program, self._shards[index]
         count = len(program.shards)
         while True:
-            checkpoint = self._newest_checkpoint()
+            checkpoint = self._newest_checkpoint(seat)
+            if checkpoint is None and self._checkpointed:
+                self._view.message(f"{seat.title} begins empty: no checkpoint of it is sound")
             origin = shard_origin(checkpoint, index, count) if checkpoint else None
             try:
                 program.shards[index] = program.spawn_shard(index, origin, incarnation)
+            except UnreadableError:
+                raise
             except CheckpointError as error:  # inline; on Ray a ping tells
-                self._distrust(error)
+                self._distrust(seat, error)
                 continue
             self._refilled = True
+            self._left.clear()
             return program.shards[index]
 
-    def _distrust(self, error: CheckpointError) -> None:
-        """A part of the checkpoint that was taken last is damaged: the one before it is next."""
+    def _distrust(self, seat: Seat, error: CheckpointError) -> None:
+        """The seat's part of the checkpoint it came from is damaged: the one before it is next."""
         self._view.message(f"{error}; going on without it")
-        self._damaged.add(self._taken)
+        self._damaged.add((seat.title, seat.origin))
 
     def _see_what_is_left(self) -> None:
         """Shards that were replaced may hold less: if all do too little, the memory fills first."""
         if not self._refilled or not all(seat.up for seat in self._shards):
             return
-        self._refilled = False
-        asked = [seat.handle.call("summary") for seat in self._shards]
-        if self._wait_for(asked, PING_S):
-            return  # one is busy, or gone again
-        with suppress(RemoteDiedError):
+        if not self._left:
+            self._left = [seat.handle.call("summary") for seat in self._shards]
+        if not all(answer.done() for answer in self._left):
+            return  # one is busy
+        asked, self._left = self._left, []
+        try:
             held = sum(answer.result().size for answer in asked)
-            if held < self._limiter.min_size:
-                self._limiter.begin_anew(held)
+        except RemoteDiedError:
+            return  # gone again: asked anew when another has taken its place
+        self._refilled = False
+        if held < self._limiter.min_size:
+            self._limiter.begin_anew(held)
 
-    def _new_learner(self, incarnation: int) -> Handle:
-        """A learner as it was at the newest checkpoint."""
-        program, checkpoint = self._program, self._newest_checkpoint()
-        for training in self._training:  # their results are lost
+    def _give_up_training(self) -> None:
+        """The learner is gone, and with it the results of what is under way."""
+        for training in self._training:
             self._limiter.end_sample(training.steps * self._config.learner.batch_size, 0)
         self._training.clear()
-        self._to_connect = [wish for wish in self._to_connect if wish[0] is not self._learner]
+        for wish in [wish for wish in self._to_connect if wish[0] is self._learner]:
+            del self._to_connect[wish]
+        self._starved = False
+
+    def _new_learner(self, incarnation: int) -> Handle:
+        """A learner as it was at the newest checkpoint.
+
+        Raises:
+            UnreadableError: there is no telling now what that is.
+            RunFailedError: no checkpoint is sound. To begin anew would be to lose them all: each
+                new checkpoint takes the place of an old one.
+        """
+        program, checkpoint = self._program, self._newest_checkpoint(self._learner)
+        if checkpoint is None and self._checkpointed:
+            raise RunFailedError("learner cannot be replaced: no checkpoint of it is sound")
+        self._give_up_training()
         state = learner_state(checkpoint) if checkpoint else None
         program.learner = program.spawn_learner(state, incarnation)
         steps = int(checkpoint.state["learner"]["learner_steps"]) if checkpoint else 0
@@ -573,26 +645,55 @@ class Supervisor:
         self._checkpointer.tried_steps = steps
         return program.learner
 
-    def _newest_checkpoint(self) -> Checkpoint | None:
+    def _newest_checkpoint(self, seat: Seat) -> Checkpoint | None:
+        """The newest from which that part can be made; None: there never was one, or none is sound.
+
+        Raises:
+            UnreadableError: the storage does not answer, or shows nothing of what is there.
+        """
+        seat.origin = ""
+        names = self._checkpoint_names()
+        for _ in range(LISTINGS):
+            there = names
+            for name in reversed(there):
+                if {("", name), (seat.title, name)} & self._damaged:
+                    continue
+                try:
+                    checkpoint = self._checkpointer.store.load(name)
+                except UnreadableError:
+                    raise
+                except CheckpointError as error:
+                    names = self._checkpoint_names()
+                    if name not in names:
+                        break  # removed meanwhile, as a newer one was written
+                    self._view.message(f"{error}; going on without it")
+                    self._damaged.add(("", name))
+                else:
+                    seat.origin = name
+                    return checkpoint
+            else:
+                return None
+        raise UnreadableError(f"{self._checkpointer.store.storage.url}: holds what goes at once")
+
+    def _checkpoint_names(self) -> list[str]:
         store = self._checkpointer.store
         try:
-            for name in reversed(store.names()):
-                if name in self._damaged:
-                    continue
-                self._taken = name
-                try:
-                    return store.load(name)
-                except CheckpointError as error:
-                    self._distrust(error)
+            names = store.names()
         except OSError as error:
-            self._view.message(f"checkpoints cannot be read: {error}; going on without them")
-        return None
+            raise UnreadableError(f"{store.storage.url}: cannot be read ({error})") from None
+        if self._checkpointed and not names:  # a disk that is not mounted looks like that
+            raise UnreadableError(f"{store.storage.url}: holds no checkpoint any more")
+        self._checkpointed |= bool(names)
+        return names
 
     def _replace(self, seat: Seat, error: Exception) -> None:
         """A new part on the seat of one that failed: same index, same ε, fresh streams."""
         now = time.monotonic()
         # Actors and evaluators show by their reports that they work.
         lived = seat.always and seat.up and now - seat.up_s >= LIVED_S
+        if seat is self._learner and not isinstance(error, (RemoteDiedError, HungError)):
+            lived = self._counters.learner_steps > self._erred_steps
+            self._erred_steps = max(self._erred_steps, self._counters.learner_steps)
         of_machine = isinstance(error, RemoteDiedError) and error.machine
         seat.failures = 1 if lived else seat.failures + (not of_machine)
         cause = cause_of(error)
@@ -601,18 +702,49 @@ class Supervisor:
                 f"{seat.title} failed {seat.failures} times in a row: {cause}"
             ) from error
         self._program.runtime.kill(seat.handle)
-        seat.renew(seat.incarnation + 1)
+        if seat is self._learner:
+            self._give_up_training()
+        seat.cause = cause
+        self._fill(seat)
+
+    def _fill(self, seat: Seat) -> None:
+        """Put a part on a seat where nobody sits, if what it begins with can be read."""
+        try:
+            seat.renew(seat.incarnation + 1)
+        except UnreadableError as error:
+            self._leave_vacant(seat, error)
+            return
         self._counters.restarts += 1
         seat.replaced += 1
         self._stall_from_s = time.monotonic()  # the new one has as long as any to begin
-        self._view.message(f"{seat.title} was replaced: {cause}")
+        self._view.message(f"{seat.title} was replaced: {seat.cause}")
+
+    def _leave_vacant(self, seat: Seat, error: UnreadableError) -> None:
+        """Nobody takes the seat for now: it is tried again when the storage may answer.
+
+        Raises:
+            RunFailedError: it did not for too long.
+        """
+        now = time.monotonic()
+        seat.clear()
+        seat.vacant, seat.tried_s = True, now
+        if math.isnan(seat.unread_s):
+            seat.unread_s = now
+            self._view.message(
+                f"{seat.title} cannot be replaced yet: {error}; tried again for {UNREADABLE_S:g} s"
+            )
+        if now - seat.unread_s > UNREADABLE_S:
+            raise RunFailedError(f"{seat.title} cannot be replaced: {error}") from error
 
     def _settle_learner(self) -> None:
         training, learner = self._training[0], self._learner
         try:
             report = training.call.result()
-        except RemoteDiedError as error:
-            if error.part == learner.name:
+        except Exception as error:  # the end of its process, or whatever its device raises
+            if self._is_mistake(error):
+                raise
+            of_another = isinstance(error, RemoteDiedError) and error.part != learner.name
+            if not of_another and not isinstance(error, CheckpointError):
                 self._replace(learner, error)  # which clears what is under way
                 return
             report = None
@@ -624,13 +756,32 @@ class Supervisor:
         self._limiter.end_sample(reserved, report.samples if report else 0)
         if report is None:
             return
-        learner.failures = 0
+        self._note_work(report)
         self._records.learner(report)
         self._note_lost(learner, report.lost)
-        if report.steps < training.steps and not report.diverged and not report.lost:
-            self._limiter.begin_anew(0)  # shards came back empty
+        if report.steps < training.steps and not report.diverged:
+            if report.lost:
+                self._starved = True
+            else:
+                self._limiter.begin_anew(0)  # shards came back empty
         if report.diverged:
             self._fail_diverged(report)
+
+    def _note_work(self, report: LearnerReport) -> None:
+        """Whoever had a part in it has worked: a life that did is no failure, however short."""
+        # What fails again at the same step did not get on by getting there once more.
+        if report.learner_steps > self._erred_steps:
+            self._learner.failures = 0
+        if report.version > self._records.version and "variables" not in report.lost:
+            self._variables.failures = 0
+        for summary in report.replay:
+            seat = self._shards[summary.shard]
+            if summary.incarnation != seat.incarnation:
+                continue
+            if seat.worked_from is None:
+                seat.worked_from = summary.sampled
+            elif summary.sampled > seat.worked_from:
+                seat.failures = 0
 
     def _fail_diverged(self, report: LearnerReport) -> None:
         path = self._folder.path / "diverged-batch.rdqn"
@@ -646,10 +797,11 @@ class Supervisor:
         report: EvaluationReport | NoReport | None = self._outcome(seat, replace=True)
         if isinstance(report, NoReport):
             return
-        # Not over yet; or begun while nothing was published, because whoever held it had died.
-        if report is None or report.weights is None:
+        if report is None:  # not over yet
             self._play_on(seat)
             return
+        if report.weights is None:
+            return  # nothing was published, as whoever held it had died: it is begun anew
         seat.failures = 0
         every = self._config.evaluation.every_learner_steps
         self._next_evaluation = max(
@@ -742,7 +894,8 @@ class Supervisor:
         learning = self._limiter.sampled > self._sampled_before
         starting = not learning and not all(seat.up for seat in parts)
         held_up = self._evaluating and not self._program.runtime.parallel
-        if starting or held_up:
+        vacant = any(seat.vacant for seat in parts)  # for which there is a limit of its own
+        if starting or held_up or vacant:
             self._stall_from_s = now
         if min(now - self._stall_from_s, self._limiter.idle_s) < limit:
             return
@@ -801,21 +954,44 @@ class Supervisor:
         """Let work under way end, and evaluate the last weights if there is time to."""
         in_time = reason in ("learner_steps", "env_steps")
         self._settle_all(metrics, evaluation=in_time)
-        # If the variables die now, the last weights do not come, however often it is tried.
+        # Whoever is needed for it may die now; that it is tried again has a bound.
         for _ in range(1 + MAX_RESTARTS_WITHOUT_REPORT):
             evaluated = self._records.evaluated_steps >= self._counters.learner_steps
-            if not in_time or self._hurry or evaluated:
-                return
-            if self._wait_for([self._learner.handle.call("publish")], SAVE_S):
+            if not in_time or self._hurry or evaluated or not self._published():
                 return
             self._evaluate()
             self._settle_all(metrics, evaluation=True)
 
+    def _published(self) -> bool:
+        """Have the learner publish what it has; whether it did, to variables that live."""
+        deadline = time.monotonic() + SAVE_S
+        variables, learner = self._variables, self._learner
+        variables.suspect = True  # only the learner would find out, and its report is in
+        asked: tuple[Handle, Future[Any]] | None = None
+        while time.monotonic() < deadline and not self._hurry:
+            self._tend(time.monotonic(), [])
+            unheard = any(title == variables.title for _, title in self._to_connect)
+            if not variables.up or variables.suspect or learner.vacant or unheard:
+                asked = None
+                time.sleep(POLL_S)
+                continue
+            if asked is None or asked[0] is not learner.handle:
+                asked = learner.handle, learner.handle.call("publish")
+            if self._wait_for([asked[1]], WAIT_S):
+                continue
+            try:
+                asked[1].result()
+            except RemoteDiedError:
+                learner.suspect, asked = True, None
+            else:
+                return True
+        return False
+
     def _settle_all(self, metrics: MetricsWriter, evaluation: bool) -> None:
         """Wait for the learner, for actors up to `FINISH_S`, and for the evaluator if asked to.
 
-        An actor that dies now is not replaced. An evaluation is given up on a signal, or when
-        `stop.wall_s` is over.
+        An actor that dies now is not replaced; whoever dies or hangs on whom the learner or the
+        evaluation depends is. An evaluation is given up on a signal, or when `stop.wall_s` is over.
         """
         begin = time.monotonic()
         while True:
@@ -824,11 +1000,15 @@ class Supervisor:
             if time.monotonic() < deadline:
                 calls += [seat.call for seat in self._crew.all if seat.call is not None]
             evaluator = self._evaluator
+            needed: list[Seat] = []
             if evaluation and not self._hurry and evaluator is not None and evaluator.call:
                 calls.append(evaluator.call)
+                needed.append(evaluator)
             if not calls:
                 break
             self._settle(self._program.runtime.wait(calls, WAIT_S), replace=False)
+            if self._training or needed:
+                self._tend(time.monotonic(), needed)
             self._report_if_due(metrics)
             if self._stop_requested is not None and time.monotonic() > deadline:
                 break  # the learner too: its last checkpoint must do
@@ -857,6 +1037,8 @@ class Supervisor:
         # replaced first.
         if inline and (self._evaluating or not self._all_alive()):
             return
+        if not inline and not all(seat.up for seat in [*self._shards, self._learner]):
+            return  # nothing can be asked of it yet
         counters = self._counters
         if self._checkpointer.due(now, counters.learner_steps, counters.transitions):
             self._begin_checkpoint()
@@ -907,18 +1089,23 @@ class Supervisor:
         """
         error = saving.error
         if error is None:
-            self._saved = saving.mark
+            self._note_saved(saving)
             self._records.checkpoint(saving.wall_s)
             if saving.remark is not None:
                 self._view.message(saving.remark)
             return
-        if not isinstance(error, (OSError, RemoteDiedError)):
+        # CheckpointError: of a shard that could not be made from what another one holds.
+        if not isinstance(error, (OSError, RemoteDiedError, CheckpointError)):
             raise error
         # It is tried again when the next one is due.
         message = f"checkpoint could not be written: {error}"
         if isinstance(error, OSError) and self._config.checkpoint.on_failure == "stop":
             raise RunFailedError(message) from error
         self._view.message(f"{message}; going on")
+
+    def _note_saved(self, saving: Saving) -> None:
+        self._saved = saving.mark
+        self._checkpointed, self._resumed_from = True, ""
 
     @property
     def _incarnation(self) -> int:
@@ -960,39 +1147,63 @@ class Supervisor:
     def _save_at_the_end(self) -> dict[str, Array]:
         """The last checkpoint, if anything was done since the one before; the learner's tensors."""
         checkpointer, tries = self._checkpointer, 0
+        deadline = time.monotonic() + self._left_of(SAVE_S)
         if self._stop_requested is not None:  # whoever sent the signal waits: once, not each time
-            checkpointer.end_by(time.monotonic() + SAVE_S)
-        written = self._take_checkpoint(SAVE_S)
+            checkpointer.end_by(deadline)
+        written = self._take_checkpoint(self._left_of(SAVE_S))
         while written and self._saved != self._done():
             self._begin_checkpoint()
-            saving, tries = checkpointer.take(SAVE_S), tries + 1
+            saving, tries = checkpointer.take(self._left_of(SAVE_S)), tries + 1
             if saving is not None and saving.error is not None:
-                if isinstance(saving.error, RemoteDiedError) and tries < LAST_TRIES:
-                    # Who died at the very end is replaced all the same.
-                    self._wait_for(
-                        [self._program.runtime.ping(s.handle) for s in self._shards], PING_S
-                    )
-                    self._tend(time.monotonic() + PING_S)
+                gone = isinstance(saving.error, (RemoteDiedError, CheckpointError))
+                if gone and tries < LAST_TRIES:
+                    self._wait_until_all_sit()
                     continue
                 raise saving.error
             if saving is not None and saving.tensors is not None:
-                self._saved = saving.mark
+                self._note_saved(saving)
                 return saving.tensors
             written = False
         if not written:
             raise RunFailedError(f"the last checkpoint was not written within {SAVE_S:g} s")
-        tensors, _ = wire.decode(self._learner.handle.call("state").result())
-        return tensors
+        return self._saved_tensors()
+
+    def _wait_until_all_sit(self) -> None:
+        """Replace those who died at the very end: whoever is to be saved must be there."""
+        deadline = time.monotonic() + self._left_of(SAVE_S)
+        wanted = [*self._shards, self._learner]
+        for seat in wanted:
+            seat.suspect = True
+        time.sleep(POLL_S)
+        while time.monotonic() < deadline:
+            self._tend(time.monotonic(), [])
+            if all(seat.up and not seat.suspect for seat in wanted):
+                return
+            time.sleep(POLL_S)
+
+    def _saved_tensors(self) -> dict[str, Array]:
+        """The learner's tensors, which are saved already."""
+        call = self._learner.handle.call("state")
+        if not self._wait_for([call], self._left_of(STATE_S)):
+            with suppress(RemoteDiedError):
+                return wire.decode(call.result())[0]
+        store = self._checkpointer.store
+        return store.load(self._resumed_from or store.names()[-1]).tensors["learner"]
+
+    def _left_of(self, limit_s: float) -> float:
+        """How much of that time there is: after a signal, all of it together has a limit."""
+        return max(0.0, min(limit_s, self._stop_asked_s + SIGNAL_S - time.monotonic()))
 
     def _save_what_can_be(self) -> None:
         with suppress(Exception):  # the run has failed already: its reason is what counts
-            if self._checkpointer.take(LAST_STATE_S) is None and self._checkpointer.busy:
+            limit_s = self._left_of(LAST_STATE_S)
+            if self._checkpointer.take(limit_s) is None and self._checkpointer.busy:
                 self._view.message(f"no answer within {LAST_STATE_S:g} s: not saved")
                 return
             if self._saved == self._done():
                 return
             self._begin_checkpoint()
-            saving = self._checkpointer.take(LAST_STATE_S)
+            saving = self._checkpointer.take(self._left_of(LAST_STATE_S))
             if saving is None:
                 self._view.message(f"learner did not answer within {LAST_STATE_S:g} s: not saved")
             elif saving.error is not None:
@@ -1012,7 +1223,9 @@ class Supervisor:
             with suppress(RemoteDiedError):  # asked again, of the one that takes its place
                 self._records.replay([answer.result() for answer in asked])
             asked.clear()
-        if not asked and now - self._asked_s >= self._config.report.replay_every_s:
+        due = now - self._asked_s >= self._config.report.replay_every_s
+        # One that could not be made would answer with the reason, which is the watch's to take.
+        if not asked and due and all(seat.up for seat in self._shards):
             self._asked_s = now
             asked += [shard.call("statistics") for shard in self._program.shards]
 

@@ -325,3 +325,71 @@ def test_the_run_looks_once_a_second_at_the_most(tmp_path, monkeypatch):
     train(config, tmp_path / "run")
     assert 2 <= len(looks) <= 3
     assert keys_of({"learner": {"a": 1}, "seed": 2}) == ["learner.a", "seed"]
+
+
+# --- several commands at once -------------------------------------------------------------------
+
+
+def test_no_wish_takes_the_place_of_another_that_was_not_taken_yet(folder):
+    wishes = [{"learner": {"samples_per_insert": float(n)}} for n in range(1, 41)]
+    posted, gate = [], threading.Barrier(8)
+
+    def command(mine) -> None:
+        gate.wait()
+        for wish in mine:
+            while control.post(folder.path, wish) is None:
+                time.sleep(0.001)
+            posted.append(wish)
+
+    threads = [threading.Thread(target=command, args=(wishes[i::8],)) for i in range(8)]
+    for thread in threads:
+        thread.start()
+    file, taken = ControlFile(folder.path), []
+    deadline = time.monotonic() + 30
+    while len(taken) < len(wishes) and time.monotonic() < deadline:
+        wish = file.read()
+        if wish is not None:
+            taken.append(wish)
+            file.remove()
+    for thread in threads:
+        thread.join()
+    key = str
+    assert sorted(taken, key=key) == sorted(wishes, key=key) == sorted(posted, key=key)
+    assert not list(folder.path.glob(f".{CONTROL}*"))
+
+
+def test_where_a_file_system_has_no_links_a_wish_is_put_there_all_the_same(folder, monkeypatch):
+    def no_links(*args):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", no_links)
+    wish = {"learner": {"samples_per_insert": 2.0}}
+    mark = control.post(folder.path, wish)
+    assert control.post(folder.path, {"learner": {"samples_per_insert": 3.0}}) is None
+    file = ControlFile(folder.path)
+    assert file.read() == wish
+    file.answer("applied: it")
+    assert control._answer(folder.path, mark) == "applied: it"
+
+
+def test_an_answer_to_another_wish_is_not_taken_for_ones_own(folder):
+    file = ControlFile(folder.path)
+    first = control.post(folder.path, {"learner": {"samples_per_insert": 2.0}})
+    file.read()
+    file.answer("applied: the first")
+    file.remove()
+    second = control.post(folder.path, {"learner": {"samples_per_insert": 3.0}})
+    assert control._answer(folder.path, second) is None
+    assert control._answer(folder.path, first) == "applied: the first"
+
+
+def test_a_wish_that_finds_another_there_for_too_long_says_so_and_leaves_it(
+    folder, capsys, monkeypatch
+):
+    monkeypatch.setattr(control, "TAKEN_WITHIN_S", 0.2)
+    with folder.lock():
+        other = {"crash": {"kind": "actor", "number": 1}}
+        assert control.post(folder.path, other)
+        assert asks(folder.path, "--learner.samples-per-insert", "2") == 2
+        assert "another command's wish waits there still" in capsys.readouterr().err
+        assert ControlFile(folder.path).read() == other

@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+from ray import exceptions as ray_errors
 
 from common.config import Config
 from common.handles import RemoteDiedError
 from common.types import UserError
-from deploy.remote import InlineRuntime, local_ray
+from deploy.remote import InlineRuntime, OneMachine, RayRuntime, RemoteFuture, local_ray
 
 
 class Part:
@@ -168,6 +169,54 @@ def test_a_killed_process_is_the_failure_of_its_own_call(ray_runtime):
     with pytest.raises(RemoteDiedError):
         future.result()
     assert other.call("add", 1).result() == 4
+
+
+@pytest.mark.parametrize(
+    ("error", "machine"),
+    [
+        (ray_errors.OutOfMemoryError("\x1b[31mTask was killed due to the node running low\nx"), 0),
+        (ray_errors.WorkerCrashedError(), 0),
+        (ray_errors.ObjectLostError("00" * 28, "127.0.0.1:1", ""), 0),
+        (ray_errors.NodeDiedError("its node has died"), 1),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_whatever_ray_itself_says_went_wrong_is_a_death_in_one_line(monkeypatch, error, machine):
+    import ray
+
+    def get(reference):
+        raise error
+
+    monkeypatch.setattr(ray, "get", get)
+    with pytest.raises(RemoteDiedError) as caught:
+        RemoteFuture("reference", "learner-0").result()
+    assert caught.value.part == "learner-0"
+    assert caught.value.machine == bool(machine)
+    assert len(str(caught.value).splitlines()) == 1
+    assert "\x1b" not in str(caught.value)
+
+
+class Elastic(OneMachine):
+    """One machine that acts as if more could come; one part asks for more than there is."""
+
+    elastic = True
+
+    def options(self, title):
+        return {"num_cpus": 99} if title == "homeless" else {"num_cpus": 0}
+
+
+def test_a_part_that_is_being_made_has_a_machine_and_one_without_room_waits_for_one(ray_runtime):
+    elastic = RayRuntime(Elastic())
+    slow = elastic.spawn(SlowPart, name="slow", title="slow")
+    homeless = elastic.spawn(Part, 0, name="homeless", title="homeless")
+    deadline = time.monotonic() + 60
+    while elastic.waits_for_machine(slow) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert not elastic.waits_for_machine(slow)
+    assert elastic.waits_for_machine(homeless)
+    assert not ray_runtime.waits_for_machine(homeless), "none will ever come here"
+    for handle in (slow, homeless):
+        elastic.kill(handle)
 
 
 def test_kill_ends_the_process(ray_runtime):

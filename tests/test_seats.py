@@ -48,10 +48,12 @@ class Signs(InlineRuntime):
 class Scene:
     """Seats under watch, and the time."""
 
-    def __init__(self, count=1, hung_after_s=10.0, call_timeout_s=None, always=True):
+    def __init__(
+        self, count=1, hung_after_s=10.0, call_timeout_s=None, always=True, start_timeout_s=None
+    ):
         self.runtime = Signs()
         self.now = time.monotonic()
-        self.watch = Watch(self.runtime, hung_after_s, call_timeout_s)
+        self.watch = Watch(self.runtime, hung_after_s, call_timeout_s, start_timeout_s)
         self.seats = [
             Seat(f"part-{i}", lambda _: InlineHandle(None), InlineHandle(None), 3, always)
             for i in range(count)
@@ -152,8 +154,8 @@ def test_a_call_that_takes_too_long_is_given_up_however_alive_the_part_is():
     assert str(error) == "part-0 did not answer for 60 s"
 
 
-def test_parts_that_still_start_do_not_hang_however_long_it_takes():
-    scene = Scene(count=2, hung_after_s=10.0, call_timeout_s=20.0)
+def test_parts_that_still_start_do_not_hang_where_starting_has_no_limit():
+    scene = Scene(count=2, hung_after_s=10.0, call_timeout_s=20.0, start_timeout_s=None)
     for seat in scene.seats:
         scene.runtime.silent.add(seat.handle)
         scene.work(seat)
@@ -245,3 +247,91 @@ def test_the_time_of_a_call_is_noted_before_it_is_made():
 )
 def test_a_cause_is_one_line(error, line):
     assert cause_of(error) == (line or str(error))
+
+
+# --- a part that never comes up -----------------------------------------------------------------
+
+
+class Waiting(Signs):
+    """Some parts have no machine yet."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.homeless = set()
+        self.asked = 0
+
+    def waits_for_machine(self, handle):
+        self.asked += 1
+        return handle in self.homeless
+
+
+def starting(**limits):
+    scene = Scene(**limits)
+    scene.runtime = scene.watch._runtime = Waiting()
+    for seat in scene.seats:
+        seat.made_s = scene.now
+        scene.runtime.silent.add(seat.handle)
+        scene.work(seat)
+    return scene
+
+
+def test_a_part_that_does_not_come_up_in_its_time_is_given_up():
+    scene = starting(count=2, hung_after_s=10.0, call_timeout_s=20.0, start_timeout_s=60.0)
+    first, second = scene.seats
+    assert scene.go_on(30.0) == []
+    scene.runtime.silent.discard(second.handle)
+    second.ping.came = True  # this one came up
+    assert scene.go_on(0.4) == [], "its work has been waiting, but not for it"
+    second.call = None
+    assert scene.go_on(28.0) == []
+    assert scene.runtime.asked == 0, "to ask costs something"
+    ((seat, error), *_) = scene.go_on(3.0)
+    assert seat is first
+    assert str(error) == "part-0 did not come up within 60 s"
+
+
+def test_a_part_that_waits_for_a_machine_has_all_the_time_there_is():
+    scene = starting(start_timeout_s=60.0)
+    (seat,) = scene.seats
+    scene.runtime.homeless.add(seat.handle)
+    assert scene.go_on(600.0) == []
+    assert scene.runtime.asked <= 10, "once per timeout"
+    scene.runtime.homeless.clear()
+    assert scene.go_on(58.0) == [], "from now on it counts"
+    assert scene.go_on(5.0)
+
+
+def test_time_in_which_nobody_looked_is_no_time_to_start():
+    scene = starting(start_timeout_s=60.0)
+    scene.go_on(10.0)
+    scene.now += 8 * 3_600
+    assert scene.watch.look(scene.seats, scene.now) == []
+    assert scene.go_on(48.0) == []
+    assert scene.go_on(5.0)
+
+
+def test_who_takes_a_seat_has_the_whole_time_to_start():
+    scene = starting(start_timeout_s=60.0)
+    (seat,) = scene.seats
+    seat.made_s -= 1e6
+    seat.renew(4)
+    assert scene.watch.look(scene.seats, time.monotonic()) == []
+
+
+def test_a_seat_where_nobody_could_be_made_is_as_it_was_and_nobody_asks_there():
+    scene = Scene()
+    scene.go_on(1.0)
+    (seat,) = scene.seats
+
+    def cannot(incarnation):
+        raise OSError("away")
+
+    before, seat.spawn = (seat.handle, seat.incarnation), cannot
+    with pytest.raises(OSError, match="away"):
+        seat.renew(4)
+    assert (seat.handle, seat.incarnation) == before
+    seat.clear()
+    seat.vacant = True
+    asked = len(scene.runtime.pinged)
+    assert scene.go_on(100.0) == []
+    assert len(scene.runtime.pinged) == asked

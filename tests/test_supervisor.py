@@ -25,7 +25,7 @@ from deploy.program import build
 from deploy.remote import InlineRuntime
 from deploy.run import environment_spec, make_config, resume, train
 from deploy.saved import FORMAT, check_origin
-from deploy.supervisor import NAMED_PARTS, VERSIONS_UNHEARD_OF, RunFailedError, Supervisor
+from deploy.supervisor import NAMED_PARTS, VERSIONS_BESIDE, RunFailedError, Supervisor
 from replay_server.rate_limiter import RateLimiter
 
 
@@ -56,12 +56,12 @@ def supervisor_for(config, path, view=None, runtime=None):
     return Supervisor(program, folder, view or Messages(), time.monotonic())
 
 
-def supervisor_that_resumes(path, view=None, over=None):
+def supervisor_that_resumes(path, view=None, over=None, runtime=None):
     """In one process, as `resume` makes it: learner and shards are made from the checkpoint."""
     folder = RunFolder.open(path, over)
     checkpoint = folder.checkpoints.newest()
     spec = environment_spec(folder.config.env)
-    program = build(folder.config, spec, InlineRuntime(), 1, checkpoint)
+    program = build(folder.config, spec, runtime or InlineRuntime(), 1, checkpoint)
     supervisor = Supervisor(program, folder, view or Messages(), time.monotonic())
     supervisor.restore(checkpoint)
     return supervisor
@@ -751,7 +751,7 @@ def test_without_a_stall_timeout_nothing_is_watched_and_many_parts_are_counted(t
     )
     for seat in supervisor._crew.seats:
         seat.begin("collect", 1, 0)
-    supervisor._tend(time.monotonic())  # all of them are up
+    supervisor._tend(time.monotonic(), supervisor._players)  # all of them are up
     supervisor._stop_if_stalled(time.monotonic() + 1e9)
     supervisor._config = tiny(learner={"stall_timeout_s": 5.0})
     supervisor._limiter._moved_s -= 1e6
@@ -872,7 +872,7 @@ def test_a_memory_that_is_lost_as_a_whole_is_filled_anew_and_the_run_ends_as_pla
 
 def test_versions_of_the_weights_go_up_when_those_who_held_them_died(tmp_path):
     supervisor, view, _ = run_with_deaths(tmp_path / "run", ["variables", "learner"])
-    assert supervisor._records.version > view.version + VERSIONS_UNHEARD_OF
+    assert supervisor._records.version > view.version + VERSIONS_BESIDE
     told = [r["weights_version"] for r in read_metrics(tmp_path / "run") if r["weights_version"]]
     assert told == sorted(told)
     assert supervisor._crew.seats[0].handle.call("collect", 1, 0).result().version > view.version
