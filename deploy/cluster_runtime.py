@@ -217,23 +217,36 @@ class Cluster:
         """
         self._config = config
         self._known = _ask_head()
+        self._plan()
+        self._check()
+        self._claim(listener)
+
+    def _plan(self) -> None:
+        """What each part will ask for."""
+        self._group: Any = None
         offers = [kind.resources for kind in self._kinds()]
         offered = {name for offer in offers for name, amount in offer.items() if amount > 0}
         if self._may_grow() and offered & {LEARNER_NODES, ACTOR_NODES}:
             # Nodes have roles here; those of the other role may be still to come.
             offered |= {LEARNER_NODES, ACTOR_NODES}
-        wanted = demands(config, offered, "GPU" in offered)
+        wanted = demands(self._config, offered, "GPU" in offered)
         learner, shard, _, self._evaluator, self._actor = wanted
         # A bundle for each; whatever asks for nothing lives with the learner.
         self._fixed = [learner] + [
             replace(shard, title=shard_title(index), count=1) for index in range(shard.count)
         ]
-        self._group: Any = None
-        for demand in wanted:
+
+    def _check(self) -> None:
+        """Refuse what can never be.
+
+        Raises:
+            UserError: the cluster can never hold the run.
+        """
+        offers = [kind.resources for kind in self._kinds()]
+        for demand in [*self._fixed, self._evaluator, self._actor]:
             self._check_fits(demand, offers)
-        if config.actors.count:
-            self._check_count(config.actors.count)
-        self._claim(listener)
+        if self._config.actors.count:
+            self._check_count(self._config.actors.count)
 
     def options(self, title: str) -> Mapping[str, Any]:
         """Ray's options for the remote on the seat of that title."""
