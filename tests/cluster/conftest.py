@@ -90,6 +90,10 @@ class Cluster:
         """`raydqn ARGUMENTS` on the head."""
         return self.on(self.head, f"python -m deploy {arguments}", **env)
 
+    def left(self) -> list[list[str]]:
+        """Whatever runs on the hosts beside sshd."""
+        return [process.cmdline() for host in self.hosts.all for process in host.processes()]
+
     def status(self, run: str) -> dict:
         """What `raydqn status` says of a run; an empty one before it has reported."""
         answer = self.raydqn(f"status {run} --address auto --json")

@@ -124,6 +124,4 @@ def test_a_cluster_comes_up_trains_loses_a_host_gets_it_back_and_goes(cluster, j
     # Nothing is left.
     down = cluster.ray("down", "--yes", str(cluster.file))
     assert down.returncode == 0, down.stderr
-    time.sleep(5)
-    left = [process.cmdline() for host in cluster.hosts.all for process in host.processes()]
-    assert not left
+    until(lambda: not cluster.left(), 180, f"nothing left: {cluster.left()}")
