@@ -636,6 +636,15 @@ def test_no_node_holds_more_than_it_has_and_nothing_starts_in_vain():
     ]  # fmt: skip
 
 
+def test_shards_go_to_the_learner_though_another_node_has_room():
+    there = NodeType("there", "there", False, True, 1, 1, 8, 0, frozenset())
+    cluster = cluster_of(there, node("gpu", 4, 1))
+    nodes, _ = place(cluster, [Demand("learner", 1, 1, None, 1), Demand("shard", 1, 0, None, 2)])
+    assert [(n.type.name, dict(n.held)) for n in nodes] == [
+        ("there", {}), ("gpu", {"learner": 1, "shard": 2}),
+    ]  # fmt: skip
+
+
 def test_all_types_together_stay_within_max_workers():
     cluster = cluster_of(node("head", 0, head=True), node("a", 2, most=9), max_workers=3)
     nodes, found = place(cluster, [Demand("actor", 1, 0, None, 100)])
