@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import time
 
 import pytest
-from conftest import ROOT
+from test_grafana import asked_for
+from three_hosts import ROOT
 
 RUN = "cartpole-test"
 KEYS = (
@@ -49,6 +51,24 @@ def job(cluster):
         log.close()
 
 
+METRICS = """
+import ray, urllib.request
+ray.init("auto", logging_level="error")
+for node in ray.nodes():
+    url = "http://%s:%d/metrics" % (node["NodeManagerAddress"], node["MetricsExportPort"])
+    print(urllib.request.urlopen(url).read().decode())
+"""
+
+
+def metrics(cluster):
+    """What all nodes export."""
+    script = cluster.head.home / "metrics.py"
+    script.write_text(METRICS)
+    answer = cluster.on(cluster.head, "python metrics.py")
+    assert answer.returncode == 0, answer.stderr
+    return answer.stdout
+
+
 def parts(status, title=""):
     return [part for part in status["parts"] if part["part"].startswith(title)]
 
@@ -85,6 +105,10 @@ def test_a_cluster_comes_up_trains_loses_a_host_gets_it_back_and_goes(cluster, j
 
     # It trains.
     until(lambda: (cluster.status(RUN)["score"] or 0) >= 475, 240, "a score of 475")
+
+    # Its numbers are where Prometheus fetches Ray's.
+    missing = asked_for() - set(re.findall(r"^ray_raydqn_\w+", metrics(cluster), re.M))
+    assert not missing
 
     # More actors, and fewer, asked for on another machine than the driver's.
     said = cluster.on(cluster.workers[0], f"python -m deploy scale {RUN} --address auto --actors 5")

@@ -1,0 +1,101 @@
+"""A cluster of three hosts, brought up as a user does: `raydqn cluster submit FILE`."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+from hosts import Host, Hosts
+
+ROOT = Path(__file__).parent.parent.parent
+ON_PREM = ROOT / "deploy" / "clusters" / "on-prem.yaml"
+CPUS = 3
+
+
+class Cluster:
+    """The three hosts, and this machine as the one they are used from."""
+
+    def __init__(self, hosts: Hosts, folder: Path) -> None:
+        self.hosts = hosts
+        self.head, *self.workers = hosts.all
+        self.folder = folder
+        self.file = folder / "cluster.yaml"
+        self.home = folder / "home-of-user"
+        token = self.home / ".ray" / "auth_token"
+        token.parent.mkdir(parents=True)
+        token.write_text(secrets.token_hex(32))
+        token.chmod(0o600)
+        self.env = {
+            **{name: value for name, value in os.environ.items() if not name.startswith("RAY_")},
+            "HOME": str(self.home),
+            "PYTHONPATH": str(ROOT),
+            "RAY_AUTH_MODE": "token",
+            "RAY_USAGE_STATS_ENABLED": "0",
+        }
+        for host in hosts.all:  # what its setup_commands would install is there already
+            (host.home / "raydqn").mkdir()
+            (host.home / "raydqn" / "venv").symlink_to(sys.prefix)
+        self._write_file()
+
+    def _write_file(self) -> None:
+        """The project's own file, with our addresses, key, and cores."""
+        document = yaml.safe_load(ON_PREM.read_text(encoding="utf-8"))
+        document["provider"] |= {
+            "head_ip": self.head.address,
+            "worker_ips": [host.address for host in self.workers],
+        }
+        document["auth"] = {"ssh_user": "root", "ssh_private_key": str(self.head.key)}
+        for key in ("head_start_ray_commands", "worker_start_ray_commands"):
+            before = "\n".join(document[key])
+            document[key] = [
+                command.replace(
+                    "--num-cpus=8", f"--num-cpus={CPUS} --object-store-memory={200 << 20}"
+                )
+                .replace("--num-gpus=1", "")
+                .replace("--num-gpus=0", "")
+                for command in document[key]
+            ]
+            assert "\n".join(document[key]) != before
+        self.file.write_text(yaml.safe_dump(document), encoding="utf-8")
+
+    def here(self, *command: str, timeout_s: float = 120.0) -> subprocess.CompletedProcess[str]:
+        """A command as the user gives it: outside the cluster, in the project's folder."""
+        return subprocess.run(
+            command,
+            cwd=ROOT,
+            env=self.env,
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            stdin=subprocess.DEVNULL,
+        )
+
+    def ray(self, *arguments: str, timeout_s: float = 120.0) -> subprocess.CompletedProcess[str]:
+        """A command of Ray's, outside the cluster."""
+        return self.here(str(Path(sys.executable).parent / "ray"), *arguments, timeout_s=timeout_s)
+
+    def on(self, host: Host, command: str, **env: str) -> subprocess.CompletedProcess[str]:
+        """A command on one of the hosts, as `ray exec` gives it."""
+        named = " ".join(f"{name}={value}" for name, value in env.items())
+        words = f". ~/raydqn/profile; export PYTHONPATH={ROOT} {named}; cd; {command}"
+        return host.ssh(words, timeout_s=120.0)
+
+    def raydqn(self, arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+        """`raydqn ARGUMENTS` on the head."""
+        return self.on(self.head, f"python -m deploy {arguments}", **env)
+
+    def left(self) -> list[list[str]]:
+        """Whatever runs on the hosts beside sshd."""
+        return [process.cmdline() for host in self.hosts.all for process in host.processes()]
+
+    def status(self, run: str) -> dict:
+        """What `raydqn status` says of a run; an empty one before it has reported."""
+        answer = self.raydqn(f"status {run} --address auto --json")
+        if answer.returncode != 0 or not answer.stdout.startswith("{"):
+            return {"parts": [], "learner_steps": 0, "score": None}
+        return json.loads(answer.stdout)
