@@ -12,6 +12,7 @@ import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from common.config import Config
@@ -272,6 +273,27 @@ def _environment(settings: dict[str, str]) -> Iterator[None]:
                 os.environ[name] = value
 
 
+@contextmanager
+def _groups_of_their_own() -> Iterator[None]:
+    """Have Ray put the processes that it starts meanwhile into process groups of their own.
+
+    A signal to the driver's whole group (Ctrl-C, `timeout`, `kill -- -PGID`) is the driver's to
+    heed: did it end Ray as well, nothing could be saved. (The driver itself cannot step out of its
+    group for that long: the leader of a group cannot, and it would miss a signal meanwhile.)
+    """
+    from ray._private import services
+
+    start = getattr(services, "ConsolePopen", None)
+    if start is None:  # another version of Ray: its processes then share the driver's group
+        yield
+        return
+    services.ConsolePopen = partial(start, process_group=0)
+    try:
+        yield
+    finally:
+        services.ConsolePopen = start
+
+
 class Placement(Protocol):
     """Where remotes go, and what they take up there."""
 
@@ -343,7 +365,7 @@ def local_ray(object_store_bytes: int, config: Config | None = None) -> Iterator
         "OMP_NUM_THREADS": "1",
     }
     try:
-        with _environment(settings):  # Ray's processes inherit it
+        with _environment(settings), _groups_of_their_own():  # Ray's processes inherit both
             ray.init(
                 address="local",  # never join a cluster that happens to be there
                 # Ray keeps an idle worker for each CPU it knows of. The number of remotes is

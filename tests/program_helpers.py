@@ -49,8 +49,12 @@ def running(
     pythonpath: Path | None = None,
     cwd: Path = ROOT,
     env: dict[str, str] | None = None,
+    own_group: bool = False,
 ):
-    """`raydqn ARGUMENTS` as a process; whatever of it still lives at the end is killed."""
+    """`raydqn ARGUMENTS` as a process; whatever of it still lives at the end is killed.
+
+    `own_group`: it leads a process group, as what a shell starts does.
+    """
     path = os.pathsep.join(str(p) for p in (ROOT, pythonpath) if p)
     process = subprocess.Popen(
         [sys.executable, "-m", "deploy", *arguments],
@@ -59,6 +63,7 @@ def running(
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        process_group=0 if own_group else None,
     )
     try:
         with process:

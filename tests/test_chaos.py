@@ -28,8 +28,9 @@ def test_cartpole_is_learnt_under_chaos(tmp_path, mode, every, kinds):
     assert summary["score"] >= 490
     deaths = said.count("is to die")
     assert deaths >= 2, said
-    # The last one may have come too late, and one may hit a part that had only just come back.
-    assert summary["restarts"] >= deaths - 2
+    # The last may have come too late, and some hit a part that was dead still, or an evaluator
+    # where there was none.
+    assert summary["restarts"] >= 0.8 * deaths - 2
     assert "the run has ended" in said
     assert chaos.returncode == 0
 

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
+import pty
 import signal
 import subprocess
+import sys
+import threading
+from contextlib import suppress
 
 import psutil
 import pytest
 from program_helpers import (
+    ROOT,
     TINY_OPTIONS,
     assert_all_gone,
     checkpoints_in,
@@ -52,13 +58,19 @@ def test_training_on_ray_with_actors_and_shards(tmp_path):
     assert checkpoints_in(run).newest().state["learner"]["learner_steps"] == 600
 
 
+def epsilons_in(run, restarts: int) -> set[float]:
+    """Of all episodes that ended while so many parts had been replaced."""
+    reports = [report for report in reports_in(run) if report["restarts"] == restarts]
+    return {epsilon for report in reports for *_, epsilon in report["episodes"]}
+
+
 def test_an_actor_that_is_killed_is_replaced_and_the_run_goes_on(tmp_path):
     run = tmp_path / "run"
     with running(
         *("train", "cartpole", "--json", "--run-dir", str(run), *TINY_OPTIONS),
         *("--actors.count", "2", "--stop.learner-steps", "4000", "--stop.score", "none"),
     ) as process:
-        wait_for(lambda: learner_steps_in(run) > 100)
+        wait_for(lambda: len(epsilons_in(run, restarts=0)) == 8)
         (victim,) = remotes_named(process, "actor-1-0")
         victim.send_signal(signal.SIGKILL)
         wait_for(lambda: remotes_named(process, "actor-1-1"))
@@ -68,6 +80,14 @@ def test_an_actor_that_is_killed_is_replaced_and_the_run_goes_on(tmp_path):
         summary = summary_of(out)
         assert summary["restarts"] == 1
         assert summary["learner_steps"] == 4000
+    # Two actors of four copies are a ladder of eight: the new one has the rungs of the old.
+    assert epsilons_in(run, restarts=1) == epsilons_in(run, restarts=0)
+    parts = {row["part"]: row for row in json.loads((run / "status.json").read_text())["parts"]}
+    assert (parts["actor-1"]["incarnation"], parts["actor-1"]["restarts"]) == (1, 1)
+    assert (parts["actor-0"]["incarnation"], parts["actor-0"]["restarts"]) == (0, 0)
+    assert parts["actor-0"]["rate"] > 0
+    steps = [r["env_steps"] for r in reports_in(run) if r["restarts"] == 0 or r["env_steps"]]
+    assert all(later >= earlier for earlier, later in itertools.pairwise(steps))
 
 
 def test_a_learner_that_is_killed_goes_on_from_the_newest_checkpoint_and_leaves_no_orphan(tmp_path):
@@ -293,3 +313,82 @@ def test_an_evaluator_that_dies_is_replaced(tmp_path):
     summary = summary_of(out)  # … on a Ray of its own, whatever RAY_ADDRESS says
     assert summary["restarts"] == 1
     assert summary["score_episodes"] == 3
+
+
+# --- signals as shells, schedulers and terminals send them --------------------------------------
+
+
+def saving(run) -> bool:
+    """Whether a checkpoint is half written: its manifest comes last."""
+    return any(
+        not (folder / "manifest.json").exists() for folder in run.glob("checkpoints/*-step-*")
+    )
+
+
+def test_a_signal_to_the_whole_group_in_the_middle_of_a_save_with_a_part_that_hangs(tmp_path):
+    run = tmp_path / "run"
+    with running(
+        *("train", "cartpole", "--json", "--run-dir", str(run), *TINY_OPTIONS),
+        *("--actors.count", "2", "--stop.score", "none", "--checkpoint.every-s", "0.1"),
+        own_group=True,
+    ) as process:
+        wait_for(lambda: checkpoints_in(run).names() and learner_steps_in(run) > 100)
+        everybody = descendants(process)
+        (hung,) = remotes_named(process, "actor-1")
+        hung.send_signal(signal.SIGSTOP)
+        wait_for(lambda: saving(run))
+        os.killpg(process.pid, signal.SIGTERM)
+        out, err = process.communicate(timeout=90)
+        assert process.returncode == 0, err
+        assert summary_of(out)["stop_reason"] == "terminated"
+        assert_all_gone(everybody)
+    saved = checkpoints_in(run).newest()
+    assert saved.state["learner"]["learner_steps"] == summary_of(out)["learner_steps"]
+    assert not saving(run)
+
+
+def test_ctrl_c_in_a_terminal_saves_and_ends(tmp_path):
+    run = tmp_path / "run"
+    arguments = ("train", "cartpole", "--run-dir", str(run), *TINY_OPTIONS, "--stop.score", "none")
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.chdir(ROOT)
+        os.environ["PYTHONPATH"] = str(ROOT)
+        os.execv(sys.executable, [sys.executable, "-m", "deploy", *arguments])
+    everybody = []
+    try:
+        reader = threading.Thread(target=drain, args=(terminal,), daemon=True)
+        reader.start()
+        wait_for(lambda: learner_steps_in(run) > 100)
+        everybody = psutil.Process(pid).children(recursive=True)
+        os.write(terminal, b"\x03")
+        _, status = wait_for(lambda: waited if (waited := os.waitpid(pid, os.WNOHANG))[0] else None)
+        assert os.waitstatus_to_exitcode(status) == 0
+        assert_all_gone(everybody)
+    finally:
+        for process in everybody:
+            with suppress(psutil.Error):
+                process.kill()
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    assert checkpoints_in(run).newest().state["learner"]["learner_steps"] > 0
+
+
+def drain(terminal: int) -> None:
+    """Take what is written there: a terminal that nobody reads holds its writer up."""
+    with suppress(OSError):
+        while os.read(terminal, 1 << 12):
+            pass
+
+
+def test_a_signal_while_ray_starts_leaves_nobody_behind(tmp_path):
+    run = tmp_path / "run"
+    with running(
+        *("train", "cartpole", "--run-dir", str(run), *TINY_OPTIONS), own_group=True
+    ) as process:
+        started = wait_for(lambda: descendants(process))
+        os.killpg(process.pid, signal.SIGTERM)
+        process.communicate(timeout=60)
+        assert process.returncode != 0
+        assert_all_gone(started)
+    assert not (run / "checkpoints").exists()
