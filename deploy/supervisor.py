@@ -76,7 +76,7 @@ SAVE_S = 60.0
 """How long the last checkpoint may take: the learner, or the storage, may be what hangs."""
 SIGNAL_S = 75.0
 """How long after a signal a run may go on at the most: 15 s, and what writing may take."""
-STATE_S = 10.0
+STATE_S = 5.0
 """How long a learner has to hand over what is saved already."""
 LAST_TRIES = 3
 """Of the last checkpoint, if parts die while it is made."""

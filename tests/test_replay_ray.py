@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from pathlib import Path
 
@@ -9,10 +11,13 @@ import numpy as np
 import pytest
 from replay_helpers import random_chunk
 
+from common.handles import RemoteDiedError
 from common.types import Chunk, FrameSpec
 from deploy.remote import local_ray
 from replay_server.client import ReplaySampler, ReplayWriter
 from replay_server.codec import make_codec
+from replay_server.messages import decode_sample
+from replay_server.saving import ShardOrigin
 from replay_server.server import ReplayServer
 
 SHARDS, WRITERS, STACK = 4, 3, 2
@@ -164,3 +169,43 @@ def test_a_shard_that_comes_back_empty_gets_whole_chunks_again(runtime):
 
 def fields_of(chunk: Chunk) -> dict:
     return {name: getattr(chunk, name) for name in Chunk.__dataclass_fields__}
+
+
+def test_a_shard_whose_process_is_killed_comes_back_with_what_was_saved_and_refuses_late_keys(
+    runtime, tmp_path
+):
+    def spawn(incarnation, origin=None):
+        arguments = (CAPACITY, FRAME, STACK, 0.6, 4 * CAPACITY, 0, 0, incarnation)
+        return runtime.spawn(
+            ReplayServer, *arguments, "none", None, origin, name=f"shard-0-{incarnation}"
+        )
+
+    shard, rng = spawn(0), np.random.default_rng(0)
+    writer = ReplayWriter([shard], max_in_flight=3)
+    for _ in range(30):
+        writer.write(random_chunk(rng, 20, 21, STACK, FRAME))
+    writer.flush()
+    keys = decode_sample(shard.call("sample", 16).result()).key
+    name = "000001-step-00000001/shard-0.rdqn"
+    shard.call("begin_save", str(tmp_path), name, True).result()
+    deadline = time.monotonic() + 60
+    while (files := shard.call("saved").result()) is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    saved = shard.call("summary").result()
+    writer.write(random_chunk(rng, 20, 21, STACK, FRAME))  # what comes after is lost
+    writer.flush()
+    os.kill(runtime.ping(shard).result().pid, signal.SIGKILL)
+    with pytest.raises(RemoteDiedError):
+        shard.call("summary").result()
+
+    back = spawn(1, ShardOrigin(str(tmp_path), (name,), files, 0, 1))
+    summary = back.call("summary").result()
+    assert (summary.size, summary.inserted) == (saved.size, saved.inserted)
+    assert summary.total == pytest.approx(saved.total)
+    assert summary.incarnation == 1
+    # Keys that the learner drew from the one before, and priorities that it sends only now.
+    back.call("update_priorities", keys, np.full(len(keys), 1e6), 0).result()
+    after = back.call("summary").result()
+    assert after.stale == summary.stale + len(keys)
+    assert after.total == pytest.approx(saved.total), "none of them was taken"
+    back.call("check").result()
