@@ -103,6 +103,11 @@ class EnvConfig(Section):
         return self
 
 
+NOTEBOOK_HIDDEN = (24, 32)
+NATURE_CONVOLUTIONS = ((32, 8, 4), (64, 4, 2), (64, 3, 1))
+"""Channels that come out, side of the kernel, stride."""
+
+
 class NetworkConfig(Section):
     """The deep Q-network: a stack of frames in, one q(s, a) per action out."""
 

@@ -10,10 +10,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from common.config import NetworkConfig
+from common.config import NATURE_CONVOLUTIONS, NOTEBOOK_HIDDEN, NetworkConfig
 from common.types import EnvironmentSpec, UserError
 
-NOTEBOOK_HIDDEN = (24, 32)
 NATURE_MIN_PIXELS = 36
 DEVICES = ("cpu", "cuda", "mps")
 
@@ -104,19 +103,15 @@ def nature_torso(channels: int, height: int, width: int) -> tuple[nn.Module, int
     """Convolutions of Mnih et al. 2015 (Methods, "Model architecture"), and their output size."""
 
     def out(size: int) -> int:
-        for kernel, stride in ((8, 4), (4, 2), (3, 1)):
+        for _, kernel, stride in NATURE_CONVOLUTIONS:
             size = (size - kernel) // stride + 1
         return size
 
-    torso = nn.Sequential(
-        nn.Conv2d(channels, 32, kernel_size=8, stride=4),
-        nn.ReLU(),
-        nn.Conv2d(32, 64, kernel_size=4, stride=2),
-        nn.ReLU(),
-        nn.Conv2d(64, 64, kernel_size=3, stride=1),
-        nn.ReLU(),
-    )
-    return torso, 64 * out(height) * out(width)
+    layers: list[nn.Module] = []
+    for outputs, kernel, stride in NATURE_CONVOLUTIONS:
+        layers += [nn.Conv2d(channels, outputs, kernel_size=kernel, stride=stride), nn.ReLU()]
+        channels = outputs
+    return nn.Sequential(*layers), channels * out(height) * out(width)
 
 
 def make_network(spec: EnvironmentSpec, config: NetworkConfig, seed: int = 0) -> QNetwork:

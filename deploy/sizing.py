@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 
-from common.config import Config
+from common.config import NATURE_CONVOLUTIONS, NOTEBOOK_HIDDEN, Config
 from common.types import EnvironmentSpec, UserError
 from replay_server.client import CHUNKS_PER_TURN
 from replay_server.codec import GROUP_FRAMES
@@ -204,5 +204,30 @@ def object_store_bytes(config: Config, spec: EnvironmentSpec) -> int:
     sampling = samples * (c.learner.samples_in_flight + 1)
     chunk = c.max_chunk_transitions * (2 * spec.frame.nbytes + 128)
     inserting = chunk * c.actors.count * c.actors.inserts_in_flight
-    floor = 128 * 2**20  # Ray refuses less than 75 MiB; weights of several versions lie here too
-    return floor + 2 * (sampling + inserting)
+    floor = 128 * 2**20  # Ray refuses less than 75 MiB
+    # The learner's state on its way to a checkpoint, or to another learner; weights are a quarter
+    # of one, and those of several versions lie here too.
+    return floor + 2 * (sampling + inserting + learner_bytes(config, spec))
+
+
+def learner_bytes(config: Config, spec: EnvironmentSpec) -> int:
+    """Bytes of a learner's state: policy net, target net, and two moments of each parameter."""
+    return 4 * 4 * parameter_count(config, spec)
+
+
+def parameter_count(config: Config, spec: EnvironmentSpec) -> int:
+    """Parameters of the network that `make_network` makes, without torch, whose import is slow."""
+    network, count = config.network, 0
+    features = spec.stack * math.prod(spec.frame.shape)
+    if network.kind == "nature-cnn":
+        channels, *sides = spec.frame.shape
+        inputs = spec.stack * channels
+        for outputs, kernel, stride in NATURE_CONVOLUTIONS:
+            count += outputs * (inputs * kernel**2 + 1)
+            sides = [max(0, (side - kernel) // stride + 1) for side in sides]
+            inputs = outputs
+        features = inputs * math.prod(sides)
+    for units in NOTEBOOK_HIDDEN if network.kind == "notebook" else network.hidden:
+        count += units * (features + 1)
+        features = units
+    return count + (spec.num_actions + network.dueling) * (features + 1)

@@ -9,6 +9,7 @@ import pytest
 from actors.actor import Actor
 from actors.environments import environment_spec
 from common.handles import InlineHandle
+from common.networks import make_network
 from common.types import EnvironmentSpec, FrameSpec, UserError
 from common.variables import Variables
 from deploy import sizing
@@ -19,6 +20,7 @@ from deploy.sizing import (
     check_memory,
     frame_capacity,
     object_store_bytes,
+    parameter_count,
     shard_capacity,
     shard_frame_bytes,
 )
@@ -63,6 +65,32 @@ def test_the_object_store_holds_everything_under_way_and_grows_with_it():
     frames = np.prod(pong_spec.frame.shape) * 2 * pong_spec.stack
     under_way = batch * frames * pong.learner.samples_in_flight
     assert object_store_bytes(pong, pong_spec) > under_way
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape", "dueling"),
+    [
+        ("mlp", (4,), False),
+        ("mlp", (1, 9, 7), True),
+        ("notebook", (4,), False),
+        ("nature-cnn", (3, 84, 61), False),
+        ("nature-cnn", (1, 36, 40), True),
+    ],
+)
+def test_parameters_are_counted_as_they_are_made(kind, shape, dueling):
+    spec = EnvironmentSpec(FrameSpec(shape, "uint8", 1 / 255), 3, 5, {})
+    network = {"kind": kind, "dueling": dueling, "hidden": [37, 11]}
+    config = make_config("cartpole", overrides={"network": network})
+    made = make_network(spec, config.network)
+    assert parameter_count(config, spec) == sum(p.numel() for p in made.parameters())
+
+
+def test_the_object_store_holds_the_state_of_a_large_learner_twice():
+    config = make_config("cartpole", overrides={"network": {"hidden": [4096, 4096]}})
+    spec = environment_spec(config.env)
+    parameters = sum(p.numel() for p in make_network(spec, config.network).parameters())
+    state_bytes = 4 * parameters * 4  # policy, target, two moments
+    assert object_store_bytes(config, spec) >= 2 * state_bytes + 128 * 2**20
 
 
 PONG = EnvironmentSpec(FrameSpec((1, 84, 84), "uint8", 1 / 255), 4, 6, {})
