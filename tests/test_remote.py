@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import time
 from pathlib import Path
 
@@ -15,7 +16,8 @@ from ray import exceptions as ray_errors
 from common.config import Config
 from common.handles import RemoteDiedError
 from common.types import UserError
-from deploy.remote import InlineRuntime, OneMachine, RayRuntime, RemoteFuture, local_ray
+from deploy import VERSION
+from deploy.remote import InlineRuntime, OneMachine, RayRuntime, RemoteFuture, _Host, local_ray
 
 
 class Part:
@@ -225,3 +227,11 @@ def test_kill_ends_the_process(ray_runtime):
     assert "ray::doomed" in " ".join(process.cmdline())
     ray_runtime.kill(handle)
     process.wait(timeout=15)
+
+
+def test_a_node_that_has_another_version_of_the_project_is_named():
+    host = _Host("0.0.1", Part, (1,))
+    for asked in (lambda: host.call("add", 1), host.ping):
+        with pytest.raises(UserError) as caught:
+            asked()
+        assert f"{socket.gethostname()} has raydqn {VERSION}, the driver 0.0.1" in str(caught.value)
