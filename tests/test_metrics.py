@@ -149,6 +149,13 @@ def test_an_empty_folder_of_the_users_is_empty_again_and_stays(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_run_was_started_as_often_as_is_known_for_certain(tmp_path):
+    folder = RunFolder.create(tmp_path / "run", make_config("cartpole"))
+    assert folder.begin_life(least=3) == 3
+    assert folder.begin_life(least=1) == 4
+    assert folder.begin_life() == 5
+
+
 @pytest.mark.parametrize("content", [b"", b"many", b"-1", b"1.5", b"\xff\xfe"])
 def test_a_count_of_lives_that_is_damaged_is_named(tmp_path, content):
     folder = RunFolder.create(tmp_path / "run", make_config("cartpole"))
