@@ -778,9 +778,10 @@ class Supervisor:
             seat = self._shards[summary.shard]
             if summary.incarnation != seat.incarnation:
                 continue
+            done = summary.inserted + summary.sampled
             if seat.worked_from is None:
-                seat.worked_from = summary.sampled
-            elif summary.sampled > seat.worked_from:
+                seat.worked_from = done
+            elif done > seat.worked_from:
                 seat.failures = 0
 
     def _fail_diverged(self, report: LearnerReport) -> None:
