@@ -156,6 +156,22 @@ def test_a_full_disk_costs_no_checkpoint_that_is_there(tmp_path, on_failure):
     assert steps == 400 if on_failure == "continue" else steps < 400
 
 
+def test_a_full_disk_on_ray_costs_no_checkpoint_that_is_there(tmp_path):
+    more = ("--checkpoint.every-s", "0.5", "--stop.learner-steps", "1500")
+    options = " ".join(f"'{option}'" for option in (*ON_RAY, *more))
+    done = in_a_small_place(
+        f'{sys.executable} -m deploy train {options} --checkpoint.storage "$PLACE" '
+        f'--run-dir "$RUN"; echo code $?; {sys.executable} -c "{CHECK}" "$PLACE/run"',
+        tmp_path,
+    )
+    said = done.stdout + done.stderr
+    assert "checkpoint could not be written: [Errno 28] No space left on device" in said, said
+    lines = done.stdout.strip().splitlines()
+    assert len(json.loads(lines[-1])) >= 1, said  # whole ones are left, all verified
+    assert "code 1" in lines  # the last one could not be written either
+    assert reports_in(tmp_path / "run")[-1]["learner_steps"] == 1500
+
+
 def test_a_place_that_cannot_be_written_does_not_end_the_run_before_its_time(tmp_path):
     options = " ".join(f"'{option}'" for option in INLINE)
     done = in_a_small_place(
@@ -270,6 +286,70 @@ def test_the_driver_is_killed_and_the_run_goes_on_with_its_memory(tmp_path):
     assert lost < 3_000
 
 
+HOLDING = """
+# Where the driver imports it: the third checkpoint is begun, and its last files do not come.
+import pathlib, time
+from common.storage import LocalStorage
+
+write = LocalStorage.write
+
+def held(self, name, data):
+    if name.startswith("000003-") and name.endswith("learner.safetensors"):
+        pathlib.Path({reached!r}).touch()
+        time.sleep(1e6)
+    write(self, name, data)
+
+LocalStorage.write = held
+"""
+ENVIRONMENT = """
+from gymnasium.envs.classic_control import CartPoleEnv
+from gymnasium.envs.registration import register
+
+register("Held-v0", entry_point=CartPoleEnv, max_episode_steps=500)
+"""
+
+
+def test_the_driver_is_killed_in_the_middle_of_a_checkpoint(tmp_path):
+    run, reached = tmp_path / "run", tmp_path / "reached"
+    module = tmp_path / "held_env.py"
+    module.write_text(HOLDING.format(reached=str(reached)) + ENVIRONMENT)
+    arguments = (
+        *("train", *ON_RAY, "--env.id", "held_env:Held-v0", "--run-dir", str(run)),
+        *("--replay.capacity", "2000"),  # that there are segments soon
+    )
+    with running(*arguments, pythonpath=tmp_path) as process:
+        wait_for(reached.exists, 120)
+        everybody = descendants(process)
+        helpers = [p for p in everybody if "".join(p.cmdline()[:1]).endswith("Agent")]
+        process.kill()
+        process.wait()
+        assert_all_gone([p for p in everybody if p not in helpers])
+    store = store_in(run)
+    *_, newest = store.names()
+    assert newest.startswith("000002-")
+    half = [path for path in store.storage.sizes() if path.startswith("000003-")]
+    assert {path.rpartition("/")[2] for path in half} == {"shard-0.rdqn", "shard-1.rdqn"}
+    saved = store.newest()
+    shared = {path for path in saved.files if path.startswith("frames/")}
+    assert shared, "segments are written once for all checkpoints"
+    assert shared < {path for path in store.storage.sizes() if path.startswith("frames/")}
+    module.write_text(ENVIRONMENT)
+    steps = saved.state["learner"]["learner_steps"]
+    with running(
+        *("resume", str(run), "--json", "--stop.learner-steps", str(steps + 100)),
+        pythonpath=tmp_path,
+    ) as process:
+        out, err = process.communicate(timeout=240)
+        assert process.returncode == 0, err
+    assert summary_of(out)["learner_steps"] >= steps + 100
+    for name in store.names():
+        files = store.load(name).files
+        for path in files:
+            read_verified(store.storage, path, files)
+    assert store.names()[-1] > "000003-", "no number is given twice"
+    assert not any(path in store.storage.sizes() for path in half), "what was left over is gone"
+
+
 SLOW = """
 import time
 from gymnasium.envs.classic_control import CartPoleEnv
@@ -348,11 +428,19 @@ def test_a_run_goes_on_from_an_object_store_when_its_machine_is_gone(tmp_path, m
         steps = saved.state["learner"]["learner_steps"]
         code, out, err = raydqn(
             *("resume", f"{url}/run", "--json", "--stop.learner-steps", str(steps + 50)),
+            *("--replay.shards", "3"),
             cwd=tmp_path,
         )
         assert code == 0, err
         assert summary_of(out)["learner_steps"] == steps + 50
-        assert (tmp_path / "runs" / "run" / "metrics.jsonl").is_file()
-        assert store.newest().state["learner"]["learner_steps"] == steps + 50
+        sizes = [line["replay_size"] for line in reports_in(tmp_path / "runs" / "run")]
+        held = min(saved.state["limiter"]["inserted"], 19_998)
+        assert next(size for size in sizes if size is not None) >= held, "dealt to three"
+        assert (tmp_path / "runs" / "run" / "lives").read_text() == "2", "not its first life again"
+        newest = store.newest()
+        assert newest.state["learner"]["learner_steps"] == steps + 50
+        assert newest.state["shards"] == 3
+        for path in newest.files:
+            read_verified(store.storage, path, newest.files)
     finally:
         server.stop()
