@@ -1,5 +1,6 @@
 # Two commands do everything on a fresh machine: `make train` and `make test`.
-# Two test files at a time; to use a debugger: make test ARGS="-n 0 --pdb tests/test_table.py"
+# Two test files at a time, in their order: the test of a cluster, the longest, begins at once.
+# To use a debugger: make test ARGS="-n 0 --pdb tests/test_table.py"
 # ARGS goes to the program: make train ARGS="cartpole-pixels --inline"
 
 VENV := .venv
@@ -10,21 +11,22 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	&& echo $$p && break; done)
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: train test check setup clean
+.PHONY: train test check lint setup clean
 
 train: $(VENV)/.installed
 	$(BIN)/raydqn train $(ARGS)
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
-# Every check that continuous integration runs.
-check: $(VENV)/.installed-dev
+# Every check that continuous integration runs, tests included.
+check: lint test
+
+lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(MAKE) --no-print-directory test
 
 setup: $(VENV)/.installed-dev
 
