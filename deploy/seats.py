@@ -29,6 +29,10 @@ def actor_title(index: int) -> str:
     return f"actor-{index}"
 
 
+ASK_AGAIN_S = 30.0
+"""How often it is asked of a part that waits for a machine whether it still does."""
+
+
 class HungError(Exception):
     """A part that gave no sign of life, or no answer, for too long."""
 
@@ -47,6 +51,7 @@ class Seat:
         up: it has shown a sign of life. place: where it lives, as far as that is known.
         rate, reported_s: env steps per second by its last two reports, and when the last came.
         suspect: somebody found it dead; a ping will tell.
+        homeless, asked_s: it waited for a machine to be made on, when that was last asked.
         origin: name of the checkpoint that the part was made from.
         vacant: nobody sits here: what a part begins with cannot be read. cause: why the last one
             had to go. unread_s: since when. tried_s: when it was last tried.
@@ -68,6 +73,8 @@ class Seat:
     reported_s: float = math.nan
     up_s: float = 0.0
     suspect: bool = False
+    homeless: bool = False
+    asked_s: float = 0.0
     ping: Future[Place | None] | None = None
     pinged_s: float = 0.0
     made_s: float = field(default_factory=time.monotonic)
@@ -99,7 +106,7 @@ class Seat:
     def clear(self) -> None:
         """Nothing is known of who sits here, or nobody does."""
         self.call = self.ping = None
-        self.up = self.suspect = False
+        self.up = self.suspect = self.homeless = False
         self.place = None
         self.rate = self.reported_s = math.nan
         self.worked_from = None
@@ -179,11 +186,18 @@ class Watch:
         return self._start_error_of(seat, now)
 
     def _start_error_of(self, seat: Seat, now: float) -> Exception | None:
-        waited_s = now - seat.made_s
-        if seat.up or self._start_timeout_s is None or waited_s <= self._start_timeout_s:
+        if seat.up or self._start_timeout_s is None:
             return None
-        if self._runtime.waits_for_machine(seat.handle):  # costs a question: asked only now
+        waited_s = now - seat.made_s
+        if not seat.homeless and waited_s <= self._start_timeout_s:
+            return None
+        if seat.homeless and now - seat.asked_s < ASK_AGAIN_S:
+            return None
+        # It costs a question: asked only now, and now and then as long as the answer is yes.
+        seat.homeless, seat.asked_s = self._runtime.waits_for_machine(seat.handle), now
+        if seat.homeless:
             seat.made_s = now
+        if seat.homeless or now - seat.made_s <= self._start_timeout_s:
             return None
         return HungError(f"{seat.title} did not come up within {waited_s:,.0f} s")
 

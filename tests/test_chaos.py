@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from program_helpers import raydqn, reports_in, running, summary_of, wait_for
 
+from common.config import Config, to_toml
 from deploy.chaos import KINDS
 
 
@@ -45,7 +46,7 @@ def test_cartpole_is_learnt_under_chaos(tmp_path, mode, every, kinds):
     ],
 )
 def test_a_wrong_wish_is_one_line(tmp_path, arguments, message):
-    (tmp_path / "config.toml").write_text("")
+    (tmp_path / "config.toml").write_text(to_toml(Config()))
     code, _, err = raydqn("chaos", str(tmp_path), *arguments)
     assert code == 2
     assert message in err

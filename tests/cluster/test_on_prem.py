@@ -108,7 +108,8 @@ def test_a_cluster_comes_up_trains_loses_a_host_gets_it_back_and_goes(cluster, j
 
     # Its numbers are where Prometheus fetches Ray's.
     missing = asked_for() - set(re.findall(r"^ray_raydqn_\w+", metrics(cluster), re.M))
-    assert not missing
+    # Counters are there when they were counted up for the first time.
+    assert missing <= {"ray_raydqn_dropped_total", "ray_raydqn_restarts_total"}
 
     # More actors, and fewer, asked for on another machine than the driver's.
     said = cluster.on(cluster.workers[0], f"python -m deploy scale {RUN} --address auto --actors 5")
