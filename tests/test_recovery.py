@@ -112,7 +112,7 @@ class Outage(Crashing):
 def test_a_part_that_dies_while_the_storage_is_away_comes_back_when_it_is_back(
     tmp_path, monkeypatch, title, runtime, what
 ):
-    view = Outage([title], monkeypatch, 0.5, what)
+    view = Outage([title], monkeypatch, 0.2, what)
     supervisor, _ = crashing(tmp_path / "run", None, runtime(), view)
     summary = supervisor.run()
     assert summary["learner_steps"] == 400
