@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -201,6 +201,7 @@ class Supervisor:
         self._post: Future[list[tuple[int, dict[str, Any]]]] | None = None
         self._answers: dict[int, str] = {}
         self._status_s = -math.inf
+        self._unwritten = False  # the newest report, or the best weights
         self._looked_s = self._filled_s = started_s
         self._statistics: list[Future[ShardStatistics]] = []  # asked for
         self._asked_s = started_s
@@ -809,7 +810,7 @@ class Supervisor:
             self._next_evaluation + every, self._counters.learner_steps // every * every
         )
         if self._records.evaluation(report):
-            self._folder.save_best(report)
+            self._record(partial(self._folder.save_best, report))
 
     # --- changes and stalls -----------------------------------------------------------------
 
@@ -1232,7 +1233,7 @@ class Supervisor:
 
     def _report(self, metrics: MetricsWriter) -> None:
         line = self._records.line(self._limiter, self._evaluating)
-        metrics.write(line)
+        self._record(partial(metrics.write, line))
         self._view.update(line)
         now = time.monotonic()
         if self._board is not None:
@@ -1244,6 +1245,17 @@ class Supervisor:
             if self._board is not None and self._board.up and self._post is None:
                 answers, self._answers = self._answers, {}
                 self._post = self._board.handle.call("post", line, status, answers)
+
+    def _record(self, write: Callable[[], None]) -> None:
+        """Write what the run can do without: if that fails it says so, once, and goes on."""
+        try:
+            write()
+        except OSError as error:
+            if not self._unwritten:
+                self._view.message(f"{self._folder.path}: cannot be written: {error}; going on")
+            self._unwritten = True
+        else:
+            self._unwritten = False
 
     def _hear_the_board(self, board: Seat) -> None:
         """Take the wishes that others left there."""

@@ -20,7 +20,7 @@ from common.config import Config, EnvConfig, merge
 from common.config import build as build_config
 from common.handles import Failed, InlineHandle, RemoteDiedError
 from common.types import UserError
-from deploy.metrics import RunFolder, read_metrics
+from deploy.metrics import MetricsWriter, RunFolder, read_metrics
 from deploy.program import build
 from deploy.remote import InlineRuntime
 from deploy.run import environment_spec, make_config, resume, train
@@ -103,6 +103,36 @@ def test_a_checkpoint_that_cannot_be_written_ends_the_run_where_that_is_wished(
     with pytest.raises(RunFailedError, match=r"checkpoint could not be written: .*No space left"):
         supervisor.run()
     assert 20 <= supervisor._counters.learner_steps < 60
+
+
+def test_reports_and_best_weights_that_cannot_be_written_do_not_end_the_run(tmp_path, monkeypatch):
+    write, save_best, failures = MetricsWriter.write, RunFolder.save_best, []
+
+    def full(real):
+        def at_first(*arguments):
+            if "save_best" not in failures:
+                failures.append(real.__name__)
+                raise OSError(28, "No space left on device", "metrics.jsonl")
+            return real(*arguments)
+
+        return at_first
+
+    monkeypatch.setattr(MetricsWriter, "write", full(write))
+    monkeypatch.setattr(RunFolder, "save_best", full(save_best))
+    view = Messages()
+    run = tmp_path / "run"
+    config = tiny(
+        stop={"learner_steps": 200},
+        evaluation={"every_learner_steps": 20},
+        report={"every_s": 0.001},
+    )
+    supervisor_for(config, run, view).run()
+    said = [line for line in view.lines if "No space left" in line]
+    assert said == [
+        f"{run}: cannot be written: [Errno 28] No space left on device: 'metrics.jsonl'; going on"
+    ]
+    assert set(failures) == {"write", "save_best"}
+    assert read_metrics(run)[-1]["learner_steps"] == 200, "written again when it can be"
 
 
 def test_a_last_checkpoint_that_cannot_be_written_is_a_failure(tmp_path, monkeypatch):
