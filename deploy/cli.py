@@ -210,7 +210,7 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
         "run_folder", metavar="RUN", help="its folder, or the URL of its checkpoints"
     )
     resume.add_argument("--checkpoint", metavar="NAME", help="not the newest: one before it")
-    change = command("set", _set, "change a run while it goes on", keys=live_keys)
+    change = command("set", _change, "change a run while it goes on", keys=live_keys)
     scale = command("scale", _scale, "give a run more actors, or fewer, while it goes on")
     scale.add_argument(
         "--actors", type=_actors, required=True, metavar="N", help='a number, or "auto"'
@@ -399,15 +399,6 @@ def _chaos(options: argparse.Namespace, overrides: Overrides) -> int:
     return 0
 
 
-def _set(options: argparse.Namespace, overrides: Overrides) -> int:
-    from deploy.control import keys_of
-
-    keys = keys_of(overrides)
-    if not keys:
-        raise UserError(f"set: name a key to change, such as {_live_options()[0]} 4")
-    return _change(options, overrides)
-
-
 def _scale(options: argparse.Namespace, _: Overrides) -> int:
     return _change(options, {"actors": {"count": options.actors}})
 
@@ -468,12 +459,6 @@ def _status(options: argparse.Namespace, _: Overrides) -> int:
     for status in found:
         print(json.dumps(status)) if options.json else show(status, running)
     return 0
-
-
-def _live_options() -> list[str]:
-    from deploy.control import LIVE_KEYS, option
-
-    return [option(key) for key in LIVE_KEYS]
 
 
 def _finish(options: argparse.Namespace, work: Callable[[], dict[str, Any]], path: Path) -> int:

@@ -5,6 +5,7 @@ It costs nothing: nobody is asked, neither network nor cloud.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -22,9 +23,7 @@ from deploy.cluster_file import (
 )
 from deploy.cluster_here import find_missing
 from deploy.cluster_rules import find_mistakes
-from deploy.demands import Demand, demands
-
-_NO_LIMIT = 2**31
+from deploy.demands import NO_LIMIT, Demand, demands
 
 
 @dataclass
@@ -32,25 +31,12 @@ class Node:
     """A node that may be started, and what it holds."""
 
     type: NodeType
-    cpus: float  # still free
-    gpus: float  # still free
+    left: dict[str, float]  # of its resources
     held: Counter[str] = field(default_factory=Counter)  # remotes by title
-
-    def room(self, demand: Demand) -> int:
-        """How many such remotes still fit."""
-        if demand.resource is not None and demand.resource not in self.type.offers:
-            return 0
-        rooms = [_NO_LIMIT]
-        if demand.cpus:
-            rooms.append(int(self.cpus // demand.cpus))
-        if demand.gpus:
-            rooms.append(int(self.gpus // demand.gpus))
-        return min(rooms)
 
     def hold(self, demand: Demand, count: int) -> None:
         """Take so many of them."""
-        self.cpus -= demand.cpus * count
-        self.gpus -= demand.gpus * count
+        demand.take(self.left, count)
         self.held[demand.title] += count
 
 
@@ -143,7 +129,7 @@ def place(cluster: ClusterFile, wanted: Sequence[Demand]) -> tuple[list[Node], l
         if unfit is not None:
             findings.append(unfit)
             continue
-        limit = demand.count or _NO_LIMIT  # 0: as many as fit
+        limit = demand.count or NO_LIMIT  # 0: as many as fit
         left = limit
         near = sorted(nodes, key=lambda node: "learner" not in node.held)
         for node in near:
@@ -170,11 +156,12 @@ def place(cluster: ClusterFile, wanted: Sequence[Demand]) -> tuple[list[Node], l
 
 
 def _node(kind: NodeType) -> Node:
-    return Node(kind, kind.cpus or 0, kind.gpus)
+    offered = dict.fromkeys(kind.offers, math.inf)  # how much of it the file says does not matter
+    return Node(kind, {"CPU": kind.cpus or 0, "GPU": kind.gpus, **offered})
 
 
 def _fill(node: Node, demand: Demand, left: int) -> int:
-    count = min(left, node.room(demand))
+    count = min(left, demand.fits(node.left))
     if count:
         node.hold(demand, count)
     return count
@@ -184,14 +171,14 @@ def _next_type(cluster: ClusterFile, used: Counter[str], demand: Demand) -> Node
     """What to start for a remote: no GPU that it does not ask for, else the largest."""
     if used.total() > cluster.max_workers:  # the head is one of them
         return None
-    kinds = [k for k in cluster.nodes if used[k.name] < k.most and _node(k).room(demand)]
+    kinds = [k for k in cluster.nodes if used[k.name] < k.most and demand.fits(_node(k).left)]
     return min(kinds, key=lambda kind: (kind.gpus, -(kind.cpus or 0)), default=None)
 
 
 def _unfit(cluster: ClusterFile, demand: Demand) -> Finding | None:
     """Why no node at all can hold one of these remotes."""
     kinds = [kind for kind in cluster.nodes if kind.most]
-    if any(_node(kind).room(demand) for kind in kinds):
+    if any(demand.fits(_node(kind).left) for kind in kinds):
         return None
     that = ""
     if demand.resource is not None:

@@ -273,10 +273,10 @@ class Cluster:
         table = placement_group_table(self._group)
         for index, node_id in table.get("bundles_to_node_id", {}).items():
             if node_id in left:
-                _take(left[node_id], self._fixed[int(index)])
+                self._fixed[int(index)].take(left[node_id])
         for node in left.values():
             if self._evaluator.fits(node):
-                _take(node, self._evaluator)
+                self._evaluator.take(node)
                 break
         return max(1, sum(self._actor.fits(node) for node in left.values()))
 
@@ -289,7 +289,7 @@ class Cluster:
             # Where it takes the least room from actors.
             able = [node for node in nodes if demand.fits(node)]
             if able:
-                _take(min(able, key=self._actor.fits), demand)
+                demand.take(min(able, key=self._actor.fits))
         return sum(self._actor.fits(node) for node in nodes)
 
     def free(self) -> None:
@@ -372,11 +372,6 @@ class Cluster:
 def _options(demand: Demand) -> dict[str, Any]:
     resources = {k: v for k, v in demand.bundle().items() if k not in ("CPU", "GPU")}
     return {"num_cpus": demand.cpus, "num_gpus": demand.gpus, "resources": resources}
-
-
-def _take(node: dict[str, float], demand: Demand) -> None:
-    for name, amount in demand.bundle().items():
-        node[name] = node.get(name, 0.0) - amount
 
 
 def _ask_head() -> Known:

@@ -8,7 +8,7 @@ hold actors and evaluator. Where no node offers one of them, any node with room 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, MutableMapping
 from dataclasses import dataclass
 
 from common.config import Config
@@ -18,6 +18,8 @@ ACTOR_NODES = "raydqn_actor"
 SHARE = 0.001
 """What a remote takes of either: nodes that offer 1,000 never run out of it before their CPUs."""
 EVALUATOR_CPUS = 1.0
+NO_LIMIT = 1 << 31
+"""So many of what takes nothing fit a node."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +41,13 @@ class Demand:
 
     def fits(self, node: Mapping[str, float]) -> int:
         """How many of it a node with these resources can hold."""
-        shares = [math.floor(node.get(k, 0.0) / v + 1e-6) for k, v in self.bundle().items()]
-        return min(shares, default=1 << 30)
+        shares = [node.get(name, 0.0) / amount for name, amount in self.bundle().items()]
+        return math.floor(min([*shares, NO_LIMIT]) + 1e-6)
+
+    def take(self, node: MutableMapping[str, float], count: int = 1) -> None:
+        """Take so many of it off what is left of a node's resources."""
+        for name, amount in self.bundle().items():
+            node[name] = node.get(name, 0.0) - count * amount
 
 
 def demands(config: Config, offered: Collection[str], gpus_offered: bool) -> list[Demand]:

@@ -35,7 +35,6 @@ class Place:
     """Where a part lives."""
 
     host: str
-    node_id: str
     pid: int
 
 
@@ -177,12 +176,9 @@ class _Host:
         return getattr(self._target, method)(*args)
 
     def ping(self) -> Place:
-        import ray
-
         if self._error is not None:
             raise self._error
-        node_id = ray.get_runtime_context().get_node_id()
-        return Place(socket.gethostname(), node_id, os.getpid())
+        return Place(socket.gethostname(), os.getpid())
 
     def crash(self) -> None:
         os.kill(os.getpid(), signal.SIGKILL)

@@ -16,6 +16,8 @@ from deploy.seats import Seat
 
 OLD_AFTER_S = 15.0
 """A status that was not renewed for so long says how old it is."""
+SILENT_AFTER_S = 3.0
+"""A part that owes a sign of life for so long is shown as silent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +41,6 @@ class PartStatus:
     unit: str
     age_s: float | None
     restarts: int
-
-
-SILENT_AFTER_S = 3.0
 
 
 def part_status(seat: Seat, now: float, rate: float = math.nan, unit: str = "") -> PartStatus:
@@ -93,7 +92,7 @@ def show(status: Mapping[str, Any], running: bool, console: Console | None = Non
     Raises:
         UserError: not a status.
     """
-    console = console or Console(width=None)
+    console = console or Console()
     try:
         age_s = time.time() - status["at"]
         when = "has ended" if not running else f"for {status['wall_s']:,.0f} s"
@@ -115,7 +114,7 @@ def show(status: Mapping[str, Any], running: bool, console: Console | None = Non
         for row in status["parts"]:
             part = PartStatus(**row)
             table.add_row(
-                f"{part.part}",
+                part.part,
                 part.host or "–",
                 "–" if part.pid is None else str(part.pid),
                 part.state,

@@ -74,17 +74,8 @@ def submit(file: Path, config: Config, name: str) -> int:
 def entrypoint(name: str) -> list[str]:
     """What the job runs, by the head's shell, in the folder that was shipped."""
     run = f"~/{RUNS}/{name}"  # no shell expands it, the command itself does
-    return [
-        "python",
-        "-m",
-        "deploy",
-        "train",
-        "--address",
-        "auto",
-        "--config",
-        CONFIG,
-        *("--run-dir", run),
-    ]
+    train = "python -m deploy train --address auto"
+    return [*train.split(), "--config", CONFIG, "--run-dir", run]
 
 
 def stage(folder: Path, config: Config) -> None:

@@ -468,17 +468,16 @@ class Supervisor:
     def _settle_leaving(self, seat: Seat) -> None:
         """Of an actor that was given up: its last report, or what it handed in."""
         crew, outcome = self._crew, self._outcome(seat, replace=False)
-        if seat in crew.leaving:
-            crew.leaving.remove(seat)
+        hands_in = seat in crew.closing
+        crew.forget(seat)
+        if not hands_in:
             self._take_report(seat, outcome)
             if not isinstance(outcome, NoReport):
                 self._close(seat)
                 return
-        else:
-            crew.closing.remove(seat)
-            if not isinstance(outcome, NoReport):
-                self._limiter.end_insert(0, outcome)
-                self._counters.transitions += outcome
+        elif not isinstance(outcome, NoReport):
+            self._limiter.end_insert(0, outcome)
+            self._counters.transitions += outcome
         self._program.runtime.kill(seat.handle)
 
     def _see_who_is_late(self, now: float) -> None:

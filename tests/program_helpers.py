@@ -91,15 +91,15 @@ def summary_of(out: str) -> dict:
     return json.loads(out.strip().splitlines()[-1])
 
 
-def wait_for(condition, timeout_s: float = 60.0):
-    """Wait until `condition()` is true, and return its value."""
+def wait_for(condition, timeout_s: float = 60.0, poll_s: float = 0.05, what: str = "it"):
+    """Wait until `condition()` is true, and return its value; `what` stands in the error."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         value = condition()
         if value:
             return value
-        time.sleep(0.05)
-    raise AssertionError(f"did not come true within {timeout_s} s")
+        time.sleep(poll_s)
+    raise AssertionError(f"{what} did not come true within {timeout_s} s")
 
 
 def reports_in(run: Path) -> list[dict]:

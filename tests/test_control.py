@@ -142,7 +142,7 @@ def test_what_is_no_file_is_refused_without_being_opened(folder):
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ([], ["name a key", "--learner.samples-per-insert"]),
+        ([], ["names no key", RATIO]),
         (["--learner.batch-size", "64"], ["learner.batch_size", "cannot be changed", RATIO]),
         (["--learner.sample-per-insert", "4"], ["unknown key; did you mean learner.samples_per"]),
         (["--learner.samples-per-insert", "much"], ["learner.samples_per_insert='much'"]),

@@ -6,9 +6,9 @@ import json
 import re
 import subprocess
 import sys
-import time
 
 import pytest
+from program_helpers import wait_for
 from test_grafana import asked_for
 from three_hosts import ROOT
 
@@ -20,14 +20,8 @@ KEYS = (
 
 
 def until(look, timeout_s, what):
-    """Wait until `look()` is true, and return it."""
-    deadline, seen = time.monotonic() + timeout_s, None
-    while time.monotonic() < deadline:
-        seen = look()
-        if seen:
-            return seen
-        time.sleep(2.0)
-    raise AssertionError(f"not within {timeout_s:g} s: {what}")
+    """Wait until `look()` is true, and return it; each look is a command over SSH."""
+    return wait_for(look, timeout_s, poll_s=2.0, what=what)
 
 
 @pytest.fixture(scope="module")
