@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -235,3 +237,25 @@ def test_a_node_that_has_another_version_of_the_project_is_named():
         with pytest.raises(UserError) as caught:
             asked()
         assert f"{socket.gethostname()} has raydqn {VERSION}, the driver 0.0.1" in str(caught.value)
+
+
+def test_a_remote_that_does_not_end_by_itself_ends_with_the_process_that_started_it():
+    sleeper = (
+        "import time; from deploy.remote import _end_with_parent; _end_with_parent(); "
+        "print('ready', flush=True); time.sleep(600)"
+    )
+    starter = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {sleeper!r}])"
+    root = str(Path(__file__).parent.parent)
+    with subprocess.Popen(
+        [sys.executable, "-c", starter],
+        env={**os.environ, "PYTHONPATH": root},
+        stdout=subprocess.PIPE,
+    ) as parent:
+        assert parent.stdout.readline() == b"ready\n"
+        (child,) = psutil.Process(parent.pid).children()
+        parent.kill()
+        parent.wait()
+        _, alive = psutil.wait_procs([child], timeout=5)
+        for process in alive:
+            process.kill()
+        assert not alive
