@@ -242,6 +242,8 @@ def test_every_part_that_dies_or_hangs_is_replaced_and_nobody_is_left_behind(tmp
             assert learner_steps_in(run) >= saved, name  # from its newest checkpoint, or later
             acting = wait_for(lambda: reports_in(run)[-1]["oldest_acting_version"])
             assert acting >= version, name
+            if name == "variables":  # published again, and fetched, before the next part dies
+                wait_for(lambda v=version: reports_in(run)[-1]["oldest_acting_version"] > v)
             assert reports_in(run)[-1]["replay_size"] > 0
         # Each was replaced once, and with the next incarnation; the others went on as they were.
         assert restarts_in(run) == 7
