@@ -199,10 +199,17 @@ def bench_checkpoint(repeat: int | None) -> Iterator[Figure]:
 
 
 def bench_supervision(repeat: int | None) -> Iterator[Figure]:
-    """Learner steps per second with checkpoints and supervision, and without."""
+    """Learner steps per second with checkpoints and without, in turn in one run."""
     from deploy import bench_reliability
 
-    return bench_reliability.bench_supervision(repeat, _raydqn)
+    return bench_reliability.bench_supervision(repeat, _start)
+
+
+def bench_recovery(repeat: int | None) -> Iterator[Figure]:
+    """Seconds until another part is ready in the place of one that died or hangs; what was lost."""
+    from deploy import bench_reliability
+
+    return bench_reliability.bench_recovery(repeat, _start)
 
 
 def bench_soak(repeat: int | None) -> Iterator[Figure]:
@@ -227,6 +234,7 @@ BENCHMARKS: dict[str, Callable[..., Iterator[Figure]]] = {
     "pong": bench_pong,
     "checkpoint": bench_checkpoint,
     "supervision": bench_supervision,
+    "recovery": bench_recovery,
     "soak": bench_soak,
     "scaling": bench_scaling,
     "rendering": bench_rendering,

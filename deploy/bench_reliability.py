@@ -1,14 +1,18 @@
-"""`raydqn bench checkpoint`, `supervision` and `soak`: what it costs to lose nothing."""
+"""`raydqn bench checkpoint`, `supervision`, `recovery`, `soak`: what it costs to lose nothing."""
 
 from __future__ import annotations
 
+import json
+import os
 import re
+import signal
 import subprocess
 import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from itertools import pairwise, product
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -18,8 +22,9 @@ import psutil
 
 from common.types import UserError
 from deploy.bench_replay import PICTURE, STACK, Stream
+from deploy.control import APPLIED, TAKEN_WITHIN_S, ask, changed, keys_of
 from deploy.figures import Figure
-from deploy.metrics import RunFolder
+from deploy.metrics import METRICS, RunFolder
 from deploy.remote import local_ray
 from deploy.sizing import object_store_bytes
 from replay_server.messages import encode_chunk
@@ -38,12 +43,29 @@ SLOW_LEARNER = (
     *("--stop.score", "none", "--stop.env-steps", "none"),
 )
 """Actors that could do many times what the learner asks for; a memory that is soon full."""
+ENDLESS = (
+    *("--stop.score", "none", "--stop.env-steps", "none", "--stop.learner-steps", "none"),
+    *("--evaluation.every-learner-steps", "1000000"),
+    *("--checkpoint.every-s", "none", "--checkpoint.every-learner-steps", "none"),
+)
+CHECKPOINT_EVERY_S = 10.0
+CHECKPOINTS = f"a checkpoint every {CHECKPOINT_EVERY_S:g} s"
+NO_CHECKPOINTS = "none"
+STRETCH_S = 20.0
+"""Two checkpoints."""
+WARM_UP_STEPS = 1_000
+QUICK_TO_NOTICE = (
+    *("--replay.shards", "2", "--replay.capacity", "1000000"),  # nothing is forgotten meanwhile
+    *("--checkpoint.every-s", "3", "--supervision.hung-after-s", "4"),
+)
+PARTS = ("shard-0", "learner", "variables", "actor-0")
+BETWEEN_DEATHS_S = 5.0
+Process = subprocess.Popen[str]
 WARM_UP_SHARE = 1 / 3
 GROWTH_MIB = 24.0
 """Allowed between the second and the last third of a soak, for each process: allocators breathe."""
-POLL_S = 1.0
-
-Run = Callable[..., tuple[dict[str, Any], float, int]]
+POLL_S = 0.2
+LOOK_AT_MEMORY_EVERY_S = 1.0
 
 
 def bench_checkpoint(repeat: int | None) -> Iterator[Figure]:
@@ -100,35 +122,142 @@ def _draw(shard: Any) -> float:
     return time.perf_counter() - begin
 
 
-def bench_supervision(repeat: int | None, run: Run) -> Iterator[Figure]:
-    """Learner steps per second of `cartpole` on Ray, with checkpoints and supervision and without.
+def bench_supervision(repeat: int | None, start: Callable[..., Process]) -> Iterator[Figure]:
+    """Learner steps per second of `cartpole` on Ray, with checkpoints and without, in turn.
+
+    One run, of which the interval is changed while it goes on: two runs differ by more than what
+    is to be measured. What comes first is changed from pair to pair. Signs of life are asked for
+    all the time.
 
     Args:
-        repeat: runs of each, taken in turn.
-        run: runs a command.
+        repeat: pairs of stretches.
+        start: starts a command; `output` is where it writes.
     """
-    ways = {
-        "checkpoints every 10 s, pings": ("--checkpoint.every-s", "10"),
-        "neither": (
-            *("--checkpoint.every-s", "none", "--checkpoint.every-learner-steps", "none"),
-            *("--supervision.hung-after-s", "none"),
-        ),
-    }
-    rates: dict[str, list[float]] = {name: [] for name in ways}
+    rates: dict[str, list[float]] = {CHECKPOINTS: [], NO_CHECKPOINTS: []}
     with tempfile.TemporaryDirectory() as folder:
-        for number in range(repeat or 5):
-            for name, options in ways.items():
-                summary, _, _ = run(
-                    *("train", "cartpole", "--run-dir", f"{folder}/{name[:1]}{number}"),
-                    *("--stop.score", "none", "--stop.learner-steps", "8000"),
-                    *("--evaluation.every-learner-steps", "8000", *options),
-                )
-                rates[name].append(summary["learner_steps_per_s"])
+        run, log = Path(folder, "run"), Path(folder, "log")
+        options = ("train", "cartpole", "--run-dir", str(run), *ENDLESS)
+        with log.open("w") as output, start(*options, output=output.fileno()) as process:
+            try:
+                _wait_for_steps(run, WARM_UP_STEPS, process)
+                for number in range(repeat or 12):
+                    for name in sorted(rates, reverse=number % 2 == 1):
+                        _set_interval(run, CHECKPOINT_EVERY_S if name == CHECKPOINTS else None)
+                        rates[name].append(_steps_per_s(run))
+            finally:
+                process.send_signal(signal.SIGTERM)
+                process.wait()
     for name, values in rates.items():
         yield Figure.of("learner steps", name, values, "learner steps/s")
-    first, second = rates.values()
-    ratios = [a / b for a, b in zip(first, second, strict=True)]
+    ratios = [a / b for a, b in zip(rates[CHECKPOINTS], rates[NO_CHECKPOINTS], strict=True)]
     yield Figure.of("learner steps", "with ÷ without", ratios, "ratio")
+
+
+def _wait_for_steps(run: Path, steps: int, process: Process) -> None:
+    """Wait until the learner has made so many steps."""
+    while not (run / METRICS).is_file() or _learned(run)[1] < steps:
+        if process.poll() is not None:
+            raise UserError("raydqn train: ended before it was measured")
+        time.sleep(POLL_S)
+
+
+def _set_interval(run: Path, every_s: float | None) -> None:
+    """Have the run that goes on save every so many seconds; None: never."""
+    folder = RunFolder.open(run)
+    changes = {"checkpoint": {"every_s": every_s}}
+    new = changed(folder.config, changes, "benchmark")
+    answer = ask(folder, new, keys_of(changes), TAKEN_WITHIN_S)
+    if answer is None or not answer.startswith(APPLIED):
+        raise UserError(f"checkpoint.every_s={every_s}: not taken: {answer}")
+
+
+def _steps_per_s(run: Path) -> float:
+    """Learner steps per second over `STRETCH_S` from now."""
+    begin_s, begin = _learned(run)
+    time.sleep(STRETCH_S)
+    end_s, end = _learned(run)
+    return (end - begin) / (end_s - begin_s)
+
+
+def _learned(run: Path) -> tuple[float, int]:
+    """When the newest report was made, and the learner steps that it counts."""
+    reports = _reports(run)
+    return (reports[-1]["wall_s"], reports[-1]["learner_steps"]) if reports else (0.0, 0)
+
+
+def _reports(run: Path) -> list[dict[str, Any]]:
+    text = (run / METRICS).read_text(encoding="utf-8")
+    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+
+
+def bench_recovery(repeat: int | None, start: Callable[..., Process]) -> Iterator[Figure]:
+    """Seconds until another part is ready in the place of one that died or hangs; what was lost.
+
+    Args:
+        repeat: how often each part dies and hangs.
+        start: starts a command; `output` is where it writes.
+    """
+    measured: dict[tuple[str, str, str], list[float]] = defaultdict(list)
+    with tempfile.TemporaryDirectory() as folder:
+        run, log = Path(folder, "run"), Path(folder, "log")
+        options = ("train", "cartpole", "--run-dir", str(run), *ENDLESS, *QUICK_TO_NOTICE)
+        with log.open("w") as output, start(*options, output=output.fileno()) as process:
+            try:
+                _wait_for_steps(run, WARM_UP_STEPS, process)
+                for _ in range(repeat or 3):
+                    for part, end in product(PARTS, (signal.SIGKILL, signal.SIGSTOP)):
+                        _wait_for_part(run, part, 0, process)
+                        time.sleep(BETWEEN_DEATHS_S)
+                        seconds, lost = _recover(run, part, end, process)
+                        measured["until another is ready", f"{part}, {end.name}", "s"] += [seconds]
+                        for unit, amount in lost.items():
+                            measured[f"{unit} lost", f"{part}, {end.name}", unit] += [amount]
+                begin = time.monotonic()
+            finally:
+                process.send_signal(signal.SIGTERM)
+                process.wait()
+            measured["SIGTERM to the end", "the command", "s"].append(time.monotonic() - begin)
+    for (figure, subject, unit), values in measured.items():
+        yield Figure.of(figure, subject, values, unit)
+
+
+def _recover(
+    run: Path, part: str, end: signal.Signals, process: Process
+) -> tuple[float, dict[str, float]]:
+    """Have a part end: seconds until another is ready, and what was lost by unit."""
+    row = _row_of(RunFolder.open(run).read_status(), part)
+    before = _reports(run)[-1]
+    os.kill(row["pid"], end)
+    begin_s = time.time()
+    ready_s = _wait_for_part(run, part, row["incarnation"] + 1, process)
+    seen = len(_reports(run))
+    while len(_reports(run)) < seen + 5:  # statistics of shards come every few reports
+        time.sleep(POLL_S)
+    reports = [line for line in _reports(run) if line["wall_s"] > before["wall_s"]]
+    lost: dict[str, float] = {}
+    if part.startswith("shard"):
+        gone = [line["transitions"] - line["replay_size"] for line in (before, reports[-1])]
+        lost["transitions"] = gone[1] - gone[0]
+    if part == "learner":
+        steps = [line["learner_steps"] for line in (before, *reports)]
+        lost["learner steps"] = max(0, *(a - b for a, b in pairwise(steps)))
+    return ready_s - begin_s, lost
+
+
+def _wait_for_part(run: Path, part: str, incarnation: int, process: Process) -> float:
+    """Wait until the part of that incarnation, or a later one, is up; since when it is."""
+    while process.poll() is None:
+        status = RunFolder.open(run).read_status()
+        row = _row_of(status, part)
+        if row["incarnation"] >= incarnation and row["state"] == "up" and row["pid"]:
+            return float(status["at"] - row["age_s"])
+        time.sleep(POLL_S)
+    raise UserError("raydqn train: ended before it was measured")
+
+
+def _row_of(status: dict[str, Any], part: str) -> dict[str, Any]:
+    rows: list[dict[str, Any]] = status["parts"]
+    return next(row for row in rows if row["part"] == part)
 
 
 class MemoryByPart:
@@ -240,7 +369,7 @@ def bench_soak(minutes: int, start: Callable[..., subprocess.Popen[str]]) -> Ite
                 while process.poll() is None:
                     with suppress(psutil.Error):
                         memory.look(root, time.monotonic() - begin)
-                    time.sleep(POLL_S)
+                    time.sleep(LOOK_AT_MEMORY_EVERY_S)
             log.seek(0)
             lines = log.read().strip().splitlines()
         if process.returncode != 0:

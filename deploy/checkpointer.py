@@ -102,6 +102,10 @@ class Checkpointer:
             return anything and now - self.tried_s >= every_s
         return every is not None and since >= max(1, every)
 
+    def change(self, config: CheckpointConfig) -> None:
+        """Go by another configuration from now on; where they go stays."""
+        self._config = config
+
     def end_by(self, end_s: float) -> None:
         """From `end_s` on (`time.monotonic()`) nothing is waited for any more."""
         self._end_s = end_s

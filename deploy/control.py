@@ -24,6 +24,7 @@ from deploy.metrics import ANSWER, CONTROL, RunFolder
 
 LIVE_KEYS = (
     *("learner.samples_per_insert", "learner.samples_per_insert_error"),
+    *("checkpoint.every_s", "checkpoint.every_learner_steps"),
     "actors.count",
 )
 """Keys that can be changed while a run goes on."""

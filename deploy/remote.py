@@ -10,10 +10,10 @@ import os
 import re
 import signal
 import socket
+import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from common.config import Config
@@ -28,6 +28,8 @@ ALIVE = "alive"
 PR_SET_PDEATHSIG = 1
 ANSWER_S = 5.0
 """How long the loop waits to hear whether a part has a node."""
+ENDED_WITHIN_S = 10.0
+"""How long each of Ray's processes has to be gone after it was killed."""
 NODE_DIED = "its node has died"
 """In Ray's reason for the end of a remote: not its own fault, its machine is gone."""
 
@@ -284,8 +286,10 @@ def _environment(settings: dict[str, str]) -> Iterator[None]:
 
 
 @contextmanager
-def _groups_of_their_own() -> Iterator[None]:
+def _groups_of_their_own() -> Iterator[list[subprocess.Popen[Any]]]:
     """Have Ray put the processes that it starts meanwhile into process groups of their own.
+
+    Yields the list of them; it grows as they start.
 
     A signal to the driver's whole group (Ctrl-C, `timeout`, `kill -- -PGID`) is the driver's to
     heed: did it end Ray as well, nothing could be saved. (The driver itself cannot step out of its
@@ -293,13 +297,20 @@ def _groups_of_their_own() -> Iterator[None]:
     """
     from ray._private import services
 
+    started: list[subprocess.Popen[Any]] = []
     start = getattr(services, "ConsolePopen", None)
     if start is None:  # another version of Ray: its processes then share the driver's group
-        yield
+        yield started
         return
-    services.ConsolePopen = partial(start, process_group=0)
+
+    def start_in_group(*args: Any, **kwargs: Any) -> subprocess.Popen[Any]:
+        process: subprocess.Popen[Any] = start(*args, process_group=0, **kwargs)
+        started.append(process)
+        return process
+
+    services.ConsolePopen = start_in_group
     try:
-        yield
+        yield started
     finally:
         services.ConsolePopen = start
 
@@ -374,8 +385,10 @@ def local_ray(object_store_bytes: int, config: Config | None = None) -> Iterator
         # One thread for each remote's numerics; the learner sets its own number.
         "OMP_NUM_THREADS": "1",
     }
+    processes: list[subprocess.Popen[Any]] = []
     try:
-        with _environment(settings), _groups_of_their_own():  # Ray's processes inherit both
+        # Ray's processes inherit both.
+        with _environment(settings), _groups_of_their_own() as processes:
             ray.init(
                 address="local",  # never join a cluster that happens to be there
                 # Ray keeps an idle worker for each CPU it knows of. The number of remotes is
@@ -389,6 +402,9 @@ def local_ray(object_store_bytes: int, config: Config | None = None) -> Iterator
         yield RayRuntime(OneMachine(config))
     finally:  # Ctrl-C while it started, too: what was started must not stay
         ray.shutdown()
+        for process in processes:  # Ray kills them, and on a busy machine does not wait long
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(ENDED_WITHIN_S)
 
 
 class RayRuntime:

@@ -877,6 +877,7 @@ class Supervisor:
         old = self._config
         self._config = self._program.config = new
         self._limiter.change(new.learner.samples_per_insert, new.ratio_error)
+        self._checkpointer.change(new.checkpoint)
         if new.actors.count != old.actors.count:
             self._resize()
 

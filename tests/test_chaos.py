@@ -19,7 +19,7 @@ def test_cartpole_is_learnt_under_chaos(tmp_path, mode, every, kinds):
     options = ("--run-dir", str(run), "--seed", "1", "--replay.shards", "2", "--json")
     often = ("--checkpoint.every-s", "5", "--checkpoint.every-learner-steps", "500")
     with running("train", "cartpole", *mode, *options, *often) as process:
-        wait_for(lambda: reports_in(run) and reports_in(run)[-1]["learner_steps"] > 0)
+        wait_for(lambda: reports_in(run) and reports_in(run)[-1]["learner_steps"] > 0, 180)
         with running("chaos", str(run), "--every", every, "--kinds", kinds) as chaos:
             out, err = process.communicate(timeout=240)
             said, _ = chaos.communicate(timeout=30)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -262,6 +263,20 @@ def test_a_run_takes_a_change_over_records_it_and_says_so(tmp_path, always_looki
     # A resume goes on with it.
     again = resume(run, {"stop": {"learner_steps": 2_500}})
     assert again["samples_per_insert"] == pytest.approx(16, rel=0.1)
+
+
+def test_checkpoints_come_at_the_new_interval_from_then_on(tmp_path, always_looking):
+    run = tmp_path / "run"
+    view = Asking(run, 200, "[checkpoint]\nevery_learner_steps = 50\n")
+    checkpoint = {"every_learner_steps": 10_000, "keep": 100}
+    config = tiny(stop={"learner_steps": 600}, report={"every_s": 0.001}, checkpoint=checkpoint)
+    train(config, run, view=view)
+    assert "applied: checkpoint.every_learner_steps 10000 → 50" in view.lines
+    names = RunFolder.open(run).checkpoints.names()
+    steps = sorted(int(name.rpartition("-")[2]) for name in names)
+    assert steps[0] >= 200
+    assert len(steps) >= 7
+    assert {b - a for a, b in pairwise(steps[:-1])} == {50}
 
 
 def test_the_same_seed_and_no_change_still_give_the_same_weights(tmp_path, always_looking):

@@ -198,5 +198,7 @@ def test_a_hostile_checkpoint_makes_no_folder_and_is_one_line(here, change):
 def test_a_folder_of_that_name_with_other_checkpoints_is_not_taken_for_it(here):
     save(here / "store" / "mine", {**make_state(), "shards": 0})
     RunFolder.create(here / "runs" / "mine", Config())
-    with pytest.raises(UserError, match=r"runs/mine: is of a run whose .* in runs/mine/check.*not"):
+    with pytest.raises(
+        UserError, match=r"runs/mine: is of a run whose .* in .*/runs/mine/check.*not"
+    ):
         fetch_run(f"file://{here}/store/mine")
