@@ -17,17 +17,19 @@ from common.types import UserError
 from deploy.figures import Figure
 from deploy.metrics import METRICS, STATUS
 
-STEP_S = 0.02
+STEP_S = 4 / 139
+"""Of an actor in the paper of Ape-X: 139 frames per second, four frames a step."""
 COUNTS = (1, 2, 4, 8, 16, 32)
 START_S = 240.0
 SETTLE_S = 5.0
 MEASURE_S = 20.0
 OPTIONS = (
-    *("--env.id", "deploy.waiting_env:Waiting-v0", "--env.kwargs", f"{{step_s = {STEP_S}}}"),
+    *("--env.id", "deploy.waiting_env:Waiting-v0", "--env.kwargs", f"{{step_s = {STEP_S:.6f}}}"),
     *("--actors.envs", "1", "--actors.collect-steps", "32", "--actors.chunk-steps", "32"),
-    # The learner is not what is measured: small, and far from holding anybody up.
-    *("--network.hidden", "32", "--learner.batch-size", "32", "--learner.samples-per-insert", "1"),
-    *("--learner.samples-per-insert-error", "1000000", "--replay.capacity", "50000"),
+    # The learner is not what is measured: it has little to do, and never holds an actor up.
+    *("--network.hidden", "32", "--learner.batch-size", "32"),
+    *("--learner.samples-per-insert", "0.25", "--learner.samples-per-insert-error", "5000"),
+    *("--replay.capacity", "50000"),
     *("--evaluation.every-learner-steps", "1000000", "--checkpoint.every-s", "none"),
     *("--checkpoint.every-learner-steps", "none", "--supervision.hung-after-s", "none"),
     *("--stop.score", "none", "--stop.env-steps", "none"),
@@ -56,6 +58,8 @@ def bench_scaling(repeat: int | None, start: Start) -> Iterator[Figure]:
         yield Figure.of("env steps", f"{count} actors", rates[count], "env steps/s")
         shares = [rate / (ideal * count) for rate in rates[count]]
         yield Figure.of("of linear", f"{count} actors", shares, "ratio")
+        waiting = [rate * STEP_S / count for rate in rates[count]]
+        yield Figure.of("of what waiting alone allows", f"{count} actors", waiting, "ratio")
         yield Figure.of("driver's CPU", f"{count} actors", driver[count], "cores")
         each = [1000 * cpu / count for cpu in driver[count]]
         yield Figure.of("driver's CPU per actor", f"{count} actors", each, "mcores")

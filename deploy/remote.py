@@ -389,16 +389,24 @@ def local_ray(object_store_bytes: int, config: Config | None = None) -> Iterator
     try:
         # Ray's processes inherit both.
         with _environment(settings), _groups_of_their_own() as processes:
-            ray.init(
-                address="local",  # never join a cluster that happens to be there
-                # Ray keeps an idle worker for each CPU it knows of. The number of remotes is
-                # the configuration's to decide here, so one is enough.
-                num_cpus=1,
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level="error",
-                object_store_memory=object_store_bytes,
-            )
+            try:
+                ray.init(
+                    address="local",  # never join a cluster that happens to be there
+                    # Ray keeps an idle worker for each CPU it knows of. The number of remotes is
+                    # the configuration's to decide here, so one is enough.
+                    num_cpus=1,
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    logging_level="error",
+                    object_store_memory=object_store_bytes,
+                )
+            except Exception as error:  # Ray has no class of its own for it
+                reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+                raise UserError(
+                    f"Ray does not start on this machine: {reason}; what it wrote is in "
+                    f"{os.environ.get('RAY_TMPDIR', '/tmp')}/ray/session_latest/logs; --inline "
+                    "trains without it"
+                ) from None
         yield RayRuntime(OneMachine(config))
     finally:  # Ctrl-C while it started, too: what was started must not stay
         ray.shutdown()

@@ -1293,5 +1293,6 @@ class Supervisor:
         except OSError as error:  # the reason why the run failed is what counts
             return f"its checkpoints cannot be read ({error})"
         if saved:
-            return f"go on from the last checkpoint with: raydqn resume {self._folder.path}"
+            mode = "" if self._program.runtime.parallel else " --inline"
+            return f"go on from the last checkpoint with: raydqn resume {self._folder.path}{mode}"
         return "there is no checkpoint yet"
