@@ -20,8 +20,8 @@ KEYS = (
 
 
 def until(look, timeout_s, what):
-    """Wait until `look()` is true, and return it; each look is a command over SSH."""
-    return wait_for(look, timeout_s, poll_s=2.0, what=what)
+    """Wait until `look()` is true, and return it."""
+    return wait_for(look, timeout_s, poll_s=0.5, what=what)
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +97,12 @@ def test_a_cluster_comes_up_trains_loses_a_host_gets_it_back_and_goes(cluster, j
     status = until(acting(2), 300, "two actors")
     assert hosts_of(status, "learner") == hosts_of(status, "shard-") == {head}
 
+    # Whoever asks the cluster is told the same as the run wrote.
+    told = cluster.raydqn(f"status {RUN} --address auto --json")
+    assert told.returncode == 0, told.stderr
+    places = {(part["part"], part["host"], part["pid"]) for part in parts(json.loads(told.stdout))}
+    assert places == {(part["part"], part["host"], part["pid"]) for part in parts(status)}
+
     # It trains.
     until(lambda: (cluster.status(RUN)["score"] or 0) >= 475, 240, "a score of 475")
 
@@ -136,7 +142,7 @@ def test_a_cluster_comes_up_trains_loses_a_host_gets_it_back_and_goes(cluster, j
     # Stopped from outside, it saves.
     cluster.on(cluster.head, f"ray job stop --address http://127.0.0.1:8265 {RUN}")
     job[0].wait(60)
-    summary = json.loads((cluster.head.home / "raydqn" / "runs" / RUN / "summary.json").read_text())
+    summary = json.loads(cluster.run_file(RUN, "summary.json").read_text(encoding="utf-8"))
     assert summary["stop_reason"] == "terminated"
     assert f"raydqn resume /root/raydqn/runs/{RUN}" in output(job)
 
