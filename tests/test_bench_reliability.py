@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from common.types import UserError
-from deploy.bench_reliability import GROWTH_MIB, MemoryByPart, soak_figures
+from deploy.bench_reliability import GROWTH_MIB, MemoryByPart, _middle, soak_figures
 
 
 def memory(growth_mib: float = 0.0, shared_mib: float = 10.0, spilled_bytes: int = 0):
@@ -34,3 +34,11 @@ def test_a_run_that_stays_as_it_is_passes():
 def test_growth_spilling_and_a_store_beyond_its_bound_are_errors(seen, message):
     with pytest.raises(UserError, match=message):
         list(soak_figures(seen, bound_mib=10.0))
+
+
+@pytest.mark.parametrize(
+    ("number", "first", "last"),  # of a table of the binomial test
+    [(5, 1, 5), (6, 1, 6), (8, 1, 8), (9, 2, 8), (20, 6, 15), (30, 10, 21)],
+)
+def test_the_interval_of_a_median_is_the_sign_tests(number, first, last):
+    assert _middle(list(range(number, 0, -1))) == list(range(first, last + 1))
