@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -147,9 +148,14 @@ class Host:
         answer = subprocess.run(
             ["ip", "netns", "pids", self.name], capture_output=True, text=True, check=True
         )
-        found = [psutil.Process(int(pid)) for pid in answer.stdout.split()]
         own = ("sshd", "unshare", "ip", "sshd-session", "sshd-auth")
-        return [process for process in found if process.name() not in own]
+        found = []
+        for pid in answer.stdout.split():
+            with suppress(psutil.NoSuchProcess):  # it has just ended
+                process = psutil.Process(int(pid))
+                if process.name() not in own:
+                    found.append(process)
+        return found
 
     def power_off(self) -> None:
         """Everything that runs there ends at once."""

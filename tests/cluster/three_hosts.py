@@ -7,8 +7,10 @@ import os
 import secrets
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import yaml
 from hosts import Host, Hosts
 
@@ -58,6 +60,8 @@ class Cluster:
                 )
                 .replace("--num-gpus=1", "")
                 .replace("--num-gpus=0", "")
+                # How long a worker's raylet waits for a head that `ray down` has ended.
+                .replace("ulimit", "export RAY_gcs_rpc_server_reconnect_timeout_s=20; ulimit")
                 for command in document[key]
             ]
             assert "\n".join(document[key]) != before
@@ -91,7 +95,12 @@ class Cluster:
 
     def left(self) -> list[list[str]]:
         """Whatever runs on the hosts beside sshd."""
-        return [process.cmdline() for host in self.hosts.all for process in host.processes()]
+        found = []
+        for host in self.hosts.all:
+            for process in host.processes():
+                with suppress(psutil.NoSuchProcess):
+                    found.append(process.cmdline())
+        return found
 
     def status(self, run: str) -> dict:
         """What a run wrote of itself last, on the head; an empty one before it has.

@@ -1,4 +1,7 @@
-"""`ray up` of on-prem.yaml over real SSH onto three hosts, and a run on them, from outside."""
+"""Clusters that are brought up for real: on three hosts, over SSH; and by Ray's autoscaler.
+
+Both in one file: they run one after the other, as each would keep two cores busy.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,127 @@ import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from hosts import Hosts, missing
 from program_helpers import wait_for
 from test_grafana import asked_for
 from three_hosts import ROOT
+
+FAKE_RUN = "autoscaled"
+FAKE_HEAD_ID = "f" * 51 + "00000"
+FAKE_OPTIONS = (
+    "--address auto --actors.count 2 --stop.score none --stop.env-steps none "
+    "--actors.envs 2 --evaluation.every-learner-steps 1000000 --checkpoint.replay false"
+)
+
+
+def fake_cluster_file():
+    """A head that only the driver is on, a type of node for the learner, one for an actor each."""
+    commands = (
+        "initialization_commands", "setup_commands", "head_setup_commands",
+        "worker_setup_commands", "head_start_ray_commands", "worker_start_ray_commands",
+        "cluster_synced_files", "rsync_exclude", "rsync_filter",
+    )  # fmt: skip
+    return {
+        "cluster_name": "fake",
+        "provider": {
+            "type": "external",
+            "module": "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider",
+            "launch_multiple": True,
+            "head_node_id": FAKE_HEAD_ID,
+            "use_node_id_as_ip": True,  # they all have the same address
+            "disable_node_updaters": True,
+            "disable_launch_config_check": True,
+        },
+        "max_workers": 4,
+        "upscaling_speed": 100.0,
+        "idle_timeout_minutes": 0.1,
+        "head_node_type": "ray.head.default",
+        "available_node_types": {
+            "ray.head.default": {"resources": {"CPU": 1}, "node_config": {}, "max_workers": 0},
+            "learner": {
+                "resources": {"CPU": 2, "raydqn_learner": 1000}, "node_config": {},
+                "min_workers": 0, "max_workers": 1,
+            },
+            "actor": {  # an actor, and the evaluator if it is there
+                "resources": {"CPU": 1, "raydqn_actor": 1000}, "node_config": {},
+                "min_workers": 0, "max_workers": 3,
+            },
+        },
+        "auth": {}, "file_mounts": {}, "file_mounts_sync_continuously": False,
+        **{name: [] for name in commands},
+    }  # fmt: skip
+
+
+@pytest.fixture
+def head(tmp_path):
+    reason = missing()
+    if reason is not None:
+        pytest.skip(reason)
+    hosts = Hosts(1, tmp_path / "hosts", [ROOT, Path(sys.prefix), Path(sys.base_prefix)])
+    try:
+        (host,) = hosts.all
+        (host.home / "ray_bootstrap_config.yaml").write_text(json.dumps(fake_cluster_file()))
+        yield host
+    finally:
+        hosts.close()
+
+
+def on(host, command):
+    """A command on the host, with the project's interpreter."""
+    words = f"export PATH={Path(sys.executable).parent}:$PATH PYTHONPATH={ROOT}; cd; {command}"
+    return host.ssh(words, timeout_s=120.0)
+
+
+@pytest.mark.timeout(300)
+def test_nodes_come_when_parts_wait_for_them_and_go_when_they_are_idle(head):
+    """Ray's "fake" nodes, with which Ray tests its autoscaler: real raylets, all on one host.
+
+    The cloud that would rent them out is all that is missing. It is the autoscaler that `ray up`
+    uses for clouds; the other test has the one for machines of one's own.
+    """
+    started = on(
+        head,
+        "export RAY_FAKE_CLUSTER=1 AUTOSCALER_UPDATE_INTERVAL_S=1 RAY_USAGE_STATS_ENABLED=0 "
+        f"RAY_enable_autoscaler_v2=1 RAY_CLOUD_INSTANCE_ID={FAKE_HEAD_ID} "
+        f"RAY_OVERRIDE_NODE_ID_FOR_TESTING={FAKE_HEAD_ID}; "
+        "ray start --head --num-cpus 1 --object-store-memory 200000000 --include-dashboard false "
+        "--autoscaling-config ray_bootstrap_config.yaml",
+    )
+    assert started.returncode == 0, started.stderr
+    log = head.home / "log"
+    on(
+        head,
+        f"nohup python -m deploy train cartpole --run-dir runs/{FAKE_RUN} {FAKE_OPTIONS} "
+        f"> {log} 2>&1 < /dev/null &",
+    )
+
+    def status():
+        path = head.home / "runs" / FAKE_RUN / "status.json"
+        return json.loads(path.read_text()) if path.is_file() else {"parts": [], "learner_steps": 0}
+
+    def up(count):
+        parts = [part for part in status()["parts"] if part["part"].startswith("actor-")]
+        return [part["state"] for part in parts] == ["up"] * count
+
+    def raylets():
+        return sum(process.name() == "raylet" for process in head.processes())
+
+    wait_for(lambda: up(2), 120, what=f"two actors are up ({log.read_text()})")
+    wait_for(lambda: status()["learner_steps"] > 0, 60, what="the learner learns")
+    needed = raylets()
+    assert needed >= 4, "head, learner, and a node for each actor"
+
+    said = on(head, f"python -m deploy scale runs/{FAKE_RUN} --actors 1")
+    assert said.returncode == 0, said.stderr
+    wait_for(lambda: up(1), 30, what="one actor is left")
+    wait_for(lambda: raylets() == needed - 1, 90, what="the idle node is let go")
+    assert up(1)
+
+
+# --- three hosts, over SSH ----------------------------------------------------------------------
 
 RUN = "cartpole-test"
 KEYS = (
