@@ -563,15 +563,18 @@ def _cluster_check(options: argparse.Namespace, overrides: Overrides) -> int:
 
 def _cluster_submit(options: argparse.Namespace, overrides: Overrides) -> int:
     from deploy.cluster import check_cluster
+    from deploy.cluster_file import KUBERAY
     from deploy.run import make_config
     from deploy.submit import new_name, submit
 
     config = make_config(options.preset, options.config, overrides)
     report = check_cluster(options.file, config)
-    if report.errors:
-        for line in report.lines():
-            print(line)
-        raise UserError(f"{options.file}: nothing was started; mend the errors above first")
+    if report.cluster.provider == KUBERAY:
+        raise UserError(f"{options.file}: is for KubeRay: kubectl apply -f {options.file}")
+    for line in report.lines():
+        print(line)
+    if not report.ready:
+        raise UserError(f"{options.file}: nothing was started; mend what stands above first")
     return submit(options.file, config, options.name or new_name(options.preset))
 
 

@@ -17,13 +17,21 @@ from deploy.cluster_file import (
     ClusterFile,
     Finding,
     NodeType,
+    dig,
     error,
     load_cluster,
+    unready,
     warning,
 )
 from deploy.cluster_here import find_missing
 from deploy.cluster_rules import find_mistakes
 from deploy.demands import NO_LIMIT, Demand, demands
+
+ROLE_OF_NODE = {
+    "aws": ("s3://", "IamInstanceProfile"),
+    "gcp": ("gs://", "serviceAccounts"),
+}
+"""What lets a node write to the cloud's object store."""
 
 
 @dataclass
@@ -47,6 +55,11 @@ class Report:
     cluster: ClusterFile
     nodes: list[Node]  # that a run would have, idle ones that never go included
     findings: list[Finding]
+
+    @property
+    def ready(self) -> bool:
+        """Whether this can be started as it is."""
+        return not self.errors and not any(finding.unready for finding in self.findings)
 
     @property
     def errors(self) -> int:
@@ -107,7 +120,8 @@ def check_cluster(path: Path, config: Config) -> Report:
         offered = frozenset().union(*(node_type.offers for node_type in startable))
         wanted = demands(config, offered, any(node_type.gpus for node_type in startable))
         nodes, missing = place(cluster, wanted)
-        findings += missing
+        findings += [*missing, *_find_far_shards(cluster, nodes, config)]
+        findings += _find_spot_shards(nodes, config)
     return Report(cluster, nodes, sorted(findings, key=lambda finding: finding.level))
 
 
@@ -153,6 +167,44 @@ def place(cluster: ClusterFile, wanted: Sequence[Demand]) -> tuple[list[Node], l
             )
         )
     return nodes, findings
+
+
+def _find_far_shards(
+    cluster: ClusterFile, nodes: Sequence[Node], config: Config
+) -> Iterator[Finding]:
+    """Shards whose nodes do not see the driver's disk, on which checkpoints are by default."""
+    far = next((node.type for node in nodes if node.held["shard"] and not node.type.head), None)
+    storage = config.checkpoint.storage or ""
+    if far is not None and config.checkpoint.replay and not storage:
+        yield unready(
+            "checkpoint.storage",
+            "none",
+            f"shards are on {far.name}, the run's folder on the head: must be a URL or a folder "
+            "that all nodes share, or checkpoint.replay must be false",
+        )
+    # Ray gives the head alone a role of the cloud's.
+    scheme, key = ROLE_OF_NODE.get(cluster.provider, ("", ""))
+    if far is not None and config.checkpoint.replay and scheme and storage.startswith(scheme):
+        place = f"available_node_types.{far.name}.node_config"
+        if key not in dig(cluster.values, *place.split(".")):
+            yield warning(
+                f"{place}.{key}",
+                None,
+                f"is missing: without a role of its own the node may not write to {storage}",
+            )
+    if storage.startswith(("s3://my-bucket", "s3://bucket/", "gs://my-bucket", "gs://bucket/")):
+        yield unready("checkpoint.storage", storage, "an example: put yours")
+
+
+def _find_spot_shards(nodes: Sequence[Node], config: Config) -> Iterator[Finding]:
+    """Shards on machines that the cloud may take away."""
+    spread = config.placement.shards == "spread" and any(node.type.spot for node in nodes)
+    if spread or any(node.type.spot and node.held["shard"] for node in nodes):
+        yield warning(
+            "placement.shards",
+            config.placement.shards,
+            "shards may live on spot nodes: what one holds is gone with it, back to its checkpoint",
+        )
 
 
 def _node(kind: NodeType) -> Node:

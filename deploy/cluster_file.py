@@ -9,7 +9,7 @@ import logging
 import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -66,6 +66,7 @@ class ClusterFile:
     values: Mapping[str, Any]  # of the whole file; of the RayCluster's spec with KubeRay
     nodes: tuple[NodeType, ...]  # the head first
     max_workers: int  # nodes beside the head, of all types together
+    jobs: tuple[str, ...] = ()  # commands of the jobs that stand in the same file, with KubeRay
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,7 @@ class Finding:
     key: str  # in the file
     value: object | None  # None: there is none to show
     wish: str
+    unready: bool = False  # nothing is wrong yet, but nothing can be started like this
 
     def __str__(self) -> str:
         value = "" if self.value is None else f"={shown(self.value)}"
@@ -90,6 +92,11 @@ def error(key: str, value: object | None, wish: str) -> Finding:
 def warning(key: str, value: object | None, wish: str) -> Finding:
     """This costs money, speed or safety."""
     return Finding("warning", key, value, wish)
+
+
+def unready(key: str, value: object | None, wish: str) -> Finding:
+    """A value to fill in before anything is started."""
+    return Finding("warning", key, value, wish, unready=True)
 
 
 def load_cluster(path: Path) -> ClusterFile:
@@ -345,7 +352,10 @@ def _kuberay(path: Path, documents: list[dict[str, Any]]) -> ClusterFile:
         raise UserError(f"{where.rstrip('.')}: a group without key {error.args[0]}") from None
     except Exception as error:  # Ray tells a mistake by whatever it stumbles upon
         raise UserError(f"{where.rstrip('.')}: not a RayCluster ({first_line(error)})") from None
-    return _cluster(path, KUBERAY, name, spec, nodes, derived["max_workers"])
+    entrypoints = [dig(document, "spec", "entrypoint") for document in documents]
+    jobs = tuple(str(command) for command in entrypoints if command is not None)
+    cluster = _cluster(path, KUBERAY, name, spec, nodes, derived["max_workers"])
+    return replace(cluster, jobs=jobs)
 
 
 def _pods(name: str, group: Mapping[str, Any], node_type: Mapping[str, Any]) -> NodeType:

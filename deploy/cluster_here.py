@@ -14,7 +14,17 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from deploy.cluster_file import KUBERAY, LOCAL, ClusterFile, Finding, error, local_path, warning
+from deploy.cluster_file import (
+    KUBERAY,
+    LOCAL,
+    ClusterFile,
+    Finding,
+    dig,
+    error,
+    local_path,
+    unready,
+    warning,
+)
 
 TOKEN = "/.ray/auth_token"  # in the home folder of whoever runs Ray
 SDK = {
@@ -24,6 +34,7 @@ SDK = {
               "azure.mgmt.resource", "msrest", "msrestazure"),
 }  # fmt: skip
 _PLACEHOLDERS = ("my-project", "00000000-0000-0000-0000-000000000000")
+_EXAMPLE_REGISTRY = "registry.example.com/"
 _EXAMPLE_NETWORKS = ("192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24")  # RFC 5737
 
 
@@ -32,8 +43,13 @@ def find_missing(cluster: ClusterFile) -> Iterator[Finding]:
     if cluster.provider == KUBERAY:
         if shutil.which("kubectl") is None:
             yield error("PATH", None, "has no kubectl: install it")
+        yield from _example_images(cluster)
         return
-    for rule in (_tools, _sdk, _credentials, _placeholders, _keys, _mounts, _token):
+    rules = (
+        *(_tools, _sdk, _credentials, _placeholders, _example_images, _service_accounts),
+        *(_keys, _mounts, _token),
+    )
+    for rule in rules:
         yield from rule(cluster)
 
 
@@ -95,14 +111,16 @@ def _credentials(cluster: ClusterFile) -> Iterator[Finding]:
     else:
         return
     if not there and not any(file.is_file() for file in files):
-        yield error("provider.type", cluster.provider, f"no credentials here: {wish}")
+        # A machine in the cloud may have a role of its own; to ask for it would take the network.
+        level = warning if cluster.provider in ("aws", "gcp") else error
+        yield level("provider.type", cluster.provider, f"no credentials here: {wish}")
 
 
 def _placeholders(cluster: ClusterFile) -> Iterator[Finding]:
     provider = cluster.values["provider"]
     for key in ("project_id", "subscription_id"):
         if provider.get(key) in _PLACEHOLDERS:
-            yield warning(f"provider.{key}", provider[key], "an example: put yours")
+            yield unready(f"provider.{key}", provider[key], "an example: put yours")
     if cluster.provider == "gcp" and not provider.get("project_id"):
         yield error("provider.project_id", None, "is missing: put your project's id")
     asks = cluster.provider == "azure" and not provider.get("subscription_id")
@@ -114,7 +132,40 @@ def _placeholders(cluster: ClusterFile) -> Iterator[Finding]:
         hosts += [("worker_ips", host) for host in provider.get("worker_ips") or ()]
         for key, host in hosts:
             if _is_example(host):
-                yield warning(f"provider.{key}", host, "an example: put your machine's")
+                yield unready(f"provider.{key}", host, "an example: put your machine's")
+
+
+def _service_accounts(cluster: ClusterFile) -> Iterator[Finding]:
+    """Of Google Cloud: their names hold the project's."""
+    project = cluster.values["provider"].get("project_id")
+    if not project:  # told elsewhere
+        return
+    for name, node_type in cluster.values["available_node_types"].items():
+        accounts = dig(node_type, "node_config", "serviceAccounts")
+        for account in accounts if isinstance(accounts, list) else ():
+            email = str(dig(account, "email"))
+            if "@" in email and not email.endswith(f"@{project}.iam.gserviceaccount.com"):
+                key = f"available_node_types.{name}.node_config.serviceAccounts"
+                yield unready(key, email, f"must be of provider.project_id={project}")
+
+
+def _example_images(cluster: ClusterFile) -> Iterator[Finding]:
+    """Images that nobody can pull: the name of the registry is an example."""
+    if cluster.provider == KUBERAY:
+        groups = [cluster.values["headGroupSpec"], *(cluster.values.get("workerGroupSpecs") or ())]
+        images = {
+            str(dig(container, "image"))
+            for group in groups
+            for container in group["template"]["spec"]["containers"]
+        }
+        key = "image"
+    else:
+        docker = cluster.values["docker"]
+        images = {str(docker[key]) for key in docker if key.endswith("image")}
+        key = "docker.image"
+    for image in sorted(images):
+        if image.startswith(_EXAMPLE_REGISTRY):
+            yield unready(key, image, "an example: put where you pushed yours")
 
 
 def _is_example(host: object) -> bool:

@@ -18,6 +18,7 @@ from deploy.cluster_file import (
     error,
     local_path,
     start_options,
+    unready,
     warning,
 )
 from deploy.demands import ACTOR_NODES, LEARNER_NODES
@@ -35,7 +36,7 @@ _PYTHON = re.compile(r"\bpython(\d)\.(\d+)\b|-py(\d)(\d+)\b")
 
 def find_mistakes(cluster: ClusterFile) -> Iterator[Finding]:
     """What the file gets wrong, whoever reads it."""
-    kubernetes = (_kubernetes_security, _kubernetes_versions)
+    kubernetes = (_kubernetes_security, _kubernetes_versions, _kubernetes_jobs)
     for rule in kubernetes if cluster.provider == KUBERAY else (_start, _ports, _versions):
         yield from rule(cluster)
     yield from _roles(cluster)
@@ -354,6 +355,20 @@ def _kubernetes_versions(cluster: ClusterFile) -> Iterator[Finding]:
             yield warning(key, image, f"does not name its Ray: must have ray{here}")
         if image != images[0][1]:
             yield warning(key, image, f"must be the image of the head, {images[0][1]}")
+
+
+def _kubernetes_jobs(cluster: ClusterFile) -> Iterator[Finding]:
+    """Jobs that would train beside the cluster, and not on it."""
+    for command in cluster.jobs:
+        trains = re.search(r"(raydqn|-m deploy)\s+(train|resume)\b", command)
+        if trains and not re.search(r"--(address\b|inline\b)", command):
+            yield error(
+                "RayJob entrypoint",
+                command,
+                "trains in the head's pod alone: must have --address auto",
+            )
+        if trains and "s3://my-bucket" in command:
+            yield unready("RayJob entrypoint", command, "names an example: put your storage")
 
 
 def _pod_specs(spec: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import socket
 import subprocess
@@ -30,6 +31,8 @@ DASHBOARD_PORT = 8265
 RUNS = "raydqn/runs"
 """Where runs lie on the head, below its user's home."""
 CONFIG = "submitted.toml"
+_NO_HEAD = re.compile(r"Head node of cluster .* not found|ResourceGroupNotFound")
+"""What Ray says of a cluster that is not up."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 
 
@@ -52,6 +55,7 @@ def submit(file: Path, config: Config, name: str) -> int:
     Raises:
         UserError: a name that cannot be one, or one of Ray's commands failed; a cluster that this
             command began to bring up was taken down again.
+        KeyboardInterrupt: while the cluster came up; likewise.
     """
     if not _NAME.fullmatch(name):
         raise UserError(f"--name={name}: must be letters, digits, dots, - and _, at most 100")
@@ -65,10 +69,13 @@ def submit(file: Path, config: Config, name: str) -> int:
             *entrypoint(name),
         ]
         try:
-            return subprocess.run([_ray(), *command], env=_environment(), check=False).returncode
+            code = subprocess.run([_ray(), *command], env=_environment(), check=False).returncode
         except KeyboardInterrupt:
             print(f"\nno longer following; the run goes on as job {name}", file=sys.stderr)
             return 0
+    if code != 0:
+        print(f"the cluster stays up; to end it: {_command('down', file)}", file=sys.stderr)
+    return code
 
 
 def entrypoint(name: str) -> list[str]:
@@ -93,26 +100,53 @@ def hints(file: Path, name: str) -> None:
     run = f"~/{RUNS}/{name}"
     print(f"run {name}; from another terminal:")
     for what, command in (
-        ("stop it, saving", f"ray exec {file} 'ray job stop {name}'"),
-        ("follow it again", f"ray exec {file} 'ray job logs --follow {name}'"),
-        ("fetch its folder", f"ray rsync-down {file} {run} ."),
-        ("end the cluster", f"ray down {file}"),
+        ("stop it, saving", _command("exec", file, f"ray job stop {name}")),
+        ("follow it again", _command("exec", file, f"ray job logs --follow {name}")),
+        # The `~` is the head's: not for the shell here to replace.
+        ("fetch its folder", _command("rsync-down", file, run, ".")),
+        ("end the cluster", _command("down", file)),
     ):
         print(f"  {what:<17} {command}", flush=True)
 
 
+def _command(name: str, file: Path, *words: str) -> str:
+    """A command of Ray's, for a shell."""
+    return shlex.join(["ray", name, str(file), *words])
+
+
 def _up(file: Path) -> None:
-    was_up = _run(["get-head-ip", str(file)], quiet=True) == 0
-    code = _run(["up", "--yes", str(file)])
+    """Bring the cluster up, unless it is: `ray up` would restart Ray, and end what runs there."""
+    code, said = _ask(["get-head-ip", str(file)])
     if code == 0:
+        print(
+            f"{file}: the cluster is up and taken as it is; after a change of the file: "
+            f"{_command('up', file)}, which ends what runs there",
+            flush=True,
+        )
         return
-    if was_up:
-        raise UserError(f"{file}: ray up failed (exit code {code}); the cluster was left as it is")
-    down = _run(["down", "--yes", str(file)], quiet=True)
-    left = "what it had begun was taken down again"
-    if down != 0:
-        left = f"and so did ray down (exit code {down}): see what is left, it may cost money"
-    raise UserError(f"{file}: ray up failed (exit code {code}); {left}")
+    if not _NO_HEAD.search(said):
+        lines = said.strip().splitlines() or [f"exit code {code}"]
+        raise UserError(
+            f"{file}: whether the cluster is up cannot be told ({lines[-1]}), so nothing was "
+            f"started; see to it with {_command('up', file)}, then submit again"
+        )
+    try:
+        code = _run(["up", "--yes", str(file)])
+    except KeyboardInterrupt:
+        print(f"\n{file}: {_down(file)}", file=sys.stderr)
+        raise
+    if code != 0:
+        raise UserError(f"{file}: ray up failed (exit code {code}); {_down(file)}")
+
+
+def _down(file: Path) -> str:
+    """Take down what this command began to bring up, and say so."""
+    code = _run(["down", "--yes", str(file)], quiet=True)
+    if code == 0:
+        return "what was begun was taken down again"
+    return (
+        f"{_command('down', file)} failed (exit code {code}): see what is left, it may cost money"
+    )
 
 
 @contextmanager
@@ -184,6 +218,19 @@ def _ray() -> str:
 
 def _environment() -> Mapping[str, str]:
     return {**os.environ, "RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "token"}
+
+
+def _ask(arguments: Sequence[str]) -> tuple[int, str]:
+    """The exit code of a command of Ray's, and all that it said."""
+    done = subprocess.run(
+        [_ray(), *arguments],
+        env=_environment(),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.returncode, done.stdout + done.stderr
 
 
 def _run(arguments: Sequence[str], quiet: bool = False) -> int:

@@ -1,0 +1,147 @@
+"""`raydqn cluster submit` with a `ray` that writes down what it is asked for."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from program_helpers import wait_for
+
+from common.config import Config
+from common.types import UserError
+from deploy import submit
+from deploy.submit import hints
+
+ROOT = Path(__file__).parent.parent
+NOT_UP = "RuntimeError: Head node of cluster (raydqn) not found!"
+
+
+@pytest.fixture
+def fake_ray(tmp_path, monkeypatch):
+    """Answers each command with a line of shell; `asked` lists the commands."""
+
+    class Fake:
+        def __init__(self) -> None:
+            self.answers: dict[str, str] = {}
+
+        def write(self) -> Path:
+            lines = [f"{name}) {answer} ;;" for name, answer in self.answers.items()]
+            script = tmp_path / "ray"
+            body = "\n".join(lines)
+            script.write_text(
+                f'#!/bin/sh\necho "$*" >> {tmp_path}/asked\ncase $1 in\n{body}\nesac\n'
+            )
+            script.chmod(0o700)
+            return script
+
+        @property
+        def asked(self) -> list[str]:
+            path = tmp_path / "asked"
+            return [line.split()[0] for line in path.read_text().splitlines()]
+
+    fake = Fake()
+    monkeypatch.setattr(submit, "_ray", lambda: str(fake.write()))
+    return fake
+
+
+def up(fake, **answers: str) -> None:
+    fake.answers = {name.replace("_", "-"): answer for name, answer in answers.items()}
+    submit._up(Path("cluster.yaml"))
+
+
+def test_a_cluster_that_is_up_is_not_brought_up_again(fake_ray, capsys):
+    """`ray up` begins with `ray stop`: every run there would end."""
+    up(fake_ray, get_head_ip="echo 10.0.0.1")
+    assert fake_ray.asked == ["get-head-ip"]
+    assert "the cluster is up and taken as it is" in capsys.readouterr().out
+
+
+def test_one_that_is_not_up_is_brought_up(fake_ray):
+    up(fake_ray, get_head_ip=f"echo '{NOT_UP}' >&2; exit 1", up="exit 0")
+    assert fake_ray.asked == ["get-head-ip", "up"]
+
+
+def test_what_did_not_come_up_is_taken_down_again(fake_ray):
+    with pytest.raises(UserError, match=r"ray up failed \(exit code 3\); what was begun was taken"):
+        up(fake_ray, get_head_ip=f"echo '{NOT_UP}'; exit 1", up="exit 3", down="exit 0")
+    assert fake_ray.asked == ["get-head-ip", "up", "down"]
+
+
+def test_what_cannot_be_taken_down_may_cost_money(fake_ray):
+    with pytest.raises(UserError, match=r"ray down cluster.yaml failed .* it may cost money"):
+        up(fake_ray, get_head_ip=f"echo '{NOT_UP}'; exit 1", up="exit 3", down="exit 4")
+
+
+def test_where_nobody_can_tell_whether_it_is_up_nothing_is_started_and_nothing_ended(fake_ray):
+    with pytest.raises(UserError, match=r"cannot be told \(no network\), so nothing was started"):
+        up(fake_ray, get_head_ip="echo no network; exit 1")
+    assert fake_ray.asked == ["get-head-ip"]
+
+
+def test_ctrl_c_while_it_comes_up_takes_it_down_again(fake_ray, tmp_path):
+    fake_ray.answers = {
+        "get-head-ip": f"echo '{NOT_UP}'; exit 1", "up": "exec sleep 30", "down": "exit 0",
+    }  # fmt: skip
+    fake_ray.write()
+    code = (
+        "from pathlib import Path; from deploy import submit; "
+        f"submit._ray = lambda: {str(tmp_path / 'ray')!r}; submit._up(Path('cluster.yaml'))"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stderr=subprocess.PIPE,
+        text=True,
+        process_group=0,
+    )
+    wait_for(lambda: (tmp_path / "asked").is_file() and "up" in fake_ray.asked)
+    os.killpg(process.pid, signal.SIGINT)
+    _, error = process.communicate(timeout=20)
+    assert fake_ray.asked == ["get-head-ip", "up", "down"]
+    assert "cluster.yaml: what was begun was taken down again" in error
+
+
+def test_a_job_that_was_not_taken_leaves_the_way_to_end_the_cluster(fake_ray, capsys, monkeypatch):
+    fake_ray.answers = {"get-head-ip": "echo 10.0.0.1", "job": "echo taken already; exit 1"}
+    monkeypatch.setattr(submit, "_wait_for_port", lambda port, process: None)
+    assert submit.submit(Path("my cluster.yaml"), Config(), "mine") == 1
+    assert "the cluster stays up; to end it: ray down 'my cluster.yaml'" in capsys.readouterr().err
+
+
+def test_the_hints_are_commands_that_a_shell_takes_as_they_are_meant(capsys):
+    hints(Path("a b.yaml"), "mine")
+    commands = [shlex.split(line[20:]) for line in capsys.readouterr().out.splitlines()[1:]]
+    assert commands == [
+        ["ray", "exec", "a b.yaml", "ray job stop mine"],
+        ["ray", "exec", "a b.yaml", "ray job logs --follow mine"],
+        ["ray", "rsync-down", "a b.yaml", "~/raydqn/runs/mine", "."],
+        ["ray", "down", "a b.yaml"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda values: values["provider"].update(head_ip="192.0.2.10"), "mend what stands above"),
+        (None, "kubectl"),
+    ],
+    ids=["examples", "kuberay"],
+)
+def test_what_cannot_be_started_like_this_is_not(tmp_path, change, says, fake_ray):
+    from deploy.cli import main
+
+    path = ROOT / "deploy" / "clusters" / "kuberay.yaml"
+    if change is not None:
+        values = yaml.safe_load((ROOT / "deploy" / "clusters" / "on-prem.yaml").read_text())
+        change(values)
+        path = tmp_path / "cluster.yaml"
+        path.write_text(yaml.safe_dump(values))
+    assert main(["cluster", "submit", str(path)]) == 2
+    assert not (tmp_path / "asked").exists()
