@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING
@@ -59,6 +60,7 @@ class Crew:
         idle = []
         while len(self.seats) > count:
             seat = self.seats.pop()
+            seat.leaving_s = time.monotonic()
             self._left[len(self.seats)] = seat.incarnation
             if seat in self.idle:
                 self.idle.remove(seat)
