@@ -13,19 +13,20 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 from common.config import Config
-from common.handles import Future, RemoteDiedError
+from common.handles import Future, Ready, RemoteDiedError
 from common.storage import open_storage
 from common.types import EnvironmentSpec, UserError
 from deploy import PACKAGES
 from deploy.board import NAMESPACE, names_of_boards
-from deploy.demands import ACTOR_NODES, LEARNER_NODES, Demand, demands
+from deploy.demands import ACTOR_NODES, LEARNER_NODES, SHARE, Demand, demands
 from deploy.remote import RayRuntime, RemoteFuture, Runtime
 from deploy.sizing import check_memory
 from replay_server.client import shard_title
 
+T = TypeVar("T")
 CONNECT_S = 10.0
 """How long an address may take to answer at all."""
 LOOK_EVERY_S = 1.0
@@ -40,9 +41,9 @@ TOKEN_HINT = (
 )
 PROBE = "probe"
 """A file that shows whether two machines see the same storage."""
-PLACED_BY = ("CPU", "GPU", LEARNER_NODES, ACTOR_NODES)
-"""What our remotes ask of nodes."""
 HEAD = "node:__internal_head__"
+PLACED_BY = ("CPU", "GPU", LEARNER_NODES, ACTOR_NODES, HEAD)
+"""What our remotes ask of nodes."""
 HEAD_S = 120.0
 """How long the head has to say what it knows: its first task may have to unpack our code."""
 
@@ -279,6 +280,15 @@ class Seen:
     left: Mapping[str, Mapping[str, float]]
     places: Mapping[str, str]
 
+    def of_others(self, node: str, ours: Sequence[Demand]) -> dict[str, float]:
+        """What others hold there, if that is what we hold."""
+        held = {}
+        for name, total in self.total[node].items():
+            own = sum(demand.bundle().get(name, 0.0) for demand in ours)
+            taken = total - self.left[node].get(name, 0.0) - own
+            held[name] = taken if taken > SHARE / 2 else 0.0
+        return held
+
 
 def _look_around(remotes: Sequence[str]) -> Seen:
     """A task: the driver may be a client from outside, which is not told as much."""
@@ -299,15 +309,15 @@ def _look_around(remotes: Sequence[str]) -> Seen:
     return Seen(total, left, places)
 
 
-class _Room:
-    """How many actors there is room for, as soon as somebody has looked."""
+class _Seen(Generic[T]):
+    """What is to be told of the nodes, as soon as somebody has looked."""
 
-    def __init__(self, seen: Future[Seen], count: Callable[[Seen], int]) -> None:
+    def __init__(self, seen: Future[Seen], tell: Callable[[Seen], T]) -> None:
         self._seen = seen
-        self._count = count
+        self._tell = tell
 
-    def result(self) -> int:
-        return self._count(self._seen.result())
+    def result(self) -> T:
+        return self._tell(self._seen.result())
 
     def done(self) -> bool:
         return self._seen.done()
@@ -343,6 +353,7 @@ class Cluster:
     def _plan(self) -> None:
         """What each part will ask for."""
         self._group: Any = None
+        self._goals: dict[str, str] = {}  # nodes for those who move, by the titles of their seats
         offers = [kind.resources for kind in self._kinds()]
         offered = {name for offer in offers for name, amount in offer.items() if amount > 0}
         if self._may_grow() and self._known.offers:
@@ -377,14 +388,21 @@ class Cluster:
 
     def options(self, title: str) -> Mapping[str, Any]:
         """Ray's options for the remote on the seat of that title."""
-        from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+        from ray.util.scheduling_strategies import (
+            NodeAffinitySchedulingStrategy,
+            PlacementGroupSchedulingStrategy,
+        )
 
         for index, demand in enumerate(self._fixed):
             if demand.title == title:
                 strategy = PlacementGroupSchedulingStrategy(self._group, index)
                 return {**_options(demand), "scheduling_strategy": strategy}
         if title.startswith(self._actor.title):
-            return {**_options(self._actor), "scheduling_strategy": "SPREAD"}
+            goal = self._goals.pop(title, None)
+            where: Any = "SPREAD"
+            if goal is not None:  # unless somebody else was faster
+                where = NodeAffinitySchedulingStrategy(goal, True, _spill_on_unavailable=True)
+            return {**_options(self._actor), "scheduling_strategy": where}
         if title == self._evaluator.title:
             return _options(self._evaluator)
         # Whatever asks for nothing lives with the learner: its node is no spot node.
@@ -400,46 +418,80 @@ class Cluster:
             players: names of actors and evaluator, by the ids of their remotes.
             starting: see `Runtime.room`.
         """
+        return _Seen(self._look(players), partial(self._room_in, players, starting))
+
+    def move(self, players: Mapping[str, str]) -> Future[str | None]:
+        """See `Runtime.move`; the id of the remote. Its successor is placed where it should be."""
+        if self._known.kinds is None:  # no node ever goes
+            return Ready(None)
+        return _Seen(self._look(players), partial(self._move_in, players))
+
+    def _look(self, players: Mapping[str, str]) -> Future[Seen]:
         import ray
 
         task = ray.remote(max_retries=0)(_look_around).options(**self.options(""))
-        seen = RemoteFuture(task.remote(list(players)), "a question to Ray")
-        return _Room(seen, partial(self._room_in, players, starting))
+        return RemoteFuture(task.remote(list(players)), "a question to Ray")
 
-    def _room_in(self, players: Mapping[str, str], starting: int, seen: Seen) -> int:
+    def _ours(self, players: Mapping[str, str], seen: Seen) -> dict[str, list[Demand]]:
+        """What we hold, by the ids of nodes."""
         from ray.util import placement_group_table
 
         ours: dict[str, list[Demand]] = {node: [] for node in seen.total}
         fixed = placement_group_table(self._group).get("bundles_to_node_id", {})
         for index, node in fixed.items():
             ours.get(node, []).append(self._fixed[int(index)])
-        beside = {node: list(held) for node, held in ours.items()}  # all but actors
         for part, node in seen.places.items():
             evaluates = players[part].startswith(self._evaluator.title)
             ours.get(node, []).append(self._evaluator if evaluates else self._actor)
-            if evaluates:
-                beside.get(node, []).append(self._evaluator)
-        at_all = {node: dict(total) for node, total in seen.total.items()}
-        for node, held in beside.items():
+        return ours
+
+    def _room_in(self, players: Mapping[str, str], starting: int, seen: Seen) -> int:
+        ours = self._ours(players, seen)
+        nodes = {node: dict(total) for node, total in seen.total.items()}
+        for node, held in ours.items():
             for demand in held:
-                demand.take(at_all[node])
-        if not any(self._evaluator in held for held in beside.values()):
-            for node in at_all.values():  # it is still to come
-                if self._evaluator.fits(node):
-                    self._evaluator.take(node)
+                if demand is not self._actor:
+                    demand.take(nodes[node])
+        if not any(self._evaluator in held for held in ours.values()):
+            for room in nodes.values():  # it is still to come
+                if self._evaluator.fits(room):
+                    self._evaluator.take(room)
                     break
         most, fewer = 0, 0
-        for node, room in at_all.items():
+        for node, room in nodes.items():
             before = max(0, self._actor.fits(room))
-            for name, total in seen.total[node].items():
-                own = sum(demand.bundle().get(name, 0.0) for demand in ours[node])
-                room[name] -= max(0.0, total - seen.left[node].get(name, 0.0) - own)
+            for name, amount in seen.of_others(node, ours[node]).items():
+                room[name] -= amount
             most += before
             fewer += before - max(0, self._actor.fits(room))
         if self._known.kinds is not None:
             most = self.limit() or 0
         # Of those that start, some hold what seems to be held by others.
         return max(1, most - max(0, fewer - starting))
+
+    def _move_in(self, players: Mapping[str, str], seen: Seen) -> str | None:
+        ours, actors = self._ours(players, seen), {}
+        for node in seen.total:
+            others = seen.of_others(node, ours[node]).values()
+            parts = [part for part, place in seen.places.items() if place == node]
+            # Only such a node can become empty, and go.
+            lone = all(demand is self._actor for demand in ours[node]) and not any(others)
+            if parts and lone and not seen.total[node].get(HEAD):
+                actors[node] = parts
+        if not actors:
+            return None
+        emptied = min(actors, key=lambda node: len(actors[node]))
+        room = {
+            node: self._actor.fits(left)
+            for node, left in seen.left.items()
+            if node != emptied and (ours.get(node) or any(seen.of_others(node, []).values()))
+        }
+        if sum(room.values()) < len(actors[emptied]):
+            return None
+        part = actors[emptied][0]
+        goal = min((node for node in room if room[node]), key=lambda node: room[node])
+        self._goals[players[part].rpartition("-")[0]] = goal
+        return part
 
     def limit(self) -> int | None:
         """How many actors there can ever be room for; None: there is no telling."""
@@ -631,10 +683,14 @@ def check_memories(config: Config, spec: EnvironmentSpec, runtime: Runtime) -> N
         UserError: one has not (see `check_memory`).
     """
     titles = [shard_title(index) for index in range(config.replay.shards)]
-    hosts = [runtime.ask(title, socket.gethostname) for title in titles]
+    hosts = [runtime.ask(title, _host) for title in titles]
     for host in dict.fromkeys(hosts):
         share = hosts.count(host) / len(hosts)
         runtime.ask(titles[hosts.index(host)], check_memory, config, spec, True, share)
+
+
+def _host() -> str:
+    return socket.gethostname()
 
 
 def check_storage(url: str, runtime: Runtime, shards: int) -> None:

@@ -94,6 +94,17 @@ class Runtime(Protocol):
         """How many actors there can ever be room for; None: there is no telling."""
         ...
 
+    def move(self, players: Sequence[Handle]) -> Future[Handle | None]:
+        """An actor that should live elsewhere, so that a machine gets empty and can go.
+
+        Whoever takes its seat next is placed on another machine, where there is room. None: there
+        is no such actor.
+
+        Args:
+            players: actors and evaluator.
+        """
+        ...
+
     def crash(self, handle: Handle) -> None:
         """Have a part die as processes do, for tests and `raydqn chaos`."""
         ...
@@ -155,6 +166,10 @@ class InlineRuntime:
     def limit(self) -> int | None:
         """None: they only take turns."""
         return None
+
+    def move(self, players: Sequence[Handle]) -> Future[Handle | None]:
+        """Nobody."""
+        return Ready(None)
 
     def crash(self, handle: Handle) -> None:
         """The part is gone; its handle acts as that of a dead process."""
@@ -298,6 +313,11 @@ def _id_of(handle: Handle) -> str:
     return str(handle.remote._actor_id.hex())
 
 
+def _name_of(handle: Handle) -> str:
+    assert isinstance(handle, RemoteHandle)
+    return handle.name
+
+
 @contextmanager
 def _environment(settings: dict[str, str]) -> Iterator[None]:
     """Environment variables for as long as it takes; what was there comes back."""
@@ -356,6 +376,10 @@ class Placement(Protocol):
         """How many actors there can ever be room for; None: there is no telling."""
         ...
 
+    def move(self, players: Mapping[str, str]) -> Future[str | None]:
+        """See `Runtime.move`; by the ids of the remotes."""
+        ...
+
 
 class OneMachine:
     """Everything on this machine; how many remotes share its cores is for the user to decide."""
@@ -387,6 +411,10 @@ class OneMachine:
     def limit(self) -> int | None:
         """As many as its memory holds processes."""
         return self._limit
+
+    def move(self, players: Mapping[str, str]) -> Future[str | None]:
+        """Nobody."""
+        return Ready(None)
 
 
 @contextmanager
@@ -528,9 +556,30 @@ class RayRuntime:
 
     def room(self, players: Sequence[Handle], starting: int) -> Future[int]:
         """How many actors there is room for, beside whatever others run there."""
-        names = {_id_of(h): h.name for h in players if isinstance(h, RemoteHandle)}
+        names = {_id_of(handle): _name_of(handle) for handle in players}
         return self._placement.room(names, starting)
 
     def limit(self) -> int | None:
         """How many actors there can ever be room for; None: there is no telling."""
         return self._placement.limit()
+
+    def move(self, players: Sequence[Handle]) -> Future[Handle | None]:
+        """An actor that should live elsewhere, so that a machine gets empty and can go."""
+        by_id = {_id_of(handle): handle for handle in players}
+        names = {actor_id: _name_of(handle) for actor_id, handle in by_id.items()}
+        return _Mapped(self._placement.move(names), by_id)
+
+
+class _Mapped:
+    """A handle that is known by its id only once the answer is there."""
+
+    def __init__(self, answer: Future[str | None], by_id: Mapping[str, Handle]) -> None:
+        self._answer = answer
+        self._by_id = by_id
+
+    def result(self) -> Handle | None:
+        actor_id = self._answer.result()
+        return None if actor_id is None else self._by_id[actor_id]
+
+    def done(self) -> bool:
+        return self._answer.done()

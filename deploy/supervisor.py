@@ -207,6 +207,9 @@ class Supervisor:
         self._unwritten = False  # the newest report, or the best weights
         self._looked_s = self._filled_s = self._heard_s = started_s
         self._room: Future[int] | None = None  # asked for
+        self._scattered = False  # actors live on more machines than they need, perhaps
+        self._move: Future[Handle | None] | None = None  # asked for
+        self._settled_s = started_s
         self._room_before = config.actors.count  # what was answered last
         self._statistics: list[Future[ShardStatistics]] = []  # asked for
         self._asked_s = started_s
@@ -296,6 +299,7 @@ class Supervisor:
             self._tend(now, self._players)
             self._see_who_is_late(now)
             self._fill_the_cluster(now)
+            self._empty_nodes(now)
             self._look_for_changes(now)
             self._hear_the_board(now)
             self._report_if_due(metrics)
@@ -454,6 +458,7 @@ class Supervisor:
     def _resize(self) -> None:
         """Go on with as many actors as the configuration says now."""
         crew, count = self._crew, self._config.actors.count
+        self._scattered = self._program.runtime.elastic and count < len(crew.seats)
         crew.grow(count)
         idle = crew.shrink(count)
         crew.redeal()
@@ -521,6 +526,38 @@ class Supervisor:
         if count != before:
             self._take_over(with_actors(self._config, count))
             self._view.message(f"actors.count: {before} → {count}, as many as there is room for")
+
+    def _empty_nodes(self, now: float) -> None:
+        """Where there were more actors: have the rest move together, so that nodes get empty.
+
+        One at a time, and only as long as that empties a node; the cluster then lets it go.
+        """
+        crew, runtime = self._crew, self._program.runtime
+        if not self._scattered:
+            return
+        if self._move is None:
+            settled = not crew.leaving and not crew.closing and all(s.up for s in crew.seats)
+            if not settled:
+                self._settled_s = now
+            elif now - self._settled_s >= FILL_EVERY_S:  # Ray takes a moment to see who left
+                players = [*crew.seats, *([self._evaluator] if self._evaluator else [])]
+                self._move = runtime.move([seat.handle for seat in players])
+            return
+        if not self._move.done():
+            return
+        asked, self._move = self._move, None
+        self._settled_s = now
+        try:
+            handle = asked.result()
+        except RemoteDiedError:
+            return  # asked again
+        self._scattered = handle is not None and self._folder.config.actors.count > 0
+        for seat in crew.seats:
+            if seat.handle is handle:
+                self._view.message(f"{seat.title} moves: a node gets empty")
+                if crew.move(seat):
+                    self._close(seat)
+                return
 
     # --- parts that die or hang --------------------------------------------------------------
 

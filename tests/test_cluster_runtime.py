@@ -14,6 +14,7 @@ import pytest
 import yaml
 from program_helpers import ROOT, wait_for
 
+from actors.environments import environment_spec
 from common.config import Config
 from common.handles import Failed, RemoteDiedError
 from common.types import UserError
@@ -255,27 +256,27 @@ SMALL = Config.model_validate({"actors": {"count": "auto"}})
 
 @pytest.fixture(scope="module")
 def one_node():
-    """Eight CPUs, and this process is connected."""
+    """Eight CPUs, and this process is connected; a test may add nodes."""
     import ray
+    from ray.cluster_utils import Cluster as Nodes
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(Path(__file__).parent)]))
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
-        ray.init(
-            address="local",
-            num_cpus=8,
-            num_gpus=0,
-            namespace=NAMESPACE,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level="error",
-            object_store_memory=100 << 20,
-        )
+        head = {"num_cpus": 8, "num_gpus": 0, "object_store_memory": 100 << 20}
+        nodes = Nodes(initialize_head=True, head_node_args={**head, "include_dashboard": False})
         try:
-            yield
+            ray.init(
+                address=nodes.address,
+                namespace=NAMESPACE,
+                log_to_driver=False,
+                logging_level="error",
+            )
+            yield nodes
         finally:
             ray.shutdown()
+            nodes.shutdown()
 
 
 def test_two_runs_share_a_cluster_and_what_one_holds_is_no_room_for_the_other(one_node):
@@ -392,19 +393,105 @@ def test_a_connection_that_is_gone_does_not_hide_why_a_run_ends(monkeypatch):
     assert made._group is None
 
 
-def test_every_machine_that_is_to_hold_shards_is_asked_for_memory_for_its_own():
-    class Hosts:
-        def __init__(self):
+def test_every_machine_that_is_to_hold_shards_is_asked_for_memory_for_its_own(one_node):
+    config = Config.model_validate({"replay": {"shards": 4}})
+    made = Cluster(config, Lines())
+
+    class TwoMachines(RayRuntime):
+        """One machine that acts as if it were two."""
+
+        def __init__(self, placement):
+            super().__init__(placement)
             self.asked = []
 
         def ask(self, title, function, *arguments):
-            host = "ab"[title == "shard-2"]
-            if function is check_memory:
-                self.asked.append((title, arguments[-1]))
-                return None
-            assert function is socket.gethostname
-            return host
+            answer = super().ask(title, function, *arguments)
+            if function is not check_memory:
+                return f"{answer}-{title == 'shard-2'}"
+            self.asked.append((title, arguments[-1]))
+            return answer
 
-    runtime = Hosts()
-    check_memories(Config.model_validate({"replay": {"shards": 4}}), None, runtime)
+    runtime = TwoMachines(made)
+    check_memories(config, environment_spec(config.env), runtime)
     assert runtime.asked == [("shard-0", 0.75), ("shard-2", 0.25)]
+    made.free()
+
+
+def test_who_lives_alone_moves_to_others_so_that_its_node_becomes_empty(one_node, monkeypatch):
+    small = {"CPU": 2.0, ACTOR_NODES: 1000.0}
+    kinds = (NodeKind({"CPU": 8.0}, 1), NodeKind(small, 2))
+    monkeypatch.setattr(cluster_runtime, "_ask_head", lambda: Known(kinds, 3))
+    made = Cluster(SMALL, Lines())
+    runtime = RayRuntime(made)
+    added = [
+        one_node.add_node(
+            num_cpus=2, num_gpus=0, resources={ACTOR_NODES: 1000}, object_store_memory=80 << 20
+        )
+        for _ in range(2)
+    ]
+
+    def spawn(incarnation):
+        return runtime.spawn(Part, name=f"actor-0-{incarnation}", title="actor-0")
+
+    def places(*actors):
+        names = {actor.remote._actor_id.hex(): actor.name for actor in actors}
+        seen = made._look(names).result().places
+        return [seen.get(actor_id) for actor_id in names]
+
+    first, second = (node.node_id for node in added)
+    actors = []
+    for node in (first, second):  # both of one title: what counts is where they are
+        made._goals["actor-0"] = node
+        actors.append(spawn(len(actors)))
+    wait_for(lambda: places(*actors) == [first, second])
+    mover = wait_for(lambda: runtime.move(actors).result())
+    (stays,) = [actor for actor in actors if actor is not mover]
+    successor = spawn(2)
+    runtime.kill(mover)
+    wait_for(lambda: places(successor) == places(stays) != [None])
+    assert runtime.move([successor, stays]).result() is None, "there is only one node left in use"
+    for actor in (successor, stays):
+        runtime.kill(actor)
+    made.free()
+    for node in added:
+        one_node.remove_node(node)
+
+
+NODES = {"head": {"CPU": 0.0, "node:__internal_head__": 1.0}, "gpu": dict(GPU.resources)}
+
+
+@pytest.mark.parametrize(
+    ("taken", "moves"),
+    [
+        ({"x": "a", "y": "b-b", "z": "b-b"}, "x"),
+        ({"x": "a", "y": "b-b", "z": "a"}, "y"),
+        ({"x": "a", "y": "a", "z": "a"}, None),  # nobody else is anywhere
+    ],
+    ids=["the-one-alone", "the-other-one", "all-together"],
+)
+def test_who_moves_is_of_the_node_with_the_fewest(monkeypatch, taken, moves):
+    monkeypatch.setattr(
+        "ray.util.placement_group_table", lambda group: {"bundles_to_node_id": {0: "gpu", 1: "gpu"}}
+    )
+    made = cluster([HEAD, GPU, SPOT], nodes=100)
+    total = {**NODES, "a": dict(SPOT.resources), "b-b": dict(SPOT.resources)}
+    left = {name: dict(node) for name, node in total.items()}
+    left["gpu"]["CPU"] -= 2
+    left["gpu"]["GPU"] -= 1
+    left["gpu"][LEARNER_NODES] -= 0.002
+    for node in taken.values():
+        left[node]["CPU"] -= 1
+        left[node][ACTOR_NODES] -= 0.001
+    players = {part: f"actor-{'xyz'.index(part)}-7" for part in taken}
+    assert made._move_in(players, Seen(total, left, taken)) == moves
+    if moves is None:
+        return
+    title = players[moves].rpartition("-")[0]
+    assert made._goals == {title: {"x": "b-b", "y": "a"}[moves]}
+    # What others run on a node keeps it; without enough room nobody moves either.
+    left[taken[moves]]["CPU"] -= 1
+    assert made._move_in(players, Seen(total, left, taken)) not in (moves, None)
+    left[taken[moves]]["CPU"] += 1
+    (goal,) = set(taken.values()) - {taken[moves]}
+    left[goal]["CPU"] = 0.5
+    assert made._move_in(players, Seen(total, left, taken)) is None

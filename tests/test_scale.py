@@ -142,6 +142,10 @@ class Limited(InlineRuntime):
 
     def __init__(self):
         self.rooms = []
+        self.moves = []
+
+    def move(self, players):
+        return Ready(self.moves.pop(0))
 
     def limit(self):
         return 5
@@ -190,6 +194,41 @@ def test_a_run_that_fills_its_cluster_grows_at_once_and_shrinks_when_it_has_seen
     assert after(4, 2, 4, 3, 2, 5) == [4, 4, 4, 4, 3, 5]
     supervisor._fill_the_cluster(now + FILL_EVERY_S / 2)
     assert not runtime.rooms, "not before its time"
+
+
+def test_after_a_shrink_actors_move_one_at_a_time_as_long_as_that_empties_a_node(tmp_path):
+    runtime = Limited()
+    config = tiny(actors={"count": 3})
+    supervisor = supervisor_in(RunFolder.create(tmp_path / "run", config), runtime)
+    crew, now = supervisor._crew, time.monotonic() + 1e6
+
+    def look():
+        nonlocal now
+        for _ in range(2):  # once to ask, once to hear
+            now += FILL_EVERY_S
+            supervisor._empty_nodes(now)
+
+    def come_up():
+        for seat in crew.seats:
+            seat.up = True
+
+    come_up()
+    look()  # with nobody to move: nothing was asked
+    assert supervisor._take_wish({"actors": {"count": 2}}).startswith(APPLIED)
+    mover, stays = crew.seats
+    runtime.moves = [mover.handle, None]
+    look()
+    assert [seat.name for seat in crew.seats] == ["actor-0-1", "actor-1-0"]
+    assert crew.seats[1] is stays
+    assert list(crew.idle) == [stays, crew.seats[0]]
+    assert (crew.leaving, crew.closing) == ([], []), "it handed in what it had, and left"
+    assert supervisor._counters.restarts == 0
+    look()
+    assert runtime.moves == [None], "not before the one that moved is up"
+    come_up()
+    look()
+    assert runtime.moves == []
+    look()  # it is over
 
 
 def test_whoever_is_to_leave_may_end_the_work_it_began_long_ago(tmp_path):
