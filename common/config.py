@@ -176,7 +176,8 @@ class ActorsConfig(Section):
 
     count: Count = Field(
         1,
-        description='actors (processes of their own on Ray); "auto": as many as there is room for',
+        description='actors (processes of their own on Ray); "auto": as many as there is room for, '
+        "also on nodes that the cluster can start",
     )
     envs: int = Field(16, ge=1, description="environment copies per actor")
     collect_steps: int = Field(

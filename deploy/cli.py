@@ -418,7 +418,7 @@ def _change(options: argparse.Namespace, overrides: Overrides) -> int:
 
         with boards_at(options.address) as boards:
             board = board_of(boards, options.run_folder, options.address)
-            answer = ask_board(board, overrides, TAKEN_WITHIN_S)
+            answer = ask_board(board, options.run_folder, overrides, TAKEN_WITHIN_S)
     if answer is None:
         print(
             f"raydqn: not taken yet: the run did not look within {TAKEN_WITHIN_S:g} s; it will "
@@ -445,15 +445,12 @@ def _status(options: argparse.Namespace, _: Overrides) -> int:
         found = [folder.read_status()]
         running = folder.is_running()
     else:
-        from deploy.board import board_of, boards_at
+        from deploy.board import statuses_at
 
         running = True
-        with boards_at(options.address) as boards:
-            wanted = list(boards.values())
-            if options.run_folder is not None:
-                wanted = [board_of(boards, options.run_folder, options.address)]
-            answers = [board.call("status").result() for board in wanted]
-        found = [answer for answer in answers if answer is not None]
+        found, silent = statuses_at(options.address, options.run_folder)
+        for line in silent:
+            print(f"raydqn: {line}", file=sys.stderr)
         if not found:
             print("no run has reported at", options.address)
     for status in found:

@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import socket
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 from common.config import Config
+from common.handles import Future, Ready, RemoteDiedError
 from common.storage import open_storage
-from common.types import UserError
+from common.types import EnvironmentSpec, UserError
 from deploy import PACKAGES
-from deploy.demands import ACTOR_NODES, LEARNER_NODES, Demand, demands
-from deploy.remote import RayRuntime, Runtime
+from deploy.board import NAMESPACE, names_of_boards
+from deploy.demands import ACTOR_NODES, LEARNER_NODES, SHARE, Demand, demands
+from deploy.remote import RayRuntime, RemoteFuture, Runtime
+from deploy.sizing import check_memory
 from replay_server.client import shard_title
 
-NAMESPACE = "raydqn"
-"""Of Ray's names: whoever asks for the status of a run looks there."""
+T = TypeVar("T")
 CONNECT_S = 10.0
 """How long an address may take to answer at all."""
 LOOK_EVERY_S = 1.0
@@ -29,6 +34,7 @@ TELL_EVERY_S = 30.0
 """How often a run that waits for nodes says so."""
 BOOTSTRAP = "ray_bootstrap_config.yaml"
 """In the head's home folder: the cluster file, as `ray up` left it there."""
+POD_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 TOKEN_HINT = (
     "if the cluster wants a token, put its own into ~/.ray/auth_token (or RAY_AUTH_TOKEN) and set "
     "RAY_AUTH_MODE=token"
@@ -36,6 +42,10 @@ TOKEN_HINT = (
 PROBE = "probe"
 """A file that shows whether two machines see the same storage."""
 HEAD = "node:__internal_head__"
+PLACED_BY = ("CPU", "GPU", LEARNER_NODES, ACTOR_NODES, HEAD)
+"""What our remotes ask of nodes."""
+HEAD_S = 120.0
+"""How long the head has to say what it knows: its first task may have to unpack our code."""
 
 
 class Listener(Protocol):
@@ -59,38 +69,94 @@ class Known:
     """What the head knows of nodes that are not there yet.
 
     Attributes:
-        kinds: of nodes that the cluster may have at most; None: only those there now are known.
-        nodes: how many there can be, where their kinds are not known; None: there is no telling.
+        kinds: of nodes that the cluster may have at most, the head's first; None: only those there
+            now are known.
+        nodes: how many there can be at the same time, of all kinds together; None: there is no
+            telling.
+        offers: names of what nodes to come offer, where that is all there is to know of them.
+        remark: what whoever starts a run should hear; empty: nothing.
     """
 
     kinds: tuple[NodeKind, ...] | None
     nodes: int | None
+    offers: frozenset[str] = frozenset()
+    remark: str = ""
 
 
 @contextmanager
-def joined_cluster(address: str, config: Config, listener: Listener) -> Iterator[RayRuntime]:
+def joined_cluster(
+    address: str, config: Config, listener: Listener, run: str
+) -> Iterator[RayRuntime]:
     """Connected to a cluster, with room for learner and shards, for as long as it takes.
 
     Args:
         address: `auto`, `HOST:PORT` of the cluster's control store, or `ray://HOST:PORT`.
         config: of the run.
         listener: told what is waited for.
+        run: its name.
 
     Raises:
         UserError: no cluster answers, it refuses the token, it has another version of Ray or
-            Python, or it can never hold the run.
+            Python, it lacks what our code needs, a run of that name goes on there, or it can never
+            hold the run.
     """
     import ray
 
     try:
         connect(address)
-        placement = Cluster(config, listener)
+        with in_one_line(f"--address={address}"):
+            _check_nobody_is(run)
+            placement = Cluster(config, listener)
         try:
             yield RayRuntime(placement)
         finally:
             placement.free()
     finally:  # what was started must not stay; the cluster does
         ray.shutdown()
+
+
+@contextmanager
+def in_one_line(where: str) -> Iterator[None]:
+    """Whatever Ray finds wrong before a run goes on is an error of one line.
+
+    Args:
+        where: named in it.
+
+    Raises:
+        UserError: in place of Ray's errors.
+    """
+    from ray.exceptions import GetTimeoutError, RayError
+
+    try:
+        yield
+    except RemoteDiedError as error:
+        raise UserError(f"{where}: {error}, before the run began; try again") from None
+    except GetTimeoutError:
+        raise UserError(
+            f"{where}: its head did not answer within {HEAD_S:g} s; is it overloaded?"
+        ) from None
+    except RayError as error:
+        missing = re.search(r"No module named '([\w.]+)'", str(error))
+        if missing is None:
+            lines = [line for line in str(error).splitlines() if line.strip()]
+            raise UserError(f"{where}: {_line(lines[-1] if lines else error)}") from None
+        raise UserError(
+            f"{where}: a node there has no module {missing[1]}; install raydqn's dependencies on "
+            "all nodes, in the versions of constraints.txt"
+        ) from None
+
+
+def _check_nobody_is(run: str) -> None:
+    """Refuse a name that a run on the cluster has: others find runs by their names.
+
+    Raises:
+        UserError: one has.
+    """
+    if run in names_of_boards():
+        raise UserError(
+            f"{run}: a run of that name goes on there, or has just ended; name another --run-dir, "
+            "or wait for its end"
+        )
 
 
 def connect(address: str, ship: bool = True) -> None:
@@ -104,7 +170,7 @@ def connect(address: str, ship: bool = True) -> None:
         UserError: see `joined_cluster`.
     """
     import ray
-    from ray.exceptions import AuthenticationError
+    from ray.exceptions import AuthenticationError, RayError
 
     _check_answers(address)
     try:
@@ -142,7 +208,7 @@ def connect(address: str, ship: bool = True) -> None:
         if "nauthenticated" in text or "token" in text:
             raise _refused(address, error) from None
         raise UserError(f"--address={address}: cannot be joined ({_line(error)})") from None
-    except ValueError as error:
+    except (ValueError, RayError) as error:
         raise UserError(f"--address={address}: {_line(error)}") from None
 
 
@@ -164,7 +230,7 @@ def _refused(address: str, error: Exception) -> UserError:
     return UserError(f"--address={address}: refused: {TOKEN_HINT}")
 
 
-def _line(error: Exception) -> str:
+def _line(error: Exception | str) -> str:
     text = " ".join(str(error).split())
     return text if len(text) <= 160 else text[:157] + "…"
 
@@ -200,6 +266,63 @@ def _own_code() -> dict[str, Any] | None:
     return {"py_modules": [str(root / name) for name in PACKAGES]}
 
 
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """The nodes of a cluster, all at the same moment.
+
+    Attributes:
+        total: what each offers, by its id.
+        left: what of that nobody holds.
+        places: nodes of the remotes that were asked for and are up, by their ids.
+    """
+
+    total: Mapping[str, Mapping[str, float]]
+    left: Mapping[str, Mapping[str, float]]
+    places: Mapping[str, str]
+
+    def of_others(self, node: str, ours: Sequence[Demand]) -> dict[str, float]:
+        """What others hold there, if that is what we hold."""
+        held = {}
+        for name, total in self.total[node].items():
+            own = sum(demand.bundle().get(name, 0.0) for demand in ours)
+            taken = total - self.left[node].get(name, 0.0) - own
+            held[name] = taken if taken > SHARE / 2 else 0.0
+        return held
+
+
+def _look_around(remotes: Sequence[str]) -> Seen:
+    """A task: the driver may be a client from outside, which is not told as much."""
+    import ray
+    from ray._private import state
+
+    wanted = set(remotes)
+    living = state.actors(actor_state_name="ALIVE") if wanted else {}
+    places = {
+        actor_id: living[actor_id]["Address"]["NodeID"] for actor_id in wanted & living.keys()
+    }
+    left = state.available_resources_per_node()
+    total = {
+        node["NodeID"]: {name: node["Resources"].get(name, 0.0) for name in PLACED_BY}
+        for node in ray.nodes()
+        if node["Alive"] and node["NodeID"] in left
+    }
+    return Seen(total, left, places)
+
+
+class _Seen(Generic[T]):
+    """What is to be told of the nodes, as soon as somebody has looked."""
+
+    def __init__(self, seen: Future[Seen], tell: Callable[[Seen], T]) -> None:
+        self._seen = seen
+        self._tell = tell
+
+    def result(self) -> T:
+        return self._tell(self._seen.result())
+
+    def done(self) -> bool:
+        return self._seen.done()
+
+
 class Cluster:
     """Where remotes go on a cluster: learner and shards in a group of their own, actors around."""
 
@@ -217,16 +340,25 @@ class Cluster:
         """
         self._config = config
         self._known = _ask_head()
+        if self._known.remark:
+            listener.message(self._known.remark)
         self._plan()
+        if self._learns_on_cpu_unknowingly:
+            listener.message(
+                "learning is on the CPU: no node has a GPU; should one come, start the run after it"
+            )
         self._check()
         self._claim(listener)
 
     def _plan(self) -> None:
         """What each part will ask for."""
         self._group: Any = None
+        self._goals: dict[str, str] = {}  # nodes for those who move, by the titles of their seats
         offers = [kind.resources for kind in self._kinds()]
         offered = {name for offer in offers for name, amount in offer.items() if amount > 0}
-        if self._may_grow() and offered & {LEARNER_NODES, ACTOR_NODES}:
+        if self._may_grow() and self._known.offers:
+            offered |= self._known.offers
+        elif self._may_grow() and offered & {LEARNER_NODES, ACTOR_NODES}:
             # Nodes have roles here; those of the other role may be still to come.
             offered |= {LEARNER_NODES, ACTOR_NODES}
         wanted = demands(self._config, offered, "GPU" in offered)
@@ -235,6 +367,12 @@ class Cluster:
         self._fixed = [learner] + [
             replace(shard, title=shard_title(index), count=1) for index in range(shard.count)
         ]
+
+    @property
+    def _learns_on_cpu_unknowingly(self) -> bool:
+        """Whether a GPU may join later, of which the learner will make no use."""
+        unknown = self._known.kinds is None and not self._known.offers
+        return unknown and self._config.learner.device == "auto" and not self._fixed[0].gpus
 
     def _check(self) -> None:
         """Refuse what can never be.
@@ -250,55 +388,142 @@ class Cluster:
 
     def options(self, title: str) -> Mapping[str, Any]:
         """Ray's options for the remote on the seat of that title."""
-        from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+        from ray.util.scheduling_strategies import (
+            NodeAffinitySchedulingStrategy,
+            PlacementGroupSchedulingStrategy,
+        )
 
         for index, demand in enumerate(self._fixed):
             if demand.title == title:
                 strategy = PlacementGroupSchedulingStrategy(self._group, index)
                 return {**_options(demand), "scheduling_strategy": strategy}
         if title.startswith(self._actor.title):
-            return {**_options(self._actor), "scheduling_strategy": "SPREAD"}
+            goal = self._goals.pop(title, None)
+            where: Any = "SPREAD"
+            if goal is not None:  # unless somebody else was faster
+                where = NodeAffinitySchedulingStrategy(goal, True, _spill_on_unavailable=True)
+            return {**_options(self._actor), "scheduling_strategy": where}
         if title == self._evaluator.title:
             return _options(self._evaluator)
         # Whatever asks for nothing lives with the learner: its node is no spot node.
         strategy = PlacementGroupSchedulingStrategy(self._group, 0)
         return {"num_cpus": 0, "scheduling_strategy": strategy}
 
-    def room(self) -> int:
-        """How many actors the nodes that are there have room for, beside everything else."""
+    def room(self, players: Mapping[str, str], starting: int) -> Future[int]:
+        """How many actors there is room for, beside our other parts and what others run.
+
+        Where it is known which nodes can be started, those count as if they were there.
+
+        Args:
+            players: names of actors and evaluator, by the ids of their remotes.
+            starting: see `Runtime.room`.
+        """
+        return _Seen(self._look(players), partial(self._room_in, players, starting))
+
+    def move(self, players: Mapping[str, str]) -> Future[str | None]:
+        """See `Runtime.move`; the id of the remote. Its successor is placed where it should be."""
+        if self._known.kinds is None:  # no node ever goes
+            return Ready(None)
+        return _Seen(self._look(players), partial(self._move_in, players))
+
+    def _look(self, players: Mapping[str, str]) -> Future[Seen]:
         import ray
+
+        task = ray.remote(max_retries=0)(_look_around).options(**self.options(""))
+        return RemoteFuture(task.remote(list(players)), "a question to Ray")
+
+    def _ours(self, players: Mapping[str, str], seen: Seen) -> dict[str, list[Demand]]:
+        """What we hold, by the ids of nodes."""
         from ray.util import placement_group_table
 
-        left = {n["NodeID"]: dict(n["Resources"]) for n in ray.nodes() if n["Alive"]}
-        table = placement_group_table(self._group)
-        for index, node_id in table.get("bundles_to_node_id", {}).items():
-            if node_id in left:
-                self._fixed[int(index)].take(left[node_id])
-        for node in left.values():
-            if self._evaluator.fits(node):
-                self._evaluator.take(node)
-                break
-        return max(1, sum(self._actor.fits(node) for node in left.values()))
+        ours: dict[str, list[Demand]] = {node: [] for node in seen.total}
+        fixed = placement_group_table(self._group).get("bundles_to_node_id", {})
+        for index, node in fixed.items():
+            ours.get(node, []).append(self._fixed[int(index)])
+        for part, node in seen.places.items():
+            evaluates = players[part].startswith(self._evaluator.title)
+            ours.get(node, []).append(self._evaluator if evaluates else self._actor)
+        return ours
+
+    def _room_in(self, players: Mapping[str, str], starting: int, seen: Seen) -> int:
+        ours = self._ours(players, seen)
+        nodes = {node: dict(total) for node, total in seen.total.items()}
+        for node, held in ours.items():
+            for demand in held:
+                if demand is not self._actor:
+                    demand.take(nodes[node])
+        if not any(self._evaluator in held for held in ours.values()):
+            for room in nodes.values():  # it is still to come
+                if self._evaluator.fits(room):
+                    self._evaluator.take(room)
+                    break
+        most, fewer = 0, 0
+        for node, room in nodes.items():
+            before = max(0, self._actor.fits(room))
+            for name, amount in seen.of_others(node, ours[node]).items():
+                room[name] -= amount
+            most += before
+            fewer += before - max(0, self._actor.fits(room))
+        if self._known.kinds is not None:
+            most = self.limit() or 0
+        # Of those that start, some hold what seems to be held by others.
+        return max(1, most - max(0, fewer - starting))
+
+    def _move_in(self, players: Mapping[str, str], seen: Seen) -> str | None:
+        ours, actors = self._ours(players, seen), {}
+        for node in seen.total:
+            others = seen.of_others(node, ours[node]).values()
+            parts = [part for part, place in seen.places.items() if place == node]
+            # Only such a node can become empty, and go.
+            lone = all(demand is self._actor for demand in ours[node]) and not any(others)
+            if parts and lone and not seen.total[node].get(HEAD):
+                actors[node] = parts
+        if not actors:
+            return None
+        emptied = min(actors, key=lambda node: len(actors[node]))
+        room = {
+            node: self._actor.fits(left)
+            for node, left in seen.left.items()
+            if node != emptied and (ours.get(node) or any(seen.of_others(node, []).values()))
+        }
+        if sum(room.values()) < len(actors[emptied]):
+            return None
+        part = actors[emptied][0]
+        goal = min((node for node in room if room[node]), key=lambda node: room[node])
+        self._goals[players[part].rpartition("-")[0]] = goal
+        return part
 
     def limit(self) -> int | None:
         """How many actors there can ever be room for; None: there is no telling."""
         if self._may_grow():
             return None
         nodes = [dict(kind.resources) for kind in self._kinds() for _ in range(kind.count)]
+        most = len(nodes) if self._known.kinds is None else self._known.nodes or len(nodes)
+        # Where not all can be there at once, nodes count only once they are needed.
+        used, rest = (nodes, []) if most >= len(nodes) else (nodes[:1], nodes[1:])
         for demand in [*self._fixed, self._evaluator]:
-            # Where it takes the least room from actors.
-            able = [node for node in nodes if demand.fits(node)]
-            if able:
-                demand.take(min(able, key=self._actor.fits))
-        return sum(self._actor.fits(node) for node in nodes)
+            able = [node for node in used if demand.fits(node)] or [
+                node for node in rest if demand.fits(node)
+            ]
+            if able:  # where it takes the least room from actors
+                node = min(able, key=self._actor.fits)
+                demand.take(node)
+                if not any(node is other for other in used):
+                    used.append(node)
+                    rest = [other for other in rest if other is not node]
+        more = sorted((self._actor.fits(node) for node in rest), reverse=True)
+        there = sum(self._actor.fits(node) for node in used)
+        return there + sum(more[: max(0, most - len(used))])
 
     def free(self) -> None:
         """Give the room back."""
         from ray.util import remove_placement_group
 
-        if self._group is not None:
-            remove_placement_group(self._group)
-            self._group = None
+        group, self._group = self._group, None
+        if group is not None:
+            # With the connection the group is gone as well; why the run ends is what counts.
+            with suppress(Exception):
+                remove_placement_group(group)
 
     def _kinds(self) -> Sequence[NodeKind]:
         """All kinds of nodes that are there, or may come."""
@@ -344,7 +569,8 @@ class Cluster:
         strategy = "PACK" if self._config.placement.shards == "near" else "SPREAD"
         # The holder of the weights lives in the learner's bundle, and asks for nothing.
         bundles = [demand.bundle() or {"CPU": 0.001} for demand in self._fixed]
-        self._group = placement_group(bundles, strategy=strategy, name="raydqn")
+        # Without a name: two runs may share a cluster, and no two groups may share one.
+        self._group = placement_group(bundles, strategy=strategy)
         begin = told = time.monotonic()
         limit_s = self._config.placement.wait_s
         try:
@@ -379,35 +605,92 @@ def _ask_head() -> Known:
     import ray
 
     task = ray.remote(num_cpus=0, resources={HEAD: 0.001}, max_retries=0)(known_nodes)
-    known: Known = ray.get(task.remote(), timeout=120)
+    known: Known = ray.get(task.remote(), timeout=HEAD_S)
     return known
 
 
 def known_nodes(home: Path | None = None) -> Known:
-    """What the cluster file on this machine, the head, says of its nodes.
+    """What this machine, the head, is told of its nodes: by a cluster file, or by Kubernetes.
 
     Args:
-        home: where `ray up` left it.
+        home: where `ray up` left the file.
     """
     import yaml
 
     path = (home or Path.home()) / BOOTSTRAP
     if not path.is_file():
-        # Kubernetes' operator keeps its groups to itself. Anything else was started by hand: who
-        # is there is all there is.
-        return Known(None, None if "KUBERNETES_SERVICE_HOST" in os.environ else 0)
+        if "KUBERNETES_SERVICE_HOST" in os.environ:
+            return _kubernetes_nodes()
+        return Known(None, 0)  # started by hand: who is there is all there is
     try:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
         if document["provider"]["type"] == "local":
-            return Known(None, 1 + len(document["provider"]["worker_ips"]))
-        head, kinds = document["head_node_type"], []
-        for name, node_type in document["available_node_types"].items():
-            resources = {k: float(v) for k, v in (node_type.get("resources") or {}).items()}
-            count = node_type.get("max_workers", 0) + (name == head)
-            kinds.append(NodeKind(resources, min(count, document["max_workers"] + 1)))
+            return Known(None, 1 + len(document["provider"]["worker_ips"]), _own_offers(document))
+        return _kinds_of(document)
     except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError):
         return Known(None, None)  # not ours to judge
-    return Known(tuple(kinds), None)
+
+
+def _kinds_of(document: Mapping[str, Any]) -> Known:
+    """Kinds of nodes in a file of `ray up`, as Ray completed it."""
+    head, most = document["head_node_type"], document["max_workers"] + 1
+    kinds: list[NodeKind] = []
+    for name, node_type in document["available_node_types"].items():
+        resources = {k: float(v) for k, v in (node_type.get("resources") or {}).items()}
+        count = node_type.get("max_workers", 0) + (name == head)
+        kinds.insert(0 if name == head else len(kinds), NodeKind(resources, min(count, most)))
+    return Known(tuple(kinds), most)
+
+
+def _own_offers(document: Mapping[str, Any]) -> frozenset[str]:
+    """What machines of one's own will offer, as far as the commands that start Ray there say."""
+    from deploy.cluster_file import start_options
+
+    offers = set()
+    for role in ("head", "worker"):
+        options = start_options(document.get(f"{role}_start_ray_commands") or ())
+        offered = json.loads(options.get("--resources", "{}"))
+        offered["GPU"] = float(options.get("--num-gpus", 0))
+        offers |= {name for name, amount in offered.items() if amount > 0}
+    return frozenset(offers)
+
+
+def _kubernetes_nodes() -> Known:
+    """Groups of pods, as Kubernetes has them; the head may ask, as Ray's autoscaler does there."""
+    from ray.autoscaler._private.kuberay import autoscaling_config, node_provider
+
+    try:
+        namespace = os.environ.get("RAY_CLUSTER_NAMESPACE") or POD_NAMESPACE.read_text().strip()
+        client = node_provider.KubernetesHttpApiClient(namespace)
+        resource = client.get(f"rayclusters/{os.environ['RAY_CLUSTER_NAME']}")
+        if resource["spec"].get("enableInTreeAutoscaling") is not True:
+            for group in resource["spec"]["workerGroupSpecs"]:  # nobody starts more
+                group["minReplicas"] = group["maxReplicas"] = group.get("replicas", 1)
+        return _kinds_of(autoscaling_config._derive_autoscaling_config_from_ray_cr(resource))
+    except Exception as error:  # of the network, of Kubernetes, of Ray, which stumbles anywhere
+        return Known(
+            None,
+            None,
+            remark=f"Kubernetes does not say which nodes may come ({type(error).__name__}: "
+            f"{_line(error)}): only those that are there count",
+        )
+
+
+def check_memories(config: Config, spec: EnvironmentSpec, runtime: Runtime) -> None:
+    """Have every machine that is to hold shards see whether it has memory for them.
+
+    Raises:
+        UserError: one has not (see `check_memory`).
+    """
+    titles = [shard_title(index) for index in range(config.replay.shards)]
+    hosts = [runtime.ask(title, _host) for title in titles]
+    for host in dict.fromkeys(hosts):
+        share = hosts.count(host) / len(hosts)
+        runtime.ask(titles[hosts.index(host)], check_memory, config, spec, True, share)
+
+
+def _host() -> str:
+    return socket.gethostname()
 
 
 def check_storage(url: str, runtime: Runtime, shards: int) -> None:

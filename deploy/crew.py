@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING
@@ -60,12 +61,27 @@ class Crew:
         while len(self.seats) > count:
             seat = self.seats.pop()
             self._left[len(self.seats)] = seat.incarnation
-            if seat in self.idle:
-                self.idle.remove(seat)
+            if self._leaves_idle(seat):
                 idle.append(seat)
-            else:
-                self.leaving.append(seat)
         return idle
+
+    def move(self, seat: Seat) -> bool:
+        """Another actor of the same index takes over, elsewhere; whether this one was idle."""
+        index, incarnation = self.seats.index(seat), seat.incarnation + 1
+        handle = self._program.spawn_actor(index, incarnation)
+        self.seats[index] = self._seat(index, handle, incarnation)
+        self.seats[index].replaced = seat.replaced
+        self.idle.append(self.seats[index])
+        return self._leaves_idle(seat)
+
+    def _leaves_idle(self, seat: Seat) -> bool:
+        """Whether one that was to leave has no work to end first."""
+        seat.leaving_s = time.monotonic()
+        if seat in self.idle:
+            self.idle.remove(seat)
+            return True
+        self.leaving.append(seat)
+        return False
 
     def redeal(self) -> None:
         """Tell everybody how many there are: each has its share of the ladder of ε."""

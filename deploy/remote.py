@@ -17,17 +17,16 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from common.config import Config
-from common.handles import Future, Handle, InlineHandle, RemoteDiedError
+from common.handles import Future, Handle, InlineHandle, Ready, RemoteDiedError
 from common.types import EnvironmentFailedError, UserError
 from deploy import VERSION
 from deploy.demands import demands
+from deploy.sizing import ACTOR_BYTES, available_bytes
 
 T = TypeVar("T")
 
 ALIVE = "alive"
 PR_SET_PDEATHSIG = 1
-ANSWER_S = 5.0
-"""How long the loop waits to hear whether a part has a node."""
 ENDED_WITHIN_S = 10.0
 """How long each of Ray's processes has to be gone after it was killed."""
 NODE_DIED = "its node has died"
@@ -84,12 +83,28 @@ class Runtime(Protocol):
         """What `function(*args)` returns on the machine where the part of that title lives."""
         ...
 
-    def room(self) -> int:
-        """How many actors there is room for now."""
+    def room(self, players: Sequence[Handle], starting: int) -> Future[int]:
+        """How many actors there is room for, beside whatever others run there.
+
+        Args:
+            players: actors and evaluator, as far as there are any: what they hold is ours.
+            starting: how many of them may have a place already, though they are not up.
+        """
         ...
 
     def limit(self) -> int | None:
         """How many actors there can ever be room for; None: there is no telling."""
+        ...
+
+    def move(self, players: Sequence[Handle]) -> Future[Handle | None]:
+        """An actor that should live elsewhere, so that a machine gets empty and can go.
+
+        Whoever takes its seat next is placed on another machine, where there is room. None: there
+        is no such actor.
+
+        Args:
+            players: actors and evaluator.
+        """
         ...
 
     def crash(self, handle: Handle) -> None:
@@ -104,9 +119,25 @@ class Runtime(Protocol):
         """End a part at once."""
         ...
 
-    def waits_for_machine(self, handle: Handle) -> bool:
-        """Whether a part that is not up has no place yet: where machines come and go, one may."""
+    def homeless(self, handles: Sequence[Handle]) -> Future[list[bool]]:
+        """Which parts have no place yet: where machines come and go, one may wait for its own."""
         ...
+
+    def give_up(self, future: Future[Any]) -> None:
+        """Nobody waits for this answer any more."""
+        ...
+
+
+def check_count(count: int, runtime: Runtime) -> None:
+    """See whether there can ever be room for so many actors.
+
+    Raises:
+        UserError: there cannot.
+    """
+    limit = runtime.limit()
+    if limit is not None and count > limit:
+        where = "the cluster" if runtime.elastic else "the memory of this machine"
+        raise UserError(f"actors.count={count}: {where} can never hold more than {limit}")
 
 
 class InlineRuntime:
@@ -130,13 +161,17 @@ class InlineRuntime:
         """Here."""
         return function(*args)
 
-    def room(self) -> int:
+    def room(self, players: Sequence[Handle], starting: int) -> Future[int]:
         """One: more would only take turns."""
-        return 1
+        return Ready(1)
 
     def limit(self) -> int | None:
         """None: they only take turns."""
         return None
+
+    def move(self, players: Sequence[Handle]) -> Future[Handle | None]:
+        """Nobody."""
+        return Ready(None)
 
     def crash(self, handle: Handle) -> None:
         """The part is gone; its handle acts as that of a dead process."""
@@ -150,9 +185,12 @@ class InlineRuntime:
     def kill(self, handle: Handle) -> None:
         """Nothing: it ends with the last reference to it."""
 
-    def waits_for_machine(self, handle: Handle) -> bool:
-        """Never."""
-        return False
+    def homeless(self, handles: Sequence[Handle]) -> Future[list[bool]]:
+        """Nobody."""
+        return Ready([False] * len(handles))
+
+    def give_up(self, future: Future[Any]) -> None:
+        """Nothing: it is there already."""
 
 
 def _end_with_parent() -> None:
@@ -239,17 +277,18 @@ class RemoteFuture:
         return bool(ready)
 
 
-def _has_process(actor_id: str) -> bool:
-    """Whether Ray has found room, and a process there, for a remote of that id (hexadecimal)."""
+def _without_process(actor_ids: Sequence[str]) -> list[bool]:
+    """For which remotes (hexadecimal ids) Ray has found no room, and no process there, so far."""
     from ray._private import state  # the public way to ask needs Ray's dashboard
 
     # Of one that waits for room, a node is named as well: the one that looks for it.
-    return bool(state.actors(actor_id).get("Pid"))
+    return [not state.actors(actor_id).get("Pid") for actor_id in actor_ids]
 
 
 def _plain_line(error: Exception) -> str:
-    """The first line of Ray's message, without terminal colours."""
-    return re.sub(r"\x1b\[[0-9;]*m", "", str(error).splitlines()[0])
+    """The first line of Ray's message, without terminal colours; some have none."""
+    lines = str(error).splitlines()
+    return re.sub(r"\x1b\[[0-9;]*m", "", lines[0]) if lines else type(error).__name__
 
 
 class RemoteHandle:
@@ -268,6 +307,17 @@ class RemoteHandle:
         import ray
 
         return RemoteFuture(ray.put(value), "the owner of a shared value")
+
+
+def _id_of(handle: Handle) -> str:
+    """Ray's id of a remote, hexadecimal."""
+    assert isinstance(handle, RemoteHandle)
+    return str(handle.remote._actor_id.hex())
+
+
+def _name_of(handle: Handle) -> str:
+    assert isinstance(handle, RemoteHandle)
+    return handle.name
 
 
 @contextmanager
@@ -324,12 +374,21 @@ class Placement(Protocol):
         """Ray's options for the remote on the seat of that title."""
         ...
 
-    def room(self) -> int:
-        """How many actors there is room for now."""
+    def room(self, players: Mapping[str, str], starting: int) -> Future[int]:
+        """How many actors there is room for.
+
+        Args:
+            players: names of actors and evaluator, by the ids of their remotes.
+            starting: see `Runtime.room`.
+        """
         ...
 
     def limit(self) -> int | None:
         """How many actors there can ever be room for; None: there is no telling."""
+        ...
+
+    def move(self, players: Mapping[str, str]) -> Future[str | None]:
+        """See `Runtime.move`; by the ids of the remotes."""
         ...
 
 
@@ -341,6 +400,7 @@ class OneMachine:
     def __init__(self, config: Config | None = None) -> None:
         """Without a configuration there is no learner."""
         self._config = config
+        self._limit = max(1, available_bytes() // ACTOR_BYTES)
 
     def options(self, title: str) -> Mapping[str, Any]:
         """No CPU of Ray's counting; GPUs for the learner, as far as there are any."""
@@ -354,14 +414,18 @@ class OneMachine:
             gpus = min(demands(self._config, (), there > 0)[0].gpus, there)
         return {"num_cpus": 0, "num_gpus": gpus}
 
-    def room(self) -> int:
+    def room(self, players: Mapping[str, str], starting: int) -> Future[int]:
         """One for each core that the learner leaves."""
         learner = self._config.learner.threads if self._config is not None else 0
-        return max(1, len(os.sched_getaffinity(0)) - learner)
+        return Ready(max(1, len(os.sched_getaffinity(0)) - learner))
 
     def limit(self) -> int | None:
-        """None: they only get slower."""
-        return None
+        """As many as its memory holds processes."""
+        return self._limit
+
+    def move(self, players: Mapping[str, str]) -> Future[str | None]:
+        """Nobody."""
+        return Ready(None)
 
 
 @contextmanager
@@ -428,8 +492,13 @@ class RayRuntime:
     def spawn(
         self, cls: type, *args: Any, name: str, title: str = "", public_name: str | None = None
     ) -> Handle:
-        """Start a remote; process lists and Ray's tools show `name`."""
+        """Start a remote; process lists and Ray's tools show `name`.
+
+        Raises:
+            UserError: there is a remote of that public name.
+        """
         import ray
+        from ray.exceptions import ActorAlreadyExistsError
 
         # Ray names a remote's process after its class: one of that name tells who it is.
         host = type(
@@ -443,7 +512,11 @@ class RayRuntime:
         )
         remote_class = ray.remote(concurrency_groups={ALIVE: 1})(host)
         options = {"name": public_name, **self._placement.options(title)}
-        return RemoteHandle(remote_class.options(**options).remote(VERSION, cls, args), name)
+        try:
+            remote = remote_class.options(**options).remote(VERSION, cls, args)
+        except ActorAlreadyExistsError:
+            raise UserError(f"{public_name}: another run of that name has just begun") from None
+        return RemoteHandle(remote, name)
 
     def ping(self, handle: Handle) -> Future[Place | None]:
         """A sign of life, from a thread of its own."""
@@ -476,25 +549,25 @@ class RayRuntime:
         assert isinstance(handle, RemoteHandle)
         ray.kill(handle.remote)
 
-    def waits_for_machine(self, handle: Handle) -> bool:
-        """Whether Ray has not found room yet in which to make the part.
+    def homeless(self, handles: Sequence[Handle]) -> Future[list[bool]]:
+        """For which parts Ray has not found room yet.
 
-        Asked in a task, as the driver may be a client from outside. No answer: not known to be
-        anybody's fault, so it counts as waiting.
+        Asked in a task, as the driver may be a client from outside.
         """
         import ray
 
         if not self.elastic:
-            return False
-        assert isinstance(handle, RemoteHandle)
+            return Ready([False] * len(handles))
         options = {**self._placement.options(""), "num_cpus": 0}
-        task = ray.remote(max_retries=0)(_has_process).options(**options)
-        answer = task.remote(handle.remote._actor_id.hex())
-        ready, _ = ray.wait([answer], timeout=ANSWER_S)
-        try:
-            return not ready or not RemoteFuture(answer, "a question to Ray").result()
-        except RemoteDiedError:
-            return True
+        task = ray.remote(max_retries=0)(_without_process).options(**options)
+        return RemoteFuture(task.remote(list(map(_id_of, handles))), "a question to Ray")
+
+    def give_up(self, future: Future[Any]) -> None:
+        """A question that waits for a node of its own need not be answered any more."""
+        import ray
+
+        assert isinstance(future, RemoteFuture)
+        ray.cancel(future.reference)
 
     def ask(self, title: str, function: Callable[..., T], *args: Any) -> T:
         """What `function(*args)` returns on the machine where the part of that title lives."""
@@ -505,10 +578,32 @@ class RayRuntime:
         answer: T = RemoteFuture(task.remote(*args), f"a question to {title}").result()
         return answer
 
-    def room(self) -> int:
-        """How many actors there is room for now."""
-        return self._placement.room()
+    def room(self, players: Sequence[Handle], starting: int) -> Future[int]:
+        """How many actors there is room for, beside whatever others run there."""
+        names = {_id_of(handle): _name_of(handle) for handle in players}
+        return self._placement.room(names, starting)
 
     def limit(self) -> int | None:
         """How many actors there can ever be room for; None: there is no telling."""
         return self._placement.limit()
+
+    def move(self, players: Sequence[Handle]) -> Future[Handle | None]:
+        """An actor that should live elsewhere, so that a machine gets empty and can go."""
+        by_id = {_id_of(handle): handle for handle in players}
+        names = {actor_id: _name_of(handle) for actor_id, handle in by_id.items()}
+        return _Mapped(self._placement.move(names), by_id)
+
+
+class _Mapped:
+    """A handle that is known by its id only once the answer is there."""
+
+    def __init__(self, answer: Future[str | None], by_id: Mapping[str, Handle]) -> None:
+        self._answer = answer
+        self._by_id = by_id
+
+    def result(self) -> Handle | None:
+        actor_id = self._answer.result()
+        return None if actor_id is None else self._by_id[actor_id]
+
+    def done(self) -> bool:
+        return self._answer.done()

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from datetime import datetime
 from importlib import resources
 from pathlib import Path
@@ -20,15 +20,14 @@ from common.checkpoint import Checkpoint, CheckpointError, CheckpointStore
 from common.config import Config, build, load_toml, merge, suggest, to_toml, with_actors
 from common.storage import LocalStorage, Storage, open_storage
 from common.types import EnvironmentSpec, UserError
-from deploy.cluster_runtime import check_storage, joined_cluster
+from deploy.cluster_runtime import check_memories, check_storage, in_one_line, joined_cluster
 from deploy.control import discard
 from deploy.metrics import RunFolder, check_free, check_unused, is_run
-from deploy.remote import InlineRuntime, Runtime, local_ray
+from deploy.remote import InlineRuntime, Runtime, check_count, local_ray
 from deploy.saved import check_origin, check_state
 from deploy.sizing import check_memory, object_store_bytes
 from deploy.supervisor import Supervisor, View
 from deploy.view import SilentView
-from replay_server.client import shard_title
 
 DEFAULT_PRESET = "cartpole"
 LIFE = 1 << 16
@@ -158,7 +157,7 @@ def train(
         check_free(path)
         check_unused(path, config)
         spec = environment_spec(config.env, config.seed)
-        with _runtime(config, spec, inline, address, view) as runtime:
+        with _runtime(config, spec, inline, address, view, path.name) as runtime:
             folder = RunFolder.create(path, config)
             try:
                 return _run(folder, spec, None, runtime, view, started_s)
@@ -184,7 +183,7 @@ def resume(
     check_origin(checkpoint, folder.config)
     _check_goes_on(checkpoint, folder)
     spec = environment_spec(folder.config.env, folder.config.seed)
-    with _runtime(folder.config, spec, inline, address, view) as runtime:
+    with _runtime(folder.config, spec, inline, address, view, folder.path.name) as runtime:
         return _run(folder, spec, checkpoint, runtime, view, started_s)
 
 
@@ -256,9 +255,9 @@ def _check_goes_on(checkpoint: Checkpoint, folder: RunFolder) -> None:
 
 @contextmanager
 def _runtime(
-    config: Config, spec: EnvironmentSpec, inline: bool, address: str | None, view: View
+    config: Config, spec: EnvironmentSpec, inline: bool, address: str | None, view: View, run: str
 ) -> Iterator[Runtime]:
-    """A runtime for a configuration that is sound; ended on the way out.
+    """A runtime for a configuration that is sound; ended on the way out. `run` is the run's name.
 
     Raises:
         UserError: it is not sound, or there is no such cluster.
@@ -266,9 +265,9 @@ def _runtime(
     if address is not None:
         view.message(f"joining the cluster at {address} …")
         _check(config, spec, here=False)
-        with joined_cluster(address, config, view) as runtime:
-            share = 1.0 if config.placement.shards == "near" else 1 / config.replay.shards
-            runtime.ask(shard_title(0), check_memory, config, spec, True, share)
+        with joined_cluster(address, config, view, run) as runtime:
+            with in_one_line(f"--address={address}"):
+                check_memories(config, spec, runtime)
             yield runtime
         return
     check_memory(config, spec, on_ray=not inline)  # before anything claims any
@@ -330,15 +329,17 @@ def _run(
 
     try:
         with folder.lock(), _own_changes(folder):
-            if runtime.elastic and folder.config.checkpoint.replay:
-                url = folder.checkpoints.storage.url
-                check_storage(url, runtime, folder.config.replay.shards)
-            incarnation = _begin_life(folder, checkpoint, runtime.parallel)
-            with _way_out(folder, checkpoint):  # inline, shards are filled when they are made
-                count = folder.config.actors.count or runtime.room()
-                config = with_actors(folder.config, count)
-                program = build_program(config, spec, runtime, incarnation, checkpoint)
-            supervisor = Supervisor(program, folder, view, started_s)
+            with in_one_line("the cluster") if runtime.elastic else nullcontext():
+                if runtime.elastic and folder.config.checkpoint.replay:
+                    url = folder.checkpoints.storage.url
+                    check_storage(url, runtime, folder.config.replay.shards)
+                incarnation = _begin_life(folder, checkpoint, runtime.parallel)
+                with _way_out(folder, checkpoint):  # inline, shards are filled when they are made
+                    count = folder.config.actors.count or runtime.room([], 0).result()
+                    check_count(count, runtime)
+                    config = with_actors(folder.config, count)
+                    program = build_program(config, spec, runtime, incarnation, checkpoint)
+                supervisor = Supervisor(program, folder, view, started_s)
             with _signals(supervisor, view):
                 if checkpoint is not None:
                     with _way_out(folder, checkpoint):

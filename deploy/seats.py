@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,6 +32,8 @@ def actor_title(index: int) -> str:
 
 ASK_AGAIN_S = 30.0
 """How often it is asked of a part that waits for a machine whether it still does."""
+ANSWER_S = 5.0
+"""How long that question may take."""
 
 
 class HungError(Exception):
@@ -47,6 +50,7 @@ class Seat:
         always: it is asked for signs of life even when it has no call of ours.
         made_s: when the part was made.
         call, called_s: its piece of work, and when it was given.
+        leaving_s: when it was asked to leave, if it was.
         failures: replacements in a row that did no work. replaced: replacements in all.
         up: it has shown a sign of life. place: where it lives, as far as that is known.
         rate, reported_s: env steps per second by its last two reports, and when the last came.
@@ -65,6 +69,7 @@ class Seat:
     always: bool = False
     call: Future[Any] | None = None
     called_s: float = 0.0
+    leaving_s: float = -math.inf
     failures: int = 0
     replaced: int = 0
     up: bool = False
@@ -112,6 +117,16 @@ class Seat:
         self.worked_from = None
 
 
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """Which parts wait for a machine: under way since `asked_s`."""
+
+    seats: list[Seat]
+    handles: list[Handle]
+    answer: Future[list[bool]]
+    asked_s: float
+
+
 class Watch:
     """Looks after all seats: who is dead, who hangs."""
 
@@ -136,6 +151,7 @@ class Watch:
         self._call_timeout_s = call_timeout_s
         self._start_timeout_s = start_timeout_s
         self._looked_s = time.monotonic()
+        self._homeless: _Question | None = None
 
     def look(self, seats: Iterable[Seat], now: float) -> list[tuple[Seat, Exception]]:
         """Seats whose part must be replaced, and why.
@@ -151,6 +167,7 @@ class Watch:
                 seat.pinged_s += away_s
                 seat.called_s += away_s
                 seat.made_s += away_s
+        self._hear_who_waits(now)
         found = []
         for seat in seats:
             if seat.vacant:
@@ -158,6 +175,7 @@ class Watch:
             error = self._error_of(seat, now)
             if error is not None:
                 found.append((seat, error))
+        self._ask_who_waits(seats, now)
         return found
 
     def _error_of(self, seat: Seat, now: float) -> Exception | None:
@@ -186,20 +204,52 @@ class Watch:
         return self._start_error_of(seat, now)
 
     def _start_error_of(self, seat: Seat, now: float) -> Exception | None:
-        if seat.up or self._start_timeout_s is None:
+        # Late, and it has been heard since that it waits for no machine.
+        if not self._late(seat, now) or seat.homeless or seat.asked_s <= seat.made_s:
             return None
-        waited_s = now - seat.made_s
-        if not seat.homeless and waited_s <= self._start_timeout_s:
-            return None
-        if seat.homeless and now - seat.asked_s < ASK_AGAIN_S:
-            return None
-        # It costs a question: asked only now, and now and then as long as the answer is yes.
-        seat.homeless, seat.asked_s = self._runtime.waits_for_machine(seat.handle), now
-        if seat.homeless:
-            seat.made_s = now
-        if seat.homeless or now - seat.made_s <= self._start_timeout_s:
-            return None
-        return HungError(f"{seat.title} did not come up within {waited_s:,.0f} s")
+        return HungError(f"{seat.title} did not come up within {now - seat.made_s:,.0f} s")
+
+    def _late(self, seat: Seat, now: float) -> bool:
+        limit_s = self._start_timeout_s
+        return not seat.up and limit_s is not None and now - seat.made_s > limit_s
+
+    def _ask_who_waits(self, seats: Iterable[Seat], now: float) -> None:
+        """Whoever is late may still wait for a machine. It costs a question: one for all."""
+        if self._homeless is not None:
+            return
+        due = [
+            seat
+            for seat in seats
+            if not seat.vacant
+            and (
+                now - seat.asked_s >= ASK_AGAIN_S
+                if seat.homeless
+                else self._late(seat, now) and seat.asked_s <= seat.made_s
+            )
+        ]
+        if due:
+            handles = [seat.handle for seat in due]
+            self._homeless = _Question(due, handles, self._runtime.homeless(handles), now)
+
+    def _hear_who_waits(self, now: float) -> None:
+        """Take the answer, if it is there."""
+        question = self._homeless
+        if question is None:
+            return
+        waiting = [True] * len(question.seats)  # unless the answer says otherwise
+        if question.answer.done():
+            with suppress(RemoteDiedError):
+                waiting = question.answer.result()
+        elif now - question.asked_s > ANSWER_S:
+            self._runtime.give_up(question.answer)
+        else:
+            return
+        self._homeless = None
+        for seat, handle, waits in zip(question.seats, question.handles, waiting, strict=True):
+            if seat.handle is handle and not seat.up:
+                seat.homeless, seat.asked_s = waits, now
+                if waits:
+                    seat.made_s = now
 
     @property
     def _patience_s(self) -> float:

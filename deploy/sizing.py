@@ -21,6 +21,8 @@ MEMORY_SHARE = 0.8
 """Of the memory that is free, at the most so much is for the replay memory and its messages."""
 OWN_GROUPS = Path("/proc/self/cgroup")
 CGROUP = Path("/sys/fs/cgroup")
+ACTOR_BYTES = 128 << 20
+"""What the process of an actor takes for itself at the least: Python, torch, Ray."""
 PACKED_SHARE = 0.02
 """What compressed frames are expected to take of their size, at least: with it the number of
 transitions that fit into given bytes is computed. Larger frames fill the bytes with fewer."""

@@ -38,7 +38,7 @@ from deploy.control import APPLIED, LOOK_EVERY_S, ControlFile, changed, describe
 from deploy.crew import Crew
 from deploy.metrics import CONTROL, MIN_RATE_S, MetricsWriter, RunFolder
 from deploy.records import Counters, Records
-from deploy.remote import part_name
+from deploy.remote import check_count, part_name
 from deploy.saved import learner_state, shard_origin
 from deploy.seats import LIVED_S, HungError, Seat, Watch, cause_of
 from deploy.status import PartStatus, part_status, run_status
@@ -84,6 +84,8 @@ LAST_STATE_S = 30.0
 """How long a run that failed waits for that checkpoint."""
 FILL_EVERY_S = 5.0
 """How often a run that fills its cluster looks how much room there is."""
+STARTING_S = 60.0
+"""An actor that is not up for so long is taken to wait for room, no longer to start."""
 PING_S = 1.0
 """How long a part that nobody waits for has to show that it does not hang."""
 NAMED_PARTS = 5
@@ -198,11 +200,17 @@ class Supervisor:
         self._board: Seat | None = None
         if program.runtime.elastic:
             self._board = Seat("board", self._new_board, self._new_board(first), first, True)
-        self._post: Future[list[tuple[int, dict[str, Any]]]] | None = None
+        self._post: Future[None] | None = None  # under way
+        self._wishes: Future[list[tuple[int, dict[str, Any]]]] | None = None  # asked for
         self._answers: dict[int, str] = {}
         self._status_s = -math.inf
         self._unwritten = False  # the newest report, or the best weights
-        self._looked_s = self._filled_s = started_s
+        self._looked_s = self._filled_s = self._heard_s = started_s
+        self._room: Future[int] | None = None  # asked for
+        self._scattered = False  # actors live on more machines than they need, perhaps
+        self._move: Future[Handle | None] | None = None  # asked for
+        self._settled_s = started_s
+        self._room_before = config.actors.count  # what was answered last
         self._statistics: list[Future[ShardStatistics]] = []  # asked for
         self._asked_s = started_s
 
@@ -291,7 +299,9 @@ class Supervisor:
             self._tend(now, self._players)
             self._see_who_is_late(now)
             self._fill_the_cluster(now)
+            self._empty_nodes(now)
             self._look_for_changes(now)
+            self._hear_the_board(now)
             self._report_if_due(metrics)
             self._stop_if_stalled(now)
             self._see_to_checkpoints(now)
@@ -448,6 +458,7 @@ class Supervisor:
     def _resize(self) -> None:
         """Go on with as many actors as the configuration says now."""
         crew, count = self._crew, self._config.actors.count
+        self._scattered = self._program.runtime.elastic and count < len(crew.seats)
         crew.grow(count)
         idle = crew.shrink(count)
         crew.redeal()
@@ -484,7 +495,8 @@ class Supervisor:
         """Who was to leave and does not answer goes all the same."""
         crew = self._crew
         for seat in [*crew.leaving, *crew.closing]:
-            if now - seat.called_s > FINISH_S:
+            # Its work may have been long under way when it was to leave.
+            if now - max(seat.called_s, seat.leaving_s) > FINISH_S:
                 if seat in crew.leaving:
                     self._limiter.end_insert(self._config.insert_quantum, 0)
                 crew.forget(seat)
@@ -493,17 +505,59 @@ class Supervisor:
     def _fill_the_cluster(self, now: float) -> None:
         """With `actors.count = "auto"`: as many actors as there is room for now."""
         runtime = self._program.runtime
-        if (
-            self._folder.config.actors.count
-            or not runtime.elastic
-            or now - self._filled_s < FILL_EVERY_S
-        ):
+        if self._folder.config.actors.count or not runtime.elastic:
+            self._room = None
             return
-        self._filled_s = now
-        count, before = runtime.room(), len(self._crew.seats)
+        if self._room is None and now - self._filled_s >= FILL_EVERY_S:
+            self._filled_s = now
+            players = [*self._crew.all, *([self._evaluator] if self._evaluator else [])]
+            starting = sum(not s.up and now - s.made_s < STARTING_S for s in players)
+            self._room = runtime.room([seat.handle for seat in players], starting)
+        if self._room is None or not self._room.done():
+            return
+        asked, self._room = self._room, None
+        try:
+            room, before = asked.result(), len(self._crew.seats)
+        except RemoteDiedError:
+            return  # asked again
+        # Fewer only if that was seen twice: what a part held that has left is free a bit later.
+        count = room if room >= before else min(before, max(room, self._room_before))
+        self._room_before = room
         if count != before:
             self._take_over(with_actors(self._config, count))
             self._view.message(f"actors.count: {before} → {count}, as many as there is room for")
+
+    def _empty_nodes(self, now: float) -> None:
+        """Where there were more actors: have the rest move together, so that nodes get empty.
+
+        One at a time, and only as long as that empties a node; the cluster then lets it go.
+        """
+        crew, runtime = self._crew, self._program.runtime
+        if not self._scattered:
+            return
+        if self._move is None:
+            settled = not crew.leaving and not crew.closing and all(s.up for s in crew.seats)
+            if not settled:
+                self._settled_s = now
+            elif now - self._settled_s >= FILL_EVERY_S:  # Ray takes a moment to see who left
+                players = [*crew.seats, *([self._evaluator] if self._evaluator else [])]
+                self._move = runtime.move([seat.handle for seat in players])
+            return
+        if not self._move.done():
+            return
+        asked, self._move = self._move, None
+        self._settled_s = now
+        try:
+            handle = asked.result()
+        except RemoteDiedError:
+            return  # asked again
+        self._scattered = handle is not None and self._folder.config.actors.count > 0
+        for seat in crew.seats:
+            if seat.handle is handle:
+                self._view.message(f"{seat.title} moves: a node gets empty")
+                if crew.move(seat):
+                    self._close(seat)
+                return
 
     # --- parts that die or hang --------------------------------------------------------------
 
@@ -551,9 +605,10 @@ class Supervisor:
     def _new_board(self, incarnation: int) -> Handle:
         run = self._folder.path.name
         name = part_name(BOARD, incarnation)
-        self._post = None
+        self._post = self._wishes = None
+        # What was counted before, by another board or in another life, is counted.
         return self._program.runtime.spawn(
-            Board, run, name=name, title=BOARD, public_name=f"{run}:{name}"
+            Board, run, incarnation > 0, name=name, title=BOARD, public_name=f"{run}:{name}"
         )
 
     def _new_variables(self, incarnation: int) -> Handle:
@@ -857,19 +912,17 @@ class Supervisor:
     def _go_on_with(self, new: Config, keys: list[str]) -> str:
         """Go on with another configuration; what is different about it."""
         folder = self._folder
-        old, limit = folder.config, self._program.runtime.limit()
-        if limit is not None and new.actors.count > limit:
-            raise UserError(
-                f"actors.count={new.actors.count}: the cluster can never hold more than {limit}"
-            )
+        old, runtime = folder.config, self._program.runtime
+        check_count(new.actors.count, runtime)
         folder.config = new
         try:
             folder.save_config()  # before anything else: a resume must not fall back
         except OSError:
             folder.config = old
             raise
-        count = new.actors.count or self._program.runtime.room()
-        self._take_over(with_actors(new, count))
+        # On a cluster it is looked at, and asked of Ray, from now on.
+        now = len(self._crew.seats) if runtime.elastic else runtime.room([], 0).result()
+        self._take_over(with_actors(new, new.actors.count or now))
         return describe(old, new, keys)
 
     def _take_over(self, new: Config) -> None:
@@ -1236,15 +1289,13 @@ class Supervisor:
         self._record(partial(metrics.write, line))
         self._view.update(line)
         now = time.monotonic()
-        if self._board is not None:
-            self._hear_the_board(self._board)
         if now - self._status_s >= STATUS_EVERY_S:
             self._status_s = now
             status = run_status(self._folder.path.name, line, self._part_statuses(now))
             self._folder.write_status(status)
-            if self._board is not None and self._board.up and self._post is None:
-                answers, self._answers = self._answers, {}
-                self._post = self._board.handle.call("post", line, status, answers)
+            board = self._board
+            if board is not None and board.up and (self._post is None or self._post.done()):
+                self._post = board.handle.call("post", line, status)
 
     def _record(self, write: Callable[[], None]) -> None:
         """Write what the run can do without: if that fails it says so, once, and goes on."""
@@ -1257,16 +1308,23 @@ class Supervisor:
         else:
             self._unwritten = False
 
-    def _hear_the_board(self, board: Seat) -> None:
-        """Take the wishes that others left there."""
-        if self._post is None or not self._post.done():
+    def _hear_the_board(self, now: float) -> None:
+        """Take the wishes that others left there, and hand in what became of those before."""
+        board = self._board
+        if board is None:
             return
-        post, self._post = self._post, None
-        try:
-            for number, wish in post.result():
-                self._answers[number] = self._take_wish(wish)
-        except RemoteDiedError:
-            board.suspect = True
+        if self._wishes is not None and self._wishes.done():
+            asked, self._wishes = self._wishes, None
+            try:
+                for number, wish in asked.result():
+                    self._answers[number] = self._take_wish(wish)
+            except RemoteDiedError:
+                board.suspect = True
+        due = self._answers or now - self._heard_s >= LOOK_EVERY_S
+        if due and board.up and self._wishes is None:
+            self._heard_s = now
+            answers, self._answers = self._answers, {}
+            self._wishes = board.handle.call("hear", answers)
 
     def _part_statuses(self, now: float) -> Iterator[PartStatus]:
         for seat in self._fixed:

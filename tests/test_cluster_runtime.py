@@ -1,28 +1,63 @@
-"""What a cluster can hold; addresses that are none."""
+"""What a cluster can hold; addresses that are none; two runs on one cluster."""
 
 from __future__ import annotations
 
+import importlib
+import json
+import os
 import socket
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 
 import pytest
 import yaml
+from program_helpers import ROOT, wait_for
 
+from actors.environments import environment_spec
 from common.config import Config
+from common.handles import Failed, RemoteDiedError
 from common.types import UserError
+from deploy import cluster_runtime
+from deploy.board import NAMESPACE, Board, boards_at, names_of_boards
 from deploy.cli import main
-from deploy.cluster_runtime import BOOTSTRAP, Cluster, Known, NodeKind, connect, known_nodes
+from deploy.cluster_runtime import (
+    BOOTSTRAP,
+    Cluster,
+    Known,
+    NodeKind,
+    Seen,
+    _ask_head,
+    check_memories,
+    connect,
+    in_one_line,
+    joined_cluster,
+    known_nodes,
+)
 from deploy.demands import ACTOR_NODES, LEARNER_NODES, demands
+from deploy.remote import RayRuntime, RemoteFuture
+from deploy.sizing import check_memory
 
 HEAD = NodeKind({"CPU": 0.0}, 1)
 GPU = NodeKind({"CPU": 4.0, "GPU": 1.0, LEARNER_NODES: 1000}, 1)
 SPOT = NodeKind({"CPU": 8.0, ACTOR_NODES: 1000}, 10)
 
 
-def cluster(kinds, nodes=None, **values):
+class Lines:
+    """A view that keeps what it is told."""
+
+    def __init__(self):
+        self.lines = []
+
+    def message(self, text):
+        self.lines.append(text)
+
+
+def cluster(kinds, nodes=None, offers=frozenset(), **values):
     """Of kinds that are known; claims nothing."""
     made = Cluster.__new__(Cluster)
     made._config = Config.model_validate(values)
-    made._known = Known(None if kinds is None else tuple(kinds), nodes)
+    made._known = Known(None if kinds is None else tuple(kinds), nodes, offers)
     made._plan()
     return made
 
@@ -31,6 +66,19 @@ def test_actors_fill_the_nodes_that_are_for_them_beside_the_evaluator():
     assert cluster([HEAD, GPU, SPOT]).limit() == 10 * 8 - 1
     assert cluster([HEAD, GPU, SPOT], placement={"actor_cpus": 0.5}).limit() == 10 * 16 - 2
     assert cluster([HEAD, GPU, SPOT], placement={"actor_cpus": 16.0}).limit() == 0
+
+
+def test_nodes_of_all_kinds_together_have_a_limit_too():
+    # Head, learner's, and two for actors.
+    assert cluster([HEAD, GPU, SPOT], nodes=4).limit() == 2 * 8 - 1
+    assert cluster([HEAD, GPU, SPOT], nodes=100).limit() == 10 * 8 - 1
+    # The better kind is taken as long as there is any.
+    small = NodeKind({"CPU": 2.0, ACTOR_NODES: 1000}, 10)
+    assert cluster([HEAD, GPU, small, NodeKind(SPOT.resources, 1)], nodes=4).limit() == 8 + 1
+    with pytest.raises(
+        UserError, match=r"actors\.count=16: the cluster can never hold more than 15"
+    ):
+        cluster([HEAD, GPU, SPOT], nodes=4, actors={"count": 16})._check()
 
 
 def test_without_roles_everybody_shares():
@@ -62,7 +110,10 @@ def test_the_head_knows_its_cluster_file(tmp_path, monkeypatch):
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
     assert known_nodes(tmp_path) == Known(None, 0), "started by hand: who is there is all"
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
-    assert known_nodes(tmp_path) == Known(None, None), "there is no telling"
+    monkeypatch.delenv("RAY_CLUSTER_NAME", raising=False)
+    unread = known_nodes(tmp_path)
+    assert (unread.kinds, unread.nodes) == (None, None), "there is no telling"
+    assert "Kubernetes does not say which nodes may come" in unread.remark
     file = tmp_path / BOOTSTRAP
     document = {
         "max_workers": 4,
@@ -74,9 +125,7 @@ def test_the_head_knows_its_cluster_file(tmp_path, monkeypatch):
         },
     }
     file.write_text(yaml.safe_dump(document))
-    assert known_nodes(tmp_path) == Known(
-        (NodeKind({"CPU": 0.0}, 1), NodeKind({"CPU": 8.0}, 5)), None
-    )
+    assert known_nodes(tmp_path) == Known((NodeKind({"CPU": 0.0}, 1), NodeKind({"CPU": 8.0}, 5)), 5)
     file.write_text(yaml.safe_dump({"provider": {"type": "local", "worker_ips": ["a", "b"]}}))
     assert known_nodes(tmp_path) == Known(None, 3)
     for text in ("[1, 2]", "provider: {", "{}"):
@@ -103,3 +152,346 @@ def test_an_address_that_does_not_answer(capsys):
         line for line in err if line.startswith("raydqn: error:")
     ]
     assert main(["train", "--address", "auto", "--inline"]) == 2
+
+
+# --- what is known of nodes to come -------------------------------------------------------------
+
+
+@pytest.fixture
+def kubernetes(monkeypatch):
+    """Kubernetes' API, as far as the head asks it; a list of what was asked, and the answer."""
+    documents = yaml.safe_load_all((ROOT / "deploy/clusters/kuberay.yaml").read_text())
+    answer = next(document for document in documents if document["kind"] == "RayCluster")
+    answer["metadata"]["namespace"] = "lab"
+    asked = []
+
+    class Api(BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append((self.path, self.headers["Authorization"]))
+            there = self.path.endswith("/namespaces/lab/rayclusters/mine")
+            self.send_response(200 if there else 403)
+            self.end_headers()
+            self.wfile.write(json.dumps(answer).encode())
+
+        def log_message(self, *_):
+            pass
+
+    from ray.autoscaler._private.kuberay import node_provider
+
+    url_of = node_provider.url_from_resource
+
+    def url(**of):  # TLS is not what is tested
+        path = url_of(**of, kubernetes_host="https://api").removeprefix("https://api")
+        return f"http://127.0.0.1:{server.server_port}{path}"
+
+    monkeypatch.setattr(node_provider, "url_from_resource", url)
+    secrets = ({"Authorization": "Bearer it"}, "", None)
+    monkeypatch.setattr(node_provider, "load_k8s_secrets", lambda: secrets)
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "api")
+    monkeypatch.setenv("RAY_CLUSTER_NAME", "mine")
+    monkeypatch.setenv("RAY_CLUSTER_NAMESPACE", "lab")
+    with HTTPServer(("127.0.0.1", 0), Api) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield asked, answer
+        server.shutdown()
+
+
+def test_on_kubernetes_roles_and_gpus_are_known_before_any_pod_is_there(tmp_path, kubernetes):
+    asked, _ = kubernetes
+    known = known_nodes(tmp_path)
+    assert asked == [("/apis/ray.io/v1/namespaces/lab/rayclusters/mine", "Bearer it")]
+    assert (known.nodes, known.remark) == (1 + 1 + 16, "")
+    assert [kind.count for kind in known.kinds] == [1, 1, 16]
+    made = cluster(known.kinds, known.nodes)
+    assert made._fixed[0].bundle() == {"CPU": 1.0, "GPU": 1.0, LEARNER_NODES: 0.001}
+    assert ACTOR_NODES in made._actor.bundle()
+    assert made.limit() == 16 * 16 - 1
+    made._check()
+
+
+def test_on_kubernetes_without_its_autoscaler_nobody_starts_more(tmp_path, kubernetes):
+    _, answer = kubernetes
+    del answer["spec"]["enableInTreeAutoscaling"]
+    learner, actors = answer["spec"]["workerGroupSpecs"]
+    learner["replicas"], actors["replicas"] = 1, 2
+    known = known_nodes(tmp_path)
+    assert [kind.count for kind in known.kinds] == [1, 1, 2]
+
+
+def test_what_kubernetes_does_not_tell_is_said_once_and_the_run_goes_on(
+    tmp_path, kubernetes, monkeypatch
+):
+    monkeypatch.setenv("RAY_CLUSTER_NAME", "theirs")
+    known = known_nodes(tmp_path)
+    assert (known.kinds, known.nodes) == (None, None)
+    assert "does not say which nodes may come (HTTPError: 403" in known.remark
+    assert len(known.remark.splitlines()) == 1
+
+
+def test_on_machines_of_ones_own_a_gpu_and_roles_still_to_come_are_waited_for(
+    tmp_path, monkeypatch
+):
+    document = yaml.safe_load((ROOT / "deploy/clusters/on-prem.yaml").read_text())
+    head, workers = document["head_start_ray_commands"], document["worker_start_ray_commands"]
+    document["head_start_ray_commands"], document["worker_start_ray_commands"] = workers, head
+    (tmp_path / BOOTSTRAP).write_text(yaml.safe_dump(document))
+    known = known_nodes(tmp_path)
+    assert known == Known(None, 3, frozenset({"GPU", LEARNER_NODES, ACTOR_NODES}))
+    node = NodeKind({"CPU": 8.0, ACTOR_NODES: 1000}, 1)
+    monkeypatch.setattr(Cluster, "_kinds", lambda self: [node])
+    made = cluster(None, 3, known.offers)
+    assert made._fixed[0].bundle() == {"CPU": 1.0, "GPU": 1.0, LEARNER_NODES: 0.001}
+    assert not made._learns_on_cpu_unknowingly
+
+
+# --- on a Ray that acts as a cluster of one node ------------------------------------------------
+
+
+class Part:
+    """Something that holds a place."""
+
+
+SMALL = Config.model_validate({"actors": {"count": "auto"}})
+
+
+@pytest.fixture(scope="module")
+def one_node():
+    """Eight CPUs, and this process is connected; a test may add nodes."""
+    import ray
+    from ray.cluster_utils import Cluster as Nodes
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(Path(__file__).parent)]))
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+        head = {"num_cpus": 8, "num_gpus": 0, "object_store_memory": 100 << 20}
+        nodes = Nodes(initialize_head=True, head_node_args={**head, "include_dashboard": False})
+        try:
+            ray.init(
+                address=nodes.address,
+                namespace=NAMESPACE,
+                log_to_driver=False,
+                logging_level="error",
+            )
+            yield nodes
+        finally:
+            ray.shutdown()
+            nodes.shutdown()
+
+
+def test_two_runs_share_a_cluster_and_what_one_holds_is_no_room_for_the_other(one_node):
+    view = Lines()
+    mine, theirs = Cluster(SMALL, view), Cluster(SMALL, view)
+    assert [line for line in view.lines if "learning is on the CPU: no node has a GPU" in line]
+
+    def room(of, parts=(), starting=0):
+        return RayRuntime(of).room(list(parts), starting).result()
+
+    # A learner, a shard and, still to come, an evaluator of one's own; learner and shard of theirs.
+    wait_for(lambda: (room(mine), room(theirs)) == (3, 3))
+    actors = [RayRuntime(mine).spawn(Part, name=f"actor-{i}-0", title=f"actor-{i}") for i in (0, 1)]
+    wait_for(lambda: (room(mine, actors), room(theirs)) == (3, 1))
+    assert room(mine, starting=2) == 3, "two that start may be what holds that"
+    for actor in actors:
+        RayRuntime(mine).kill(actor)
+    mine.free()
+    wait_for(lambda: room(theirs) == 5)
+    theirs.free()
+
+
+def test_where_nodes_can_be_started_there_is_room_on_them_less_what_others_hold(monkeypatch):
+    bundles = {0: "gpu", 1: "gpu"}
+    monkeypatch.setattr(
+        "ray.util.placement_group_table", lambda group: {"bundles_to_node_id": bundles}
+    )
+    made = cluster([HEAD, GPU, SPOT], nodes=100)
+    spot = dict(SPOT.resources)
+    total = {"head": dict(HEAD.resources), "gpu": dict(GPU.resources), "spot": spot}
+    used = {**spot, "CPU": 8.0 - 1 - 2 - 4}  # our evaluator and two actors; four of others
+    places = {"a": "spot", "b": "spot", "e": "spot"}
+    seen = Seen(total, {"head": {}, "gpu": {"CPU": 2.0}, "spot": used}, places)
+    players = {"a": "actor-0-0", "b": "actor-1-0", "e": "evaluator-0", "c": "actor-2-0"}
+    assert made._room_in(players, 0, seen) == made.limit() - 4
+    assert made._room_in(players, 1, seen) == made.limit() - 3, "that may be the one that starts"
+    monkeypatch.setattr(made, "_known", Known(None, None))
+    assert made._room_in(players, 0, seen) == 8 - 1 - 4, "only nodes that are there"
+
+
+def test_a_name_that_a_run_has_is_refused(one_node, monkeypatch):
+    import ray
+
+    runtime = RayRuntime(Cluster(SMALL, Lines()))
+    board = runtime.spawn(Board, "mine", name="board-3", title="board", public_name="mine:board-3")
+    board.call("status").result()
+    assert names_of_boards() == {"mine": "mine:board-3"}
+    monkeypatch.setattr(cluster_runtime, "connect", lambda address: None)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    with (
+        pytest.raises(UserError, match=r"^mine: a run of that name goes on there"),
+        joined_cluster("auto", SMALL, Lines(), "mine"),
+    ):
+        pass
+    with pytest.raises(UserError, match="another run of that name has just begun"):
+        runtime.spawn(Board, "mine", name="board-3", title="board", public_name="mine:board-3")
+    # One that ended since it was listed is no error.
+    monkeypatch.setattr(cluster_runtime, "connect", lambda address, ship: None)
+    monkeypatch.setattr(
+        "deploy.board.names_of_boards", lambda: {"gone": "gone:board-0", "mine": "mine:board-3"}
+    )
+    with boards_at("auto") as boards:
+        assert list(boards) == ["mine"]
+    runtime.kill(board)
+    runtime._placement.free()
+
+
+class NeedsMore:
+    """What nodes without all our dependencies cannot read."""
+
+    def __reduce__(self):
+        return importlib.import_module, ("no_such_module",)
+
+
+def test_a_node_that_lacks_what_our_code_needs_is_an_error_of_one_line(one_node, monkeypatch):
+    import ray
+
+    def asked(_=NeedsMore()):  # noqa: B008 to have it travel with the function
+        pass
+
+    says = (
+        "^--address=ray://a:1: a node there has no module no_such_module; install raydqn's "
+        "dependencies on all nodes, in the versions of constraints.txt$"
+    )
+    with pytest.raises(UserError, match=says), in_one_line("--address=ray://a:1"):
+        RemoteFuture(ray.remote(asked).remote(), "it").result()
+
+    def slow():
+        threading.Event().wait(60)
+
+    monkeypatch.setattr(cluster_runtime, "known_nodes", slow)
+    monkeypatch.setattr(cluster_runtime, "HEAD_S", 0.5)
+
+    def says_of(work):
+        with pytest.raises(UserError) as caught, in_one_line("it"):
+            work()
+        return str(caught.value)
+
+    assert says_of(_ask_head).startswith("it: its head did not answer within 0.5 s")
+    lost = Failed(RemoteDiedError("learner", "its machine is gone", True))
+    assert says_of(lost.result).startswith("it: learner died (its machine is gone), before the run")
+    failing = ray.remote(lambda: 1 / 0)
+    assert says_of(lambda: ray.get(failing.remote())) == "it: ZeroDivisionError: division by zero"
+
+
+def test_a_connection_that_is_gone_does_not_hide_why_a_run_ends(monkeypatch):
+    def gone(group):
+        raise ConnectionError("gone")
+
+    monkeypatch.setattr("ray.util.remove_placement_group", gone)
+    made = cluster([HEAD, GPU, SPOT])
+    made._group = object()
+    made.free()
+    assert made._group is None
+
+
+def test_every_machine_that_is_to_hold_shards_is_asked_for_memory_for_its_own(one_node):
+    config = Config.model_validate({"replay": {"shards": 4}})
+    made = Cluster(config, Lines())
+
+    class TwoMachines(RayRuntime):
+        """One machine that acts as if it were two."""
+
+        def __init__(self, placement):
+            super().__init__(placement)
+            self.asked = []
+
+        def ask(self, title, function, *arguments):
+            answer = super().ask(title, function, *arguments)
+            if function is not check_memory:
+                return f"{answer}-{title == 'shard-2'}"
+            self.asked.append((title, arguments[-1]))
+            return answer
+
+    runtime = TwoMachines(made)
+    check_memories(config, environment_spec(config.env), runtime)
+    assert runtime.asked == [("shard-0", 0.75), ("shard-2", 0.25)]
+    made.free()
+
+
+def test_who_lives_alone_moves_to_others_so_that_its_node_becomes_empty(one_node, monkeypatch):
+    small = {"CPU": 2.0, ACTOR_NODES: 1000.0}
+    kinds = (NodeKind({"CPU": 8.0}, 1), NodeKind(small, 2))
+    monkeypatch.setattr(cluster_runtime, "_ask_head", lambda: Known(kinds, 3))
+    made = Cluster(SMALL, Lines())
+    runtime = RayRuntime(made)
+    added = [
+        one_node.add_node(
+            num_cpus=2, num_gpus=0, resources={ACTOR_NODES: 1000}, object_store_memory=80 << 20
+        )
+        for _ in range(2)
+    ]
+
+    def spawn(incarnation):
+        return runtime.spawn(Part, name=f"actor-0-{incarnation}", title="actor-0")
+
+    def places(*actors):
+        names = {actor.remote._actor_id.hex(): actor.name for actor in actors}
+        seen = made._look(names).result().places
+        return [seen.get(actor_id) for actor_id in names]
+
+    first, second = (node.node_id for node in added)
+    actors = []
+    for node in (first, second):  # both of one title: what counts is where they are
+        made._goals["actor-0"] = node
+        actors.append(spawn(len(actors)))
+    wait_for(lambda: places(*actors) == [first, second])
+    mover = wait_for(lambda: runtime.move(actors).result())
+    (stays,) = [actor for actor in actors if actor is not mover]
+    successor = spawn(2)
+    runtime.kill(mover)
+    wait_for(lambda: places(successor) == places(stays) != [None])
+    assert runtime.move([successor, stays]).result() is None, "there is only one node left in use"
+    for actor in (successor, stays):
+        runtime.kill(actor)
+    made.free()
+    for node in added:
+        one_node.remove_node(node)
+
+
+NODES = {"head": {"CPU": 0.0, "node:__internal_head__": 1.0}, "gpu": dict(GPU.resources)}
+
+
+@pytest.mark.parametrize(
+    ("taken", "moves"),
+    [
+        ({"x": "a", "y": "b-b", "z": "b-b"}, "x"),
+        ({"x": "a", "y": "b-b", "z": "a"}, "y"),
+        ({"x": "a", "y": "a", "z": "a"}, None),  # nobody else is anywhere
+    ],
+    ids=["the-one-alone", "the-other-one", "all-together"],
+)
+def test_who_moves_is_of_the_node_with_the_fewest(monkeypatch, taken, moves):
+    monkeypatch.setattr(
+        "ray.util.placement_group_table", lambda group: {"bundles_to_node_id": {0: "gpu", 1: "gpu"}}
+    )
+    made = cluster([HEAD, GPU, SPOT], nodes=100)
+    total = {**NODES, "a": dict(SPOT.resources), "b-b": dict(SPOT.resources)}
+    left = {name: dict(node) for name, node in total.items()}
+    left["gpu"]["CPU"] -= 2
+    left["gpu"]["GPU"] -= 1
+    left["gpu"][LEARNER_NODES] -= 0.002
+    for node in taken.values():
+        left[node]["CPU"] -= 1
+        left[node][ACTOR_NODES] -= 0.001
+    players = {part: f"actor-{'xyz'.index(part)}-7" for part in taken}
+    assert made._move_in(players, Seen(total, left, taken)) == moves
+    if moves is None:
+        return
+    title = players[moves].rpartition("-")[0]
+    assert made._goals == {title: {"x": "b-b", "y": "a"}[moves]}
+    # What others run on a node keeps it; without enough room nobody moves either.
+    left[taken[moves]]["CPU"] -= 1
+    assert made._move_in(players, Seen(total, left, taken)) not in (moves, None)
+    left[taken[moves]]["CPU"] += 1
+    (goal,) = set(taken.values()) - {taken[moves]}
+    left[goal]["CPU"] = 0.5
+    assert made._move_in(players, Seen(total, left, taken)) is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -19,7 +20,15 @@ from common.config import Config
 from common.handles import RemoteDiedError
 from common.types import UserError
 from deploy import VERSION
-from deploy.remote import InlineRuntime, OneMachine, RayRuntime, RemoteFuture, _Host, local_ray
+from deploy.remote import (
+    InlineRuntime,
+    OneMachine,
+    RayRuntime,
+    RemoteFuture,
+    _Host,
+    check_count,
+    local_ray,
+)
 
 
 class Part:
@@ -214,13 +223,35 @@ def test_a_part_that_is_being_made_has_a_machine_and_one_without_room_waits_for_
     slow = elastic.spawn(SlowPart, name="slow", title="slow")
     homeless = elastic.spawn(Part, 0, name="homeless", title="homeless")
     deadline = time.monotonic() + 60
-    while elastic.waits_for_machine(slow) and time.monotonic() < deadline:
+    both = [slow, homeless]
+    while elastic.homeless(both).result() != [False, True] and time.monotonic() < deadline:
         time.sleep(0.2)
-    assert not elastic.waits_for_machine(slow)
-    assert elastic.waits_for_machine(homeless)
-    assert not ray_runtime.waits_for_machine(homeless), "none will ever come here"
+    assert elastic.homeless(both).result() == [False, True]
+    assert ray_runtime.homeless(both).result() == [False, False], "no machine will ever come here"
     for handle in (slow, homeless):
         elastic.kill(handle)
+
+
+def test_a_question_that_nobody_can_answer_is_given_up(ray_runtime):
+    class Nowhere(Elastic):
+        def options(self, title):
+            return {"resources": {"no such node": 1}}
+
+    elastic = RayRuntime(Nowhere())
+    question = elastic.homeless([])
+    assert not question.done()
+    elastic.give_up(question)
+    with pytest.raises(RemoteDiedError):
+        question.result()
+
+
+def test_more_actors_than_the_memory_holds_are_refused(ray_runtime):
+    limit = ray_runtime.limit()
+    check_count(limit, ray_runtime)
+    says = f"actors.count={limit + 1}: the memory of this machine can never hold more than {limit}"
+    with pytest.raises(UserError, match=re.escape(says)):
+        check_count(limit + 1, ray_runtime)
+    assert 1 <= limit < 100_000
 
 
 def test_kill_ends_the_process(ray_runtime):

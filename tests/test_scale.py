@@ -5,6 +5,9 @@ from __future__ import annotations
 import io
 import json
 import math
+import threading
+import time
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -14,7 +17,7 @@ from rich.console import Console
 from actors.actor import Actor
 from actors.environments import environment_spec
 from common.config import Config, build, merge, to_toml, with_actors
-from common.handles import InlineHandle
+from common.handles import InlineHandle, Ready
 from common.types import UserError
 from common.variables import Variables
 from deploy.board import COUNTERS, Board, ask_board, board_of, metric_name
@@ -26,7 +29,7 @@ from deploy.program import build as build_program
 from deploy.remote import InlineRuntime
 from deploy.run import make_config, train
 from deploy.status import PartStatus, run_status, show
-from deploy.supervisor import Supervisor
+from deploy.supervisor import FILL_EVERY_S, FINISH_S, Supervisor
 
 
 def tiny(**over):
@@ -133,24 +136,117 @@ def test_auto_is_settled_when_the_run_begins_and_stays_in_its_folder(tmp_path):
 
 
 class Limited(InlineRuntime):
-    """A machine that can never hold more than five actors."""
+    """A cluster that can never hold more than five actors; how many now, the test says."""
+
+    elastic = True
+
+    def __init__(self):
+        self.rooms = []
+        self.moves = []
+
+    def move(self, players):
+        return Ready(self.moves.pop(0))
 
     def limit(self):
         return 5
+
+    def room(self, players, starting):
+        self.asked = [handle.name for handle in players], starting
+        return Ready(self.rooms.pop(0))
+
+
+def supervisor_in(folder, runtime):
+    program = build_program(folder.config, environment_spec(folder.config.env), runtime)
+    return Supervisor(program, folder, Asks(folder.path, []), time.monotonic())
 
 
 def test_more_than_the_cluster_can_ever_hold_is_refused(tmp_path):
     config = tiny()
     folder = RunFolder.create(tmp_path / "run", config)
-    program = build_program(config, environment_spec(config.env), Limited())
-    view = Asks(tmp_path / "run", [])
-    supervisor = Supervisor(program, folder, view, 0.0)
+    supervisor = supervisor_in(folder, Limited())
     answer = supervisor._take_wish({"actors": {"count": 6}})
     assert answer == ("actors.count=6: the cluster can never hold more than 5; nothing was changed")
     assert len(supervisor._crew.seats) == 1
     assert folder.config == config
     assert supervisor._take_wish({"actors": {"count": 5}}).startswith(APPLIED)
     assert len(supervisor._crew.seats) == 5
+
+
+def test_a_run_that_fills_its_cluster_grows_at_once_and_shrinks_when_it_has_seen_it_twice(tmp_path):
+    runtime = Limited()
+    supervisor = supervisor_in(RunFolder.create(tmp_path / "run", tiny()), runtime)
+    assert supervisor._take_wish({"actors": {"count": "auto"}}).startswith(APPLIED)
+    assert len(supervisor._crew.seats) == 1, "looked at from now on"
+    now = time.monotonic() + 1e6
+
+    def after(*rooms):
+        nonlocal now
+        counts = []
+        for room in rooms:
+            runtime.rooms.append(room)
+            now += FILL_EVERY_S
+            supervisor._fill_the_cluster(now)
+            counts.append(len(supervisor._crew.seats))
+        return counts
+
+    assert after(4) == [4]
+    assert runtime.asked == (["actor-0-0"], 0), "made long ago"
+    assert after(4, 2, 4, 3, 2, 5) == [4, 4, 4, 4, 3, 5]
+    supervisor._fill_the_cluster(now + FILL_EVERY_S / 2)
+    assert not runtime.rooms, "not before its time"
+
+
+def test_after_a_shrink_actors_move_one_at_a_time_as_long_as_that_empties_a_node(tmp_path):
+    runtime = Limited()
+    config = tiny(actors={"count": 3})
+    supervisor = supervisor_in(RunFolder.create(tmp_path / "run", config), runtime)
+    crew, now = supervisor._crew, time.monotonic() + 1e6
+
+    def look():
+        nonlocal now
+        for _ in range(2):  # once to ask, once to hear
+            now += FILL_EVERY_S
+            supervisor._empty_nodes(now)
+
+    def come_up():
+        for seat in crew.seats:
+            seat.up = True
+
+    come_up()
+    look()  # with nobody to move: nothing was asked
+    assert supervisor._take_wish({"actors": {"count": 2}}).startswith(APPLIED)
+    mover, stays = crew.seats
+    runtime.moves = [mover.handle, None]
+    look()
+    assert [seat.name for seat in crew.seats] == ["actor-0-1", "actor-1-0"]
+    assert crew.seats[1] is stays
+    assert list(crew.idle) == [stays, crew.seats[0]]
+    assert (crew.leaving, crew.closing) == ([], []), "it handed in what it had, and left"
+    assert supervisor._counters.restarts == 0
+    look()
+    assert runtime.moves == [None], "not before the one that moved is up"
+    come_up()
+    look()
+    assert runtime.moves == []
+    look()  # it is over
+
+
+def test_whoever_is_to_leave_may_end_the_work_it_began_long_ago(tmp_path):
+    class Busy:
+        def done(self):
+            return False
+
+    config = tiny(actors={"count": 2})
+    supervisor = supervisor_in(RunFolder.create(tmp_path / "run", config), Limited())
+    crew, now = supervisor._crew, time.monotonic()
+    seat = crew.seats[1]
+    crew.idle.remove(seat)
+    seat.up, seat.call, seat.called_s = True, Busy(), now - 100.0
+    assert supervisor._take_wish({"actors": {"count": 1}}).startswith(APPLIED)
+    supervisor._see_who_is_late(now + FINISH_S - 1)
+    assert crew.leaving == [seat]
+    supervisor._see_who_is_late(now + FINISH_S + 1)
+    assert crew.leaving == []
 
 
 # --- what others see ----------------------------------------------------------------------------
@@ -217,20 +313,90 @@ def test_a_board_passes_wishes_on_once_and_answers_back(monkeypatch):
     assert board.status() is None
     first = board.ask({"actors": {"count": 2}})
     second = board.ask({"actors": {"count": 3}})
-    assert board.post({}, {"run": "mine"}, {}) == [
-        (first, {"actors": {"count": 2}}),
-        (second, {"actors": {"count": 3}}),
-    ]
-    assert board.post({}, {"run": "mine"}, {first: "applied: it"}) == []
+    wishes = [(first, {"actors": {"count": 2}}), (second, {"actors": {"count": 3}})]
+    assert board.hear({}) == wishes
+    assert board.hear({first: "applied: it"}) == []
     assert board.answer(first) == "applied: it"
     assert board.answer(second) is None
+    board.post({}, {"run": "mine"})
     assert board.status() == {"run": "mine"}
-    assert ask_board(handle, {}, wait_s=0.0) is None
+    assert ask_board(handle, "mine", {}, wait_s=0.0) is None
     for number in range(1_000):
-        board.post({}, {}, {number: "x"})
+        board.hear({number: "x"})
     assert len(board._answers) <= 100, "bounded"
     with pytest.raises(UserError, match="yours: no run of that name goes on at auto; there are: m"):
         board_of({"mine": handle}, "yours", "auto")
+
+
+def test_wishes_at_a_board_are_taken_however_seldom_the_run_reports(tmp_path, always_looking):
+    class Reporting(Asks):
+        def update(self, report):
+            reports.append(report)
+
+    config = tiny(stop={"learner_steps": 200, "score": None}, report={"every_s": 1_000.0})
+    folder = RunFolder.create(tmp_path / "run", config)
+    supervisor = supervisor_in(folder, Limited())
+    supervisor._view, reports = Reporting(folder.path, []), []
+    board = supervisor._board.handle
+    number = board.call("ask", {"actors": {"count": 2}}).result()
+    taken = threading.Event()
+    take = supervisor._take_wish
+
+    def note(wish):
+        assert not reports
+        taken.set()
+        return take(wish)
+
+    supervisor._take_wish = note
+    supervisor.run()
+    assert taken.is_set()
+    assert board.call("answer", number).result() == "applied: actors.count 1 → 2"
+
+
+class Counted:
+    """Stands for a counter of Ray's."""
+
+    def __init__(self):
+        self.total = 0.0
+
+    def inc(self, amount, tags):
+        self.total += amount
+
+
+def test_a_board_that_takes_the_place_of_another_counts_on_from_there():
+    first, second = Board("mine"), Board("mine", anew=True)
+    for board, total in ((first, 1_500.0), (second, 500.0)):
+        counter = board._metrics["env_steps"] = Counted()
+        for steps in (1_000, 1_200, 1_500):
+            board.post({"env_steps": steps}, {})
+        assert counter.total == total
+
+
+class Silent:
+    """Of a board whose machine hangs."""
+
+    def call(self, method, *arguments):
+        return self
+
+    def done(self):
+        return False
+
+
+def test_a_board_that_does_not_answer_holds_nobody_up_for_ever(monkeypatch, capsys):
+    monkeypatch.setattr("deploy.board.ANSWER_S", 0.2)
+    talking, gone = Board("a"), InlineHandle(None)
+    talking._status = run_status("a", {**LINE, "score": None}, [])
+    boards = {"a": InlineHandle(talking), "b": Silent(), "c": gone, "d": InlineHandle(Board("d"))}
+    monkeypatch.setattr("deploy.board.boards_at", lambda address: nullcontext(boards))
+    assert main(["status", "--address", "auto", "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert [json.loads(line)["run"] for line in out.splitlines()] == ["a"]
+    assert err.startswith("raydqn: b: its board does not answer within 0.2 s")
+    assert main(["status", "b", "--address", "auto"]) == 2
+    assert main(["scale", "b", "--actors", "2", "--address", "auto"]) == 2
+    first, second = capsys.readouterr().err.splitlines()
+    assert first == second
+    assert "b: its board does not answer within 0.2 s" in first
 
 
 def test_numbers_that_only_grow_are_counters():

@@ -9,7 +9,16 @@ import pytest
 
 from common.handles import Failed, InlineHandle, Ready, RemoteDiedError
 from deploy.remote import InlineRuntime
-from deploy.seats import ASK_AGAIN_S, MAX_AWAY_S, PING_EVERY_S, HungError, Seat, Watch, cause_of
+from deploy.seats import (
+    ANSWER_S,
+    ASK_AGAIN_S,
+    MAX_AWAY_S,
+    PING_EVERY_S,
+    HungError,
+    Seat,
+    Watch,
+    cause_of,
+)
 
 TICK_S = 0.2
 
@@ -20,6 +29,7 @@ class Answer:
     def __init__(self) -> None:
         self.error = None
         self.came = False
+        self.value = None
 
     def done(self):
         return self.came
@@ -28,6 +38,7 @@ class Answer:
         assert self.came, "nobody may wait for it"
         if self.error is not None:
             raise self.error
+        return self.value
 
 
 class Signs(InlineRuntime):
@@ -257,12 +268,16 @@ class Waiting(Signs):
 
     def __init__(self) -> None:
         super().__init__()
-        self.homeless = set()
+        self.waiting = set()
         self.asked = 0
 
-    def waits_for_machine(self, handle):
+    def homeless(self, handles):
         self.asked += 1
-        return handle in self.homeless
+        self.given_up = 0
+        return Ready([handle in self.waiting for handle in handles])
+
+    def give_up(self, future):
+        self.given_up += 1
 
 
 def starting(**limits):
@@ -293,12 +308,42 @@ def test_a_part_that_does_not_come_up_in_its_time_is_given_up():
 def test_a_part_that_waits_for_a_machine_has_all_the_time_there_is():
     scene = starting(start_timeout_s=60.0)
     (seat,) = scene.seats
-    scene.runtime.homeless.add(seat.handle)
+    scene.runtime.waiting.add(seat.handle)
     assert scene.go_on(600.0) == []
     assert scene.runtime.asked <= 1 + 540 / ASK_AGAIN_S, "not at every look"
-    scene.runtime.homeless.clear()
+    scene.runtime.waiting.clear()
     assert scene.go_on(59.0 - ASK_AGAIN_S) == [], "from the last such answer on it counts"
     assert scene.go_on(ASK_AGAIN_S + 2.0)
+
+
+def test_one_question_is_asked_for_all_and_nobody_is_held_up_by_it():
+    scene = starting(count=100, start_timeout_s=60.0)
+    asked, answers, given_up = [], [], []
+
+    def ask(handles):
+        answer = Answer()
+        answer.value = [False] * len(handles)
+        asked.append(handles)
+        answers.append(answer)
+        return answer
+
+    scene.runtime.homeless, scene.runtime.give_up = ask, given_up.append
+    assert scene.go_on(61.0) == [], "the answer is not there yet"
+    assert scene.go_on(ANSWER_S + 1.0) == [], "nobody answers: nobody is to blame"
+    assert given_up == answers
+    assert all(seat.homeless for seat in scene.seats)
+    assert scene.go_on(ASK_AGAIN_S) == []
+    assert [len(handles) for handles in asked] == [100, 100]
+    # Somebody takes a seat while a question is under way: the answer is not about that one.
+    newest, *others = scene.seats
+    newest.renew(4)
+    newest.made_s = scene.now
+    scene.runtime.silent.add(newest.handle)
+    answers[1].came = True
+    assert {seat for seat, _ in scene.go_on(59.0)} == set(others)
+    assert len(asked) == 2
+    scene.go_on(2.0)
+    assert asked[2:] == [[newest.handle]]
 
 
 def test_time_in_which_nobody_looked_is_no_time_to_start():
