@@ -91,7 +91,7 @@ def summary_of(out: str) -> dict:
     return json.loads(out.strip().splitlines()[-1])
 
 
-def wait_for(condition, timeout_s: float = 60.0, poll_s: float = 0.05, what: str = "it"):
+def wait_for(condition, timeout_s: float = 150.0, poll_s: float = 0.05, what: str = "it"):
     """Wait until `condition()` is true, and return its value; `what` stands in the error."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
