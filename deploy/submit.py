@@ -32,7 +32,8 @@ RUNS = "raydqn/runs"
 """Where runs lie on the head, below its user's home."""
 CONFIG = "submitted.toml"
 _NO_HEAD = re.compile(r"Head node of cluster .* not found|ResourceGroupNotFound")
-"""What Ray says of a cluster that is not up."""
+_NOT_READY = re.compile(r"Head node \(.*\) is in state")
+"""What Ray says of a cluster that is not up, and of one whose head is not set up."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 
 
@@ -117,6 +118,11 @@ def _command(name: str, file: Path, *words: str) -> str:
 def _up(file: Path) -> None:
     """Bring the cluster up, unless it is: `ray up` would restart Ray, and end what runs there."""
     code, said = _ask(["get-head-ip", str(file)])
+    if _NOT_READY.search(said):
+        raise UserError(
+            f"{file}: its head is there, but Ray has not set it up: wait, or "
+            f"{_command('up', file)}, which ends what runs there"
+        )
     if code == 0:
         print(
             f"{file}: the cluster is up and taken as it is; after a change of the file: "
@@ -125,9 +131,9 @@ def _up(file: Path) -> None:
         )
         return
     if not _NO_HEAD.search(said):
-        lines = said.strip().splitlines() or [f"exit code {code}"]
+        reason = said[-200:] or f"exit code {code}"
         raise UserError(
-            f"{file}: whether the cluster is up cannot be told ({lines[-1]}), so nothing was "
+            f"{file}: whether the cluster is up cannot be told ({reason}), so nothing was "
             f"started; see to it with {_command('up', file)}, then submit again"
         )
     try:
@@ -169,7 +175,10 @@ def _tunnel(file: Path) -> Iterator[int]:
         except TunnelError as error:
             log.seek(0)
             lines = log.read().strip().splitlines() or ["it said nothing"]
-            raise UserError(f"{file}: no tunnel to the head ({error}): {lines[-1]}") from None
+            raise UserError(
+                f"{file}: no tunnel to the head ({error}): {lines[-1]}; the cluster stays up, to "
+                f"end it: {_command('down', file)}"
+            ) from None
         finally:
             _end(process)
 
@@ -221,7 +230,7 @@ def _environment() -> Mapping[str, str]:
 
 
 def _ask(arguments: Sequence[str]) -> tuple[int, str]:
-    """The exit code of a command of Ray's, and all that it said."""
+    """The exit code of a command of Ray's, and all that it said as one line."""
     done = subprocess.run(
         [_ray(), *arguments],
         env=_environment(),
@@ -230,7 +239,7 @@ def _ask(arguments: Sequence[str]) -> tuple[int, str]:
         text=True,
         check=False,
     )
-    return done.returncode, done.stdout + done.stderr
+    return done.returncode, " ".join(f"{done.stdout} {done.stderr}".split())
 
 
 def _run(arguments: Sequence[str], quiet: bool = False) -> int:

@@ -84,6 +84,22 @@ def test_where_nobody_can_tell_whether_it_is_up_nothing_is_started_and_nothing_e
     assert fake_ray.asked == ["get-head-ip"]
 
 
+def test_a_head_that_is_not_set_up_is_left_to_the_user(fake_ray):
+    with pytest.raises(
+        UserError, match=r"Ray has not set it up: wait, or ray up cluster.yaml, which"
+    ):
+        up(fake_ray, get_head_ip="echo 'Head node (10.0.0.1) is in state\n update-failed.'")
+    assert fake_ray.asked == ["get-head-ip"]
+
+
+def test_without_a_tunnel_the_cluster_stays_and_the_error_says_how_to_end_it(fake_ray):
+    fake_ray.answers = {"get-head-ip": "echo 10.0.0.1", "dashboard": "echo no route; exit 1"}
+    with pytest.raises(
+        UserError, match=r"no route; the cluster stays up, to end it: ray down a.yaml"
+    ):
+        submit.submit(Path("a.yaml"), Config(), "mine")
+
+
 def test_ctrl_c_while_it_comes_up_takes_it_down_again(fake_ray, tmp_path):
     fake_ray.answers = {
         "get-head-ip": f"echo '{NOT_UP}'; exit 1", "up": "exec sleep 30", "down": "exit 0",
