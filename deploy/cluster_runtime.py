@@ -251,6 +251,8 @@ def _check_answers(address: str) -> None:
         )
     try:
         socket.create_connection((host, int(port)), CONNECT_S).close()
+    except UnicodeError:
+        raise UserError(f"--address={address}: {host} cannot be a machine's name") from None
     except OSError as error:
         raise UserError(
             f"--address={address}: does not answer ({error.strerror or error}); is the cluster up, "

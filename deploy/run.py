@@ -153,6 +153,7 @@ def train(
     """
     started_s = time.monotonic() if started_s is None else started_s
     view = view or SilentView()
+    config = _from_anywhere(config)
     with run_path(run_dir, run_name(config.env.id)) as path:
         check_free(path)
         check_unused(path, config)
@@ -160,9 +161,18 @@ def train(
         with _runtime(config, spec, inline, address, view, path.name) as runtime:
             folder = RunFolder.create(path, config)
             try:
-                return _run(folder, spec, None, runtime, view, started_s)
+                return run_parts(folder, spec, None, runtime, view, started_s)
             finally:
                 folder.discard_unless_used()
+
+
+def _from_anywhere(config: Config) -> Config:
+    """The same, with a storage that is found wherever a later command is given."""
+    storage = config.checkpoint.storage
+    if storage is None or "://" in storage:
+        return config
+    absolute = str(Path(storage).expanduser().absolute())
+    return build(merge(config.model_dump(), {"checkpoint": {"storage": absolute}}))
 
 
 def resume(
@@ -184,7 +194,7 @@ def resume(
     _check_goes_on(checkpoint, folder)
     spec = environment_spec(folder.config.env, folder.config.seed)
     with _runtime(folder.config, spec, inline, address, view, folder.path.name) as runtime:
-        return _run(folder, spec, checkpoint, runtime, view, started_s)
+        return run_parts(folder, spec, checkpoint, runtime, view, started_s)
 
 
 def _checkpoint_of(folder: RunFolder, name: str | None) -> Checkpoint:
@@ -317,7 +327,7 @@ def _check(config: Config, spec: EnvironmentSpec, here: bool = True) -> None:
     check(config, spec, here)
 
 
-def _run(
+def run_parts(
     folder: RunFolder,
     spec: EnvironmentSpec,
     checkpoint: Checkpoint | None,
@@ -325,6 +335,7 @@ def _run(
     view: View,
     started_s: float,
 ) -> dict[str, Any]:
+    """Make all parts in a runtime, and train; see `train`."""
     from deploy.program import build as build_program
 
     try:

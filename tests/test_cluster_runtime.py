@@ -141,6 +141,12 @@ def test_an_address_that_is_none(address):
         connect(address)
 
 
+@pytest.mark.parametrize("host", ["..", "a" * 70, "a..b"])
+def test_a_host_that_no_machine_can_have(host):
+    with pytest.raises(UserError, match="cannot be a machine's name"):
+        connect(f"{host}:6379")
+
+
 def test_an_address_that_does_not_answer(capsys):
     with socket.socket() as listener:  # bound, and not listening
         listener.bind(("127.0.0.1", 0))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from program_helpers import TINY
@@ -119,6 +120,16 @@ def test_a_storage_that_cannot_be_read_is_told_before_anything_begins(tmp_path):
     with pytest.raises(UserError, match=r"checkpoint\.storage: .*store/run cannot be read"):
         train(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_storage_is_found_from_another_folder_too(tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    train(config_of(checkpoint={"storage": "store"}, stop={"learner_steps": 30}), Path("run"))
+    monkeypatch.chdir(tmp_path)
+    summary = resume(Path("here/run"), {"stop": {"learner_steps": 60}})
+    assert summary["learner_steps"] == 60
+    assert unharmed(store_at(tmp_path / "here" / "store" / "run"))
 
 
 # --- branches and damage -------------------------------------------------------------------------
