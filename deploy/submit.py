@@ -6,6 +6,7 @@ listens on the head's loopback only, and a tunnel leads there.
 
 from __future__ import annotations
 
+import http.client
 import os
 import re
 import shlex
@@ -170,7 +171,7 @@ def _tunnel(file: Path) -> Iterator[int]:
             start_new_session=True,  # Ctrl-C ends what is followed, and then the tunnel
         )
         try:
-            _wait_for_port(port, process)
+            _wait_for_answer(port, process)
             yield port
         except TunnelError as error:
             log.seek(0)
@@ -187,15 +188,23 @@ class TunnelError(Exception):
     """The tunnel does not stand."""
 
 
-def _wait_for_port(port: int, process: subprocess.Popen[bytes]) -> None:
+def _wait_for_answer(port: int, process: subprocess.Popen[bytes]) -> None:
+    """Wait until the dashboard answers: the tunnel stands before the dashboard does."""
     deadline = time.monotonic() + TUNNEL_S
     while time.monotonic() < deadline:
         if process.poll() is not None:
             raise TunnelError(f"exit code {process.returncode}")
-        with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1.0):
+        asking = http.client.HTTPConnection("127.0.0.1", port, timeout=5.0)
+        try:
+            asking.request("GET", "/api/version")
+            asking.getresponse()  # of any kind: it may want a token
+        except (OSError, http.client.HTTPException):
+            time.sleep(0.2)
+        else:
             return
-        time.sleep(0.2)
-    raise TunnelError(f"nothing within {TUNNEL_S:g} s")
+        finally:
+            asking.close()
+    raise TunnelError(f"no answer within {TUNNEL_S:g} s")
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

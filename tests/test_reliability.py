@@ -38,6 +38,11 @@ ON_RAY = (
     *("--replay.shards", "2", "--replay.capacity", "20000", "--checkpoint.every-s", "1"),
     *("--evaluation.every-learner-steps", "1000000"),
 )
+CALM = (
+    *("--env.id", "deploy.waiting_env:Waiting-v0", "--env.kwargs", "{step_s = 0.002}"),
+    *("--learner.samples-per-insert", "4"),
+)
+"""Where it does not matter what is learnt: the cores are left to other tests."""
 RECOVERY_S = 30.0
 
 
@@ -158,7 +163,7 @@ def test_a_full_disk_costs_no_checkpoint_that_is_there(tmp_path, on_failure):
 
 def test_a_full_disk_on_ray_costs_no_checkpoint_that_is_there(tmp_path):
     more = ("--checkpoint.every-s", "0.5", "--stop.learner-steps", "1500")
-    options = " ".join(f"'{option}'" for option in (*ON_RAY, *more))
+    options = " ".join(f"'{option}'" for option in (*ON_RAY, *CALM, *more))
     done = in_a_small_place(
         f'{sys.executable} -m deploy train {options} --checkpoint.storage "$PLACE" '
         f'--run-dir "$RUN"; echo code $?; {sys.executable} -c "{CHECK}" "$PLACE/run"',
@@ -224,7 +229,7 @@ def hit(process, run: Path, name: str, number: int) -> float:
 def test_every_part_that_dies_or_hangs_is_replaced_and_nobody_is_left_behind(tmp_path):
     run = tmp_path / "run"
     options = ("--supervision.hung-after-s", "3", "--run-dir", str(run))
-    with running("train", *ON_RAY, *options) as process:
+    with running("train", *ON_RAY, *CALM, *options) as process:
         wait_for(lambda: len(store_in(run).names()) >= 2 and learner_steps_in(run) > 100)
         took = {}
         for name, number in (
@@ -264,7 +269,7 @@ def test_every_part_that_dies_or_hangs_is_replaced_and_nobody_is_left_behind(tmp
 
 def test_the_driver_is_killed_and_the_run_goes_on_with_its_memory(tmp_path):
     run = tmp_path / "run"
-    with running("train", *ON_RAY, "--run-dir", str(run)) as process:
+    with running("train", *ON_RAY, *CALM, "--run-dir", str(run)) as process:
         wait_for(lambda: len(store_in(run).names()) >= 2 and learner_steps_in(run) > 200)
         everybody = descendants(process)
         helpers = [p for p in everybody if p.cmdline()[0].endswith("Agent")]
@@ -419,7 +424,7 @@ def test_a_run_goes_on_from_an_object_store_when_its_machine_is_gone(tmp_path, m
         url = "s3://runs/of-mine"
         store = CheckpointStore(open_storage(f"{url}/run"), 3)
         options = ("--run-dir", str(tmp_path / "run"), "--checkpoint.storage", url)
-        with running("train", *ON_RAY, *options) as process:
+        with running("train", *ON_RAY, *CALM, *options) as process:
             wait_for(lambda: len(store.names()) >= 2, 90)
             process.kill()
         saved = store.newest()

@@ -106,6 +106,7 @@ def test_ctrl_c_while_it_comes_up_takes_it_down_again(fake_ray, tmp_path):
     }  # fmt: skip
     fake_ray.write()
     code = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
         "from pathlib import Path; from deploy import submit; "
         f"submit._ray = lambda: {str(tmp_path / 'ray')!r}; submit._up(Path('cluster.yaml'))"
     )
@@ -126,7 +127,7 @@ def test_ctrl_c_while_it_comes_up_takes_it_down_again(fake_ray, tmp_path):
 
 def test_a_job_that_was_not_taken_leaves_the_way_to_end_the_cluster(fake_ray, capsys, monkeypatch):
     fake_ray.answers = {"get-head-ip": "echo 10.0.0.1", "job": "echo taken already; exit 1"}
-    monkeypatch.setattr(submit, "_wait_for_port", lambda port, process: None)
+    monkeypatch.setattr(submit, "_wait_for_answer", lambda port, process: None)
     assert submit.submit(Path("my cluster.yaml"), Config(), "mine") == 1
     assert "the cluster stays up; to end it: ray down 'my cluster.yaml'" in capsys.readouterr().err
 
