@@ -177,8 +177,8 @@ def _tunnel(file: Path) -> Iterator[int]:
             log.seek(0)
             lines = log.read().strip().splitlines() or ["it said nothing"]
             raise UserError(
-                f"{file}: no tunnel to the head ({error}): {lines[-1]}; the cluster stays up, to "
-                f"end it: {_command('down', file)}"
+                f"{file}: no tunnel to the head ({error}): {lines[-1]}; if its "
+                f"machines began anew: {_command('up', file)}; to end it: {_command('down', file)}"
             ) from None
         finally:
             _end(process)

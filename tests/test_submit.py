@@ -95,7 +95,7 @@ def test_a_head_that_is_not_set_up_is_left_to_the_user(fake_ray):
 def test_without_a_tunnel_the_cluster_stays_and_the_error_says_how_to_end_it(fake_ray):
     fake_ray.answers = {"get-head-ip": "echo 10.0.0.1", "dashboard": "echo no route; exit 1"}
     with pytest.raises(
-        UserError, match=r"no route; the cluster stays up, to end it: ray down a.yaml"
+        UserError, match=r"no route; if its machines .*: ray up a.yaml; to end it: ray down a.yaml"
     ):
         submit.submit(Path("a.yaml"), Config(), "mine")
 

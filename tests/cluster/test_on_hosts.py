@@ -9,8 +9,10 @@ import json
 import re
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 from hosts import Hosts, missing
 from program_helpers import wait_for
@@ -115,7 +117,11 @@ def test_nodes_come_when_parts_wait_for_them_and_go_when_they_are_idle(head):
         return [part["state"] for part in parts] == ["up"] * count
 
     def raylets():
-        return sum(process.name() == "raylet" for process in head.processes())
+        count = 0
+        for process in head.processes():
+            with suppress(psutil.NoSuchProcess):
+                count += process.name() == "raylet"
+        return count
 
     wait_for(lambda: up(2), 120, what=f"two actors are up ({log.read_text()})")
     wait_for(lambda: status()["learner_steps"] > 0, 60, what="the learner learns")

@@ -51,6 +51,8 @@ class Cluster:
             "head_ip": self.head.address,
             "worker_ips": [host.address for host in self.workers],
         }
+        # Ray keeps what it knows of such a cluster on this machine, by its name, in /tmp.
+        document["cluster_name"] = f"raydqn-{secrets.token_hex(4)}"
         document["auth"] = {"ssh_user": "root", "ssh_private_key": str(self.head.key)}
         for key in ("head_start_ray_commands", "worker_start_ray_commands"):
             before = "\n".join(document[key])
