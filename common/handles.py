@@ -6,9 +6,11 @@ A `Handle` stands for an object in this process (`InlineHandle`) or in another (
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Generic, Protocol, TypeVar
 
 T_co = TypeVar("T_co", covariant=True)
+S = TypeVar("S")
 T = TypeVar("T")
 
 
@@ -52,6 +54,22 @@ class Ready(Generic[T]):
     def done(self) -> bool:
         """Always true."""
         return True
+
+
+class Mapped(Generic[S, T]):
+    """What a function makes of another future's result, once that is there."""
+
+    def __init__(self, future: Future[S], function: Callable[[S], T]) -> None:
+        self._future = future
+        self._function = function
+
+    def result(self) -> T:
+        """Of the function; raises what the future raises."""
+        return self._function(self._future.result())
+
+    def done(self) -> bool:
+        """Whether the other is."""
+        return self._future.done()
 
 
 class Failed:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import re
@@ -12,7 +11,7 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from itertools import pairwise, product
 from pathlib import Path
 from statistics import median
@@ -25,7 +24,7 @@ from common.types import UserError
 from deploy.bench_replay import PICTURE, STACK, Stream
 from deploy.control import APPLIED, TAKEN_WITHIN_S, ask, changed, keys_of
 from deploy.figures import Figure
-from deploy.metrics import METRICS, RunFolder
+from deploy.metrics import RunFolder, read_metrics
 from deploy.remote import local_ray
 from deploy.sizing import object_store_bytes
 from replay_server.messages import encode_chunk
@@ -135,19 +134,11 @@ def bench_supervision(repeat: int | None, start: Callable[..., Process]) -> Iter
         start: starts a command; `output` is where it writes.
     """
     rates: dict[str, list[float]] = {CHECKPOINTS: [], NO_CHECKPOINTS: []}
-    with tempfile.TemporaryDirectory() as folder:
-        run, log = Path(folder, "run"), Path(folder, "log")
-        options = ("train", "cartpole", "--run-dir", str(run), *ENDLESS)
-        with log.open("w") as output, start(*options, output=output.fileno()) as process:
-            try:
-                _wait_for_steps(run, WARM_UP_STEPS, process)
-                for number in range(repeat or 12):
-                    for name in sorted(rates, reverse=number % 2 == 1):
-                        _set_interval(run, CHECKPOINT_EVERY_S if name == CHECKPOINTS else None)
-                        rates[name].append(_steps_per_s(run))
-            finally:
-                process.send_signal(signal.SIGTERM)
-                process.wait()
+    with _endless_run(start) as (run, _):
+        for number in range(repeat or 12):
+            for name in sorted(rates, reverse=number % 2 == 1):
+                _set_interval(run, CHECKPOINT_EVERY_S if name == CHECKPOINTS else None)
+                rates[name].append(_steps_per_s(run))
     for name, values in rates.items():
         yield Figure.of("learner steps", name, values, "learner steps/s")
     ratios = [a / b for a, b in zip(rates[CHECKPOINTS], rates[NO_CHECKPOINTS], strict=True)]
@@ -164,12 +155,30 @@ def _middle(values: list[float]) -> list[float]:
     return sorted(values)[out : number - out]
 
 
+@contextmanager
+def _endless_run(start: Callable[..., Process], *options: str) -> Iterator[tuple[Path, Process]]:
+    """A run of `cartpole` on Ray that learns until it is left: its folder, and its process."""
+    with tempfile.TemporaryDirectory() as folder:
+        run, log = Path(folder, "run"), Path(folder, "log")
+        command = ("train", "cartpole", "--run-dir", str(run), *ENDLESS, *options)
+        # A pipe that nobody reads would fill.
+        with log.open("w") as output, start(*command, output=output.fileno()) as process:
+            try:
+                _wait_for_steps(run, WARM_UP_STEPS, process)
+                yield run, process
+            finally:
+                process.send_signal(signal.SIGTERM)
+                process.wait()
+
+
 def _wait_for_steps(run: Path, steps: int, process: Process) -> None:
     """Wait until the learner has made so many steps."""
-    while not (run / METRICS).is_file() or _learned(run)[1] < steps:
-        if process.poll() is not None:
-            raise UserError("raydqn train: ended before it was measured")
+    while process.poll() is None:
+        with suppress(UserError):  # no report yet
+            if _learned(run)[1] >= steps:
+                return
         time.sleep(POLL_S)
+    raise UserError("raydqn train: ended before it was measured")
 
 
 def _set_interval(run: Path, every_s: float | None) -> None:
@@ -192,13 +201,8 @@ def _steps_per_s(run: Path) -> float:
 
 def _learned(run: Path) -> tuple[float, int]:
     """When the newest report was made, and the learner steps that it counts."""
-    reports = _reports(run)
-    return (reports[-1]["wall_s"], reports[-1]["learner_steps"]) if reports else (0.0, 0)
-
-
-def _reports(run: Path) -> list[dict[str, Any]]:
-    text = (run / METRICS).read_text(encoding="utf-8")
-    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+    report = read_metrics(run)[-1]
+    return report["wall_s"], report["learner_steps"]
 
 
 def bench_recovery(repeat: int | None, start: Callable[..., Process]) -> Iterator[Figure]:
@@ -209,25 +213,18 @@ def bench_recovery(repeat: int | None, start: Callable[..., Process]) -> Iterato
         start: starts a command; `output` is where it writes.
     """
     measured: dict[tuple[str, str, str], list[float]] = defaultdict(list)
-    with tempfile.TemporaryDirectory() as folder:
-        run, log = Path(folder, "run"), Path(folder, "log")
-        options = ("train", "cartpole", "--run-dir", str(run), *ENDLESS, *QUICK_TO_NOTICE)
-        with log.open("w") as output, start(*options, output=output.fileno()) as process:
-            try:
-                _wait_for_steps(run, WARM_UP_STEPS, process)
-                for _ in range(repeat or 3):
-                    for part, end in product(PARTS, (signal.SIGKILL, signal.SIGSTOP)):
-                        _wait_for_part(run, part, 0, process)
-                        time.sleep(BETWEEN_DEATHS_S)
-                        seconds, lost = _recover(run, part, end, process)
-                        measured["until another is ready", f"{part}, {end.name}", "s"] += [seconds]
-                        for unit, amount in lost.items():
-                            measured[f"{unit} lost", f"{part}, {end.name}", unit] += [amount]
-                begin = time.monotonic()
-            finally:
-                process.send_signal(signal.SIGTERM)
-                process.wait()
-            measured["SIGTERM to the end", "the command", "s"].append(time.monotonic() - begin)
+    with _endless_run(start, *QUICK_TO_NOTICE) as (run, process):
+        for _ in range(repeat or 3):
+            for part, end in product(PARTS, (signal.SIGKILL, signal.SIGSTOP)):
+                _wait_for_part(run, part, 0, process)
+                time.sleep(BETWEEN_DEATHS_S)
+                seconds, lost = _recover(run, part, end, process)
+                subject = f"{part}, {end.name}"
+                measured["until another is ready", subject, "s"].append(seconds)
+                for unit, amount in lost.items():
+                    measured[f"{unit} lost", subject, unit].append(amount)
+        begin = time.monotonic()
+    measured["SIGTERM to the end", "the command", "s"].append(time.monotonic() - begin)
     for (figure, subject, unit), values in measured.items():
         yield Figure.of(figure, subject, values, unit)
 
@@ -237,14 +234,14 @@ def _recover(
 ) -> tuple[float, dict[str, float]]:
     """Have a part end: seconds until another is ready, and what was lost by unit."""
     row = _row_of(RunFolder.open(run).read_status(), part)
-    before = _reports(run)[-1]
+    before = read_metrics(run)[-1]
     os.kill(row["pid"], end)
     begin_s = time.time()
     ready_s = _wait_for_part(run, part, row["incarnation"] + 1, process)
-    seen = len(_reports(run))
-    while len(_reports(run)) < seen + 5:  # statistics of shards come every few reports
+    seen = len(read_metrics(run))
+    while len(read_metrics(run)) < seen + 5:  # statistics of shards come every few reports
         time.sleep(POLL_S)
-    reports = [line for line in _reports(run) if line["wall_s"] > before["wall_s"]]
+    reports = [line for line in read_metrics(run) if line["wall_s"] > before["wall_s"]]
     lost: dict[str, float] = {}
     if part.startswith("shard"):
         gone = [line["transitions"] - line["replay_size"] for line in (before, reports[-1])]

@@ -19,7 +19,7 @@ from common.config import merge
 from common.handles import Handle
 from common.types import ActorReport, Episode, UserError
 from deploy.figures import Figure
-from deploy.metrics import METRICS, STATUS, RunFolder
+from deploy.metrics import STATUS, RunFolder, read_metrics
 from deploy.remote import OneMachine, RayRuntime, local_ray
 from deploy.run import make_config, run_parts
 
@@ -127,7 +127,7 @@ def _wait_until_all_act(run: Path, count: int, process: subprocess.Popen[str]) -
 
 def _progress(run: Path) -> tuple[float, int]:
     """When the newest report was made, and the env steps that it counts."""
-    line = json.loads((run / METRICS).read_text(encoding="utf-8").splitlines()[-1])
+    line = read_metrics(run)[-1]
     return line["wall_s"], line["env_steps"]
 
 

@@ -173,9 +173,13 @@ def _find_far_shards(
     cluster: ClusterFile, nodes: Sequence[Node], config: Config
 ) -> Iterator[Finding]:
     """Shards whose nodes do not see the driver's disk, on which checkpoints are by default."""
-    far = next((node.type for node in nodes if node.held["shard"] and not node.type.head), None)
     storage = config.checkpoint.storage or ""
-    if far is not None and config.checkpoint.replay and not storage:
+    if storage.startswith(("s3://my-bucket", "s3://bucket/", "gs://my-bucket", "gs://bucket/")):
+        yield unready("checkpoint.storage", storage, "an example: put yours")
+    far = next((node.type for node in nodes if node.held["shard"] and not node.type.head), None)
+    if far is None or not config.checkpoint.replay:
+        return
+    if not storage:
         yield unready(
             "checkpoint.storage",
             "none",
@@ -184,16 +188,14 @@ def _find_far_shards(
         )
     # Ray gives the head alone a role of the cloud's.
     scheme, key = ROLE_OF_NODE.get(cluster.provider, ("", ""))
-    if far is not None and config.checkpoint.replay and scheme and storage.startswith(scheme):
-        place = f"available_node_types.{far.name}.node_config"
-        if key not in dig(cluster.values, *place.split(".")):
+    if scheme and storage.startswith(scheme):
+        place = ("available_node_types", far.name, "node_config")
+        if key not in dig(cluster.values, *place):
             yield warning(
-                f"{place}.{key}",
+                ".".join((*place, key)),
                 None,
                 f"is missing: without a role of its own the node may not write to {storage}",
             )
-    if storage.startswith(("s3://my-bucket", "s3://bucket/", "gs://my-bucket", "gs://bucket/")):
-        yield unready("checkpoint.storage", storage, "an example: put yours")
 
 
 def _find_spot_shards(nodes: Sequence[Node], config: Config) -> Iterator[Finding]:

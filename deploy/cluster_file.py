@@ -376,6 +376,13 @@ def _pods(name: str, group: Mapping[str, Any], node_type: Mapping[str, Any]) -> 
     )
 
 
+def pod_specs(spec: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """What the pods of each group of a RayCluster are made of, with where that stands."""
+    yield "headGroupSpec", spec["headGroupSpec"]["template"]["spec"]
+    for group in spec.get("workerGroupSpecs") or ():
+        yield f"group {group['groupName']}", group["template"]["spec"]
+
+
 def _custom(resources: Mapping[str, Any]) -> frozenset[str]:
     """Names of the custom resources of which there is any."""
     known = ("CPU", "GPU", "memory", "object_store_memory")

@@ -22,6 +22,7 @@ from deploy.cluster_file import (
     dig,
     error,
     local_path,
+    pod_specs,
     unready,
     warning,
 )
@@ -152,11 +153,10 @@ def _service_accounts(cluster: ClusterFile) -> Iterator[Finding]:
 def _example_images(cluster: ClusterFile) -> Iterator[Finding]:
     """Images that nobody can pull: the name of the registry is an example."""
     if cluster.provider == KUBERAY:
-        groups = [cluster.values["headGroupSpec"], *(cluster.values.get("workerGroupSpecs") or ())]
         images = {
             str(dig(container, "image"))
-            for group in groups
-            for container in group["template"]["spec"]["containers"]
+            for _, pod in pod_specs(cluster.values)
+            for container in pod["containers"]
         }
         key = "image"
     else:

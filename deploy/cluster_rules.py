@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from importlib import metadata
 from typing import Any
 
@@ -17,6 +17,7 @@ from deploy.cluster_file import (
     dig,
     error,
     local_path,
+    pod_specs,
     start_options,
     unready,
     warning,
@@ -317,7 +318,7 @@ def _kubernetes_security(cluster: ClusterFile) -> Iterator[Finding]:
         yield error(
             "headGroupSpec.enableIngress", True, "opens the cluster to the world: must be false"
         )
-    for key, pod in _pod_specs(spec):
+    for key, pod in pod_specs(spec):
         container = pod["containers"][0]
         if not any(
             dig(place, "securityContext", "runAsNonRoot") is True for place in (pod, container)
@@ -346,8 +347,7 @@ def _kubernetes_versions(cluster: ClusterFile) -> Iterator[Finding]:
     if version != here:
         yield error("rayVersion", version, f"must be {here}, as here")
     images = [
-        (f"{key}.image", str(pod["containers"][0].get("image", "")))
-        for key, pod in _pod_specs(spec)
+        (f"{key}.image", str(pod["containers"][0].get("image", ""))) for key, pod in pod_specs(spec)
     ]
     yield from _compare(images)
     for key, image in images:
@@ -369,9 +369,3 @@ def _kubernetes_jobs(cluster: ClusterFile) -> Iterator[Finding]:
             )
         if trains and "s3://my-bucket" in command:
             yield unready("RayJob entrypoint", command, "names an example: put your storage")
-
-
-def _pod_specs(spec: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    yield "headGroupSpec", spec["headGroupSpec"]["template"]["spec"]
-    for group in spec.get("workerGroupSpecs") or ():
-        yield f"group {group['groupName']}", group["template"]["spec"]

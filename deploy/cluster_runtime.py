@@ -8,15 +8,15 @@ import re
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from common.config import Config
-from common.handles import Future, Ready, RemoteDiedError
+from common.handles import Future, Mapped, Ready, RemoteDiedError
 from common.storage import open_storage
 from common.types import EnvironmentSpec, UserError
 from deploy import PACKAGES
@@ -311,20 +311,6 @@ def _look_around(remotes: Sequence[str]) -> Seen:
     return Seen(total, left, places)
 
 
-class _Seen(Generic[T]):
-    """What is to be told of the nodes, as soon as somebody has looked."""
-
-    def __init__(self, seen: Future[Seen], tell: Callable[[Seen], T]) -> None:
-        self._seen = seen
-        self._tell = tell
-
-    def result(self) -> T:
-        return self._tell(self._seen.result())
-
-    def done(self) -> bool:
-        return self._seen.done()
-
-
 class Cluster:
     """Where remotes go on a cluster: learner and shards in a group of their own, actors around."""
 
@@ -420,13 +406,13 @@ class Cluster:
             players: names of actors and evaluator, by the ids of their remotes.
             starting: see `Runtime.room`.
         """
-        return _Seen(self._look(players), partial(self._room_in, players, starting))
+        return Mapped(self._look(players), partial(self._room_in, players, starting))
 
     def move(self, players: Mapping[str, str]) -> Future[str | None]:
         """See `Runtime.move`; the id of the remote. Its successor is placed where it should be."""
         if self._known.kinds is None:  # no node ever goes
             return Ready(None)
-        return _Seen(self._look(players), partial(self._move_in, players))
+        return Mapped(self._look(players), partial(self._move_in, players))
 
     def _look(self, players: Mapping[str, str]) -> Future[Seen]:
         import ray

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from common.config import Config
-from common.handles import Future, Handle, InlineHandle, Ready, RemoteDiedError
+from common.handles import Future, Handle, InlineHandle, Mapped, Ready, RemoteDiedError
 from common.types import EnvironmentFailedError, UserError
 from deploy import VERSION
 from deploy.demands import demands
@@ -287,7 +287,7 @@ def _without_process(actor_ids: Sequence[str]) -> list[bool]:
 
 def _plain_line(error: Exception) -> str:
     """The first line of Ray's message, without terminal colours; some have none."""
-    lines = str(error).splitlines()
+    lines = str(error).strip().splitlines()
     return re.sub(r"\x1b\[[0-9;]*m", "", lines[0]) if lines else type(error).__name__
 
 
@@ -465,10 +465,9 @@ def local_ray(object_store_bytes: int, config: Config | None = None) -> Iterator
                     object_store_memory=object_store_bytes,
                 )
             except Exception as error:  # Ray has no class of its own for it
-                reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
                 raise UserError(
-                    f"Ray does not start on this machine: {reason}; what it wrote is in "
-                    f"{os.environ.get('RAY_TMPDIR', '/tmp')}/ray/session_latest/logs; --inline "
+                    f"Ray does not start on this machine: {_plain_line(error)}; what it wrote is "
+                    f"in {os.environ.get('RAY_TMPDIR', '/tmp')}/ray/session_latest/logs; --inline "
                     "trains without it"
                 ) from None
         yield RayRuntime(OneMachine(config))
@@ -591,19 +590,7 @@ class RayRuntime:
         """An actor that should live elsewhere, so that a machine gets empty and can go."""
         by_id = {_id_of(handle): handle for handle in players}
         names = {actor_id: _name_of(handle) for actor_id, handle in by_id.items()}
-        return _Mapped(self._placement.move(names), by_id)
-
-
-class _Mapped:
-    """A handle that is known by its id only once the answer is there."""
-
-    def __init__(self, answer: Future[str | None], by_id: Mapping[str, Handle]) -> None:
-        self._answer = answer
-        self._by_id = by_id
-
-    def result(self) -> Handle | None:
-        actor_id = self._answer.result()
-        return None if actor_id is None else self._by_id[actor_id]
-
-    def done(self) -> bool:
-        return self._answer.done()
+        return Mapped(
+            self._placement.move(names),
+            lambda actor_id: None if actor_id is None else by_id[actor_id],
+        )

@@ -118,13 +118,14 @@ def _command(name: str, file: Path, *words: str) -> str:
 
 def _up(file: Path) -> None:
     """Bring the cluster up, unless it is: `ray up` would restart Ray, and end what runs there."""
-    code, said = _ask(["get-head-ip", str(file)])
+    head = _run(["get-head-ip", str(file)], capture=True)
+    said = " ".join(f"{head.stdout} {head.stderr}".split())  # Ray breaks long lines
     if _NOT_READY.search(said):
         raise UserError(
             f"{file}: its head is there, but Ray has not set it up: wait, or "
             f"{_command('up', file)}, which ends what runs there"
         )
-    if code == 0:
+    if head.returncode == 0:
         print(
             f"{file}: the cluster is up and taken as it is; after a change of the file: "
             f"{_command('up', file)}, which ends what runs there",
@@ -132,13 +133,13 @@ def _up(file: Path) -> None:
         )
         return
     if not _NO_HEAD.search(said):
-        reason = said[-200:] or f"exit code {code}"
+        reason = said[-200:] or f"exit code {head.returncode}"
         raise UserError(
             f"{file}: whether the cluster is up cannot be told ({reason}), so nothing was "
             f"started; see to it with {_command('up', file)}, then submit again"
         )
     try:
-        code = _run(["up", "--yes", str(file)])
+        code = _run(["up", "--yes", str(file)]).returncode
     except KeyboardInterrupt:
         print(f"\n{file}: {_down(file)}", file=sys.stderr)
         raise
@@ -148,7 +149,7 @@ def _up(file: Path) -> None:
 
 def _down(file: Path) -> str:
     """Take down what this command began to bring up, and say so."""
-    code = _run(["down", "--yes", str(file)], quiet=True)
+    code = _run(["down", "--yes", str(file)], capture=True).returncode
     if code == 0:
         return "what was begun was taken down again"
     return (
@@ -238,26 +239,13 @@ def _environment() -> Mapping[str, str]:
     return {**os.environ, "RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "token"}
 
 
-def _ask(arguments: Sequence[str]) -> tuple[int, str]:
-    """The exit code of a command of Ray's, and all that it said as one line."""
-    done = subprocess.run(
-        [_ray(), *arguments],
-        env=_environment(),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return done.returncode, " ".join(f"{done.stdout} {done.stderr}".split())
-
-
-def _run(arguments: Sequence[str], quiet: bool = False) -> int:
-    output = subprocess.DEVNULL if quiet else None
+def _run(arguments: Sequence[str], capture: bool = False) -> subprocess.CompletedProcess[str]:
+    """A command of Ray's, to its end; `capture`: nobody is shown what it says."""
     return subprocess.run(
         [_ray(), *arguments],
         env=_environment(),
         stdin=subprocess.DEVNULL,
-        stdout=output,
-        stderr=output,
+        capture_output=capture,
+        text=True,
         check=False,
-    ).returncode
+    )

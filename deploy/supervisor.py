@@ -510,7 +510,7 @@ class Supervisor:
             return
         if self._room is None and now - self._filled_s >= FILL_EVERY_S:
             self._filled_s = now
-            players = [*self._crew.all, *([self._evaluator] if self._evaluator else [])]
+            players = [*self._players, *self._crew.leaving, *self._crew.closing]
             starting = sum(not s.up and now - s.made_s < STARTING_S for s in players)
             self._room = runtime.room([seat.handle for seat in players], starting)
         if self._room is None or not self._room.done():
@@ -540,8 +540,7 @@ class Supervisor:
             if not settled:
                 self._settled_s = now
             elif now - self._settled_s >= FILL_EVERY_S:  # Ray takes a moment to see who left
-                players = [*crew.seats, *([self._evaluator] if self._evaluator else [])]
-                self._move = runtime.move([seat.handle for seat in players])
+                self._move = runtime.move([seat.handle for seat in self._players])
             return
         if not self._move.done():
             return
@@ -920,9 +919,10 @@ class Supervisor:
         except OSError:
             folder.config = old
             raise
-        # On a cluster it is looked at, and asked of Ray, from now on.
-        now = len(self._crew.seats) if runtime.elastic else runtime.room([], 0).result()
-        self._take_over(with_actors(new, new.actors.count or now))
+        count = new.actors.count
+        if not count:  # on a cluster it is looked at, and asked of Ray, from now on
+            count = len(self._crew.seats) if runtime.elastic else runtime.room([], 0).result()
+        self._take_over(with_actors(new, count))
         return describe(old, new, keys)
 
     def _take_over(self, new: Config) -> None:
