@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import signal
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -289,7 +290,7 @@ def _runtime(
     # Ray needs seconds to start and mostly waits; torch is imported meanwhile, in a thread: Ray's
     # processes end with the thread that started them.
     with ExitStack() as stack:
-        with _interrupts_later(), ThreadPoolExecutor(1) as pool:
+        with _signals_later(), ThreadPoolExecutor(1) as pool:
             checking = pool.submit(_check, config, spec)
             runtime = stack.enter_context(local_ray(object_store_bytes(config, spec), config))
             checking.result()
@@ -297,28 +298,30 @@ def _runtime(
 
 
 @contextmanager
-def _interrupts_later() -> Iterator[None]:
-    """Ctrl-C takes effect when this is over, some seconds later.
+def _signals_later() -> Iterator[None]:
+    """Ctrl-C takes effect when this is over, some seconds later; and no signal gets lost.
 
     While two threads import, one that is interrupted in the wrong moment leaves a lock behind, and
-    the command would hang for good.
+    the command would hang for good. On SIGTERM Ray raises `SystemExit`, which Python drops if the
+    signal comes in the middle of a fork: so what comes is noted beside that.
     """
     if threading.current_thread() is not threading.main_thread():
         yield  # Python hands signals to the main thread only
         return
-    seen = False
-
-    def handler(number: int, frame: FrameType | None) -> None:
-        nonlocal seen
-        seen = True
-
-    before = signal.signal(signal.SIGINT, handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-    if seen:
-        raise KeyboardInterrupt
+    noted, note = socket.socketpair()
+    with noted, note:
+        noted.setblocking(False)
+        note.setblocking(False)
+        before = signal.signal(signal.SIGINT, lambda number, frame: None)
+        noted_before = signal.set_wakeup_fd(note.fileno(), warn_on_full_buffer=False)
+        try:
+            yield
+        finally:
+            signal.set_wakeup_fd(noted_before)
+            signal.signal(signal.SIGINT, before)
+            with suppress(BlockingIOError):  # nothing came
+                if {signal.SIGINT, signal.SIGTERM} & set(noted.recv(1 << 12)):
+                    raise KeyboardInterrupt
 
 
 def _check(config: Config, spec: EnvironmentSpec, here: bool = True) -> None:

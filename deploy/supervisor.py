@@ -905,6 +905,9 @@ class Supervisor:
         found = [seat for seat in [*self._fixed, *self._players] if seat.title.startswith(kind)]
         if found:
             seat = found[number % len(found)]
+            if seat.failures or not seat.up:  # dying faster than it starts, none would ever work
+                self._view.message(f"chaos: {seat.title} has not worked since it came: spared")
+                return
             self._view.message(f"chaos: {seat.title} dies")
             self._program.runtime.crash(seat.handle)
 
