@@ -17,7 +17,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any, Protocol
 
 from common import wire
-from common.checkpoint import LISTINGS, Checkpoint, CheckpointError, UnreadableError
+from common.checkpoint import Checkpoint, CheckpointError, UnreadableError
 from common.config import Config, with_actors
 from common.handles import Future, Handle, RemoteDiedError
 from common.storage import write_atomically
@@ -37,8 +37,10 @@ from deploy.checkpointer import Checkpointer, Saving
 from deploy.control import APPLIED, LOOK_EVERY_S, ControlFile, changed, describe, keys_of
 from deploy.crew import Crew
 from deploy.metrics import CONTROL, MIN_RATE_S, MetricsWriter, RunFolder
+from deploy.origins import Origins
 from deploy.records import Counters, Records
 from deploy.remote import check_count, part_name
+from deploy.room import Room
 from deploy.saved import learner_state, shard_origin
 from deploy.seats import LIVED_S, HungError, Seat, Watch, cause_of
 from deploy.status import PartStatus, part_status, run_status
@@ -82,10 +84,6 @@ LAST_TRIES = 3
 """Of the last checkpoint, if parts die while it is made."""
 LAST_STATE_S = 30.0
 """How long a run that failed waits for that checkpoint."""
-FILL_EVERY_S = 5.0
-"""How often a run that fills its cluster looks how much room there is."""
-STARTING_S = 60.0
-"""An actor that is not up for so long is taken to wait for room, no longer to start."""
 PING_S = 1.0
 """How long a part that nobody waits for has to show that it does not hang."""
 NAMED_PARTS = 5
@@ -188,9 +186,7 @@ class Supervisor:
             supervision.call_timeout_s,
             supervision.start_timeout_s,
         )
-        # (title, checkpoint): what it holds of that part is damaged. Title "": of everybody.
-        self._damaged: set[tuple[str, str]] = set()
-        self._checkpointed = False  # there is, or was, a checkpoint of this run
+        self._origins = Origins(folder.checkpoints, view.message)
         self._resumed_from = ""  # until another is written
         self._refilled = False  # a shard came back since the memory was looked at
         self._left: list[Future[Any]] = []  # shards that were asked what they hold then
@@ -205,12 +201,8 @@ class Supervisor:
         self._answers: dict[int, str] = {}
         self._status_s = -math.inf
         self._unwritten = False  # the newest report, or the best weights
-        self._looked_s = self._filled_s = self._heard_s = started_s
-        self._room: Future[int] | None = None  # asked for
-        self._scattered = False  # actors live on more machines than they need, perhaps
-        self._move: Future[Handle | None] | None = None  # asked for
-        self._settled_s = started_s
-        self._room_before = config.actors.count  # what was answered last
+        self._looked_s = self._heard_s = started_s
+        self._room = Room(program.runtime, config.actors.count)
         self._statistics: list[Future[ShardStatistics]] = []  # asked for
         self._asked_s = started_s
 
@@ -223,7 +215,7 @@ class Supervisor:
             CheckpointError: what was saved of a shard is damaged.
         """
         state = checkpoint.state
-        self._checkpointed, self._resumed_from = True, checkpoint.name
+        self._origins.any, self._resumed_from = True, checkpoint.name
         self._records.restore(state)
         asked = [shard.handle.call("summary") for shard in self._shards]
         self._limiter.restore(state["limiter"], sum(call.result().size for call in asked))
@@ -298,8 +290,7 @@ class Supervisor:
             now = time.monotonic()
             self._tend(now, self._players)
             self._see_who_is_late(now)
-            self._fill_the_cluster(now)
-            self._empty_nodes(now)
+            self._use_the_room(now)
             self._look_for_changes(now)
             self._hear_the_board(now)
             self._report_if_due(metrics)
@@ -458,7 +449,7 @@ class Supervisor:
     def _resize(self) -> None:
         """Go on with as many actors as the configuration says now."""
         crew, count = self._crew, self._config.actors.count
-        self._scattered = self._program.runtime.elastic and count < len(crew.seats)
+        self._room.scattered = count < len(crew.seats)
         crew.grow(count)
         idle = crew.shrink(count)
         crew.redeal()
@@ -502,61 +493,28 @@ class Supervisor:
                 crew.forget(seat)
                 self._program.runtime.kill(seat.handle)
 
-    def _fill_the_cluster(self, now: float) -> None:
-        """With `actors.count = "auto"`: as many actors as there is room for now."""
-        runtime = self._program.runtime
-        if self._folder.config.actors.count or not runtime.elastic:
-            self._room = None
-            return
-        if self._room is None and now - self._filled_s >= FILL_EVERY_S:
-            self._filled_s = now
-            players = [*self._players, *self._crew.leaving, *self._crew.closing]
-            starting = sum(not s.up and now - s.made_s < STARTING_S for s in players)
-            self._room = runtime.room([seat.handle for seat in players], starting)
-        if self._room is None or not self._room.done():
-            return
-        asked, self._room = self._room, None
-        try:
-            room, before = asked.result(), len(self._crew.seats)
-        except RemoteDiedError:
-            return  # asked again
-        # Fewer only if that was seen twice: what a part held that has left is free a bit later.
-        count = room if room >= before else min(before, max(room, self._room_before))
-        self._room_before = room
-        if count != before:
-            self._take_over(with_actors(self._config, count))
-            self._view.message(f"actors.count: {before} → {count}, as many as there is room for")
-
-    def _empty_nodes(self, now: float) -> None:
-        """Where there were more actors: have the rest move together, so that nodes get empty.
-
-        One at a time, and only as long as that empties a node; the cluster then lets it go.
-        """
+    def _use_the_room(self, now: float) -> None:
+        """On a cluster: as many actors as there is room for, if so wished; together, if fewer."""
         crew, runtime = self._crew, self._program.runtime
-        if not self._scattered:
+        if not runtime.elastic:
             return
-        if self._move is None:
-            settled = not crew.leaving and not crew.closing and all(s.up for s in crew.seats)
-            if not settled:
-                self._settled_s = now
-            elif now - self._settled_s >= FILL_EVERY_S:  # Ray takes a moment to see who left
-                self._move = runtime.move([seat.handle for seat in self._players])
-            return
-        if not self._move.done():
-            return
-        asked, self._move = self._move, None
-        self._settled_s = now
-        try:
-            handle = asked.result()
-        except RemoteDiedError:
-            return  # asked again
-        self._scattered = handle is not None and self._folder.config.actors.count > 0
-        for seat in crew.seats:
-            if seat.handle is handle:
-                self._view.message(f"{seat.title} moves: a node gets empty")
-                if crew.move(seat):
-                    self._close(seat)
-                return
+        auto = not self._folder.config.actors.count
+        if auto:
+            players = [*self._players, *crew.leaving, *crew.closing]
+            count, before = self._room.count(now, crew, players), len(crew.seats)
+            if count is not None and count != before:
+                self._take_over(with_actors(self._config, count))
+                self._view.message(
+                    f"actors.count: {before} → {count}, as many as there is room for"
+                )
+        else:
+            self._room.forget()
+        seat = self._room.mover(now, crew, self._players)
+        if seat is not None:
+            self._room.scattered = not auto
+            self._view.message(f"{seat.title} moves: a node gets empty")
+            if crew.move(seat):
+                self._close(seat)
 
     # --- parts that die or hang --------------------------------------------------------------
 
@@ -578,7 +536,7 @@ class Supervisor:
                 self._leave_vacant(seat, error)
                 continue
             if isinstance(error, CheckpointError):
-                self._distrust(seat, error)
+                self._origins.distrust(seat, error)
                 seat.failures -= 1  # there are only so many checkpoints
             self._replace(seat, error)
             if seat.call is None and seat in self._crew.seats and seat not in self._crew.idle:
@@ -633,8 +591,8 @@ class Supervisor:
         program, seat = self._program, self._shards[index]
         count = len(program.shards)
         while True:
-            checkpoint = self._newest_checkpoint(seat)
-            if checkpoint is None and self._checkpointed:
+            checkpoint = self._origins.newest(seat)
+            if checkpoint is None and self._origins.any:
                 self._view.message(f"{seat.title} begins empty: no checkpoint of it is sound")
             origin = shard_origin(checkpoint, index, count) if checkpoint else None
             try:
@@ -642,16 +600,11 @@ class Supervisor:
             except UnreadableError:
                 raise
             except CheckpointError as error:  # inline; on Ray a ping tells
-                self._distrust(seat, error)
+                self._origins.distrust(seat, error)
                 continue
             self._refilled = True
             self._left.clear()
             return program.shards[index]
-
-    def _distrust(self, seat: Seat, error: CheckpointError) -> None:
-        """The seat's part of the checkpoint it came from is damaged: the one before it is next."""
-        self._view.message(f"{error}; going on without it")
-        self._damaged.add((seat.title, seat.origin))
 
     def _see_what_is_left(self) -> None:
         """Shards that were replaced may hold less: if all do too little, the memory fills first."""
@@ -687,8 +640,8 @@ class Supervisor:
             RunFailedError: no checkpoint is sound. To begin anew would be to lose them all: each
                 new checkpoint takes the place of an old one.
         """
-        program, checkpoint = self._program, self._newest_checkpoint(self._learner)
-        if checkpoint is None and self._checkpointed:
+        program, checkpoint = self._program, self._origins.newest(self._learner)
+        if checkpoint is None and self._origins.any:
             raise RunFailedError("learner cannot be replaced: no checkpoint of it is sound")
         self._give_up_training()
         state = learner_state(checkpoint) if checkpoint else None
@@ -698,47 +651,6 @@ class Supervisor:
         self._next_evaluation = self._evaluation_after(steps)
         self._checkpointer.tried_steps = steps
         return program.learner
-
-    def _newest_checkpoint(self, seat: Seat) -> Checkpoint | None:
-        """The newest from which that part can be made; None: there never was one, or none is sound.
-
-        Raises:
-            UnreadableError: the storage does not answer, or shows nothing of what is there.
-        """
-        seat.origin = ""
-        names = self._checkpoint_names()
-        for _ in range(LISTINGS):
-            there = names
-            for name in reversed(there):
-                if {("", name), (seat.title, name)} & self._damaged:
-                    continue
-                try:
-                    checkpoint = self._checkpointer.store.load(name)
-                except UnreadableError:
-                    raise
-                except CheckpointError as error:
-                    names = self._checkpoint_names()
-                    if name not in names:
-                        break  # removed meanwhile, as a newer one was written
-                    self._view.message(f"{error}; going on without it")
-                    self._damaged.add(("", name))
-                else:
-                    seat.origin = name
-                    return checkpoint
-            else:
-                return None
-        raise UnreadableError(f"{self._checkpointer.store.storage.url}: holds what goes at once")
-
-    def _checkpoint_names(self) -> list[str]:
-        store = self._checkpointer.store
-        try:
-            names = store.names()
-        except OSError as error:
-            raise UnreadableError(f"{store.storage.url}: cannot be read ({error})") from None
-        if self._checkpointed and not names:  # a disk that is not mounted looks like that
-            raise UnreadableError(f"{store.storage.url}: holds no checkpoint any more")
-        self._checkpointed |= bool(names)
-        return names
 
     def _replace(self, seat: Seat, error: Exception) -> None:
         """A new part on the seat of one that failed: same index, same ε, fresh streams."""
@@ -1163,7 +1075,7 @@ class Supervisor:
 
     def _note_saved(self, saving: Saving) -> None:
         self._saved = saving.mark
-        self._checkpointed, self._resumed_from = True, ""
+        self._origins.any, self._resumed_from = True, ""
 
     @property
     def _incarnation(self) -> int:

@@ -152,7 +152,7 @@ def test_a_shard_that_cannot_read_its_part_for_a_while_comes_back_with_it(tmp_pa
     summary = supervisor.run()
     assert len(failures) == 3
     assert summary["learner_steps"] == 400
-    assert supervisor._damaged == set(), "not for good: the storage was to blame"
+    assert supervisor._origins.damaged == set(), "not for good: the storage was to blame"
     assert supervisor._shards[1].origin
     assert not any("begins empty" in line for line in view.lines)
     assert sound_checkpoints(supervisor)
@@ -194,7 +194,7 @@ def test_a_checkpoint_that_goes_while_it_is_read_is_not_damaged_its_successor_is
     monkeypatch.setattr(CheckpointStore, "load", late)
     assert supervisor.run()["learner_steps"] == 400
     assert view.looked["learner"] > 0
-    assert supervisor._damaged == set()
+    assert supervisor._origins.damaged == set()
 
 
 def test_what_one_part_finds_damaged_says_nothing_of_another_checkpoint(tmp_path):
@@ -203,14 +203,14 @@ def test_what_one_part_finds_damaged_says_nothing_of_another_checkpoint(tmp_path
     *_, before, newest = supervisor._folder.checkpoints.names()
     shard, learner = supervisor._shards[1], supervisor._learner
     shard.origin = before  # when that was the newest
-    assert supervisor._newest_checkpoint(learner).name == newest
+    assert supervisor._origins.newest(learner).name == newest
     # Now comes the news that the shard's file was damaged there.
-    supervisor._distrust(shard, CheckpointError(f"{before}/shard-1.rdqn: damaged"))
-    assert supervisor._newest_checkpoint(shard).name == newest
+    supervisor._origins.distrust(shard, CheckpointError(f"{before}/shard-1.rdqn: damaged"))
+    assert supervisor._origins.newest(shard).name == newest
     shard.origin = newest
-    supervisor._distrust(shard, CheckpointError(f"{newest}/shard-1.rdqn: damaged"))
-    assert supervisor._newest_checkpoint(learner).name == newest, "its own part is sound"
-    assert supervisor._newest_checkpoint(supervisor._shards[0]).name == newest
+    supervisor._origins.distrust(shard, CheckpointError(f"{newest}/shard-1.rdqn: damaged"))
+    assert supervisor._origins.newest(learner).name == newest, "its own part is sound"
+    assert supervisor._origins.newest(supervisor._shards[0]).name == newest
 
 
 # --- one shard of several -----------------------------------------------------------------------

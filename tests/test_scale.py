@@ -27,9 +27,10 @@ from deploy.crew import Crew
 from deploy.metrics import CONTROL, RunFolder, read_metrics
 from deploy.program import build as build_program
 from deploy.remote import InlineRuntime
+from deploy.room import LOOK_EVERY_S
 from deploy.run import make_config, train
 from deploy.status import PartStatus, run_status, show
-from deploy.supervisor import FILL_EVERY_S, FINISH_S, Supervisor
+from deploy.supervisor import FINISH_S, Supervisor
 
 
 def tiny(**over):
@@ -184,15 +185,15 @@ def test_a_run_that_fills_its_cluster_grows_at_once_and_shrinks_when_it_has_seen
         counts = []
         for room in rooms:
             runtime.rooms.append(room)
-            now += FILL_EVERY_S
-            supervisor._fill_the_cluster(now)
+            now += LOOK_EVERY_S
+            supervisor._use_the_room(now)
             counts.append(len(supervisor._crew.seats))
         return counts
 
     assert after(4) == [4]
     assert runtime.asked == (["actor-0-0"], 0), "made long ago"
     assert after(4, 2, 4, 3, 2, 5) == [4, 4, 4, 4, 3, 5]
-    supervisor._fill_the_cluster(now + FILL_EVERY_S / 2)
+    supervisor._use_the_room(now + LOOK_EVERY_S / 2)
     assert not runtime.rooms, "not before its time"
 
 
@@ -205,8 +206,8 @@ def test_after_a_shrink_actors_move_one_at_a_time_as_long_as_that_empties_a_node
     def look():
         nonlocal now
         for _ in range(2):  # once to ask, once to hear
-            now += FILL_EVERY_S
-            supervisor._empty_nodes(now)
+            now += LOOK_EVERY_S
+            supervisor._use_the_room(now)
 
     def come_up():
         for seat in crew.seats:
