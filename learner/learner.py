@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cached_property
 
 import numpy as np
 import torch
@@ -19,6 +18,7 @@ from common.seeding import Role, integer_seeds, seed_sequence
 from common.types import Array, EnvironmentSpec, LearnerReport, Transition, UserError
 from common.variables import pack_weights
 from learner.losses import bellman_target, taken, weighted_loss
+from learner.optimizer import Adam
 from learner.prefetch import DeviceRound, Stager
 from replay_server.client import (
     EmptyMemoryError,
@@ -27,9 +27,6 @@ from replay_server.client import (
     shard_index,
     shard_title,
 )
-
-ADAM_SLOTS = ("step", "exp_avg", "exp_avg_sq")
-"""What Adam keeps of each parameter: a number, and two tensors of the parameter's shape."""
 
 
 @dataclass(slots=True)
@@ -83,6 +80,8 @@ class Learner:
         self._target = make_network(spec, config.network, weight_seed).to(self._device)
         self._target.requires_grad_(False)
         self._sync_target()
+        parameters = self._policy.parameters()
+        self._optimizer = Adam(parameters, learner.learning_rate, learner.adam_epsilon)
         self._shards = list(shards)
         self._sampler = self._make_sampler(incarnation)
         self._stager = Stager(self._device)
@@ -129,18 +128,6 @@ class Learner:
             index = shard_index(part)
             self._shards[index] = handle
             self._sampler.connect(index, handle)
-
-    @cached_property
-    def _optimizer(self) -> torch.optim.Optimizer:
-        # Made at the first step: torch imports its compiler for it, about a second in which the
-        # first weights are published already and acting can begin.
-        learner = self._config.learner
-        return torch.optim.Adam(
-            self._policy.parameters(),
-            lr=learner.learning_rate,
-            eps=learner.adam_epsilon,
-            fused=True,
-        )
 
     def train(self, steps: int) -> LearnerReport:
         """`steps` updates, fewer if the memory is empty because shards died.
@@ -220,9 +207,8 @@ class Learner:
         for prefix, network in (("policy", self._policy), ("target", self._target)):
             for name, tensor in network.state_dict().items():
                 tensors[f"{prefix}.{name}"] = tensor
-        for index, slots in self._optimizer.state_dict()["state"].items():
-            for name, tensor in slots.items():
-                tensors[f"optimizer.{index}.{name}"] = tensor
+        for name, tensor in self._optimizer.state().items():
+            tensors[f"optimizer.{name}"] = tensor
         meta = {
             "learner_steps": self._steps,
             "version": self._version,
@@ -251,25 +237,12 @@ class Learner:
 
     def _load_optimizer(self, tensors: dict[str, Tensor]) -> None:
         """Take over Adam's moments. Its fused step believes whatever sizes it is given."""
-        parameters = [parameter.detach() for parameter in self._policy.parameters()]
-        wanted = {
-            f"{index}.{slot}": parameter if slot != "step" else torch.zeros(())
-            for index, parameter in enumerate(parameters)
-            for slot in ADAM_SLOTS
-        }
-        if not tensors and self._steps == 0:  # there are none before the first step
+        if not tensors and self._steps == 0:  # an earlier version had none before the first step
             return
-        difference = shape_difference(tensors, wanted)
+        difference = shape_difference(tensors, self._optimizer.state())
         if difference is not None:
             raise UserError(f"checkpoint is of another network: optimizer.{difference}")
-        state: dict[int, dict[str, Tensor]] = {}
-        for index, parameter in enumerate(parameters):
-            state[index] = {"step": tensors[f"{index}.step"]}
-            for slot in ADAM_SLOTS[1:]:
-                # Laid out as the parameter (channels last), or the fused step would mix them up.
-                state[index][slot] = torch.empty_like(parameter).copy_(tensors[f"{index}.{slot}"])
-        groups = self._optimizer.state_dict()["param_groups"]
-        self._optimizer.load_state_dict({"state": state, "param_groups": groups})
+        self._optimizer.load(tensors)
 
     def _take_batch(self) -> tuple[Round, DeviceRound, int]:
         if self._round is None or self._device_round is None:
@@ -297,7 +270,7 @@ class Learner:
         q = taken(self._policy(transition.observation), transition.action)
         td_error = target - q
         loss = weighted_loss(td_error, weight, learner.huber_delta)
-        self._optimizer.zero_grad(set_to_none=True)
+        self._optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         norm = torch.nn.utils.clip_grad_norm_(self._policy.parameters(), learner.max_grad_norm)
         numbers = torch.stack((loss.detach(), q.detach().mean(), norm)).tolist()
