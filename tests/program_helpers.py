@@ -36,6 +36,13 @@ TINY = {
 }
 """A run that ends in a second or two."""
 
+CALM = (
+    *("--env.id", "deploy.waiting_env:Waiting-v0", "--env.kwargs", "{step_s = 0.002}"),
+    *("--evaluation.every-learner-steps", "1000000", "--learner.samples-per-insert", "4"),
+    *("--stop.score", "none"),
+)
+"""Where it does not matter what is learnt: the cores are left to other tests."""
+
 TINY_OPTIONS = [
     f"--{section}.{key.replace('_', '-')}={json.dumps(value)}"
     for section, values in TINY.items()

@@ -15,6 +15,7 @@ from contextlib import suppress
 import psutil
 import pytest
 from program_helpers import (
+    CALM,
     ROOT,
     TINY_OPTIONS,
     assert_all_gone,
@@ -68,18 +69,18 @@ def test_an_actor_that_is_killed_is_replaced_and_the_run_goes_on(tmp_path):
     run = tmp_path / "run"
     with running(
         *("train", "cartpole", "--json", "--run-dir", str(run), *TINY_OPTIONS),
-        *("--actors.count", "2", "--stop.learner-steps", "4000", "--stop.score", "none"),
+        *(*CALM, "--actors.count", "2"),
     ) as process:
         wait_for(lambda: len(epsilons_in(run, restarts=0)) == 8)
         (victim,) = remotes_named(process, "actor-1-0")
         victim.send_signal(signal.SIGKILL)
         wait_for(lambda: remotes_named(process, "actor-1-1"))
+        wait_for(lambda: len(epsilons_in(run, restarts=1)) == 8)
+        interrupt(process)
         out, err = process.communicate(timeout=120)
         assert process.returncode == 0, err
         assert "actor-1 was replaced" in out
-        summary = summary_of(out)
-        assert summary["restarts"] == 1
-        assert summary["learner_steps"] == 4000
+        assert summary_of(out)["restarts"] == 1
     # Two actors of four copies are a ladder of eight: the new one has the rungs of the old.
     assert epsilons_in(run, restarts=1) == epsilons_in(run, restarts=0)
     parts = {row["part"]: row for row in json.loads((run / "status.json").read_text())["parts"]}
@@ -94,15 +95,7 @@ def test_a_learner_that_is_killed_goes_on_from_the_newest_checkpoint_and_leaves_
     run = tmp_path / "run"
     with running(
         *("train", "cartpole", "--json", "--run-dir", str(run), *TINY_OPTIONS),
-        *(
-            "--checkpoint.every-learner-steps",
-            "50",
-            "--checkpoint.every-s",
-            "none",
-            "--stop.score",
-            "none",
-        ),
-        *("--stop.learner-steps", "3000"),
+        *(*CALM, "--checkpoint.every-learner-steps", "50", "--checkpoint.every-s", "none"),
     ) as process:
         wait_for(lambda: checkpoints_in(run).names())
         children = descendants(process)
@@ -110,11 +103,13 @@ def test_a_learner_that_is_killed_goes_on_from_the_newest_checkpoint_and_leaves_
         learner.send_signal(signal.SIGKILL)
         wait_for(lambda: remotes_named(process, "learner-1"))
         children += descendants(process)
+        saved = checkpoints_in(run).newest().state["learner"]["learner_steps"]
+        wait_for(lambda: learner_steps_in(run) > saved + 200)
+        interrupt(process)
         out, err = process.communicate(timeout=120)
         assert process.returncode == 0, err
         assert out.count("learner was replaced") == 1
-        summary = summary_of(out)
-        assert (summary["restarts"], summary["learner_steps"]) == (1, 3000)
+        assert summary_of(out)["restarts"] == 1
         assert_all_gone(children)
     steps = [report["learner_steps"] for report in reports_in(run)]
     back = [later for earlier, later in itertools.pairwise(steps) if later < earlier]
@@ -128,7 +123,7 @@ def test_a_run_whose_only_actor_hangs_stops_with_one_line_and_no_orphan(tmp_path
     run = tmp_path / "run"
     with running(
         *("train", "cartpole", "--run-dir", str(run), *TINY_OPTIONS),
-        *("--learner.stall-timeout-s", "5", "--stop.score", "none"),
+        *(*CALM, "--learner.stall-timeout-s", "5"),
     ) as process:
         wait_for(lambda: learner_steps_in(run) > 100)
         children = descendants(process)
@@ -158,9 +153,7 @@ def test_the_ratio_of_a_run_is_changed_while_it_goes_on(tmp_path):
             reports_in(run)[-1]["samples_per_insert"] == pytest.approx(wanted, rel=0.1)
         )
 
-    with running(
-        *("train", "cartpole", "--run-dir", str(run), "--stop.score", "none", *TINY_OPTIONS)
-    ) as process:
+    with running(*("train", "cartpole", "--run-dir", str(run), *TINY_OPTIONS, *CALM)) as process:
         wait_for(lambda: learner_steps_in(run) > 100 and ratio_is(4))
         code, out, err = raydqn("set", str(run), "--learner.samples-per-insert", "16")
         assert (code, out) == (0, "applied: learner.samples_per_insert 4 → 16\n"), err
@@ -175,9 +168,7 @@ def test_the_ratio_of_a_run_is_changed_while_it_goes_on(tmp_path):
 
 def test_ctrl_c_saves_resumes_and_leaves_no_orphan(tmp_path):
     run = tmp_path / "run"
-    with running(
-        *("train", "cartpole", "--run-dir", str(run), "--stop.score", "none", *TINY_OPTIONS)
-    ) as process:
+    with running(*("train", "cartpole", "--run-dir", str(run), *TINY_OPTIONS, *CALM)) as process:
         wait_for(lambda: learner_steps_in(run) > 50)
         children = descendants(process)
         assert len(children) > 4
@@ -246,7 +237,7 @@ def test_an_environment_beside_the_command_is_found_by_the_remotes(tmp_path):
 
 def test_an_environment_that_crashes_is_replaced_until_it_is_hopeless(tmp_path):
     (tmp_path / "fragile.py").write_text(
-        "import os, pathlib, gymnasium as gym\n"
+        "import os, pathlib, time, gymnasium as gym\n"
         "from gymnasium.envs.classic_control import CartPoleEnv\n"
         "class Fragile(CartPoleEnv):\n"
         "    'Its process dies once, at the 30th step; then it raises at every step.'\n"
@@ -259,13 +250,14 @@ def test_an_environment_that_crashes_is_replaced_until_it_is_hopeless(tmp_path):
         "            os._exit(1)\n"
         "        if mark.with_name('hopeless').exists():\n"
         "            raise OSError('the simulator is gone')\n"
+        "        time.sleep(0.002)\n"
         "        return super().step(action)\n"
         "gym.register('Fragile-v0', Fragile, max_episode_steps=50)\n"
     )
     run, mark = tmp_path / "run", tmp_path / "mark"
     with running(
         *("train", "cartpole", "--run-dir", str(run), *TINY_OPTIONS),
-        *("--env.id", "fragile:Fragile-v0"),
+        *("--env.id", "fragile:Fragile-v0", "--evaluation.every-learner-steps", "1000000"),
         cwd=tmp_path,
         env={"FRAGILE_MARK": str(mark)},
     ) as process:
@@ -329,7 +321,7 @@ def test_a_signal_to_the_whole_group_in_the_middle_of_a_save_with_a_part_that_ha
     run = tmp_path / "run"
     with running(
         *("train", "cartpole", "--json", "--run-dir", str(run), *TINY_OPTIONS),
-        *("--actors.count", "2", "--stop.score", "none", "--checkpoint.every-s", "0.1"),
+        *(*CALM, "--actors.count", "2", "--checkpoint.every-s", "0.1"),
         own_group=True,
     ) as process:
         wait_for(lambda: checkpoints_in(run).names() and learner_steps_in(run) > 100)
@@ -351,7 +343,7 @@ def test_a_signal_to_the_whole_group_in_the_middle_of_a_save_with_a_part_that_ha
 
 def test_ctrl_c_in_a_terminal_saves_and_ends(tmp_path):
     run = tmp_path / "run"
-    arguments = ("train", "cartpole", "--run-dir", str(run), *TINY_OPTIONS, "--stop.score", "none")
+    arguments = ("train", "cartpole", "--run-dir", str(run), *TINY_OPTIONS, *CALM)
     pid, terminal = pty.fork()
     if pid == 0:
         os.chdir(ROOT)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from program_helpers import (
+    CALM,
     ROOT,
     TINY_OPTIONS,
     assert_all_gone,
@@ -38,11 +39,6 @@ ON_RAY = (
     *("--replay.shards", "2", "--replay.capacity", "20000", "--checkpoint.every-s", "1"),
     *("--evaluation.every-learner-steps", "1000000"),
 )
-CALM = (
-    *("--env.id", "deploy.waiting_env:Waiting-v0", "--env.kwargs", "{step_s = 0.002}"),
-    *("--learner.samples-per-insert", "4"),
-)
-"""Where it does not matter what is learnt: the cores are left to other tests."""
 RECOVERY_S = 30.0
 
 
@@ -162,7 +158,7 @@ def test_a_full_disk_costs_no_checkpoint_that_is_there(tmp_path, on_failure):
 
 
 def test_a_full_disk_on_ray_costs_no_checkpoint_that_is_there(tmp_path):
-    more = ("--checkpoint.every-s", "0.5", "--stop.learner-steps", "1500")
+    more = ("--checkpoint.every-s", "0.5", "--stop.learner-steps", "800")
     options = " ".join(f"'{option}'" for option in (*ON_RAY, *CALM, *more))
     done = in_a_small_place(
         f'{sys.executable} -m deploy train {options} --checkpoint.storage "$PLACE" '
@@ -174,7 +170,7 @@ def test_a_full_disk_on_ray_costs_no_checkpoint_that_is_there(tmp_path):
     lines = done.stdout.strip().splitlines()
     assert len(json.loads(lines[-1])) >= 1, said  # whole ones are left, all verified
     assert "code 1" in lines  # the last one could not be written either
-    assert reports_in(tmp_path / "run")[-1]["learner_steps"] == 1500
+    assert reports_in(tmp_path / "run")[-1]["learner_steps"] == 800
 
 
 def test_a_place_that_cannot_be_written_does_not_end_the_run_before_its_time(tmp_path):

@@ -186,8 +186,8 @@ def test_a_tree_that_is_used_a_lot_goes_over_to_compiled_loops_by_itself():
     tree, plain = tree_of(np.ones(100)), tree_of(np.ones(100))
     assert not tree.compiled
     for number in range(COMPILED_AFTER_CALLS):
-        tree.set(np.array([number]), np.array([0.5 + number]))
-        plain._masses[number] = 0.5 + number
+        tree.set(np.array([number % 100]), np.array([0.5 + number]))
+        plain._masses[number % 100] = 0.5 + number
     for thread in threading.enumerate():
         if thread.name == "sum-tree-compiler":
             thread.join(timeout=60)

@@ -9,13 +9,13 @@ import json
 import re
 import subprocess
 import sys
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
 import pytest
 from hosts import Hosts, missing
-from program_helpers import wait_for
+from program_helpers import CALM, wait_for
 from test_grafana import asked_for
 from three_hosts import ROOT
 
@@ -137,11 +137,8 @@ def test_nodes_come_when_parts_wait_for_them_and_go_when_they_are_idle(head):
 
 # --- three hosts, over SSH ----------------------------------------------------------------------
 
-RUN = "cartpole-test"
-KEYS = (
-    *("--actors.count", "2", "--stop.score", "none", "--stop.env-steps", "none"),
-    *("--checkpoint.every-s", "10", "--evaluation.every-learner-steps", "500"),
-)
+LEARNING, ELASTIC = "cartpole-test", "elastic"
+KEYS = ("--actors.count", "2", "--checkpoint.every-s", "10")
 
 
 def until(look, timeout_s, what):
@@ -149,13 +146,13 @@ def until(look, timeout_s, what):
     return wait_for(look, timeout_s, poll_s=0.5, what=what)
 
 
-@pytest.fixture(scope="module")
-def job(cluster):
-    """A run that was submitted from outside, and goes on."""
-    log = (cluster.folder / "submit.log").open("w+")
+@contextmanager
+def submitted(cluster, run, *keys):
+    """A run that is submitted from outside: the command that follows it, and what it writes."""
+    log = (cluster.folder / f"{run}.log").open("w+")
     command = [sys.executable, "-m", "deploy", "cluster", "submit", str(cluster.file), "cartpole"]
     process = subprocess.Popen(
-        [*command, "--name", RUN, *KEYS],
+        [*command, "--name", run, *KEYS, *keys],
         cwd=ROOT,
         env=cluster.env,
         stdin=subprocess.DEVNULL,
@@ -202,66 +199,93 @@ def output(job):
 
 
 @pytest.mark.timeout(900)
-def test_a_cluster_comes_up_trains_loses_a_host_gets_it_back_and_goes(cluster, job):
-    head, first, second = (host.name for host in cluster.hosts.all)
+def test_a_cluster_comes_up_trains_loses_a_host_gets_it_back_and_goes(cluster):
+    with submitted(cluster, LEARNING, "--stop.score", "475") as job:
+        it_trains(cluster, job)
+    # The second finds the cluster up. Its environment leaves the cores to other tests.
+    with submitted(cluster, ELASTIC, *CALM) as job:
+        it_is_elastic(cluster, job)
 
-    def acting(count, on=None):
-        """So many actors are up, all of them on these hosts, some on each."""
+    # Nothing is left.
+    down = cluster.ray("down", "--yes", str(cluster.file))
+    assert down.returncode == 0, down.stderr
+    until(lambda: not cluster.left(), 180, f"nothing left: {cluster.left()}")
 
-        def look():
-            assert job[0].poll() is None, output(job)
-            status = cluster.status(RUN)
-            up = [part for part in parts(status, "actor-") if part["state"] == "up"]
-            hosts = hosts_of(status, "actor-")
-            fits = hosts == on if on is not None else hosts <= {first, second}
-            return status if len(up) == count and fits else None
 
-        return look
+def acting(cluster, job, run, count, on=None):
+    """A look whether so many actors are up, all of them on these hosts, some on each."""
 
-    # The learner and the shard on the head, actors on the others, as soon as one of them is there.
-    status = until(acting(2), 300, "two actors")
-    assert hosts_of(status, "learner") == hosts_of(status, "shard-") == {head}
+    def look():
+        assert job[0].poll() is None, output(job)
+        status = cluster.status(run)
+        up = [part for part in parts(status, "actor-") if part["state"] == "up"]
+        hosts = hosts_of(status, "actor-")
+        workers = {host.name for host in cluster.workers}
+        fits = hosts == on if on is not None else hosts <= workers
+        return status if len(up) == count and fits else None
+
+    return look
+
+
+def it_trains(cluster, job):
+    """Learner and shard on the head, actors on the others, as soon as one of them is there."""
+    status = until(acting(cluster, job, LEARNING, 2), 300, "two actors")
+    assert hosts_of(status, "learner") == hosts_of(status, "shard-") == {cluster.head.name}
+
+    # Its numbers are where Prometheus fetches Ray's.
+    until(lambda: cluster.status(LEARNING)["score"] is not None, 120, "an evaluation")
+    missing = asked_for() - set(re.findall(r"^ray_raydqn_\w+", metrics(cluster), re.M))
+    # Counters are there when they were counted up for the first time.
+    assert missing <= {"ray_raydqn_dropped_total", "ray_raydqn_restarts_total"}
+
+    assert job[0].wait(300) == 0, output(job)
+    summary = summary_in(cluster, LEARNING)
+    assert summary["stop_reason"] == "score"
+    assert summary["score"] >= 475
+
+
+def summary_in(cluster, run):
+    return json.loads(cluster.run_file(run, "summary.json").read_text(encoding="utf-8"))
+
+
+def it_is_elastic(cluster, job):
+    """More actors and fewer; a host is lost, and comes back; from whoever has no token: nothing."""
+    first, second = (host.name for host in cluster.workers)
+
+    def are_up(count, on=None):
+        return acting(cluster, job, ELASTIC, count, on)
+
+    until(are_up(2), 120, "two actors, on a cluster that was up")
 
     # Whoever asks the cluster is told the same as the run wrote.
     def places(status):
         return {(part["part"], part["host"], part["pid"]) for part in parts(status)}
 
-    def told_as_written():
-        told = cluster.raydqn(f"status {RUN} --address auto --json")
-        assert told.returncode == 0, told.stderr
-        return places(json.loads(told.stdout)) == places(cluster.status(RUN))
-
-    # Not the first time, perhaps: the evaluator may come up between the two.
-    until(told_as_written, 60, "the cluster tells what the run wrote")
-
-    # It trains.
-    until(lambda: (cluster.status(RUN)["score"] or 0) >= 475, 240, "a score of 475")
-
-    # Its numbers are where Prometheus fetches Ray's.
-    missing = asked_for() - set(re.findall(r"^ray_raydqn_\w+", metrics(cluster), re.M))
-    # Counters are there when they were counted up for the first time.
-    assert missing <= {"ray_raydqn_dropped_total", "ray_raydqn_restarts_total"}
+    told = cluster.raydqn(f"status {ELASTIC} --address auto --json")
+    assert told.returncode == 0, told.stderr
+    assert places(json.loads(told.stdout)) == places(cluster.status(ELASTIC))
 
     # More actors, and fewer, asked for on another machine than the driver's.
-    said = cluster.on(cluster.workers[0], f"python -m deploy scale {RUN} --address auto --actors 5")
+    wish = f"python -m deploy scale {ELASTIC} --address auto --actors 5"
+    said = cluster.on(cluster.workers[0], wish)
     assert said.stdout == "applied: actors.count 2 → 5\n", said.stderr
-    until(acting(5, {first, second}), 120, "five actors, which no host can hold alone")
-    said = cluster.raydqn(f"scale {RUN} --address auto --actors 6")
+    until(are_up(5, {first, second}), 120, "five actors, which no host can hold alone")
+    said = cluster.raydqn(f"scale {ELASTIC} --address auto --actors 6")
     assert "the cluster can never hold more than 5; nothing was changed" in said.stderr
-    assert cluster.raydqn(f"scale raydqn/runs/{RUN} --actors 4").returncode == 0
-    until(acting(4, {first, second}), 30, "four actors")
+    assert cluster.raydqn(f"scale raydqn/runs/{ELASTIC} --actors 4").returncode == 0
+    until(are_up(4, {first, second}), 30, "four actors")
 
     # A host is cut off, and then loses its power: training goes on with the other.
     cluster.workers[1].unplug()
-    until(lambda: hosts_of(cluster.status(RUN), "actor-") == {first}, 120, "its actors are missed")
-    steps = cluster.status(RUN)["learner_steps"]
+    until(lambda: hosts_of(cluster.status(ELASTIC), "actor-") == {first}, 120, "they are missed")
+    steps = cluster.status(ELASTIC)["learner_steps"]
     cluster.workers[1].power_off()
-    until(lambda: cluster.status(RUN)["learner_steps"] > steps + 300, 60, "learning goes on")
+    until(lambda: cluster.status(ELASTIC)["learner_steps"] > steps + 100, 60, "learning goes on")
 
     # It comes back, and Ray's autoscaler takes it in again.
     cluster.workers[1].plug_in()
     cluster.workers[1].start()
-    until(acting(4, {first, second}), 240, "actors on the host that came back")
+    until(are_up(4, {first, second}), 240, "actors on the host that came back")
 
     # A wrong token, and none, are refused, in one line.
     for env in ({"RAY_AUTH_TOKEN": "f" * 64}, {"RAY_AUTH_MODE": "disabled"}):
@@ -271,13 +295,7 @@ def test_a_cluster_comes_up_trains_loses_a_host_gets_it_back_and_goes(cluster, j
         assert "put its own into ~/.ray/auth_token" in refused.stderr
 
     # Stopped from outside, it saves.
-    cluster.on(cluster.head, f"ray job stop --address http://127.0.0.1:8265 {RUN}")
+    cluster.on(cluster.head, f"ray job stop --address http://127.0.0.1:8265 {ELASTIC}")
     job[0].wait(60)
-    summary = json.loads(cluster.run_file(RUN, "summary.json").read_text(encoding="utf-8"))
-    assert summary["stop_reason"] == "terminated"
-    assert f"raydqn resume /root/raydqn/runs/{RUN}" in output(job)
-
-    # Nothing is left.
-    down = cluster.ray("down", "--yes", str(cluster.file))
-    assert down.returncode == 0, down.stderr
-    until(lambda: not cluster.left(), 180, f"nothing left: {cluster.left()}")
+    assert summary_in(cluster, ELASTIC)["stop_reason"] == "terminated"
+    assert f"raydqn resume /root/raydqn/runs/{ELASTIC}" in output(job)
