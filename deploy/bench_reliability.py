@@ -21,11 +21,13 @@ import numpy as np
 import psutil
 
 from common.types import UserError
+from common.variables import Variables
 from deploy.bench_replay import PICTURE, STACK, Stream
 from deploy.control import APPLIED, TAKEN_WITHIN_S, ask, changed, keys_of
 from deploy.figures import Figure
 from deploy.metrics import RunFolder, read_metrics
 from deploy.remote import local_ray
+from deploy.seats import PING_EVERY_S
 from deploy.sizing import object_store_bytes
 from replay_server.messages import encode_chunk
 from replay_server.saving import ShardOrigin
@@ -48,11 +50,14 @@ ENDLESS = (
     *("--evaluation.every-learner-steps", "1000000"),
     *("--checkpoint.every-s", "none", "--checkpoint.every-learner-steps", "none"),
 )
-CHECKPOINT_EVERY_S = 10.0
+CHECKPOINT_EVERY_S = 2.0
+"""Thirty times as often as by default, so that what a checkpoint costs stands out of the noise."""
 CHECKPOINTS = f"a checkpoint every {CHECKPOINT_EVERY_S:g} s"
 NO_CHECKPOINTS = "none"
-STRETCH_S = 20.0
-"""Two checkpoints."""
+STRETCH_S = 8.0
+REPORTS_OFTEN = ("--report.every-s", "0.2")
+"""So that a stretch begins and ends when it should."""
+PINGS = 2_000
 WARM_UP_STEPS = 1_000
 QUICK_TO_NOTICE = (
     *("--replay.shards", "2", "--replay.capacity", "1000000"),  # nothing is forgotten meanwhile
@@ -127,15 +132,15 @@ def bench_supervision(repeat: int | None, start: Callable[..., Process]) -> Iter
 
     One run, of which the interval is changed while it goes on: two runs differ by more than what
     is to be measured. What comes first is changed from pair to pair. Signs of life are asked for
-    all the time.
+    all the time: what they cost is measured by itself.
 
     Args:
         repeat: pairs of stretches.
         start: starts a command; `output` is where it writes.
     """
     rates: dict[str, list[float]] = {CHECKPOINTS: [], NO_CHECKPOINTS: []}
-    with _endless_run(start) as (run, _):
-        for number in range(repeat or 12):
+    with _endless_run(start, *REPORTS_OFTEN) as (run, _):
+        for number in range(repeat or 30):
             for name in sorted(rates, reverse=number % 2 == 1):
                 _set_interval(run, CHECKPOINT_EVERY_S if name == CHECKPOINTS else None)
                 rates[name].append(_steps_per_s(run))
@@ -144,6 +149,30 @@ def bench_supervision(repeat: int | None, start: Callable[..., Process]) -> Iter
     ratios = [a / b for a, b in zip(rates[CHECKPOINTS], rates[NO_CHECKPOINTS], strict=True)]
     yield Figure.of("learner steps", "with ÷ without", ratios, "ratio")
     yield Figure.of("95 % interval of the median", "with ÷ without", _middle(ratios), "ratio")
+    yield from _signs_of_life()
+
+
+def _signs_of_life() -> Iterator[Figure]:
+    """What it takes of a core to ask a learner, the weights' holder and one shard for them."""
+    with local_ray(100 << 20) as runtime:
+        handle = runtime.spawn(Variables, -1, name="variables")
+        place = runtime.ping(handle).result()
+        assert place is not None
+        processes = [psutil.Process(), psutil.Process(place.pid)]
+
+        def taken_s() -> float:
+            return sum(sum(process.cpu_times()[:2]) for process in processes)
+
+        measured = []
+        for _ in range(3):
+            begin_s = taken_s()
+            for _ in range(PINGS):
+                runtime.ping(handle).result()
+            measured.append((taken_s() - begin_s) / PINGS)
+    parts = 3
+    share = [100 * parts * seconds / PING_EVERY_S for seconds in measured]
+    yield Figure.of("a sign of life, both processes", "CPU", [1e3 * s for s in measured], "ms")
+    yield Figure.of("signs of life of three parts", "CPU", share, "% of a core")
 
 
 def _middle(values: list[float]) -> list[float]:

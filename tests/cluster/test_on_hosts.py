@@ -140,7 +140,7 @@ def test_nodes_come_when_parts_wait_for_them_and_go_when_they_are_idle(head):
 LEARNING, ELASTIC = "cartpole-test", "elastic"
 KEYS = ("--actors.count", "2", "--checkpoint.every-s", "10")
 SHORT_EVALUATIONS = (
-    *("--evaluation.every-learner-steps", "1000"),
+    *("--evaluation.every-learner-steps", "200"),
     *("--evaluation.episodes", "2", "--evaluation.envs", "2"),
 )
 
