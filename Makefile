@@ -1,5 +1,6 @@
 # Two commands do everything on a fresh machine: `make train` and `make test`.
-# Two test files at a time, in their order: the test of a cluster, the longest, begins at once.
+# Three test files at a time, in their order: the test of a cluster, the longest, begins at once, and
+# mostly waits.
 # To use a debugger: make test ARGS="-n 0 --pdb tests/test_table.py"
 # ARGS goes to the program: make train ARGS="cartpole-pixels --inline"
 
@@ -17,7 +18,7 @@ train: $(VENV)/.installed
 	$(BIN)/raydqn train $(ARGS)
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 # Every check that continuous integration runs, tests included.
 check: lint test

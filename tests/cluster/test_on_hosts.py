@@ -22,7 +22,7 @@ from three_hosts import ROOT
 FAKE_RUN = "autoscaled"
 FAKE_HEAD_ID = "f" * 51 + "00000"
 FAKE_OPTIONS = (
-    "--address auto --actors.count 2 --stop.score none --stop.env-steps none "
+    "--address ray://127.0.0.1:10001 --actors.count 2 --stop.score none --stop.env-steps none "
     "--actors.envs 2 --evaluation.every-learner-steps 1000000 --checkpoint.replay false"
 )
 
@@ -90,7 +90,8 @@ def test_nodes_come_when_parts_wait_for_them_and_go_when_they_are_idle(head):
     """Ray's "fake" nodes, with which Ray tests its autoscaler: real raylets, all on one host.
 
     The cloud that would rent them out is all that is missing. It is the autoscaler that `ray up`
-    uses for clouds; the other test has the one for machines of one's own.
+    uses for clouds; the other test has the one for machines of one's own. And the driver is no part
+    of the cluster here, but joins it by Ray's client, as from a machine outside.
     """
     started = on(
         head,
