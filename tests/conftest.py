@@ -7,6 +7,18 @@ from collections.abc import Generator
 
 import pytest
 
+LONGEST = (
+    *("test_on_hosts", "test_reliability", "test_program_ray", "test_chaos", "test_program_inline"),
+    *("test_recovery", "test_supervisor", "test_backpressure", "test_bench_replay"),
+)
+"""Files that take minutes. Begun last, one of them would keep all other processes waiting."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first, the others in their order: several files run at a time."""
+    rank = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
+
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item, call) -> Generator[None, pytest.TestReport, pytest.TestReport]:

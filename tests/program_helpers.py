@@ -98,7 +98,7 @@ def summary_of(out: str) -> dict:
     return json.loads(out.strip().splitlines()[-1])
 
 
-def wait_for(condition, timeout_s: float = 150.0, poll_s: float = 0.05, what: str = "it"):
+def wait_for(condition, timeout_s: float = 150.0, poll_s: float = 0.1, what: str = "it"):
     """Wait until `condition()` is true, and return its value; `what` stands in the error."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
@@ -109,14 +109,24 @@ def wait_for(condition, timeout_s: float = 150.0, poll_s: float = 0.05, what: st
     raise AssertionError(f"{what} did not come true within {timeout_s} s")
 
 
+_read: dict[Path, tuple[int, int, list[dict]]] = {}  # file, bytes, reports that they hold
+
+
 def reports_in(run: Path) -> list[dict]:
-    """Whole lines of metrics.jsonl so far."""
+    """Whole lines of metrics.jsonl so far; each is read once, however often that is asked."""
     path = run / "metrics.jsonl"
     if not path.exists():
         return []
-    return [
-        json.loads(line) for line in path.read_text().splitlines(keepends=True) if line[-1:] == "\n"
-    ]
+    with path.open("rb") as file:
+        stat = os.fstat(file.fileno())
+        number, begin, reports = _read.get(path, (0, 0, []))
+        if number != stat.st_ino or stat.st_size < begin:  # another file, or cut off by a resume
+            number, begin, reports = stat.st_ino, 0, []
+        file.seek(begin)
+        lines = [line for line in file.read().splitlines(keepends=True) if line[-1:] == b"\n"]
+    reports += map(json.loads, lines)
+    _read[path] = (number, begin + sum(map(len, lines)), reports)
+    return list(reports)
 
 
 def checkpoints_in(run: Path) -> CheckpointStore:

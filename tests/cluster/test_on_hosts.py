@@ -22,8 +22,8 @@ from three_hosts import ROOT
 FAKE_RUN = "autoscaled"
 FAKE_HEAD_ID = "f" * 51 + "00000"
 FAKE_OPTIONS = (
-    "--address ray://127.0.0.1:10001 --actors.count 2 --stop.score none --stop.env-steps none "
-    "--actors.envs 2 --evaluation.every-learner-steps 1000000 --checkpoint.replay false"
+    "--address ray://127.0.0.1:10001 --actors.count 2 --stop.env-steps none "
+    "--actors.envs 2 --checkpoint.replay false " + " ".join(f"'{option}'" for option in CALM)
 )
 
 
