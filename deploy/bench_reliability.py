@@ -65,6 +65,8 @@ QUICK_TO_NOTICE = (
 )
 PARTS = ("shard-0", "learner", "variables", "actor-0")
 BETWEEN_DEATHS_S = 5.0
+SETTLED_REPORTS, SETTLED_WITHIN = 4, 2_500
+"""So many reports, and transitions: what the actors insert within half a second."""
 Process = subprocess.Popen[str]
 WARM_UP_SHARE = 1 / 3
 GROWTH_MIB = 24.0
@@ -268,17 +270,28 @@ def _recover(
     begin_s = time.time()
     ready_s = _wait_for_part(run, part, row["incarnation"] + 1, process)
     seen = len(read_metrics(run))
-    while len(read_metrics(run)) < seen + 5:  # statistics of shards come every few reports
+    # The learner tells what shards hold: of another one not before it has drawn from it.
+    while len(reports := read_metrics(run)) < seen + 5 or not _settled(reports):
         time.sleep(POLL_S)
-    reports = [line for line in read_metrics(run) if line["wall_s"] > before["wall_s"]]
+    reports = [line for line in reports if line["wall_s"] > before["wall_s"]]
     lost: dict[str, float] = {}
     if part.startswith("shard"):
-        gone = [line["transitions"] - line["replay_size"] for line in (before, reports[-1])]
-        lost["transitions"] = gone[1] - gone[0]
+        lost["transitions"] = _missing(reports[-1]) - _missing(before)
     if part == "learner":
         steps = [line["learner_steps"] for line in (before, *reports)]
         lost["learner steps"] = max(0, *(a - b for a, b in pairwise(steps)))
     return ready_s - begin_s, lost
+
+
+def _missing(report: dict[str, Any]) -> float:
+    """Transitions that were inserted, and that no shard holds."""
+    return float(report["transitions"] - report["replay_size"])
+
+
+def _settled(reports: list[dict[str, Any]]) -> bool:
+    """Whether the newest reports agree about what is missing, but for what is on its way."""
+    missing = [_missing(report) for report in reports[-SETTLED_REPORTS:]]
+    return max(missing) - min(missing) < SETTLED_WITHIN
 
 
 def _wait_for_part(run: Path, part: str, incarnation: int, process: Process) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from common.types import UserError
-from deploy.bench_reliability import GROWTH_MIB, MemoryByPart, _middle, soak_figures
+from deploy.bench_reliability import GROWTH_MIB, MemoryByPart, _middle, _settled, soak_figures
 
 
 def memory(growth_mib: float = 0.0, shared_mib: float = 10.0, spilled_bytes: int = 0):
@@ -42,3 +42,11 @@ def test_growth_spilling_and_a_store_beyond_its_bound_are_errors(seen, message):
 )
 def test_the_interval_of_a_median_is_the_sign_tests(number, first, last):
     assert _middle(list(range(number, 0, -1))) == list(range(first, last + 1))
+
+
+def test_what_was_lost_is_told_when_the_shard_that_came_back_has_been_heard():
+    # Of a real run: for a report or two what the new shard holds is not counted.
+    told = [(66_704, 66_964), (73_806, 40_984), (79_901, 74_819), (85_991, 79_896)]
+    told += [(91_071, 85_741), (96_907, 91_574)]
+    reports = [{"transitions": inserted, "replay_size": held} for inserted, held in told]
+    assert [_settled(reports[:count]) for count in (4, 5, 6)] == [False, False, True]
