@@ -60,11 +60,12 @@ REPORTS_OFTEN = ("--report.every-s", "0.2")
 PINGS = 2_000
 WARM_UP_STEPS = 1_000
 QUICK_TO_NOTICE = (
-    *("--replay.shards", "2", "--replay.capacity", "1000000"),  # nothing is forgotten meanwhile
+    *("--replay.shards", "2", "--replay.capacity", "4000000"),  # nothing is forgotten meanwhile
     *("--checkpoint.every-s", "3", "--supervision.hung-after-s", "4"),
 )
 PARTS = ("shard-0", "learner", "variables", "actor-0")
 BETWEEN_DEATHS_S = 5.0
+GIVE_UP_AFTER_REPORTS = 60
 SETTLED_REPORTS, SETTLED_WITHIN = 4, 2_500
 """So many reports, and transitions: what the actors insert within half a second."""
 Process = subprocess.Popen[str]
@@ -272,6 +273,8 @@ def _recover(
     seen = len(read_metrics(run))
     # The learner tells what shards hold: of another one not before it has drawn from it.
     while len(reports := read_metrics(run)) < seen + 5 or not _settled(reports):
+        if len(reports) > seen + GIVE_UP_AFTER_REPORTS:
+            raise UserError(f"what was lost with {part} cannot be told: is the memory full?")
         time.sleep(POLL_S)
     reports = [line for line in reports if line["wall_s"] > before["wall_s"]]
     lost: dict[str, float] = {}
