@@ -137,16 +137,14 @@ def test_a_run_whose_only_actor_hangs_stops_with_one_line_and_no_orphan(tmp_path
 def test_a_run_is_changed_while_it_goes_on_and_ctrl_c_saves_resumes_and_leaves_no_orphan(tmp_path):
     run = tmp_path / "run"
 
-    def ratio_is(wanted: float) -> bool:
-        return bool(reports_in(run)) and (
-            reports_in(run)[-1]["samples_per_insert"] == pytest.approx(wanted, rel=0.1)
-        )
+    def ratio() -> float:  # over the whole run
+        return reports_in(run)[-1]["samples_per_insert"] if reports_in(run) else 0.0
 
     with running(*("train", "cartpole", "--run-dir", str(run), *TINY_OPTIONS, *CALM)) as process:
-        wait_for(lambda: learner_steps_in(run) > 100 and ratio_is(4))
-        code, out, err = raydqn("set", str(run), "--learner.samples-per-insert", "16")
-        assert (code, out) == (0, "applied: learner.samples_per_insert 4 → 16\n"), err
-        wait_for(lambda: ratio_is(16))
+        wait_for(lambda: learner_steps_in(run) > 50 and ratio() == pytest.approx(4, rel=0.1))
+        code, out, err = raydqn("set", str(run), "--learner.samples-per-insert", "8")
+        assert (code, out) == (0, "applied: learner.samples_per_insert 4 → 8\n"), err
+        wait_for(lambda: ratio() > 5.5)
         children = descendants(process)
         assert len(children) > 4
         # Ctrl-C on a terminal reaches every process in the foreground's group.
@@ -155,11 +153,11 @@ def test_a_run_is_changed_while_it_goes_on_and_ctrl_c_saves_resumes_and_leaves_n
                 child.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)
         assert process.returncode == 0, err
-        assert "applied: learner.samples_per_insert 4 → 16" in out
+        assert "applied: learner.samples_per_insert 4 → 8" in out
         assert f"raydqn resume {run}" in out
         assert_all_gone(children)
     saved = checkpoints_in(run).newest().state
-    assert saved["config"]["learner"]["samples_per_insert"] == 16.0
+    assert saved["config"]["learner"]["samples_per_insert"] == 8.0
     steps = saved["counters"]["learner_steps"]
     code, out, err = raydqn("resume", str(run), "--json", "--stop.learner-steps", str(steps + 100))
     assert code == 0, err
