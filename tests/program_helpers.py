@@ -120,7 +120,7 @@ def reports_in(run: Path) -> list[dict]:
     with path.open("rb") as file:
         stat = os.fstat(file.fileno())
         number, begin, reports = _read.get(path, (0, 0, []))
-        if number != stat.st_ino or stat.st_size < begin:  # another file, or cut off by a resume
+        if number != stat.st_ino or stat.st_size < begin:  # another file
             number, begin, reports = stat.st_ino, 0, []
         file.seek(begin)
         lines = [line for line in file.read().splitlines(keepends=True) if line[-1:] == b"\n"]
