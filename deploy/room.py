@@ -61,7 +61,7 @@ class Room:
         """Whatever is answered now is the answer to an old question."""
         self._answer = None
 
-    def mover(self, now: float, crew: Crew, players: Sequence[Seat]) -> Seat | None:
+    def mover(self, now: float, crew: Crew, players: Sequence[Seat], once: bool) -> Seat | None:
         """Where there were more actors: who is to live elsewhere, so that a node gets empty.
 
         One at a time, and only as long as that empties a node; the cluster then lets it go.
@@ -70,6 +70,7 @@ class Room:
             now: `time.monotonic()`.
             crew: the actors.
             players: actors and evaluator.
+            once: no second one is asked for.
         """
         if not self.scattered:
             return None
@@ -88,5 +89,5 @@ class Room:
             handle = answer.result()
         except RemoteDiedError:
             return None  # asked again
-        self.scattered = handle is not None
+        self.scattered = handle is not None and not once
         return next((seat for seat in crew.seats if seat.handle is handle), None)

@@ -509,9 +509,8 @@ class Supervisor:
                 )
         else:
             self._room.forget()
-        seat = self._room.mover(now, crew, self._players)
+        seat = self._room.mover(now, crew, self._players, once=auto)
         if seat is not None:
-            self._room.scattered = not auto
             self._view.message(f"{seat.title} moves: a node gets empty")
             if crew.move(seat):
                 self._close(seat)

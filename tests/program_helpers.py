@@ -118,10 +118,10 @@ def reports_in(run: Path) -> list[dict]:
     if not path.exists():
         return []
     with path.open("rb") as file:
-        stat = os.fstat(file.fileno())
-        number, begin, reports = _read.get(path, (0, 0, []))
-        if number != stat.st_ino or stat.st_size < begin:  # another file
-            number, begin, reports = stat.st_ino, 0, []
+        number = os.fstat(file.fileno()).st_ino
+        known, begin, reports = _read.get(path, (number, 0, []))
+        if known != number:  # another file
+            begin, reports = 0, []
         file.seek(begin)
         lines = [line for line in file.read().splitlines(keepends=True) if line[-1:] == b"\n"]
     reports += map(json.loads, lines)

@@ -17,6 +17,7 @@ import pytest
 from program_helpers import (
     CALM,
     ROOT,
+    TINY,
     TINY_OPTIONS,
     assert_all_gone,
     checkpoints_in,
@@ -32,6 +33,7 @@ from program_helpers import (
 )
 
 # Programs under test bring their own Ray; none is started in this process.
+BATCH = TINY["learner"]["batch_size"]
 
 
 def test_training_on_ray_with_actors_and_shards(tmp_path):
@@ -137,14 +139,20 @@ def test_a_run_whose_only_actor_hangs_stops_with_one_line_and_no_orphan(tmp_path
 def test_a_run_is_changed_while_it_goes_on_and_ctrl_c_saves_resumes_and_leaves_no_orphan(tmp_path):
     run = tmp_path / "run"
 
-    def ratio() -> float:  # over the whole run
-        return reports_in(run)[-1]["samples_per_insert"] if reports_in(run) else 0.0
+    def ratio_is(wanted: float, since: int = 0) -> bool:
+        """Of what was done since that report; the reports tell the ratio of the whole run."""
+        reports = [{"learner_steps": 0, "transitions": 0}, *reports_in(run)][since:]
+        first, last = reports[0], reports[-1]
+        inserted = last["transitions"] - first["transitions"]
+        samples = BATCH * (last["learner_steps"] - first["learner_steps"])
+        return inserted > 1_000 and samples / inserted == pytest.approx(wanted, rel=0.1)
 
     with running(*("train", "cartpole", "--run-dir", str(run), *TINY_OPTIONS, *CALM)) as process:
-        wait_for(lambda: learner_steps_in(run) > 50 and ratio() == pytest.approx(4, rel=0.1))
+        wait_for(lambda: learner_steps_in(run) > 100 and ratio_is(4))
         code, out, err = raydqn("set", str(run), "--learner.samples-per-insert", "8")
         assert (code, out) == (0, "applied: learner.samples_per_insert 4 → 8\n"), err
-        wait_for(lambda: ratio() > 5.5)
+        changed = len(reports_in(run))
+        wait_for(lambda: ratio_is(8, changed))
         children = descendants(process)
         assert len(children) > 4
         # Ctrl-C on a terminal reaches every process in the foreground's group.

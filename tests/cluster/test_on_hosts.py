@@ -139,7 +139,7 @@ def test_nodes_come_when_parts_wait_for_them_and_go_when_they_are_idle(head):
 # --- three hosts, over SSH ----------------------------------------------------------------------
 
 LEARNING, ELASTIC = "cartpole-test", "elastic"
-KEYS = ("--actors.count", "2", "--checkpoint.every-s", "10")
+KEYS = ("--checkpoint.every-s", "10", "--stop.score", "none", "--stop.env-steps", "none")
 SHORT_EVALUATIONS = (
     *("--evaluation.every-learner-steps", "200"),
     *("--evaluation.episodes", "2", "--evaluation.envs", "2"),
@@ -205,10 +205,10 @@ def output(job):
 
 @pytest.mark.timeout(900)
 def test_a_cluster_comes_up_trains_loses_a_host_gets_it_back_and_goes(cluster):
-    with submitted(cluster, LEARNING, "--stop.score", "475") as job:
+    with submitted(cluster, LEARNING, "--actors.count", "4") as job:
         it_trains(cluster, job)
     # The second finds the cluster up. Its environment leaves the cores to other tests.
-    with submitted(cluster, ELASTIC, *CALM, *SHORT_EVALUATIONS) as job:
+    with submitted(cluster, ELASTIC, "--actors.count", "2", *CALM, *SHORT_EVALUATIONS) as job:
         it_is_elastic(cluster, job)
 
     # Nothing is left.
@@ -233,18 +233,22 @@ def acting(cluster, job, run, count, on=None):
 
 
 def it_trains(cluster, job):
-    """Learner and shard on the head, actors on the others, as soon as one of them is there."""
-    status = until(acting(cluster, job, LEARNING, 2), 300, "two actors")
+    """Learner and shard on the head, actors on both of the others: no host could hold all four."""
+    workers = {host.name for host in cluster.workers}
+    status = until(acting(cluster, job, LEARNING, 4, workers), 300, "four actors on two hosts")
     assert hosts_of(status, "learner") == hosts_of(status, "shard-") == {cluster.head.name}
 
-    assert job[0].wait(300) == 0, output(job)
-    summary = summary_in(cluster, LEARNING)
-    assert summary["stop_reason"] == "score"
-    assert summary["score"] >= 475
+    until(lambda: (cluster.status(LEARNING)["score"] or 0) >= 475, 240, "a score of 475")
+    is_stopped(cluster, job, LEARNING)
 
 
-def summary_in(cluster, run):
-    return json.loads(cluster.run_file(run, "summary.json").read_text(encoding="utf-8"))
+def is_stopped(cluster, job, run):
+    """From outside; it saves."""
+    cluster.on(cluster.head, f"ray job stop --address http://127.0.0.1:8265 {run}")
+    job[0].wait(60)
+    summary = json.loads(cluster.run_file(run, "summary.json").read_text(encoding="utf-8"))
+    assert summary["stop_reason"] == "terminated"
+    assert f"raydqn resume /root/raydqn/runs/{run}" in output(job)
 
 
 def it_is_elastic(cluster, job):
@@ -293,7 +297,7 @@ def it_is_elastic(cluster, job):
     until(lambda: hosts_of(cluster.status(ELASTIC), "actor-") == {first}, 120, "they are missed")
     steps = cluster.status(ELASTIC)["learner_steps"]
     cluster.workers[1].power_off()
-    until(lambda: cluster.status(ELASTIC)["learner_steps"] > steps + 100, 60, "learning goes on")
+    until(lambda: cluster.status(ELASTIC)["learner_steps"] > steps + 300, 60, "learning goes on")
 
     # It comes back, and Ray's autoscaler takes it in again.
     cluster.workers[1].plug_in()
@@ -307,8 +311,4 @@ def it_is_elastic(cluster, job):
         assert refused.stderr.count("\n") == 1, refused.stderr
         assert "put its own into ~/.ray/auth_token" in refused.stderr
 
-    # Stopped from outside, it saves.
-    cluster.on(cluster.head, f"ray job stop --address http://127.0.0.1:8265 {ELASTIC}")
-    job[0].wait(60)
-    assert summary_in(cluster, ELASTIC)["stop_reason"] == "terminated"
-    assert f"raydqn resume /root/raydqn/runs/{ELASTIC}" in output(job)
+    is_stopped(cluster, job, ELASTIC)
