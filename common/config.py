@@ -328,8 +328,8 @@ class CheckpointConfig(Section):
     storage: str | None = Field(
         None,
         min_length=1,
-        description='a folder, or a URL that fsspec knows ("s3://bucket/path"), in which the run '
-        "gets a folder of its name; none: the run folder. On a cluster all nodes must reach it",
+        description='a folder, or a URL that fsspec knows ("s3://your-bucket/runs"), in which the '
+        "run gets a folder of its name; none: the run folder. On a cluster all nodes must reach it",
     )
     timeout_s: float | None = Field(
         600.0,

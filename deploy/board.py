@@ -138,7 +138,7 @@ def boards_at(address: str) -> Iterator[dict[str, Handle]]:
     from deploy.cluster_runtime import connect
 
     try:
-        connect(address, ship=False)
+        connect(address)
         boards: dict[str, Handle] = {}
         for run, name in names_of_boards().items():
             with suppress(ValueError):  # it has ended meanwhile

@@ -28,13 +28,15 @@ import argparse
 import json
 import os
 import re
+import shlex
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NoReturn
 
-from common.config import AUTO, KEYS, is_list, parse_value, suggest, to_toml
+from common.config import AUTO, KEYS, Config, is_list, merge, parse_value, suggest, to_toml
 from common.types import EnvironmentFailedError, UserError
 from deploy import PACKAGES, VERSION
 
@@ -235,7 +237,7 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
         sub.add_argument("--json", action="store_true", help="last line: one JSON object")
 
     chaos = command("chaos", _chaos, "have parts of a live run die at random")
-    chaos.add_argument("run_folder", type=Path, metavar="RUN")
+    chaos.add_argument("run_folder", type=_path, metavar="RUN")
     chaos.add_argument("--every", type=_seconds, default=20.0, metavar="TIME", help="20s, 2m")
     chaos.add_argument(
         "--kinds", default="actor,shard,learner", metavar="LIST", help="default: %(default)s"
@@ -243,7 +245,7 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     chaos.add_argument("--draw-seed", type=int, default=0, metavar="N", help="for drawing parts")
 
     evaluate = command("evaluate", _evaluate, "play greedy episodes with a run's weights")
-    evaluate.add_argument("run_folder", type=Path, metavar="RUN")
+    evaluate.add_argument("run_folder", type=_path, metavar="RUN")
     evaluate.add_argument("--episodes", type=_positive, default=100, metavar="N")
     evaluate.add_argument(
         "--epsilon", type=_share, metavar="E", help="default: evaluation.epsilon, 0 unless set"
@@ -255,7 +257,7 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     evaluate.add_argument("--gif", type=Path, metavar="FILE", help="film one episode")
 
     plot = command("plot", _plot, "draw returns, score, loss, ε and speeds as PNG")
-    plot.add_argument("run_folders", type=Path, nargs="+", metavar="RUN")
+    plot.add_argument("run_folders", type=_path, nargs="+", metavar="RUN")
     plot.add_argument("--out", type=Path, metavar="FILE", help="default: RUN/plot.png")
 
     cluster = command("cluster", _cluster_check, "clusters: see its own commands", keys=any_key)
@@ -270,7 +272,7 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
         )
         sub.set_defaults(run=run)
         sub.add_argument("file", type=Path, metavar="FILE", help="of `ray up`, or of KubeRay")
-        sub.add_argument("preset", nargs="?", default=DEFAULT_PRESET, help="see `raydqn presets`")
+        sub.add_argument("preset", nargs="?", help="see `raydqn presets`")
         sub.add_argument("--config", type=Path, metavar="FILE", help="TOML on top of the preset")
         return sub
 
@@ -368,7 +370,7 @@ def _resume(options: argparse.Namespace, overrides: Overrides) -> int:
     from deploy.view import make_view
 
     given = options.run_folder
-    path = run.fetch_run(given) if "://" in given else Path(given)
+    path = run.fetch_run(given) if "://" in given else _path(given)
     config = RunFolder.open(path, overrides).config
     return _finish(
         options,
@@ -410,7 +412,7 @@ def _change(options: argparse.Namespace, overrides: Overrides) -> int:
     if options.address is None:
         from deploy.metrics import RunFolder
 
-        folder = RunFolder.open(Path(options.run_folder))
+        folder = RunFolder.open(_path(options.run_folder))
         new = changed(folder.config, overrides, "command line")
         answer = ask(folder, new, keys_of(overrides), TAKEN_WITHIN_S)
     else:
@@ -441,7 +443,7 @@ def _status(options: argparse.Namespace, _: Overrides) -> int:
             raise UserError("status: name the folder of a run, or the --address of a cluster")
         from deploy.metrics import RunFolder
 
-        folder = RunFolder.open(Path(options.run_folder))
+        folder = RunFolder.open(_path(options.run_folder))
         found = [folder.read_status()]
         running = folder.is_running()
     else:
@@ -488,7 +490,9 @@ def _finish(options: argparse.Namespace, work: Callable[[], dict[str, Any]], pat
     protocol = ", ".join(f"{key}={value}" for key, value in summary["protocol"].items())
     print(f"protocol: {protocol}")
     if reason in ("interrupted", "terminated"):
-        print(f"go on with: raydqn resume {path}{' --inline' if options.inline else ''}")
+        where = " --inline" if options.inline else ""
+        where = f" --address {options.address}" if options.address else where
+        print(f"go on with: raydqn resume {path}{where}")
     else:
         print(f"next: raydqn evaluate {path}   raydqn plot {path}")
     if options.json:
@@ -550,21 +554,39 @@ def _config(options: argparse.Namespace, overrides: Overrides) -> int:
 
 def _cluster_check(options: argparse.Namespace, overrides: Overrides) -> int:
     from deploy.cluster import check_cluster
-    from deploy.run import make_config
 
-    report = check_cluster(options.file, make_config(options.preset, options.config, overrides))
+    report = check_cluster(options.file, _run_on_cluster(options, overrides))
     for line in report.lines():
         print(line)
     return USER_ERROR if report.errors else 0
 
 
+def _run_on_cluster(options: argparse.Namespace, overrides: Overrides) -> Config:
+    """The run that is meant for a cluster: what is named here, else the job in the cluster file."""
+    from deploy.cluster_file import load_cluster
+    from deploy.run import DEFAULT_PRESET, make_config
+
+    preset, config = options.preset, options.config
+    if preset is None and config is None:
+        for job in load_cluster(options.file).jobs:
+            with suppress(ValueError):  # quotation marks that do not close, no `train`
+                words = shlex.split(job)
+                try:
+                    keys, rest = split_overrides(words[words.index("train") :])
+                    preset, overrides = _parse(rest).preset, merge(keys, overrides)
+                except UserError as error:
+                    raise UserError(f"{options.file}: RayJob entrypoint: {error}") from None
+                break
+    return make_config(preset or DEFAULT_PRESET, config, overrides)
+
+
 def _cluster_submit(options: argparse.Namespace, overrides: Overrides) -> int:
     from deploy.cluster import check_cluster
     from deploy.cluster_file import KUBERAY
-    from deploy.run import make_config
+    from deploy.run import DEFAULT_PRESET
     from deploy.submit import new_name, submit
 
-    config = make_config(options.preset, options.config, overrides)
+    config = _run_on_cluster(options, overrides)
     report = check_cluster(options.file, config)
     if report.cluster.provider == KUBERAY:
         raise UserError(f"{options.file}: is for KubeRay: kubectl apply -f {options.file}")
@@ -572,7 +594,8 @@ def _cluster_submit(options: argparse.Namespace, overrides: Overrides) -> int:
         print(line)
     if not report.ready:
         raise UserError(f"{options.file}: nothing was started; mend what stands above first")
-    return submit(options.file, config, options.name or new_name(options.preset))
+    name = options.name or new_name(options.preset or DEFAULT_PRESET)
+    return submit(options.file, config, name)
 
 
 def _presets(options: argparse.Namespace, _: Overrides) -> int:

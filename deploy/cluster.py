@@ -5,7 +5,9 @@ It costs nothing: nobody is asked, neither network nor cloud.
 
 from __future__ import annotations
 
+import json
 import math
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +15,7 @@ from pathlib import Path
 
 from common.config import Config
 from deploy.cluster_file import (
+    KUBERAY,
     LOCAL,
     ClusterFile,
     Finding,
@@ -26,12 +29,15 @@ from deploy.cluster_file import (
 from deploy.cluster_here import find_missing
 from deploy.cluster_rules import find_mistakes
 from deploy.demands import NO_LIMIT, Demand, demands
+from deploy.shipping import must_be_installed
 
+EXAMPLE = re.compile(r"\w+://(my-|your-)?bucket(/|$)")
+"""A place in an object store as documents write it."""
 ROLE_OF_NODE = {
-    "aws": ("s3://", "IamInstanceProfile"),
-    "gcp": ("gs://", "serviceAccounts"),
+    "aws": ("s3://", "IamInstanceProfile", r"\bAWS_\w+=|/\.aws\b"),
+    "gcp": ("gs://", "serviceAccounts", r"\bGOOGLE_APPLICATION_CREDENTIALS="),
 }
-"""What lets a node write to the cloud's object store."""
+"""What lets a node write to the cloud's object store: a role of its own, or what it is brought."""
 
 
 @dataclass
@@ -114,6 +120,8 @@ def check_cluster(path: Path, config: Config) -> Report:
     """
     cluster = load_cluster(path)
     findings = [*find_missing(cluster), *find_mistakes(cluster)]
+    findings += _find_environment(cluster, config.env.id)
+    findings += _find_storage(config.checkpoint.storage or "")
     nodes: list[Node] = []
     if all(node_type.cpus is not None for node_type in cluster.nodes):
         startable = [node_type for node_type in cluster.nodes if node_type.most]
@@ -169,13 +177,23 @@ def place(cluster: ClusterFile, wanted: Sequence[Demand]) -> tuple[list[Node], l
     return nodes, findings
 
 
+def _find_storage(storage: str) -> Iterator[Finding]:
+    """A place for checkpoints that is none."""
+    if EXAMPLE.match(storage):
+        yield unready("checkpoint.storage", storage, "an example: put yours")
+    if storage and "://" not in storage and not storage.startswith(("/", "~")):
+        yield error(
+            "checkpoint.storage",
+            storage,
+            "lies in the job's folder, and goes with it: must be a URL, or begin with / or ~",
+        )
+
+
 def _find_far_shards(
     cluster: ClusterFile, nodes: Sequence[Node], config: Config
 ) -> Iterator[Finding]:
     """Shards whose nodes do not see the driver's disk, on which checkpoints are by default."""
     storage = config.checkpoint.storage or ""
-    if storage.startswith(("s3://my-bucket", "s3://bucket/", "gs://my-bucket", "gs://bucket/")):
-        yield unready("checkpoint.storage", storage, "an example: put yours")
     far = next((node.type for node in nodes if node.held["shard"] and not node.type.head), None)
     if far is None or not config.checkpoint.replay:
         return
@@ -187,15 +205,29 @@ def _find_far_shards(
             "that all nodes share, or checkpoint.replay must be false",
         )
     # Ray gives the head alone a role of the cloud's.
-    scheme, key = ROLE_OF_NODE.get(cluster.provider, ("", ""))
+    scheme, key, otherwise = ROLE_OF_NODE.get(cluster.provider, ("", "", ""))
     if scheme and storage.startswith(scheme):
         place = ("available_node_types", far.name, "node_config")
-        if key not in dig(cluster.values, *place):
-            yield warning(
+        brought = re.search(otherwise, json.dumps(cluster.values))
+        if not brought and key not in dig(cluster.values, *place):
+            yield unready(
                 ".".join((*place, key)),
                 None,
                 f"is missing: without a role of its own the node may not write to {storage}",
             )
+
+
+def _find_environment(cluster: ClusterFile, env_id: str) -> Iterator[Finding]:
+    """A module of the user's that does not travel with the job."""
+    module = must_be_installed(env_id)
+    text = json.dumps(cluster.values).replace("-", "_")
+    if module is not None and cluster.provider != KUBERAY and module not in text:
+        yield warning(
+            "env.id",
+            env_id,
+            f"{module} is not shipped, as it is no package or module of this folder: nodes must "
+            "install it, in setup_commands",
+        )
 
 
 def _find_spot_shards(nodes: Sequence[Node], config: Config) -> Iterator[Finding]:

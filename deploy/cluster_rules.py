@@ -19,12 +19,11 @@ from deploy.cluster_file import (
     local_path,
     pod_specs,
     start_options,
-    unready,
     warning,
 )
 from deploy.demands import ACTOR_NODES, LEARNER_NODES
 
-STOP_WAIT_S = 30  # a run that is stopped saves a checkpoint first
+STOP_WAIT_S = 90  # a run that is stopped saves a checkpoint first; it may take 75 s (SIGNAL_S)
 MAX_IDLE_MINUTES = 60
 SSH_PORT = 22
 WORLD = ("0.0.0.0/0", "::/0")
@@ -367,5 +366,3 @@ def _kubernetes_jobs(cluster: ClusterFile) -> Iterator[Finding]:
                 command,
                 "trains in the head's pod alone: must have --address auto",
             )
-        if trains and "s3://my-bucket" in command:
-            yield unready("RayJob entrypoint", command, "names an example: put your storage")

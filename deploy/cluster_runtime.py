@@ -19,10 +19,10 @@ from common.config import Config
 from common.handles import Future, Mapped, Ready, RemoteDiedError
 from common.storage import open_storage
 from common.types import EnvironmentSpec, UserError
-from deploy import PACKAGES
 from deploy.board import NAMESPACE, names_of_boards
 from deploy.demands import ACTOR_NODES, LEARNER_NODES, SHARE, Demand, demands
 from deploy.remote import RayRuntime, RemoteFuture, Runtime
+from deploy.shipping import code_for
 from deploy.sizing import check_memory
 from replay_server.client import shard_title
 
@@ -103,7 +103,7 @@ def joined_cluster(
     import ray
 
     try:
-        connect(address)
+        connect(address, code_for(config.env.id))
         with in_one_line(f"--address={address}"):
             _check_nobody_is(run)
             placement = Cluster(config, listener)
@@ -159,12 +159,12 @@ def _check_nobody_is(run: str) -> None:
         )
 
 
-def connect(address: str, ship: bool = True) -> None:
+def connect(address: str, code: Sequence[Path] = ()) -> None:
     """Become a driver of the cluster at `address`; `ray.shutdown` ends it.
 
     Args:
         address: see `joined_cluster`.
-        ship: have the nodes run our code; whoever only asks needs no remotes of its own.
+        code: packages and modules that nodes are to run; whoever only asks has no remotes.
 
     Raises:
         UserError: see `joined_cluster`.
@@ -180,7 +180,7 @@ def connect(address: str, ship: bool = True) -> None:
                 namespace=NAMESPACE,
                 log_to_driver=False,
                 logging_level="error",
-                runtime_env=_own_code() if ship else None,
+                runtime_env=_runtime_env(code),
             )
     except AuthenticationError as error:
         raise _refused(address, error) from None
@@ -260,12 +260,11 @@ def _check_answers(address: str) -> None:
         ) from None
 
 
-def _own_code() -> dict[str, Any] | None:
-    """Have every node run the code that the driver runs; a submitted job has seen to it."""
-    if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:
+def _runtime_env(code: Sequence[Path]) -> dict[str, Any] | None:
+    """Have every node run that code; whoever submitted this as a job has seen to it."""
+    if not code or "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:
         return None
-    root = Path(__file__).parent.parent
-    return {"py_modules": [str(root / name) for name in PACKAGES]}
+    return {"py_modules": [str(path) for path in code]}
 
 
 @dataclass(frozen=True, slots=True)
@@ -701,7 +700,8 @@ def check_storage(url: str, runtime: Runtime, shards: int) -> None:
                 raise UserError(
                     f"checkpoint.storage: {host}, where {shard_title(index)} is to live, does not "
                     f"see {url} of {socket.gethostname()}; name a folder that all nodes share or a "
-                    'URL ("s3://bucket/path"), or leave the memory out (--checkpoint.replay false)'
+                    'URL ("s3://your-bucket/runs"), or leave the memory out '
+                    "(--checkpoint.replay false)"
                 )
     except OSError as error:
         raise UserError(f"checkpoint.storage: {url}: cannot be written ({error})") from None

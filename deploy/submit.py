@@ -23,7 +23,7 @@ from pathlib import Path
 
 from common.config import Config, to_toml
 from common.types import UserError
-from deploy import PACKAGES
+from deploy.shipping import code_for
 
 TUNNEL_S = 60.0
 """How long the tunnel may take to stand."""
@@ -57,27 +57,37 @@ def submit(file: Path, config: Config, name: str) -> int:
     Raises:
         UserError: a name that cannot be one, or one of Ray's commands failed; a cluster that this
             command began to bring up was taken down again.
-        KeyboardInterrupt: while the cluster came up; likewise.
+        KeyboardInterrupt: while the cluster came up, likewise; or before the job was sent.
     """
     if not _NAME.fullmatch(name):
         raise UserError(f"--name={name}: must be letters, digits, dots, - and _, at most 100")
     _up(file)
     hints(file, name)
-    with tempfile.TemporaryDirectory() as folder, _tunnel(file) as port:
-        stage(Path(folder), config)
-        command = [
-            *("job", "submit", "--address", f"http://127.0.0.1:{port}"),
-            *("--working-dir", folder, "--submission-id", name, "--"),
-            *entrypoint(name),
-        ]
-        try:
-            code = subprocess.run([_ray(), *command], env=_environment(), check=False).returncode
-        except KeyboardInterrupt:
-            print(f"\nno longer following; the run goes on as job {name}", file=sys.stderr)
-            return 0
+    stays = f"the cluster stays up; to end it: {_command('down', file)}"
+    try:
+        with tempfile.TemporaryDirectory() as folder, _tunnel(file) as port:
+            code = _follow(Path(folder), config, name, port)
+    except KeyboardInterrupt:
+        print(f"\n{stays}", file=sys.stderr)
+        raise
     if code != 0:
-        print(f"the cluster stays up; to end it: {_command('down', file)}", file=sys.stderr)
+        print(stays, file=sys.stderr)
     return code
+
+
+def _follow(folder: Path, config: Config, name: str, port: int) -> int:
+    """Ship the job from `folder`, and show what it says; see `submit`."""
+    stage(folder, config)
+    command = [
+        *("job", "submit", "--address", f"http://127.0.0.1:{port}"),
+        *("--working-dir", str(folder), "--submission-id", name, "--"),
+        *entrypoint(name),
+    ]
+    try:
+        return subprocess.run([_ray(), *command], env=_environment(), check=False).returncode
+    except KeyboardInterrupt:
+        print(f"\nno longer following; the run goes on as job {name}", file=sys.stderr)
+        return 0
 
 
 def entrypoint(name: str) -> list[str]:
@@ -88,12 +98,13 @@ def entrypoint(name: str) -> list[str]:
 
 
 def stage(folder: Path, config: Config) -> None:
-    """Put together what the job needs: our packages, as they are here, and the configuration."""
-    root = Path(__file__).parent.parent
-    for package in PACKAGES:
-        shutil.copytree(
-            root / package, folder / package, ignore=shutil.ignore_patterns("__pycache__")
-        )
+    """Put together what the job needs: the code, as it is here, and the configuration."""
+    for path in code_for(config.env.id):
+        if path.is_file():
+            shutil.copy(path, folder)
+        else:
+            ignored = shutil.ignore_patterns("__pycache__", ".git")
+            shutil.copytree(path, folder / path.name, ignore=ignored)
     (folder / CONFIG).write_text(to_toml(config), encoding="utf-8")
 
 
@@ -102,6 +113,11 @@ def hints(file: Path, name: str) -> None:
     run = f"~/{RUNS}/{name}"
     print(f"run {name}; from another terminal:")
     for what, command in (
+        ("see how it goes", _command("exec", file, f"raydqn status {name} --address auto")),
+        (
+            "give it actors",
+            _command("exec", file, f"raydqn scale {name} --address auto --actors N"),
+        ),
         ("stop it, saving", _command("exec", file, f"ray job stop {name}")),
         ("follow it again", _command("exec", file, f"ray job logs --follow {name}")),
         # The `~` is the head's: not for the shell here to replace.

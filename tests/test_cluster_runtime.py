@@ -330,7 +330,7 @@ def test_a_name_that_a_run_has_is_refused(one_node, monkeypatch):
     board = runtime.spawn(Board, "mine", name="board-3", title="board", public_name="mine:board-3")
     board.call("status").result()
     assert names_of_boards() == {"mine": "mine:board-3"}
-    monkeypatch.setattr(cluster_runtime, "connect", lambda address: None)
+    monkeypatch.setattr(cluster_runtime, "connect", lambda address, code=(): None)
     monkeypatch.setattr(ray, "shutdown", lambda: None)
     with (
         pytest.raises(UserError, match=r"^mine: a run of that name goes on there"),
@@ -340,7 +340,6 @@ def test_a_name_that_a_run_has_is_refused(one_node, monkeypatch):
     with pytest.raises(UserError, match="another run of that name has just begun"):
         runtime.spawn(Board, "mine", name="board-3", title="board", public_name="mine:board-3")
     # One that ended since it was listed is no error.
-    monkeypatch.setattr(cluster_runtime, "connect", lambda address, ship: None)
     monkeypatch.setattr(
         "deploy.board.names_of_boards", lambda: {"gone": "gone:board-0", "mine": "mine:board-3"}
     )

@@ -18,7 +18,7 @@ from ray._private.runtime_env.packaging import create_package, get_uri_for_direc
 
 from common.config import build
 from common.types import UserError
-from deploy import VERSION
+from deploy import PACKAGES, VERSION
 from deploy.cli import main
 from deploy.cluster import check_cluster, place
 from deploy.cluster_file import MAX_NODES, ClusterFile, NodeType, load_cluster
@@ -29,6 +29,7 @@ ROOT = Path(__file__).parent.parent
 CLUSTERS = ROOT / "deploy" / "clusters"
 RAY_UP = ("aws", "gcp", "azure", "on-prem")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+SOURCE = ("pyproject.toml", "constraints.txt", "README.md", "LICENSE", *PACKAGES)
 PINS = dict(
     line.split("==")
     for line in (ROOT / "constraints.txt").read_text().splitlines()
@@ -113,8 +114,6 @@ EXAMPLES = {
     ],
     "kuberay": [
         f"warning: image{AN_IMAGE}",
-        "warning: RayJob entrypoint=raydqn train pong --address auto --run-dir /tmp/run --check…: "
-        "names an example: put your storage",
         far("learner"),
     ],
 }
@@ -229,7 +228,7 @@ FAULTS = [
     ("aws", put(HEAD, None), # Ray's own commands take their place
      ["error: head_start_ray_commands: --dashboard-host=0.0.0.0: takes jobs from everywhere: must "
       "be 127.0.0.1; `ray dashboard` forwards it",
-      "warning: head_start_ray_commands: RAY_JOB_STOP_WAIT_TIME_S=: must be at least 30, or a run "
+      "warning: head_start_ray_commands: RAY_JOB_STOP_WAIT_TIME_S=: must be at least 90, or a run "
       "is killed as it saves"]),
     ("aws", put("provider", "security_group", "IpPermissions",
                 [{"FromPort": 22, "ToPort": 22, "IpProtocol": "tcp",
@@ -263,8 +262,8 @@ FAULTS = [
       "~/ray_bootstrap_config.yaml, or no worker is started"]),
     ("aws", put("worker_start_ray_commands", ["export RAY_AUTH_MODE=token"]),
      ["error: worker_start_ray_commands: have no `ray start`: must start Ray"]),
-    ("azure", swap("WAIT_TIME_S=30", "WAIT_TIME_S=3"),
-     ["warning: head_start_ray_commands: RAY_JOB_STOP_WAIT_TIME_S=3: must be at least 30, or a "
+    ("azure", swap("WAIT_TIME_S=120", "WAIT_TIME_S=3"),
+     ["warning: head_start_ray_commands: RAY_JOB_STOP_WAIT_TIME_S=3: must be at least 90, or a "
       "run is killed as it saves"]),
     # Versions.
     ("aws", swap("ray[default]==2.60.0", "ray[default]==2.44.1"),
@@ -345,7 +344,7 @@ FAULTS = [
     ("kuberay", put("spec", "workerGroupSpecs", 1, "template", "spec", "securityContext", None),
      ["warning: group actors.securityContext.runAsNonRoot: is missing: must be true"]),
     ("kuberay", put("spec", "headGroupSpec", "template", "spec", "containers", 0, "env", None),
-     ["warning: headGroupSpec: RAY_JOB_STOP_WAIT_TIME_S=: must be at least 30, or a run is killed "
+     ["warning: headGroupSpec: RAY_JOB_STOP_WAIT_TIME_S=: must be at least 90, or a run is killed "
       "as it saves"]),
     ("kuberay", put("spec", "workerGroupSpecs", 0, "template", "spec", "containers", 0, "image",
                     "me/raydqn:latest"),
@@ -450,8 +449,11 @@ def test_what_is_not_here_is_found(home, name, gone, line):
          "warning: available_node_types.learner.node_config.IamInstanceProfile: is missing: "
          "without a role of its own the node may not write to s3://mine/runs"),
         ("gcp", "gs://mine/runs", None),
-        ("aws", "s3://bucket/runs", "warning: checkpoint.storage=s3://bucket/runs: an example: put "
-         "yours"),
+        ("aws", "s3://your-bucket/runs", "warning: checkpoint.storage=s3://your-bucket/runs: an "
+         "example: put yours"),
+        ("aws", "runs/x", "error: checkpoint.storage=runs/x: lies in the job's folder, and goes "
+         "with it: must be a URL, or begin with / or ~"),
+        ("on-prem", "~/shared", None),
         ("on-prem", None, None),
     ],
 )  # fmt: skip
@@ -459,6 +461,61 @@ def test_where_checkpoints_go_must_be_within_the_shards_reach(name, storage, lin
     found = check(CLUSTERS / f"{name}.yaml", checkpoint={"storage": storage})
     assert far("learner") not in found
     assert line in found if line else not any("storage" in one or "Iam" in one for one in found)
+
+
+def test_what_cannot_save_is_not_started(tmp_path):
+    """A role that is missing shows only after the machines were paid for."""
+    storage = {"storage": "s3://mine/runs"}
+    config = make_config("cartpole", overrides={"checkpoint": storage})
+    assert not check_cluster(CLUSTERS / "aws.yaml", config).ready
+    for change in (
+        put(NODE, "learner", "node_config", "IamInstanceProfile", {"Name": "raydqn"}),
+        put("file_mounts", "~/.aws/credentials", "~/.aws/credentials"),
+    ):
+        values = read("aws")
+        change(values)
+        path = tmp_path / "cluster.yaml"
+        path.write_text(yaml.safe_dump(values))
+        report = check_cluster(path, config)
+        assert report.ready, list(report.lines())
+
+
+def test_a_module_that_does_not_travel_must_be_installed(tmp_path, monkeypatch):
+    line = (
+        "warning: env.id=mine:Env-v0: mine is not shipped, as it is no package or module of this "
+        "folder: nodes must install it, in setup_commands"
+    )
+    env = {"id": "mine:Env-v0"}
+    assert line in check(CLUSTERS / "aws.yaml", env=env)
+    values = read("aws")
+    values["setup_commands"].append("~/raydqn/venv/bin/pip install mine")
+    assert line not in check_values(tmp_path, values, env=env)
+    (tmp_path / "mine.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    assert line not in check(CLUSTERS / "aws.yaml", env=env)
+    # What raydqn brings itself.
+    assert not any("shipped" in one for one in check(CLUSTERS / "aws.yaml", env={"id": "ale_py:A"}))
+
+
+def test_the_job_in_a_file_of_kuberay_is_the_run_that_is_checked(tmp_path, capsys):
+    text = (CLUSTERS / "kuberay.yaml").read_text()
+    path = tmp_path / "cluster.yaml"
+
+    def checked(old: str = "", new: str = "", *options: str) -> str:
+        path.write_text(text.replace(old, new))
+        main(["cluster", "check", str(path), *options])
+        return "\n".join(capsys.readouterr())
+
+    assert "100 actors on 7 nodes" in checked()
+    assert "200 actors on" in checked("--actors.count 100", "--actors.count 200")
+    assert "300 actors on" not in checked("", "", "--actors.count", "300")
+    assert "no room on nodes that offer raydqn_actor" in checked("", "", "--actors.count", "300")
+    assert "evaluator, 2 actors" in checked("", "", "cartpole")  # another run that is meant
+    assert (
+        f"raydqn: error: {path}: RayJob entrypoint: --actors.cuont: unknown key; did you mean"
+        in checked("--actors.count", "--actors.cuont")
+    )
+    assert "evaluator, 2 actors" in checked("raydqn train pong", "sleep 'a")
 
 
 def test_the_learners_account_on_google_cloud_must_be_of_the_project(tmp_path):
@@ -525,7 +582,7 @@ def test_another_ray_in_the_constraints_is_found(tmp_path):
     values = read("aws")
     constraints = tmp_path / "constraints.txt"
     constraints.write_text("ray==2.59.0\n")
-    values["file_mounts"]["~/raydqn/constraints.txt"] = str(constraints)
+    values["file_mounts"]["~/raydqn/source/constraints.txt"] = str(constraints)
     assert check_values(tmp_path, values)[0] == (
         f"error: {constraints}=ray 2.59.0: must be 2.60.0, as here"
     )
@@ -733,23 +790,16 @@ def test_ten_thousand_actors_are_placed_at_once():
 def test_versions_are_those_of_the_project(name):
     text = (CLUSTERS / f"{name}.yaml").read_text()
     assert set(re.findall(r"ray\[default\]==([\d.]+)", text)) == {PINS["ray"]}
-    extras = re.search(r'for name in "([\w ]+)"\.split\(\)', text)[1].split()
+    extras = re.search(r"'\./source\[([\w,]+)\]'", text)[1].split(",")
     assert set(extras) <= set(PROJECT["optional-dependencies"])
     assert re.findall(r"raydqn:(\S+)", text) == [f"{VERSION}-ray{PINS['ray']}-py312"]
 
 
 @pytest.mark.parametrize("name", RAY_UP)
-def test_the_setup_lists_what_the_project_depends_on(tmp_path, monkeypatch, name):
-    command = next(c for c in read(name)["setup_commands"] if "tomllib" in c)
-    work = tmp_path / "home" / "raydqn"
-    (work / "venv" / "bin").mkdir(parents=True)
-    (work / "venv" / "bin" / "python").symlink_to(sys.executable)
-    (work / "pyproject.toml").write_text((ROOT / "pyproject.toml").read_text())
-    subprocess.run(["/bin/bash", "-c", command], check=True)
-    listed = (work / "requirements.txt").read_text().splitlines()
-    assert listed[: len(PROJECT["dependencies"])] == PROJECT["dependencies"]
-    assert "ale-py>=0.11.2,<0.13" in listed
-    assert not any(line.startswith("raydqn") for line in listed)
+def test_nodes_get_everything_that_raydqn_is_made_of(name):
+    mounts, below = read(name)["file_mounts"], "~/raydqn/source/"
+    source = {target: path for target, path in mounts.items() if target.startswith(below)}
+    assert source == {f"{below}{path}": path for path in SOURCE}
 
 
 @pytest.mark.parametrize("name", RAY_UP)
@@ -801,16 +851,21 @@ def test_the_dockerfile_is_pinned_and_runs_as_nobody_special():
     assert "ADD " not in text
 
 
-def test_the_files_are_part_of_what_pip_installs(tmp_path, monkeypatch):
+def test_pip_makes_raydqn_of_what_nodes_get_and_the_files_are_part_of_it(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:/usr/bin:/bin")
+    (tmp_path / "source").mkdir()
+    for name in SOURCE:
+        (tmp_path / "source" / name).symlink_to(ROOT / name)
     subprocess.run(
-        [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir",
-         str(tmp_path), str(ROOT)],
+        [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation",
+         "--wheel-dir", str(tmp_path), str(tmp_path / "source")],
         check=True,
     )  # fmt: skip
     names = zipfile.ZipFile(next(tmp_path.glob("*.whl"))).namelist()
     for path in CLUSTERS.iterdir():
         assert f"deploy/clusters/{path.name}" in names
+    for package in PACKAGES:
+        assert f"{package}/__init__.py" in names
 
 
 def test_a_job_carries_the_five_packages_and_little_else(tmp_path):

@@ -28,11 +28,26 @@ def test_every_relative_link_leads_somewhere(page):
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_command_on_a_page_is_one_that_the_program_takes(page):
     text = page.read_text().replace("\\\n", " ")  # lines that go on
-    # Lines of code blocks, fenced or indented, without their comments.
-    for command in re.findall(r"^(?:    )?raydqn +(.+?)(?:  +#.*)?$", text, re.M):
+    # Lines of code blocks, fenced or indented, without their comments; and what nodes are told.
+    commands = re.findall(r"^(?:    )?raydqn +(.+?)(?:  +#.*)?$", text, re.M)
+    commands += re.findall(r"'raydqn +(.+?)'", text)
+    commands += re.findall(r"python -m deploy +(.+)", text)
+    for command in commands:
         words = [w.replace("…", "x") for w in command.split()]
         _, rest = split_overrides(words)
         _parse(rest)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_test_that_a_page_names_is_there(page):
+    """By its name, or by the beginning of it and `…`; a file with its suffix."""
+    files = list((ROOT / "tests").rglob("test_*.py"))
+    tests = {name for file in files for name in re.findall(r"def (test_\w+)", file.read_text())}
+    for named, more in re.findall(r"\b(test_\w+(?:\.py)?)(…?)", page.read_text()):
+        if named.endswith(".py"):
+            assert named in {file.name for file in files}, named
+        else:
+            assert named in tests or (more and any(t.startswith(named) for t in tests)), named
 
 
 def test_every_benchmark_is_quoted_in_the_results():

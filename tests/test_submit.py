@@ -100,15 +100,13 @@ def test_without_a_tunnel_the_cluster_stays_and_the_error_says_how_to_end_it(fak
         submit.submit(Path("a.yaml"), Config(), "mine")
 
 
-def test_ctrl_c_while_it_comes_up_takes_it_down_again(fake_ray, tmp_path):
-    fake_ray.answers = {
-        "get-head-ip": f"echo '{NOT_UP}'; exit 1", "up": "exec sleep 30", "down": "exit 0",
-    }  # fmt: skip
+def interrupted(fake_ray, tmp_path, last, code):
+    """Ctrl-C as soon as that command of Ray's goes on: what was asked of Ray, and what was said."""
     fake_ray.write()
     code = (
         "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
-        "from pathlib import Path; from deploy import submit; "
-        f"submit._ray = lambda: {str(tmp_path / 'ray')!r}; submit._up(Path('cluster.yaml'))"
+        "from pathlib import Path; from common.config import Config; from deploy import submit; "
+        f"submit._ray = lambda: {str(tmp_path / 'ray')!r}; {code}"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", code],
@@ -118,11 +116,28 @@ def test_ctrl_c_while_it_comes_up_takes_it_down_again(fake_ray, tmp_path):
         text=True,
         process_group=0,
     )
-    wait_for(lambda: (tmp_path / "asked").is_file() and "up" in fake_ray.asked)
+    wait_for(lambda: (tmp_path / "asked").is_file() and last in fake_ray.asked)
     os.killpg(process.pid, signal.SIGINT)
     _, error = process.communicate(timeout=20)
-    assert fake_ray.asked == ["get-head-ip", "up", "down"]
+    return fake_ray.asked, error
+
+
+def test_ctrl_c_while_it_comes_up_takes_it_down_again(fake_ray, tmp_path):
+    fake_ray.answers = {
+        "get-head-ip": f"echo '{NOT_UP}'; exit 1", "up": "exec sleep 30", "down": "exit 0",
+    }  # fmt: skip
+    asked, error = interrupted(fake_ray, tmp_path, "up", "submit._up(Path('cluster.yaml'))")
+    assert asked == ["get-head-ip", "up", "down"]
     assert "cluster.yaml: what was begun was taken down again" in error
+
+
+def test_ctrl_c_before_the_job_is_sent_says_that_the_cluster_is_up(fake_ray, tmp_path):
+    fake_ray.answers = {"get-head-ip": "echo 10.0.0.1", "dashboard": "exec sleep 30"}
+    asked, error = interrupted(
+        fake_ray, tmp_path, "dashboard", "submit.submit(Path('a.yaml'), Config(), 'mine')"
+    )
+    assert asked == ["get-head-ip", "dashboard"]
+    assert "the cluster stays up; to end it: ray down a.yaml" in error
 
 
 def test_a_job_that_was_not_taken_leaves_the_way_to_end_the_cluster(fake_ray, capsys, monkeypatch):
@@ -136,6 +151,8 @@ def test_the_hints_are_commands_that_a_shell_takes_as_they_are_meant(capsys):
     hints(Path("a b.yaml"), "mine")
     commands = [shlex.split(line[20:]) for line in capsys.readouterr().out.splitlines()[1:]]
     assert commands == [
+        ["ray", "exec", "a b.yaml", "raydqn status mine --address auto"],
+        ["ray", "exec", "a b.yaml", "raydqn scale mine --address auto --actors N"],
         ["ray", "exec", "a b.yaml", "ray job stop mine"],
         ["ray", "exec", "a b.yaml", "ray job logs --follow mine"],
         ["ray", "rsync-down", "a b.yaml", "~/raydqn/runs/mine", "."],

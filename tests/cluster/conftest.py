@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from hosts import Hosts, missing
-from three_hosts import ROOT, Cluster
+from three_hosts import Cluster
 
 
 @pytest.fixture(scope="module")
@@ -16,8 +16,8 @@ def cluster(tmp_path_factory):
     if reason is not None:
         pytest.skip(reason)
     folder = tmp_path_factory.mktemp("cluster")
-    shared = [ROOT, Path(sys.prefix), Path(sys.base_prefix)]
-    hosts = Hosts(3, folder / "hosts", shared)
+    # Not the project: what runs on the hosts was brought there.
+    hosts = Hosts(3, folder / "hosts", [Path(sys.prefix), Path(sys.base_prefix)])
     try:
         yield Cluster(hosts, folder)
     finally:

@@ -283,7 +283,7 @@ def it_is_elastic(cluster, job):
     wait_for(all_there, 60, poll_s=5.0, what="what the dashboard asks for is exported")
 
     # More actors, and fewer, asked for on another machine than the driver's.
-    wish = f"python -m deploy scale {ELASTIC} --address auto --actors 5"
+    wish = f"raydqn scale {ELASTIC} --address auto --actors 5"
     said = cluster.on(cluster.workers[0], wish)
     assert said.stdout == "applied: actors.count 2 → 5\n", said.stderr
     until(are_up(5, {first, second}), 120, "five actors, which no host can hold alone")

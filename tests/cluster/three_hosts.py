@@ -7,6 +7,7 @@ import os
 import secrets
 import subprocess
 import sys
+import sysconfig
 from contextlib import suppress
 from pathlib import Path
 
@@ -17,6 +18,27 @@ from hosts import Host, Hosts
 ROOT = Path(__file__).parent.parent.parent
 ON_PREM = ROOT / "deploy" / "clusters" / "on-prem.yaml"
 CPUS = 3
+
+
+def _with_packages(commands: list[str]) -> list[str]:
+    """Setup commands for hosts that reach no package index: others' packages are there already.
+
+    They are those of this environment, all but raydqn: what lets Python see it here is a file
+    beside them, which counts for this environment only.
+    """
+    begin = next(i for i, command in enumerate(commands) if "-m venv" in command)
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    python, packages = Path(sys.base_prefix) / "bin" / version, sysconfig.get_path("purelib")
+    site = f"~/raydqn/venv/lib/{version}/site-packages"
+    ray = '#!/bin/sh\\nexec ~/raydqn/venv/bin/python -m ray.scripts.scripts "$@"\\n'
+    return [
+        *commands[:begin],
+        commands[begin].replace("python3.12", str(python)),
+        # A new environment of Python 3.11 has a setuptools that is too old for torch.
+        f"rm -rf {site}/setuptools*; echo {packages} > {site}/index.pth",
+        f"printf '{ray}' > ~/raydqn/venv/bin/ray && chmod +x ~/raydqn/venv/bin/ray",
+        *commands[begin + 1 :],
+    ]
 
 
 class Cluster:
@@ -35,13 +57,9 @@ class Cluster:
         self.env = {
             **{name: value for name, value in os.environ.items() if not name.startswith("RAY_")},
             "HOME": str(self.home),
-            "PYTHONPATH": str(ROOT),
             "RAY_AUTH_MODE": "token",
             "RAY_USAGE_STATS_ENABLED": "0",
         }
-        for host in hosts.all:  # what its setup_commands would install is there already
-            (host.home / "raydqn").mkdir()
-            (host.home / "raydqn" / "venv").symlink_to(sys.prefix)
         self._write_file()
 
     def _write_file(self) -> None:
@@ -67,6 +85,7 @@ class Cluster:
                 for command in document[key]
             ]
             assert "\n".join(document[key]) != before
+        document["setup_commands"] = _with_packages(document["setup_commands"])
         self.file.write_text(yaml.safe_dump(document), encoding="utf-8")
 
     def here(self, *command: str, timeout_s: float = 120.0) -> subprocess.CompletedProcess[str]:
@@ -88,12 +107,11 @@ class Cluster:
     def on(self, host: Host, command: str, **env: str) -> subprocess.CompletedProcess[str]:
         """A command on one of the hosts, as `ray exec` gives it."""
         named = " ".join(f"{name}={value}" for name, value in env.items())
-        words = f". ~/raydqn/profile; export PYTHONPATH={ROOT} {named}; cd; {command}"
-        return host.ssh(words, timeout_s=120.0)
+        return host.ssh(f". ~/raydqn/profile; cd; {named} {command}", timeout_s=120.0)
 
     def raydqn(self, arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
         """`raydqn ARGUMENTS` on the head."""
-        return self.on(self.head, f"python -m deploy {arguments}", **env)
+        return self.on(self.head, f"raydqn {arguments}", **env)
 
     def left(self) -> list[list[str]]:
         """Whatever runs on the hosts beside sshd."""
