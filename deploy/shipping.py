@@ -18,8 +18,9 @@ def code_for(env_id: str) -> list[Path]:
         env_id: of the environment, `module:Id` if a module brings it.
     """
     root = Path(__file__).parent.parent
+    ours = [root / name for name in PACKAGES]
     own = _find(module_of(env_id))
-    return [root / name for name in PACKAGES] + ([own] if own is not None else [])
+    return ours if own is None or own in ours else [*ours, own]
 
 
 def module_of(env_id: str) -> str:

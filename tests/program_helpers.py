@@ -98,14 +98,18 @@ def summary_of(out: str) -> dict:
     return json.loads(out.strip().splitlines()[-1])
 
 
-def wait_for(condition, timeout_s: float = 150.0, poll_s: float = 0.1, what: str = "it"):
-    """Wait until `condition()` is true, and return its value; `what` stands in the error."""
+def wait_for(condition, timeout_s: float = 150.0, poll_s: float = 0.1, what="it"):
+    """Wait until `condition()` is true, and return its value.
+
+    `what`, or what it returns when the time is over, stands in the error.
+    """
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         value = condition()
         if value:
             return value
         time.sleep(poll_s)
+    what = what() if callable(what) else what
     raise AssertionError(f"{what} did not come true within {timeout_s} s")
 
 

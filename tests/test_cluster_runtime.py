@@ -6,6 +6,8 @@ import importlib
 import json
 import os
 import socket
+import subprocess
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -460,6 +462,41 @@ def test_who_lives_alone_moves_to_others_so_that_its_node_becomes_empty(one_node
     made.free()
     for node in added:
         one_node.remove_node(node)
+
+
+def test_shards_live_near_the_learner_or_are_spread(one_node):
+    from ray.util import placement_group_table
+
+    added = one_node.add_node(num_cpus=4, num_gpus=0, object_store_memory=80 << 20)
+    for shards, nodes in (("near", 1), ("spread", 2)):
+        values = {"replay": {"shards": 2}, "placement": {"shards": shards}}
+        made = Cluster(Config.model_validate(values), Lines())
+        bundles = placement_group_table(made._group)["bundles_to_node_id"]
+        assert len(set(bundles.values())) == nodes
+        made.free()
+    one_node.remove_node(added)
+
+
+OTHER_VERSION = """
+import sys, ray
+ray.__version__ = "2.59.0"
+from deploy.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_another_version_of_ray_is_refused_in_one_line(one_node):
+    import ray
+
+    asked = [sys.executable, "-c", OTHER_VERSION, "status", "--address", one_node.address]
+    done = subprocess.run(asked, cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(
+        f"raydqn: error: --address={one_node.address}: the cluster has other versions"
+    )
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert "install ray 2.59.0 and Python" in done.stderr
+    assert f"Ray: {ray.__version__}" in done.stderr, "what the cluster has"
 
 
 NODES = {"head": {"CPU": 0.0, "node:__internal_head__": 1.0}, "gpu": dict(GPU.resources)}

@@ -11,7 +11,7 @@ import pytest
 from common.config import build
 from deploy import PACKAGES
 from deploy.shipping import code_for, module_of, must_be_installed
-from deploy.submit import CONFIG, stage
+from deploy.submit import stage
 
 ROOT = Path(__file__).parent.parent
 OURS = [ROOT / name for name in PACKAGES]
@@ -30,6 +30,11 @@ def test_the_module_of_an_environment(env_id, module):
     assert module_of(env_id) == module
 
 
+def test_what_is_ours_is_shipped_once():
+    assert code_for("deploy.waiting_env:Waiting-v0") == OURS
+    assert must_be_installed("deploy.waiting_env:Waiting-v0") is None
+
+
 def test_what_is_installed_or_not_there_is_not_shipped():
     for env_id in ("CartPole-v1", "ale_py:ALE/Pong-v5", "json:X-v0", "sys:X-v0", "not_there:X-v0"):
         assert code_for(env_id) == OURS
@@ -42,9 +47,7 @@ def test_what_is_installed_or_not_there_is_not_shipped():
 
 
 @pytest.mark.parametrize("kind", ["module", "package", "namespace", "link"])
-def test_a_job_trains_in_an_environment_of_ones_own_without_the_folder_it_came_from(
-    tmp_path, monkeypatch, kind
-):
+def test_an_environment_of_ones_own_is_found_in_what_is_shipped(tmp_path, monkeypatch, kind):
     name, home = f"own_{kind}", tmp_path / "home"
     file = home / f"{name}.py" if kind == "module" else home / name / "envs.py"
     if kind == "link":
@@ -55,21 +58,17 @@ def test_a_job_trains_in_an_environment_of_ones_own_without_the_folder_it_came_f
     file.write_text(ENVIRONMENT)
     if kind == "package":
         (home / name / "__init__.py").touch()
-    env_id = f"{name}:Own-v0" if kind == "module" else f"{name}.envs:Own-v0"
+    module = name if kind == "module" else f"{name}.envs"
     monkeypatch.syspath_prepend(home)
-    assert code_for(env_id) == [*OURS, home / (f"{name}.py" if kind == "module" else name)]
-    assert must_be_installed(env_id) is None
+    assert code_for(f"{module}:Own-v0") == [*OURS, home / (file.name if kind == "module" else name)]
+    assert must_be_installed(f"{module}:Own-v0") is None
 
     job = tmp_path / "job"
     job.mkdir()
-    stage(job, build({"env": {"id": env_id}, "stop": {"env_steps": 200}}))
+    (file.parent / "__pycache__").mkdir(exist_ok=True)
+    stage(job, build({"env": {"id": f"{module}:Own-v0"}}))
     assert not list(job.rglob("__pycache__"))
-    command = ["train", "--inline", "--config", CONFIG, "--run-dir", str(tmp_path / "run")]
-    done = subprocess.run(
-        [sys.executable, "-m", "deploy", *command],
-        cwd=job,
-        capture_output=True,
-        text=True,
-    )
+    tried = f"import {module}, gymnasium, deploy; gymnasium.make('Own-v0'); print(deploy.__file__)"
+    done = subprocess.run([sys.executable, "-c", tried], cwd=job, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "stopped by env_steps" in done.stdout
+    assert Path(done.stdout.strip()).parent == job / "deploy"

@@ -124,7 +124,7 @@ def test_nodes_come_when_parts_wait_for_them_and_go_when_they_are_idle(head):
                 count += process.name() == "raylet"
         return count
 
-    wait_for(lambda: up(2), 120, what=f"two actors are up ({log.read_text()})")
+    wait_for(lambda: up(2), 120, what=lambda: f"two actors are up ({log.read_text()})")
     wait_for(lambda: status()["learner_steps"] > 0, 60, what="the learner learns")
     needed = raylets()
     assert needed >= 4, "head, learner, and a node for each actor"
@@ -205,7 +205,8 @@ def output(job):
 
 @pytest.mark.timeout(900)
 def test_a_cluster_comes_up_trains_loses_a_host_gets_it_back_and_goes(cluster):
-    with submitted(cluster, LEARNING, "--actors.count", "4") as job:
+    # CartPole, by a module that is nowhere but with the user.
+    with submitted(cluster, LEARNING, "--actors.count", "4", "--env.id", "own_envs:Own-v0") as job:
         it_trains(cluster, job)
     # The second finds the cluster up. Its environment leaves the cores to other tests.
     with submitted(cluster, ELASTIC, "--actors.count", "2", *CALM, *SHORT_EVALUATIONS) as job:
@@ -214,7 +215,7 @@ def test_a_cluster_comes_up_trains_loses_a_host_gets_it_back_and_goes(cluster):
     # Nothing is left.
     down = cluster.ray("down", "--yes", str(cluster.file))
     assert down.returncode == 0, down.stderr
-    until(lambda: not cluster.left(), 180, f"nothing left: {cluster.left()}")
+    until(lambda: not cluster.left(), 180, lambda: f"nothing left: {cluster.left()}")
 
 
 def acting(cluster, job, run, count, on=None):
@@ -299,10 +300,11 @@ def it_is_elastic(cluster, job):
     cluster.workers[1].power_off()
     until(lambda: cluster.status(ELASTIC)["learner_steps"] > steps + 300, 60, "learning goes on")
 
-    # It comes back, and Ray's autoscaler takes it in again.
+    # It comes back, Ray's autoscaler takes it in again, and "auto" fills it.
+    assert cluster.raydqn(f"scale {ELASTIC} --address auto --actors auto").returncode == 0
     cluster.workers[1].plug_in()
     cluster.workers[1].start()
-    until(are_up(4, {first, second}), 240, "actors on the host that came back")
+    until(are_up(5, {first, second}), 240, "as many actors as there is room for, on both hosts")
 
     # A wrong token, and none, are refused, in one line.
     for env in ({"RAY_AUTH_TOKEN": "f" * 64}, {"RAY_AUTH_MODE": "disabled"}):

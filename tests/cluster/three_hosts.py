@@ -18,6 +18,11 @@ from hosts import Host, Hosts
 ROOT = Path(__file__).parent.parent.parent
 ON_PREM = ROOT / "deploy" / "clusters" / "on-prem.yaml"
 CPUS = 3
+OWN_ENVIRONMENT = """
+import gymnasium
+from gymnasium.envs.classic_control import CartPoleEnv
+gymnasium.register("Own-v0", CartPoleEnv, max_episode_steps=500)
+"""
 
 
 def _with_packages(commands: list[str]) -> list[str]:
@@ -54,9 +59,13 @@ class Cluster:
         token.parent.mkdir(parents=True)
         token.write_text(secrets.token_hex(32))
         token.chmod(0o600)
+        own = self.home / "own"  # the user's own code
+        own.mkdir()
+        (own / "own_envs.py").write_text(OWN_ENVIRONMENT)
         self.env = {
             **{name: value for name, value in os.environ.items() if not name.startswith("RAY_")},
             "HOME": str(self.home),
+            "PYTHONPATH": str(own),
             "RAY_AUTH_MODE": "token",
             "RAY_USAGE_STATS_ENABLED": "0",
         }
