@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import psutil
 from program_helpers import (
@@ -46,14 +46,18 @@ def stopped(process, name):
         remote.resume()
 
 
-def own_bytes(process) -> dict[int, int]:
-    """Memory that belongs to each process alone."""
+RAYS_HELPERS = ("ray/dashboard/", "ray/_private/", "ray/autoscaler/")
+"""They import what they need when they like, and nothing of a run goes through them."""
+
+
+def own_bytes(process) -> dict[str, int]:
+    """Memory that belongs to each process alone, by what it was started with."""
     found = {}
     for one in [psutil.Process(process.pid), *descendants(process)]:
-        try:
-            found[one.pid] = one.memory_full_info().uss
-        except psutil.Error:
-            continue
+        with suppress(psutil.Error):
+            command = " ".join(one.cmdline())[:200]
+            if not any(helper in command for helper in RAYS_HELPERS):
+                found[f"{one.pid} {command}"] = one.memory_full_info().uss
     return found
 
 
@@ -78,8 +82,9 @@ def test_a_part_that_stands_still_neither_starves_the_others_nor_makes_memory_gr
             after = own_bytes(process)
             assert newest(run, "env_steps") == env_steps, "actors ran away from the learner"
             assert newest(run, "limiter").startswith("actors wait for learner")
-            grown = {pid: after[pid] - before[pid] for pid in before if pid in after}
-            assert len(grown) > 8
+            grown = {name: after[name] - before[name] for name in before if name in after}
+            # Driver, raylet, control store; learner, holder of the weights, evaluator; two of each.
+            assert len(grown) >= 10, grown
             assert max(grown.values()) < NOISE_BYTES, grown
         steps = learner_steps_in(run)
         wait_for(lambda: learner_steps_in(run) > steps + 100)

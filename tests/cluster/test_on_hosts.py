@@ -265,13 +265,15 @@ def it_is_elastic(cluster, job):
     def places(status):
         return {(part["part"], part["host"], part["pid"]) for part in parts(status)}
 
-    def told_as_written():
-        told = cluster.raydqn(f"status {ELASTIC} --address auto --json")
+    def told_as_written(told):
         assert told.returncode == 0, told.stderr
         return places(json.loads(told.stdout)) == places(cluster.status(ELASTIC))
 
     # Not the first time, perhaps: the evaluator may come up between the two.
-    until(told_as_written, 60, "the cluster tells what the run wrote")
+    def told():
+        return told_as_written(cluster.raydqn(f"status {ELASTIC} --address auto --json"))
+
+    until(told, 60, "the cluster tells what the run wrote")
 
     # Its numbers are where Prometheus fetches Ray's, some seconds later. Counters are there when
     # they were counted up for the first time.
@@ -306,10 +308,23 @@ def it_is_elastic(cluster, job):
     cluster.workers[1].start()
     until(are_up(5, {first, second}), 240, "as many actors as there is room for, on both hosts")
 
+    # Whoever has the token is told the same from outside, by Ray's client.
+    client = f"ray://{cluster.head.address}:10001"
+
+    def told_outside():
+        asked = cluster.raydqn_here("status", ELASTIC, "--address", client, "--json")
+        return told_as_written(asked)
+
+    until(told_outside, 60, "the cluster tells the same outside")
+
     # A wrong token, and none, are refused, in one line.
-    for env in ({"RAY_AUTH_TOKEN": "f" * 64}, {"RAY_AUTH_MODE": "disabled"}):
-        refused = cluster.raydqn(f"status --address {cluster.head.address}:6379", **env)
-        assert refused.returncode == 2
+    wrong = ({"RAY_AUTH_TOKEN": "f" * 64}, {"RAY_AUTH_MODE": "disabled"})
+    answers = [
+        cluster.raydqn(f"status --address {cluster.head.address}:6379", **env) for env in wrong
+    ]
+    answers.append(cluster.raydqn_here("status", "--address", client, **wrong[0]))
+    for refused in answers:
+        assert (refused.returncode, refused.stdout) == (2, "")
         assert refused.stderr.count("\n") == 1, refused.stderr
         assert "put its own into ~/.ray/auth_token" in refused.stderr
 

@@ -97,12 +97,14 @@ class Cluster:
         document["setup_commands"] = _with_packages(document["setup_commands"])
         self.file.write_text(yaml.safe_dump(document), encoding="utf-8")
 
-    def here(self, *command: str, timeout_s: float = 120.0) -> subprocess.CompletedProcess[str]:
+    def here(
+        self, *command: str, timeout_s: float = 120.0, **env: str
+    ) -> subprocess.CompletedProcess[str]:
         """A command as the user gives it: outside the cluster, in the project's folder."""
         return subprocess.run(
             command,
             cwd=ROOT,
-            env=self.env,
+            env=self.env | env,
             capture_output=True,
             text=True,
             timeout=timeout_s,
@@ -112,6 +114,10 @@ class Cluster:
     def ray(self, *arguments: str, timeout_s: float = 120.0) -> subprocess.CompletedProcess[str]:
         """A command of Ray's, outside the cluster."""
         return self.here(str(Path(sys.executable).parent / "ray"), *arguments, timeout_s=timeout_s)
+
+    def raydqn_here(self, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+        """`raydqn ARGUMENTS`, outside the cluster."""
+        return self.here(sys.executable, "-m", "deploy", *arguments, **env)
 
     def on(self, host: Host, command: str, **env: str) -> subprocess.CompletedProcess[str]:
         """A command on one of the hosts, as `ray exec` gives it."""
