@@ -482,15 +482,15 @@ def test_what_cannot_save_is_not_started(tmp_path):
 
 def test_a_module_that_does_not_travel_must_be_installed(tmp_path, monkeypatch):
     line = (
-        "warning: env.id=mine:Env-v0: mine is not shipped, as it is no package or module of this "
-        "folder: nodes must install it, in setup_commands"
+        "warning: env.id=untravelled:Env-v0: untravelled is not shipped, as it is no package or "
+        "module of this folder: nodes must install it, in setup_commands"
     )
-    env = {"id": "mine:Env-v0"}
+    env = {"id": "untravelled:Env-v0"}
     assert line in check(CLUSTERS / "aws.yaml", env=env)
     values = read("aws")
-    values["setup_commands"].append("~/raydqn/venv/bin/pip install mine")
+    values["setup_commands"].append("~/raydqn/venv/bin/pip install untravelled")
     assert line not in check_values(tmp_path, values, env=env)
-    (tmp_path / "mine.py").touch()
+    (tmp_path / "untravelled.py").touch()
     monkeypatch.syspath_prepend(tmp_path)
     assert line not in check(CLUSTERS / "aws.yaml", env=env)
     # What raydqn brings itself.
