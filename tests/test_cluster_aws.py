@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import boto3
 import pytest
@@ -38,7 +39,8 @@ def bootstrapped(home):
         patch.setenv("HOME", str(home))
         for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
             patch.setenv(name, "testing")  # should a call ever leave moto, it is refused
-        patch.setattr(aws_config.time, "sleep", lambda seconds: None)  # for IAM to spread the news
+        # For IAM to spread the news. Not the module's own `sleep`: whatever polls would spin.
+        patch.setattr(aws_config, "time", SimpleNamespace(sleep=lambda seconds: None))
         patch.chdir(ROOT)
         for cache in caches:
             cache.cache_clear()
