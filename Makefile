@@ -9,7 +9,9 @@ BIN := $(VENV)/bin
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null \
 	&& echo $$p && break; done)
-PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+# Python compiles what is imported when it is: a minute less than to compile all that there is.
+PIP_INSTALL := $(BIN)/python -m pip --disable-pip-version-check --quiet install --no-compile
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: train test check lint setup clean
 
@@ -36,12 +38,12 @@ $(VENV)/bin/python:
 
 $(VENV)/.installed: $(VENV)/bin/python pyproject.toml constraints.txt
 	@echo "installing raydqn and its dependencies into $(VENV): this takes minutes the first time"
-	$(PIP) install --constraint constraints.txt --editable '.[atari,fast,minatar]'
+	$(PIP_INSTALL) --constraint constraints.txt --editable '.[atari,fast,minatar]'
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/bin/python pyproject.toml constraints.txt
 	@echo "installing raydqn and its tools into $(VENV): this takes minutes the first time"
-	$(PIP) install --constraint constraints.txt --editable '.[dev]'
+	$(PIP_INSTALL) --constraint constraints.txt --editable '.[dev]'
 	@touch $@ $(VENV)/.installed
 
 clean:

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 
 import psutil
 import pytest
@@ -136,7 +136,7 @@ def test_a_run_whose_only_actor_hangs_stops_with_one_line_and_no_orphan(tmp_path
     assert saved == last["learner_steps"]
 
 
-def test_a_run_is_changed_while_it_goes_on_and_ctrl_c_saves_resumes_and_leaves_no_orphan(tmp_path):
+def test_a_run_is_changed_and_ctrl_c_in_its_terminal_saves_and_leaves_no_orphan(tmp_path):
     run = tmp_path / "run"
 
     def ratio_is(wanted: float, since: int = 0) -> bool:
@@ -147,29 +147,62 @@ def test_a_run_is_changed_while_it_goes_on_and_ctrl_c_saves_resumes_and_leaves_n
         samples = BATCH * (last["learner_steps"] - first["learner_steps"])
         return inserted > 1_000 and samples / inserted == pytest.approx(wanted, rel=0.1)
 
-    with running(*("train", "cartpole", "--run-dir", str(run), *TINY_OPTIONS, *CALM)) as process:
+    with in_a_terminal("train", "cartpole", "--run-dir", str(run), *TINY_OPTIONS, *CALM) as (
+        process,
+        terminal,
+        shown,
+    ):
         wait_for(lambda: learner_steps_in(run) > 100 and ratio_is(4))
         code, out, err = raydqn("set", str(run), "--learner.samples-per-insert", "8")
         assert (code, out) == (0, "applied: learner.samples_per_insert 4 → 8\n"), err
         changed = len(reports_in(run))
         wait_for(lambda: ratio_is(8, changed))
-        children = descendants(process)
-        assert len(children) > 4
-        # Ctrl-C on a terminal reaches every process in the foreground's group.
-        for child in [psutil.Process(process.pid), *children]:
-            if os.getpgid(child.pid) == os.getpgid(process.pid):
-                child.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=60)
-        assert process.returncode == 0, err
-        assert "applied: learner.samples_per_insert 4 → 8" in out
-        assert f"raydqn resume {run}" in out
-        assert_all_gone(children)
+        everybody = process.children(recursive=True)
+        assert len(everybody) > 4
+        os.write(terminal, b"\x03")  # to every process in the foreground's group
+        _, status = wait_for(
+            lambda: waited if (waited := os.waitpid(process.pid, os.WNOHANG))[0] else None
+        )
+        assert os.waitstatus_to_exitcode(status) == 0, shown()
+        assert_all_gone(everybody)
+        wait_for(lambda: f"raydqn resume {run}" in shown())
+        assert "applied: learner.samples_per_insert 4 → 8" in shown()
     saved = checkpoints_in(run).newest().state
     assert saved["config"]["learner"]["samples_per_insert"] == 8.0
     steps = saved["counters"]["learner_steps"]
-    code, out, err = raydqn("resume", str(run), "--json", "--stop.learner-steps", str(steps + 100))
+    code, out, err = raydqn(
+        "resume", str(run), "--inline", "--json", "--stop.learner-steps", str(steps + 100)
+    )
     assert code == 0, err
     assert summary_of(out)["learner_steps"] == steps + 100
+
+
+@contextmanager
+def in_a_terminal(*arguments):
+    """`raydqn ARGUMENTS` in a terminal of its own: process, terminal, and what it has shown."""
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.chdir(ROOT)
+        os.environ |= {"PYTHONPATH": str(ROOT), "COLUMNS": "250"}
+        os.execv(sys.executable, [sys.executable, "-m", "deploy", *arguments])
+    process, written = psutil.Process(pid), []
+
+    def read() -> None:
+        # Not for the text's sake alone: a terminal that nobody reads holds its writer up.
+        with suppress(OSError):
+            while piece := os.read(terminal, 1 << 12):
+                written.append(piece)
+
+    threading.Thread(target=read, daemon=True).start()
+    everybody = [process]
+    try:
+        yield process, terminal, lambda: b"".join(written).decode(errors="replace")
+    finally:
+        with suppress(psutil.Error):
+            everybody += process.children(recursive=True)
+        for one in everybody:
+            with suppress(psutil.Error):
+                one.kill()
 
 
 def test_ctrl_c_twice_stops_at_once_and_leaves_no_orphan(tmp_path):
@@ -307,40 +340,6 @@ def test_a_signal_to_the_whole_group_in_the_middle_of_a_save_with_a_part_that_ha
     saved = checkpoints_in(run).newest()
     assert saved.state["learner"]["learner_steps"] == summary_of(out)["learner_steps"]
     assert not saving(run)
-
-
-def test_ctrl_c_in_a_terminal_saves_and_ends(tmp_path):
-    run = tmp_path / "run"
-    arguments = ("train", "cartpole", "--run-dir", str(run), *TINY_OPTIONS, *CALM)
-    pid, terminal = pty.fork()
-    if pid == 0:
-        os.chdir(ROOT)
-        os.environ["PYTHONPATH"] = str(ROOT)
-        os.execv(sys.executable, [sys.executable, "-m", "deploy", *arguments])
-    everybody = []
-    try:
-        reader = threading.Thread(target=drain, args=(terminal,), daemon=True)
-        reader.start()
-        wait_for(lambda: learner_steps_in(run) > 100)
-        everybody = psutil.Process(pid).children(recursive=True)
-        os.write(terminal, b"\x03")
-        _, status = wait_for(lambda: waited if (waited := os.waitpid(pid, os.WNOHANG))[0] else None)
-        assert os.waitstatus_to_exitcode(status) == 0
-        assert_all_gone(everybody)
-    finally:
-        for process in everybody:
-            with suppress(psutil.Error):
-                process.kill()
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-    assert checkpoints_in(run).newest().state["learner"]["learner_steps"] > 0
-
-
-def drain(terminal: int) -> None:
-    """Take what is written there: a terminal that nobody reads holds its writer up."""
-    with suppress(OSError):
-        while os.read(terminal, 1 << 12):
-            pass
 
 
 def test_a_signal_while_ray_starts_leaves_nobody_behind(tmp_path):
