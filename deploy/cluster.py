@@ -29,12 +29,16 @@ from deploy.cluster_file import (
 from deploy.cluster_here import find_missing
 from deploy.cluster_rules import find_mistakes
 from deploy.demands import NO_LIMIT, Demand, demands
-from deploy.shipping import must_be_installed
+from deploy.shipping import comes_with_raydqn, is_here, module_of, travels
 
 EXAMPLE = re.compile(r"\w+://(my-|your-)?bucket(/|$)")
 """A place in an object store as documents write it."""
 ROLE_OF_NODE = {
-    "aws": ("s3://", "IamInstanceProfile", r"\bAWS_\w+=|/\.aws\b"),
+    "aws": (
+        "s3://",
+        "IamInstanceProfile",
+        r"\bAWS_(ACCESS_KEY_ID|WEB_IDENTITY_TOKEN_FILE|SHARED_CREDENTIALS_FILE)=|/\.aws\b",
+    ),
     "gcp": ("gs://", "serviceAccounts", r"\bGOOGLE_APPLICATION_CREDENTIALS="),
 }
 """What lets a node write to the cloud's object store: a role of its own, or what it is brought."""
@@ -185,7 +189,7 @@ def _find_storage(storage: str) -> Iterator[Finding]:
         yield error(
             "checkpoint.storage",
             storage,
-            "lies in the job's folder, and goes with it: must be a URL, or begin with / or ~",
+            "would lie in the folder of a job, and go with it: must be a URL, or begin with / or ~",
         )
 
 
@@ -218,15 +222,18 @@ def _find_far_shards(
 
 
 def _find_environment(cluster: ClusterFile, env_id: str) -> Iterator[Finding]:
-    """A module of the user's that does not travel with the job."""
-    module = must_be_installed(env_id)
-    text = json.dumps(cluster.values).replace("-", "_")
-    if module is not None and cluster.provider != KUBERAY and module not in text:
+    """A module of the user's that nodes do not get with the job."""
+    module = module_of(env_id)
+    if not module or comes_with_raydqn(module):
+        return
+    if cluster.provider == KUBERAY:
+        yield warning("env.id", env_id, f"nothing travels to pods: {module} must be in their image")
+        return
+    setup = " ".join(cluster.values["head_setup_commands"]).replace("-", "_")
+    if not travels(module) and not re.search(rf"\b{re.escape(module)}\b", setup):
+        why = "is installed here" if is_here(module) else "is found nowhere here"
         yield warning(
-            "env.id",
-            env_id,
-            f"{module} is not shipped, as it is no package or module of this folder: nodes must "
-            "install it, in setup_commands",
+            "env.id", env_id, f"{module} {why}, and so not shipped: setup_commands must install it"
         )
 
 

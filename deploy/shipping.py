@@ -10,9 +10,14 @@ from pathlib import Path
 
 from deploy import PACKAGES
 
+EXTRAS_OF_NODES = ("atari", "fast", "minatar")
+"""Which of pyproject.toml the cluster files install everywhere."""
+INSTALLED = {"site-packages", "dist-packages"}
+"""Folders of what pip or the system installed."""
+
 
 def code_for(env_id: str) -> list[Path]:
-    """Folders and files that nodes import in the state in which they are here.
+    """Folders and files that nodes are to import, as they are here.
 
     Args:
         env_id: of the environment, `module:Id` if a module brings it.
@@ -28,41 +33,47 @@ def module_of(env_id: str) -> str:
     return env_id.rpartition(":")[0].partition(".")[0]
 
 
-def must_be_installed(env_id: str) -> str | None:
-    """The module of an environment that nodes can only have if they install it.
-
-    It is installed here, or not here at all. None: it is shipped, or comes with raydqn.
-    """
-    module = module_of(env_id)
-    if not module or _find(module) is not None:
-        return None
+def comes_with_raydqn(module: str) -> bool:
+    """Whether every node has a module: it is ours, or of a package that we need."""
     names = {name.lower() for name in metadata.packages_distributions().get(module, ())}
-    return None if names & _dependencies() else module
+    return module in PACKAGES or bool(names & _dependencies())
+
+
+def travels(module: str) -> bool:
+    """Whether a module is shipped with a run: it lies here, and is not installed."""
+    return _find(module) is not None
+
+
+def is_here(module: str) -> bool:
+    """Whether Python finds a module here."""
+    try:
+        return find_spec(module) is not None
+    except (ImportError, ValueError):
+        return False
 
 
 def _dependencies() -> set[str]:
-    """Packages that come with raydqn, extras included."""
+    """Packages that nodes have: what raydqn needs, and what their setup adds."""
     try:
         wanted = metadata.requires("raydqn") or []
     except metadata.PackageNotFoundError:
         return set()
-    return {re.split(r"[^\w.-]", name, maxsplit=1)[0].lower() for name in wanted}
+    extra = re.compile("extra *== *['\"](.*?)['\"]")
+    there = [line for line in wanted if not (m := extra.search(line)) or m[1] in EXTRAS_OF_NODES]
+    return {re.split(r"[^\w.-]", line, maxsplit=1)[0].lower() for line in there}
 
 
 def _find(module: str) -> Path | None:
     """Where a module lies that is somebody's own; None: it is installed, or there is none."""
-    try:
-        found = find_spec(module) if module else None
-    except (ImportError, ValueError):
+    if not module or not is_here(module):
         return None
-    if found is None:
-        return None
+    found = find_spec(module)
+    assert found is not None
     folders = list(found.submodule_search_locations or ())
     place = folders[0] if folders else found.origin
     if place is None or not Path(place).exists():  # built in, or in an archive
         return None
-    libraries = ("stdlib", "platstdlib", "purelib", "platlib")
-    installed = {Path(sysconfig.get_path(library)).resolve() for library in libraries}
-    if any(Path(place).resolve().is_relative_to(folder) for folder in installed):
+    path = Path(place).resolve()
+    if INSTALLED & set(path.parts) or path.is_relative_to(sysconfig.get_path("stdlib")):
         return None
     return Path(place)

@@ -23,6 +23,7 @@ from pathlib import Path
 
 from common.config import Config, to_toml
 from common.types import UserError
+from deploy.cluster_runtime import TOKEN_HINT
 from deploy.shipping import code_for
 
 TUNNEL_S = 60.0
@@ -32,8 +33,11 @@ DASHBOARD_PORT = 8265
 RUNS = "raydqn/runs"
 """Where runs lie on the head, below its user's home."""
 CONFIG = "submitted.toml"
+MAX_BYTES = 100 << 20
+"""Of what a job carries: it is kept in the head's memory, and Ray takes 500 MiB in all."""
+_LEFT_BEHIND = shutil.ignore_patterns("__pycache__", ".*")
 _NO_HEAD = re.compile(r"Head node of cluster .* not found|ResourceGroupNotFound")
-_NOT_READY = re.compile(r"Head node \(.*\) is in state")
+_NOT_READY = re.compile(r"The head node being returned: \S+ is not `up-to-date`")
 """What Ray says of a cluster that is not up, and of one whose head is not set up."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 
@@ -52,7 +56,8 @@ def submit(file: Path, config: Config, name: str) -> int:
         name: of the run, and of its job.
 
     Returns:
-        The exit code of `ray job submit`: 0 if the run ended well.
+        The exit code of `ray job submit`: 0 if the run ended well; or if it goes on, and Ctrl-C
+        ended the following.
 
     Raises:
         UserError: a name that cannot be one, or one of Ray's commands failed; a cluster that this
@@ -61,33 +66,49 @@ def submit(file: Path, config: Config, name: str) -> int:
     """
     if not _NAME.fullmatch(name):
         raise UserError(f"--name={name}: must be letters, digits, dots, - and _, at most 100")
-    _up(file)
-    hints(file, name)
     stays = f"the cluster stays up; to end it: {_command('down', file)}"
-    try:
-        with tempfile.TemporaryDirectory() as folder, _tunnel(file) as port:
-            code = _follow(Path(folder), config, name, port)
-    except KeyboardInterrupt:
-        print(f"\n{stays}", file=sys.stderr)
-        raise
-    if code != 0:
+    with tempfile.TemporaryDirectory() as folder:
+        stage(Path(folder), config)  # whatever is wrong here costs no machine
+        _up(file)
+        hints(file, name)
+        try:
+            with _tunnel(file) as port:
+                code, goes_on = _follow(Path(folder), name, f"http://127.0.0.1:{port}")
+        except KeyboardInterrupt:
+            print(f"\n{stays}", file=sys.stderr)
+            raise
+    if goes_on:
+        print(f"\nno longer following; the run goes on as job {name}", file=sys.stderr)
+    elif code != 0:
         print(stays, file=sys.stderr)
     return code
 
 
-def _follow(folder: Path, config: Config, name: str, port: int) -> int:
-    """Ship the job from `folder`, and show what it says; see `submit`."""
-    stage(folder, config)
-    command = [
-        *("job", "submit", "--address", f"http://127.0.0.1:{port}"),
-        *("--working-dir", str(folder), "--submission-id", name, "--"),
-        *entrypoint(name),
-    ]
+def _follow(folder: Path, name: str, address: str) -> tuple[int, bool]:
+    """Ship the job from `folder`, and show what it says.
+
+    Returns:
+        The exit code, 0 after Ctrl-C; whether the run goes on, followed by nobody.
+
+    Raises:
+        KeyboardInterrupt: before the cluster took the job.
+    """
+    options = ("--address", address)
+    shipped = ("--working-dir", str(folder), "--submission-id", name)
+    command = [_ray(), "job", "submit", *options, *shipped, "--", *entrypoint(name)]
     try:
-        return subprocess.run([_ray(), *command], env=_environment(), check=False).returncode
+        code = subprocess.run(command, env=_environment(), check=False).returncode
     except KeyboardInterrupt:
-        print(f"\nno longer following; the run goes on as job {name}", file=sys.stderr)
-        return 0
+        if not _goes_on(name, options):
+            raise
+        return 0, True
+    return code, code != 0 and _goes_on(name, options)
+
+
+def _goes_on(name: str, options: Sequence[str]) -> bool:
+    """Whether a job waits or runs."""
+    state = _run(["job", "status", *options, name], capture=True)
+    return state.returncode == 0 and re.search("PENDING|RUNNING", state.stdout) is not None
 
 
 def entrypoint(name: str) -> list[str]:
@@ -98,14 +119,29 @@ def entrypoint(name: str) -> list[str]:
 
 
 def stage(folder: Path, config: Config) -> None:
-    """Put together what the job needs: the code, as it is here, and the configuration."""
+    """Put together what the job needs: the code, as it is here, and the configuration.
+
+    Raises:
+        UserError: a file cannot be copied, or it is more than a job may carry.
+    """
     for path in code_for(config.env.id):
-        if path.is_file():
-            shutil.copy(path, folder)
-        else:
-            ignored = shutil.ignore_patterns("__pycache__", ".git")
-            shutil.copytree(path, folder / path.name, ignore=ignored)
+        try:
+            if path.is_file():
+                shutil.copy(path, folder)
+            else:
+                shutil.copytree(path, folder / path.name, ignore=_LEFT_BEHIND)
+        except shutil.Error as error:  # of several files
+            source, _, reason = error.args[0][0]
+            raise UserError(f"{source}: cannot be shipped ({reason})") from None
+        except OSError as error:
+            raise UserError(f"{path}: cannot be shipped ({error.strerror})") from None
     (folder / CONFIG).write_text(to_toml(config), encoding="utf-8")
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    if size > MAX_BYTES:
+        raise UserError(
+            f"env.id={config.env.id}: what is to be shipped has {size >> 20:,} MiB: must be at "
+            f"most {MAX_BYTES >> 20}; keep data out of the package"
+        )
 
 
 def hints(file: Path, name: str) -> None:
@@ -190,6 +226,8 @@ def _tunnel(file: Path) -> Iterator[int]:
         try:
             _wait_for_answer(port, process)
             yield port
+        except TokenError:
+            raise UserError(f"{file}: the cluster refused the token: {TOKEN_HINT}") from None
         except TunnelError as error:
             log.seek(0)
             lines = log.read().strip().splitlines() or ["it said nothing"]
@@ -205,6 +243,10 @@ class TunnelError(Exception):
     """The tunnel does not stand."""
 
 
+class TokenError(Exception):
+    """The cluster has another token."""
+
+
 def _wait_for_answer(port: int, process: subprocess.Popen[bytes]) -> None:
     """Wait until the dashboard answers: the tunnel stands before the dashboard does."""
     deadline = time.monotonic() + TUNNEL_S
@@ -213,11 +255,13 @@ def _wait_for_answer(port: int, process: subprocess.Popen[bytes]) -> None:
             raise TunnelError(f"exit code {process.returncode}")
         asking = http.client.HTTPConnection("127.0.0.1", port, timeout=5.0)
         try:
-            asking.request("GET", "/api/version")
-            asking.getresponse()  # of any kind: it may want a token
+            asking.request("GET", "/api/version", headers={"Authorization": f"Bearer {_token()}"})
+            answer = asking.getresponse().status
         except (OSError, http.client.HTTPException):
             time.sleep(0.2)
         else:
+            if answer in (401, 403):
+                raise TokenError
             return
         finally:
             asking.close()
@@ -251,8 +295,20 @@ def _ray() -> str:
     return found
 
 
+def _token() -> str:
+    """The token of whoever gives the command, from where Ray takes it."""
+    token = os.environ.get("RAY_AUTH_TOKEN", "")
+    path = os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token"
+    with suppress(OSError):
+        token = token or Path(path).read_text(encoding="utf-8", errors="replace")
+    return token.strip()
+
+
 def _environment() -> Mapping[str, str]:
-    return {**os.environ, "RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "token"}
+    """For commands of Ray's: they talk to the cluster of the file, and to no other."""
+    elsewhere = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_JOB_HEADERS", "RAY_JOB_SUBMIT_HOOK")
+    kept = {name: value for name, value in os.environ.items() if name not in elsewhere}
+    return {**kept, "RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "token"}
 
 
 def _run(arguments: Sequence[str], capture: bool = False) -> subprocess.CompletedProcess[str]:

@@ -451,8 +451,8 @@ def test_what_is_not_here_is_found(home, name, gone, line):
         ("gcp", "gs://mine/runs", None),
         ("aws", "s3://your-bucket/runs", "warning: checkpoint.storage=s3://your-bucket/runs: an "
          "example: put yours"),
-        ("aws", "runs/x", "error: checkpoint.storage=runs/x: lies in the job's folder, and goes "
-         "with it: must be a URL, or begin with / or ~"),
+        ("aws", "runs/x", "error: checkpoint.storage=runs/x: would lie in the folder of a "
+         "job, and go with it: must be a URL, or begin with / or ~"),
         ("on-prem", "~/shared", None),
         ("on-prem", None, None),
     ],
@@ -481,20 +481,30 @@ def test_what_cannot_save_is_not_started(tmp_path):
 
 
 def test_a_module_that_does_not_travel_must_be_installed(tmp_path, monkeypatch):
-    line = (
-        "warning: env.id=untravelled:Env-v0: untravelled is not shipped, as it is no package or "
-        "module of this folder: nodes must install it, in setup_commands"
-    )
-    env = {"id": "untravelled:Env-v0"}
-    assert line in check(CLUSTERS / "aws.yaml", env=env)
-    values = read("aws")
-    values["setup_commands"].append("~/raydqn/venv/bin/pip install untravelled")
-    assert line not in check_values(tmp_path, values, env=env)
+    def line(module: str, why: str) -> str:
+        return (
+            f"warning: env.id={module}:Env-v0: {module} {why}, and so not shipped: setup_commands "
+            "must install it"
+        )
+
+    def found(module: str, *commands: str) -> list[str]:
+        values = read("aws")
+        values["setup_commands"] += commands
+        return check_values(tmp_path, values, env={"id": f"{module}:Env-v0"})
+
+    assert line("lab", "is found nowhere here") in found("lab")  # though "available" has it
+    assert line("pytest", "is installed here") in found("pytest")
+    for module, command in (("lab", "lab"), ("my_lab", "my-lab>=2")):
+        setup = f"~/raydqn/venv/bin/pip install '{command}'"
+        assert not any("shipped" in one for one in found(module, setup))
     (tmp_path / "untravelled.py").touch()
     monkeypatch.syspath_prepend(tmp_path)
-    assert line not in check(CLUSTERS / "aws.yaml", env=env)
-    # What raydqn brings itself.
-    assert not any("shipped" in one for one in check(CLUSTERS / "aws.yaml", env={"id": "ale_py:A"}))
+    assert not any("shipped" in one for one in found("untravelled"))
+    assert not any("shipped" in one for one in found("ale_py"))  # raydqn brings it
+    assert (
+        "warning: env.id=untravelled:Env-v0: nothing travels to pods: untravelled must be in their "
+        "image" in check(CLUSTERS / "kuberay.yaml", env={"id": "untravelled:Env-v0"})
+    )
 
 
 def test_the_job_in_a_file_of_kuberay_is_the_run_that_is_checked(tmp_path, capsys):

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from common.config import build
-from deploy import PACKAGES
-from deploy.shipping import code_for, module_of, must_be_installed
+from common.types import UserError
+from deploy import PACKAGES, submit
+from deploy.shipping import code_for, comes_with_raydqn, is_here, module_of, travels
 from deploy.submit import stage
 
 ROOT = Path(__file__).parent.parent
@@ -32,18 +33,53 @@ def test_the_module_of_an_environment(env_id, module):
 
 def test_what_is_ours_is_shipped_once():
     assert code_for("deploy.waiting_env:Waiting-v0") == OURS
-    assert must_be_installed("deploy.waiting_env:Waiting-v0") is None
+    assert comes_with_raydqn("deploy")
 
 
 def test_what_is_installed_or_not_there_is_not_shipped():
-    for env_id in ("CartPole-v1", "ale_py:ALE/Pong-v5", "json:X-v0", "sys:X-v0", "not_there:X-v0"):
-        assert code_for(env_id) == OURS
-    assert must_be_installed("CartPole-v1") is None
-    assert must_be_installed("ale_py:ALE/Pong-v5") is None  # comes with an extra
-    assert must_be_installed("msgpack:X-v0") is None
-    assert must_be_installed("hypothesis:X-v0") is None  # as does this
-    assert must_be_installed("not_there:X-v0") == "not_there"
-    assert must_be_installed("jinja2:X-v0") == "jinja2"
+    for module in ("ale_py", "json", "sys", "not_there", "pytest"):
+        assert code_for(f"{module}:X-v0") == OURS
+        assert not travels(module)
+        assert is_here(module) == (module != "not_there")
+    assert [comes_with_raydqn(name) for name in ("ale_py", "msgpack", "minatar")] == [True] * 3
+    # Extras that no node installs, and what there is not.
+    assert not any(comes_with_raydqn(name) for name in ("hypothesis", "pytest", "not_there"))
+
+
+def test_what_the_system_or_a_user_installed_is_not_shipped(tmp_path, monkeypatch):
+    for place in ("dist-packages", "site-packages"):
+        (tmp_path / place).mkdir()
+        (tmp_path / place / f"from_{place[:4]}.py").touch()
+        monkeypatch.syspath_prepend(tmp_path / place)
+        assert is_here(f"from_{place[:4]}")
+        assert not travels(f"from_{place[:4]}")
+
+
+def test_what_cannot_be_copied_is_one_line(tmp_path, monkeypatch):
+    package = tmp_path / "broken_link"
+    package.mkdir()
+    (package / "data").symlink_to(tmp_path / "gone")
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "job").mkdir()
+    config = build({"env": {"id": "broken_link:X-v0"}})
+    with pytest.raises(UserError, match=r"broken_link/data: cannot be shipped \(.*No such file"):
+        stage(tmp_path / "job", config)
+
+
+def test_what_is_too_much_for_a_job_is_not_shipped(tmp_path, monkeypatch):
+    package = tmp_path / "heavy"
+    package.mkdir()
+    (package / ".venv").mkdir()
+    (package / ".venv" / "large").write_bytes(b"x" * (2 << 20))
+    monkeypatch.setattr(submit, "MAX_BYTES", 3 << 20)
+    monkeypatch.syspath_prepend(tmp_path)
+    config = build({"env": {"id": "heavy:X-v0"}})
+    (tmp_path / "a").mkdir()
+    stage(tmp_path / "a", config)  # what is hidden stays
+    (package / "data").write_bytes(b"x" * (4 << 20))
+    (tmp_path / "b").mkdir()
+    with pytest.raises(UserError, match=r"env.id=heavy:X-v0: .* MiB: must be at most 3"):
+        stage(tmp_path / "b", config)
 
 
 @pytest.mark.parametrize("kind", ["module", "package", "namespace", "link"])
@@ -61,7 +97,7 @@ def test_an_environment_of_ones_own_is_found_in_what_is_shipped(tmp_path, monkey
     module = name if kind == "module" else f"{name}.envs"
     monkeypatch.syspath_prepend(home)
     assert code_for(f"{module}:Own-v0") == [*OURS, home / (file.name if kind == "module" else name)]
-    assert must_be_installed(f"{module}:Own-v0") is None
+    assert travels(name)
 
     job = tmp_path / "job"
     job.mkdir()

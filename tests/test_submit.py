@@ -7,13 +7,15 @@ import shlex
 import signal
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
 import yaml
 from program_helpers import wait_for
 
-from common.config import Config
+from common.config import Config, build
 from common.types import UserError
 from deploy import submit
 from deploy.submit import hints
@@ -88,7 +90,11 @@ def test_a_head_that_is_not_set_up_is_left_to_the_user(fake_ray):
     with pytest.raises(
         UserError, match=r"Ray has not set it up: wait, or ray up cluster.yaml, which"
     ):
-        up(fake_ray, get_head_ip="echo 'Head node (10.0.0.1) is in state\n update-failed.'")
+        up(
+            fake_ray,
+            get_head_ip="echo 'Head node (10.0.0.1) is in state update-failed. The\n head node being "
+            "returned: 10.0.0.1 is not `up-to-date`.'; echo 10.0.0.1",
+        )
     assert fake_ray.asked == ["get-head-ip"]
 
 
@@ -106,7 +112,7 @@ def interrupted(fake_ray, tmp_path, last, code):
     code = (
         "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
         "from pathlib import Path; from common.config import Config; from deploy import submit; "
-        f"submit._ray = lambda: {str(tmp_path / 'ray')!r}; {code}"
+        f"submit._ray = lambda: {str(tmp_path / 'ray')!r}\n{code}"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", code],
@@ -138,6 +144,97 @@ def test_ctrl_c_before_the_job_is_sent_says_that_the_cluster_is_up(fake_ray, tmp
     )
     assert asked == ["get-head-ip", "dashboard"]
     assert "the cluster stays up; to end it: ray down a.yaml" in error
+
+
+@pytest.mark.parametrize(
+    ("state", "code", "says"),
+    [
+        ("echo RUNNING", 0, "no longer following; the run goes on as job mine"),
+        ("echo no such job; exit 1", 130, "the cluster stays up; to end it: ray down a.yaml"),
+    ],
+    ids=["taken", "not-taken"],
+)
+def test_ctrl_c_says_whether_the_cluster_took_the_job(fake_ray, tmp_path, state, code, says):
+    job = f"case $2 in submit) exec sleep 30;; status) {state};; esac"
+    fake_ray.answers = {"get-head-ip": "echo 10.0.0.1", "job": job}
+    asked, error = interrupted(
+        *(fake_ray, tmp_path, "job"),
+        "submit._wait_for_answer = lambda *_: None\n"
+        "try: code = submit.submit(Path('a.yaml'), Config(), 'mine')\n"
+        "except KeyboardInterrupt: code = 130\n"
+        f"assert code == {code}, code",
+    )
+    assert asked.count("job") == 2
+    assert says in error
+    assert "Traceback" not in error
+    assert ("stays up" in error) == (code != 0)
+
+
+def test_a_run_that_is_followed_no_longer_is_not_taken_for_one_that_has_ended(
+    fake_ray, capsys, monkeypatch
+):
+    job = "case $2 in submit) echo connection lost; exit 1;; status) echo RUNNING;; esac"
+    fake_ray.answers = {"get-head-ip": "echo 10.0.0.1", "job": job}
+    monkeypatch.setattr(submit, "_wait_for_answer", lambda port, process: None)
+    assert submit.submit(Path("a.yaml"), Config(), "mine") == 1
+    error = capsys.readouterr().err
+    assert "no longer following; the run goes on as job mine" in error
+    assert "ray down" not in error
+
+
+def test_a_token_that_the_cluster_refuses_is_one_line(fake_ray, monkeypatch, tmp_path):
+    """By what answers at the end of the tunnel."""
+
+    class Dashboard(BaseHTTPRequestHandler):
+        def do_GET(self):
+            good = self.headers["Authorization"] == "Bearer good"
+            self.send_response(200 if good else 403)
+            self.end_headers()
+
+        def log_message(self, *arguments):
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Dashboard)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setattr(submit, "_free_port", lambda: server.server_port)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
+    monkeypatch.delenv("RAY_AUTH_TOKEN_PATH", raising=False)
+    fake_ray.answers = {"get-head-ip": "echo 10.0.0.1", "dashboard": "exec sleep 30", "job": ":"}
+    refused = r"a.yaml: the cluster refused the token: .* put its own into ~/.ray/auth_token"
+    try:
+        with pytest.raises(UserError, match=refused):  # there is none
+            submit.submit(Path("a.yaml"), Config(), "mine")
+        (tmp_path / ".ray").mkdir()
+        (tmp_path / ".ray" / "auth_token").write_text("good\n")
+        assert submit.submit(Path("a.yaml"), Config(), "mine") == 0
+        monkeypatch.setenv("RAY_AUTH_TOKEN", "bad")
+        with pytest.raises(UserError, match=refused):
+            submit.submit(Path("a.yaml"), Config(), "mine")
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def test_the_job_goes_to_the_cluster_of_the_file_and_to_no_other(fake_ray, monkeypatch, tmp_path):
+    """Ray lets these variables win over the address that it is told."""
+    for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_JOB_HEADERS"):
+        monkeypatch.setenv(name, "http://192.0.2.99:8265")
+    fake_ray.answers = {"get-head-ip": "echo 10.0.0.1", "job": f"env > {tmp_path}/env"}
+    monkeypatch.setattr(submit, "_wait_for_answer", lambda port, process: None)
+    assert submit.submit(Path("a.yaml"), Config(), "mine") == 0
+    given = (tmp_path / "env").read_text()
+    assert "192.0.2.99" not in given
+    assert "RAY_AUTH_MODE=token" in given
+
+
+def test_what_cannot_be_shipped_costs_no_machine(fake_ray, monkeypatch, tmp_path):
+    (tmp_path / "own_package").mkdir()
+    (tmp_path / "own_package" / "link").symlink_to(tmp_path / "gone")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UserError, match="cannot be shipped"):
+        submit.submit(Path("a.yaml"), build({"env": {"id": "own_package:X-v0"}}), "mine")
+    assert not (tmp_path / "asked").exists()
 
 
 def test_a_job_that_was_not_taken_leaves_the_way_to_end_the_cluster(fake_ray, capsys, monkeypatch):
