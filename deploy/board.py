@@ -27,6 +27,8 @@ COUNTERS = (
 """Numbers of a report that only grow."""
 PREFIX = "raydqn_"
 ANSWERS_KEPT = 100
+WISHES_KEPT = 100
+"""How many may wait until the run looks; it looks every second."""
 TITLE = "board"
 NAMESPACE = "raydqn"
 """Of Ray's names: whoever asks for the status of a run looks there."""
@@ -83,8 +85,14 @@ class Board:
         """What was posted last; None: nothing yet."""
         return self._status
 
-    def ask(self, wish: dict[str, Any]) -> int:
-        """Ask the run for a change (see `deploy.control`); the number of the wish."""
+    def ask(self, wish: dict[str, Any]) -> int | None:
+        """Ask the run for a change (see `deploy.control`).
+
+        Returns:
+            The number of the wish; None: too many wait, this one was not taken.
+        """
+        if len(self._wishes) >= WISHES_KEPT:
+            return None
         self._asked += 1
         self._wishes.append((self._asked, wish))
         return self._asked
@@ -189,10 +197,12 @@ def ask_board(board: Handle, run: str, wish: dict[str, Any], wait_s: float) -> s
     """Ask a run for a change; what became of it, or None: nothing yet.
 
     Raises:
-        UserError: its board does not answer.
+        UserError: its board does not answer, or takes no more wishes.
         RemoteDiedError: the run ended.
     """
     number = heard(board.call("ask", wish), run)
+    if number is None:
+        raise UserError(f"{run}: {WISHES_KEPT} wishes wait there still; try again later")
     deadline = time.monotonic() + wait_s
     while time.monotonic() < deadline:
         answer: str | None = heard(board.call("answer", number), run)

@@ -31,7 +31,6 @@ import re
 import shlex
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NoReturn
@@ -272,7 +271,9 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
         )
         sub.set_defaults(run=run)
         sub.add_argument("file", type=Path, metavar="FILE", help="of `ray up`, or of KubeRay")
-        sub.add_argument("preset", nargs="?", help="see `raydqn presets`")
+        sub.add_argument(
+            "preset", nargs="?", help=f"default: the file's job (KubeRay), else {DEFAULT_PRESET}"
+        )
         sub.add_argument("--config", type=Path, metavar="FILE", help="TOML on top of the preset")
         return sub
 
@@ -568,15 +569,21 @@ def _run_on_cluster(options: argparse.Namespace, overrides: Overrides) -> Config
 
     preset, config = options.preset, options.config
     if preset is None and config is None:
-        for job in load_cluster(options.file).jobs:
-            with suppress(ValueError):  # quotation marks that do not close, no `train`
+        jobs = load_cluster(options.file).jobs
+        for job in jobs:
+            try:
                 words = shlex.split(job)
-                try:
-                    keys, rest = split_overrides(words[words.index("train") :])
-                    preset, overrides = _parse(rest).preset, merge(keys, overrides)
-                except UserError as error:
-                    raise UserError(f"{options.file}: RayJob entrypoint: {error}") from None
-                break
+                keys, rest = split_overrides(words[words.index("train") :])
+                inner = _parse(rest)
+            except ValueError:  # quotation marks that do not close, no `train`
+                continue
+            except UserError as error:
+                raise UserError(f"{options.file}: RayJob entrypoint: {error}") from None
+            if inner.config is None:  # else part of it is known in the image only
+                print(f"run: {job}")
+                return make_config(inner.preset, None, merge(keys, overrides))
+        why = " (the file's job cannot be read from here)" if jobs else ""
+        print(f"run: preset {DEFAULT_PRESET}{why}")
     return make_config(preset or DEFAULT_PRESET, config, overrides)
 
 

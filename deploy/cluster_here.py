@@ -68,7 +68,7 @@ def _sdk(cluster: ClusterFile) -> Iterator[Finding]:
         yield error(
             "provider.type",
             cluster.provider,
-            f"needs {', '.join(missing)}: pip install 'raydqn[{cluster.provider}]'",
+            f"needs {', '.join(missing)}: pip install -e '.[{cluster.provider}]'",
         )
 
 

@@ -147,8 +147,9 @@ def _span(first: Any, last: Any) -> str:
 def _versions(cluster: ClusterFile) -> Iterator[Finding]:
     """Ray, Python and raydqn must be the same everywhere."""
     values = cluster.values
+    everywhere = set(values["head_setup_commands"]) & set(values["worker_setup_commands"])
     texts = [
-        (key, command)
+        ("setup_commands" if command in everywhere else key, command)  # Ray has merged them
         for key in ("initialization_commands", "head_setup_commands", "worker_setup_commands")
         for command in values[key]
     ]

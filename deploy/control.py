@@ -3,6 +3,8 @@
 A command writes the new values into `control.toml` in the run folder. The supervisor looks there
 every `LOOK_EVERY_S`, takes them over, records them in `config.toml`, and removes the file. The
 folder is all that a command needs to know of a run: no port, no address, the same in both modes.
+Where a command is given on another machine of a cluster, the wish goes by the run's board
+(`deploy.board`).
 """
 
 from __future__ import annotations

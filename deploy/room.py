@@ -70,7 +70,7 @@ class Room:
             now: `time.monotonic()`.
             crew: the actors.
             players: actors and evaluator.
-            once: no second one is asked for.
+            once: no second one is asked for: with `auto` another actor takes the room.
         """
         if not self.scattered:
             return None

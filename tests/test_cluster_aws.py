@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -132,3 +134,18 @@ def test_the_head_gets_no_path_of_this_machine(bootstrapped, home):
     assert sent["auth"]["ssh_private_key"] == "~/ray_bootstrap_key.pem"
     assert set(sent["file_mounts"].values()) == set(sent["file_mounts"])
     assert "~/.ray/auth_token" in sent["file_mounts"]
+
+
+def test_the_commands_of_the_page_make_a_role_that_nodes_can_have(bootstrapped):
+    page = (ROOT / "docs" / "clusters.md").read_text()
+    commands = re.findall(r"^    aws iam (?:.|\n)*?(?=\n    aws iam|\n\n)", page, re.M)
+    iam = boto3.client("iam", region_name="us-west-2")
+    for command in commands:
+        _, _, name, *words = shlex.split(command)
+        options = zip(words[::2], words[1::2], strict=True)
+        keys = {"".join(map(str.title, option[2:].split("-"))): value for option, value in options}
+        getattr(iam, name.replace("-", "_"))(**keys)
+    profile = iam.get_instance_profile(InstanceProfileName="raydqn")["InstanceProfile"]
+    assert [role["RoleName"] for role in profile["Roles"]] == ["raydqn"]
+    policy = iam.get_role_policy(RoleName="raydqn", PolicyName="raydqn")["PolicyDocument"]
+    assert {statement["Action"] for statement in policy["Statement"]} == {"iam:PassRole", "s3:*"}

@@ -22,8 +22,11 @@ from deploy import PACKAGES, VERSION
 from deploy.cli import main
 from deploy.cluster import check_cluster, place
 from deploy.cluster_file import MAX_NODES, ClusterFile, NodeType, load_cluster
+from deploy.cluster_rules import STOP_WAIT_S
 from deploy.demands import ACTOR_NODES, LEARNER_NODES, Demand, demands
 from deploy.run import make_config
+from deploy.shipping import EXTRAS_OF_NODES
+from deploy.supervisor import SIGNAL_S
 
 ROOT = Path(__file__).parent.parent
 CLUSTERS = ROOT / "deploy" / "clusters"
@@ -267,9 +270,9 @@ FAULTS = [
       "run is killed as it saves"]),
     # Versions.
     ("aws", swap("ray[default]==2.60.0", "ray[default]==2.44.1"),
-     ["error: head_setup_commands=ray 2.44.1: must be 2.60.0, as here"]),
+     ["error: setup_commands=ray 2.44.1: must be 2.60.0, as here"]),
     ("gcp", swap("python3.12", "python3.10"),
-     ["error: head_setup_commands=python 3.10: must be <3.14,>=3.11"]),
+     ["error: setup_commands=python 3.10: must be <3.14,>=3.11"]),
     ("aws", put("docker", {"image": "rayproject/ray:2.40.0-py39", "container_name": "r"}),
      ["error: docker.image=ray 2.40.0: must be 2.60.0, as here",
       "error: docker.image=python 3.9: must be <3.14,>=3.11"]),
@@ -425,9 +428,9 @@ def test_shards_that_must_leave_the_learner_are_told(tmp_path):
          "warning: provider.type=gcp: no credentials here: `gcloud auth application-default "
          "login`, or set GOOGLE_APPLICATION_CREDENTIALS"),
         ("gcp", "sdk/googleapiclient/__init__.py",
-         "error: provider.type=gcp: needs googleapiclient: pip install 'raydqn[gcp]'"),
+         "error: provider.type=gcp: needs googleapiclient: pip install -e '.[gcp]'"),
         ("azure", "sdk/azure/mgmt/network/__init__.py",
-         "error: provider.type=azure: needs azure.mgmt.network: pip install 'raydqn[azure]'"),
+         "error: provider.type=azure: needs azure.mgmt.network: pip install -e '.[azure]'"),
         ("on-prem", ".ray/auth_token",
          "error: file_mounts.~/.ray/auth_token=~/.ray/auth_token: holds no token: "
          "`ray get-auth-token --generate` makes one"),
@@ -525,7 +528,11 @@ def test_the_job_in_a_file_of_kuberay_is_the_run_that_is_checked(tmp_path, capsy
         f"raydqn: error: {path}: RayJob entrypoint: --actors.cuont: unknown key; did you mean"
         in checked("--actors.count", "--actors.cuont")
     )
-    assert "evaluator, 2 actors" in checked("raydqn train pong", "sleep 'a")
+    assert "run: raydqn train pong --address auto" in checked()
+    for job in ("sleep 'a", "raydqn resume /tmp/runs/mine", "raydqn train --config /in/image.toml"):
+        other = checked("raydqn train pong", job)
+        assert "run: preset cartpole (the file's job cannot be read from here)" in other
+        assert "evaluator, 2 actors" in other
 
 
 def test_the_learners_account_on_google_cloud_must_be_of_the_project(tmp_path):
@@ -801,6 +808,8 @@ def test_versions_are_those_of_the_project(name):
     text = (CLUSTERS / f"{name}.yaml").read_text()
     assert set(re.findall(r"ray\[default\]==([\d.]+)", text)) == {PINS["ray"]}
     extras = re.search(r"'\./source\[([\w,]+)\]'", text)[1].split(",")
+    cloud = {"aws": ["s3", "aws"], "gcp": ["gcs", "gcp"], "azure": ["abfs", "azure"]}
+    assert extras == [*EXTRAS_OF_NODES, *cloud.get(name, [])]
     assert set(extras) <= set(PROJECT["optional-dependencies"])
     assert re.findall(r"raydqn:(\S+)", text) == [f"{VERSION}-ray{PINS['ray']}-py312"]
 
@@ -838,6 +847,10 @@ def test_workers_on_aws_get_the_image_that_the_head_has(tmp_path):
     assert config.read_text() == '{"ImageId": "ami-0123", "x": {"ImageId": "ami-0123"}}'
 
 
+def test_a_job_that_is_stopped_has_the_time_to_save():
+    assert SIGNAL_S < STOP_WAIT_S
+
+
 def test_the_dockerfile_is_pinned_and_runs_as_nobody_special():
     text = (CLUSTERS / "Dockerfile").read_text()
     assert re.findall(r"^FROM (.*)$", text, re.M) == ["python:3.12-slim-bookworm"]
@@ -852,6 +865,10 @@ def test_the_dockerfile_is_pinned_and_runs_as_nobody_special():
     assert all((ROOT / name).exists() for line in copied for name in line.split())
     extras = re.search(r"source\[([\w,]+)\]", text)[1].split(",")
     assert set(extras) <= set(PROJECT["optional-dependencies"])
+    assert set(extras) >= {*EXTRAS_OF_NODES, "s3", "gcs", "abfs", "aws", "gcp", "azure"}
+    sent = (ROOT / ".dockerignore").read_text().splitlines()
+    assert sent[1] == "*"
+    assert {line[1:] for line in sent if line[0] == "!"} == set(SOURCE)
     assert "USER root" not in text
     # Whatever the files' commands need, and where `ray up` puts what it mounts.
     assert "ENV HOME=/home/raydqn" in text

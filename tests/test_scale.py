@@ -232,6 +232,25 @@ def test_after_a_shrink_actors_move_one_at_a_time_as_long_as_that_empties_a_node
     look()  # it is over
 
 
+@pytest.mark.parametrize("once", [True, False])
+def test_a_second_actor_is_to_move_only_where_room_is_not_looked_for_all_the_time(tmp_path, once):
+    """With `auto`, room that an actor leaves is room for another: they would move for ever."""
+    runtime = Limited()
+    folder = RunFolder.create(tmp_path / "run", tiny(actors={"count": 2}))
+    supervisor = supervisor_in(folder, runtime)
+    room, crew, now = supervisor._room, supervisor._crew, time.monotonic() + 1e6
+    for seat in supervisor._players:
+        seat.up = True
+    runtime.moves = [*(seat.handle for seat in crew.seats), None]
+    room.scattered = True
+    movers = []
+    for _ in range(6):
+        now += LOOK_EVERY_S
+        movers.append(room.mover(now, crew, supervisor._players, once))
+    moved = [seat for seat in movers if seat is not None]
+    assert moved == crew.seats[: 1 if once else 2]
+
+
 def test_whoever_is_to_leave_may_end_the_work_it_began_long_ago(tmp_path):
     class Busy:
         def done(self):

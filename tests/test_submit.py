@@ -92,8 +92,8 @@ def test_a_head_that_is_not_set_up_is_left_to_the_user(fake_ray):
     ):
         up(
             fake_ray,
-            get_head_ip="echo 'Head node (10.0.0.1) is in state update-failed. The\n head node being "
-            "returned: 10.0.0.1 is not `up-to-date`.'; echo 10.0.0.1",
+            get_head_ip="echo 'Head node (10.0.0.1) is in state update-failed. The head node\n"
+            " being returned: 10.0.0.1 is not `up-to-date`.'; echo 10.0.0.1",
         )
     assert fake_ray.asked == ["get-head-ip"]
 

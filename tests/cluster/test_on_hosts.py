@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from contextlib import contextmanager, suppress
@@ -240,13 +241,28 @@ def it_trains(cluster, job):
     assert hosts_of(status, "learner") == hosts_of(status, "shard-") == {cluster.head.name}
 
     until(lambda: (cluster.status(LEARNING)["score"] or 0) >= 475, 240, "a score of 475")
+    assert LEARNING in hint(cluster, job, "see how it goes")
     is_stopped(cluster, job, LEARNING)
 
 
+def hint(cluster, job, what):
+    """A command that `cluster submit` printed, given in a shell as it stands there; its output."""
+    (line,) = re.findall(rf"^  {what} +(.+)$", output(job), re.M)
+    done = cluster.here("/bin/sh", "-c", line)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 def is_stopped(cluster, job, run):
-    """From outside; it saves."""
-    cluster.on(cluster.head, f"ray job stop --address http://127.0.0.1:8265 {run}")
+    """From outside; it saves, and its folder can be fetched."""
+    hint(cluster, job, "stop it, saving")
     job[0].wait(60)
+    hint(cluster, job, "fetch its folder")
+    fetched = ROOT / run
+    try:
+        assert (fetched / "checkpoints").is_dir()
+    finally:
+        shutil.rmtree(fetched, ignore_errors=True)
     summary = json.loads(cluster.run_file(run, "summary.json").read_text(encoding="utf-8"))
     assert summary["stop_reason"] == "terminated"
     assert f"raydqn resume /root/raydqn/runs/{run}" in output(job)

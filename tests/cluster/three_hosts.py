@@ -38,7 +38,9 @@ def _with_packages(commands: list[str]) -> list[str]:
     ray = '#!/bin/sh\\nexec ~/raydqn/venv/bin/python -m ray.scripts.scripts "$@"\\n'
     return [
         *commands[:begin],
-        commands[begin].replace("python3.12", str(python)),
+        commands[begin]
+        .replace("bin/python3.12", f"bin/{version}")
+        .replace("python3.12 -m", f"{python} -m"),
         # A new environment of Python 3.11 has a setuptools that is too old for torch.
         f"rm -rf {site}/setuptools*; echo {packages} > {site}/index.pth",
         f"printf '{ray}' > ~/raydqn/venv/bin/ray && chmod +x ~/raydqn/venv/bin/ray",
@@ -65,6 +67,7 @@ class Cluster:
         self.env = {
             **{name: value for name, value in os.environ.items() if not name.startswith("RAY_")},
             "HOME": str(self.home),
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
             "PYTHONPATH": str(own),
             "RAY_AUTH_MODE": "token",
             "RAY_USAGE_STATS_ENABLED": "0",
@@ -120,7 +123,7 @@ class Cluster:
         return self.here(sys.executable, "-m", "deploy", *arguments, **env)
 
     def on(self, host: Host, command: str, **env: str) -> subprocess.CompletedProcess[str]:
-        """A command on one of the hosts, as `ray exec` gives it."""
+        """A command on one of the hosts, in the environment that its set-up made for shells."""
         named = " ".join(f"{name}={value}" for name, value in env.items())
         return host.ssh(f". ~/raydqn/profile; cd; {named} {command}", timeout_s=120.0)
 
