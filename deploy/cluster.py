@@ -23,7 +23,7 @@ from deploy.cluster_file import (
     dig,
     error,
     load_cluster,
-    unready,
+    to_do,
     warning,
 )
 from deploy.cluster_here import find_missing
@@ -69,7 +69,7 @@ class Report:
     @property
     def ready(self) -> bool:
         """Whether this can be started as it is."""
-        return not self.errors and not any(finding.unready for finding in self.findings)
+        return all(finding.level == "warning" for finding in self.findings)
 
     @property
     def errors(self) -> int:
@@ -100,8 +100,9 @@ class Report:
                 yield f"                     and no more than {cluster.max_workers} beside the head"
         for finding in self.findings:
             yield str(finding)
-        warnings = len(self.findings) - self.errors
-        yield f"{_of(self.errors, 'error')}, {_of(warnings, 'warning')}"
+        levels = Counter(finding.level for finding in self.findings)
+        to_do = f"{levels['to do']} to do, " if levels["to do"] else ""
+        yield f"{_of(levels['error'], 'error')}, {to_do}{_of(levels['warning'], 'warning')}"
 
     def _held(self, node_type: NodeType) -> str:
         """What the nodes of a type hold in this run."""
@@ -184,7 +185,7 @@ def place(cluster: ClusterFile, wanted: Sequence[Demand]) -> tuple[list[Node], l
 def _find_storage(storage: str) -> Iterator[Finding]:
     """A place for checkpoints that is none."""
     if EXAMPLE.match(storage):
-        yield unready("checkpoint.storage", storage, "an example: put yours")
+        yield to_do("checkpoint.storage", storage, "an example: put yours")
     if storage and "://" not in storage and not storage.startswith(("/", "~")):
         yield error(
             "checkpoint.storage",
@@ -202,7 +203,7 @@ def _find_far_shards(
     if far is None or not config.checkpoint.replay:
         return
     if not storage:
-        yield unready(
+        yield to_do(
             "checkpoint.storage",
             "none",
             f"shards are on {far.name}, the run's folder on the head: must be a URL or a folder "
@@ -214,7 +215,7 @@ def _find_far_shards(
         place = ("available_node_types", far.name, "node_config")
         brought = re.search(otherwise, json.dumps(cluster.values))
         if not brought and key not in dig(cluster.values, *place):
-            yield unready(
+            yield to_do(
                 ".".join((*place, key)),
                 None,
                 f"is missing: without a role of its own the node may not write to {storage}",

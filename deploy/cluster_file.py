@@ -73,11 +73,10 @@ class ClusterFile:
 class Finding:
     """One thing that is wrong with a cluster file, or with what it needs."""
 
-    level: Literal["error", "warning"]
+    level: Literal["error", "to do", "warning"]
     key: str  # in the file
     value: object | None  # None: there is none to show
     wish: str
-    unready: bool = False  # nothing is wrong yet, but nothing can be started like this
 
     def __str__(self) -> str:
         value = "" if self.value is None else f"={shown(self.value)}"
@@ -94,9 +93,9 @@ def warning(key: str, value: object | None, wish: str) -> Finding:
     return Finding("warning", key, value, wish)
 
 
-def unready(key: str, value: object | None, wish: str) -> Finding:
+def to_do(key: str, value: object | None, wish: str) -> Finding:
     """A value to fill in before anything is started."""
-    return Finding("warning", key, value, wish, unready=True)
+    return Finding("to do", key, value, wish)
 
 
 def load_cluster(path: Path) -> ClusterFile:

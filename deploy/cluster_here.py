@@ -23,7 +23,7 @@ from deploy.cluster_file import (
     error,
     local_path,
     pod_specs,
-    unready,
+    to_do,
     warning,
 )
 
@@ -121,7 +121,7 @@ def _placeholders(cluster: ClusterFile) -> Iterator[Finding]:
     provider = cluster.values["provider"]
     for key in ("project_id", "subscription_id"):
         if provider.get(key) in _PLACEHOLDERS:
-            yield unready(f"provider.{key}", provider[key], "an example: put yours")
+            yield to_do(f"provider.{key}", provider[key], "an example: put yours")
     if cluster.provider == "gcp" and not provider.get("project_id"):
         yield error("provider.project_id", None, "is missing: put your project's id")
     asks = cluster.provider == "azure" and not provider.get("subscription_id")
@@ -133,7 +133,7 @@ def _placeholders(cluster: ClusterFile) -> Iterator[Finding]:
         hosts += [("worker_ips", host) for host in provider.get("worker_ips") or ()]
         for key, host in hosts:
             if _is_example(host):
-                yield unready(f"provider.{key}", host, "an example: put your machine's")
+                yield to_do(f"provider.{key}", host, "an example: put your machine's")
 
 
 def _service_accounts(cluster: ClusterFile) -> Iterator[Finding]:
@@ -147,7 +147,7 @@ def _service_accounts(cluster: ClusterFile) -> Iterator[Finding]:
             email = str(dig(account, "email"))
             if "@" in email and not email.endswith(f"@{project}.iam.gserviceaccount.com"):
                 key = f"available_node_types.{name}.node_config.serviceAccounts"
-                yield unready(key, email, f"must be of provider.project_id={project}")
+                yield to_do(key, email, f"must be of provider.project_id={project}")
 
 
 def _example_images(cluster: ClusterFile) -> Iterator[Finding]:
@@ -165,7 +165,7 @@ def _example_images(cluster: ClusterFile) -> Iterator[Finding]:
         key = "docker.image"
     for image in sorted(images):
         if image.startswith(_EXAMPLE_REGISTRY):
-            yield unready(key, image, "an example: put where you pushed yours")
+            yield to_do(key, image, "an example: put where you pushed yours")
 
 
 def _is_example(host: object) -> bool:

@@ -95,7 +95,7 @@ def check_values(tmp_path: Path, values: object, **keys: dict) -> list[str]:
 def far(group: str) -> str:
     """Checkpoints of shards that do not see the head's disk."""
     return (
-        f"warning: checkpoint.storage=none: shards are on {group}, the run's folder on the head: "
+        f"to do: checkpoint.storage=none: shards are on {group}, the run's folder on the head: "
         "must be a URL or a folder that all nodes share, or checkpoint.replay must be false"
     )
 
@@ -105,18 +105,18 @@ AN_IMAGE = f"={IMAGE}: an example: put where you pushed yours"
 EXAMPLES = {
     "aws": [far("learner")],
     "azure": [
-        "warning: provider.subscription_id=00000000-0000-0000-0000-000000000000: an example: "
+        "to do: provider.subscription_id=00000000-0000-0000-0000-000000000000: an example: "
         "put yours",
         far("learner"),
     ],
-    "gcp": ["warning: provider.project_id=my-project: an example: put yours", far("learner")],
+    "gcp": ["to do: provider.project_id=my-project: an example: put yours", far("learner")],
     "on-prem": [
-        "warning: provider.head_ip=192.0.2.10: an example: put your machine's",
-        "warning: provider.worker_ips=192.0.2.11: an example: put your machine's",
-        "warning: provider.worker_ips=192.0.2.12: an example: put your machine's",
+        "to do: provider.head_ip=192.0.2.10: an example: put your machine's",
+        "to do: provider.worker_ips=192.0.2.11: an example: put your machine's",
+        "to do: provider.worker_ips=192.0.2.12: an example: put your machine's",
     ],
     "kuberay": [
-        f"warning: image{AN_IMAGE}",
+        f"to do: image{AN_IMAGE}",
         far("learner"),
     ],
 }
@@ -138,7 +138,7 @@ def test_the_image_variant_is_four_lines_away(tmp_path, name):
     lines[start : start + 4] = [line.removeprefix("# ") for line in lines[start : start + 4]]
     path = tmp_path / "docker.yaml"
     path.write_text("\n".join(lines))
-    assert sorted(check(path)) == sorted([*EXAMPLES[name], f"warning: docker.image{AN_IMAGE}"])
+    assert sorted(check(path)) == sorted([*EXAMPLES[name], f"to do: docker.image{AN_IMAGE}"])
     assert load_cluster(path).values["docker"] == {
         "image": read("kuberay")["spec"]["headGroupSpec"]["template"]["spec"]["containers"][0][
             "image"
@@ -173,7 +173,7 @@ def test_an_error_makes_the_command_fail_and_a_warning_does_not(home, capfd):
     assert main(["cluster", "check", "deploy/clusters/gcp.yaml"]) == 0
     (home / ".ray" / "auth_token").unlink()
     assert main(["cluster", "check", "deploy/clusters/gcp.yaml"]) == 2
-    assert capfd.readouterr().out.endswith("1 error, 2 warnings\n")
+    assert capfd.readouterr().out.endswith("1 error, 2 to do, 0 warnings\n")
 
 
 # --- faults, planted one at a time ---------------------------------------------------------------
@@ -279,7 +279,7 @@ FAULTS = [
     ("aws", put("docker", {"image": "registry.example.com/raydqn:9.9.9-ray2.60.0-py312",
                            "container_name": "r"}),
      ["error: docker.image=raydqn 9.9.9: must be 0.1.0, as here",
-      "warning: docker.image=registry.example.com/raydqn:9.9.9-ray2.60.0-py312: an example: put "
+      "to do: docker.image=registry.example.com/raydqn:9.9.9-ray2.60.0-py312: an example: put "
       "where you pushed yours"]),
     # Surroundings.
     ("aws", put("file_mounts", "~/more", "no/such/folder"),
@@ -449,10 +449,10 @@ def test_what_is_not_here_is_found(home, name, gone, line):
     ("name", "storage", "line"),
     [
         ("aws", "s3://mine/runs",
-         "warning: available_node_types.learner.node_config.IamInstanceProfile: is missing: "
+         "to do: available_node_types.learner.node_config.IamInstanceProfile: is missing: "
          "without a role of its own the node may not write to s3://mine/runs"),
         ("gcp", "gs://mine/runs", None),
-        ("aws", "s3://your-bucket/runs", "warning: checkpoint.storage=s3://your-bucket/runs: an "
+        ("aws", "s3://your-bucket/runs", "to do: checkpoint.storage=s3://your-bucket/runs: an "
          "example: put yours"),
         ("aws", "runs/x", "error: checkpoint.storage=runs/x: would lie in the folder of a "
          "job, and go with it: must be a URL, or begin with / or ~"),
@@ -539,7 +539,7 @@ def test_the_learners_account_on_google_cloud_must_be_of_the_project(tmp_path):
     values = read("gcp")
     values["provider"]["project_id"] = "mine"
     assert (
-        "warning: available_node_types.learner.node_config.serviceAccounts="
+        "to do: available_node_types.learner.node_config.serviceAccounts="
         "ray-autoscaler-sa-v1@my-project.iam.gserviceaccount.com: must be of "
         "provider.project_id=mine"
     ) in check_values(tmp_path, values)

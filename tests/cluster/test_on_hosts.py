@@ -24,7 +24,9 @@ FAKE_RUN = "autoscaled"
 FAKE_HEAD_ID = "f" * 51 + "00000"
 FAKE_OPTIONS = (
     "--address ray://127.0.0.1:10001 --actors.count 2 --stop.env-steps none "
-    "--actors.envs 2 --checkpoint.replay false " + " ".join(f"'{option}'" for option in CALM)
+    "--actors.envs 2 --checkpoint.replay false "
+    + " ".join(f"'{option}'" for option in CALM)
+    + " --env.id own_waits:Waiting-v0"
 )
 
 
@@ -92,10 +94,11 @@ def test_nodes_come_when_parts_wait_for_them_and_go_when_they_are_idle(head):
 
     The cloud that would rent them out is all that is missing. It is the autoscaler that `ray up`
     uses for clouds; the other test has the one for machines of one's own. And the driver is no part
-    of the cluster here, but joins it by Ray's client, as from a machine outside.
+    of the cluster here, but joins it by Ray's client.
     """
     started = on(
         head,
+        "unset PYTHONPATH; "
         "export RAY_FAKE_CLUSTER=1 AUTOSCALER_UPDATE_INTERVAL_S=1 RAY_USAGE_STATS_ENABLED=0 "
         f"RAY_enable_autoscaler_v2=1 RAY_CLOUD_INSTANCE_ID={FAKE_HEAD_ID} "
         f"RAY_OVERRIDE_NODE_ID_FOR_TESTING={FAKE_HEAD_ID}; "
@@ -103,11 +106,14 @@ def test_nodes_come_when_parts_wait_for_them_and_go_when_they_are_idle(head):
         "--autoscaling-config ray_bootstrap_config.yaml",
     )
     assert started.returncode == 0, started.stderr
+    own = head.home / "own"  # in the driver's reach alone: the nodes get it by Ray's client
+    own.mkdir()
+    (own / "own_waits.py").write_text("import deploy.waiting_env\n")
     log = head.home / "log"
     on(
         head,
-        f"nohup python -m deploy train cartpole --run-dir runs/{FAKE_RUN} {FAKE_OPTIONS} "
-        f"> {log} 2>&1 < /dev/null &",
+        "export PYTHONPATH=$PYTHONPATH:$HOME/own; nohup python -m deploy train cartpole "
+        f"--run-dir runs/{FAKE_RUN} {FAKE_OPTIONS} > {log} 2>&1 < /dev/null &",
     )
 
     def status():
