@@ -445,8 +445,8 @@ def _status(options: argparse.Namespace, _: Overrides) -> int:
         from deploy.metrics import RunFolder
 
         folder = RunFolder.open(_path(options.run_folder))
-        found = [folder.read_status()]
         running = folder.is_running()
+        found = [folder.read_status() if running else folder.read_ended()]
     else:
         from deploy.board import statuses_at
 

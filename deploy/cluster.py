@@ -186,6 +186,8 @@ def _find_storage(storage: str) -> Iterator[Finding]:
     """A place for checkpoints that is none."""
     if EXAMPLE.match(storage):
         yield to_do("checkpoint.storage", storage, "an example: put yours")
+    if re.fullmatch(r"\w+:///*", storage):
+        yield error("checkpoint.storage", storage, "must name a bucket, or a folder")
     if storage and "://" not in storage and not storage.startswith(("/", "~")):
         yield error(
             "checkpoint.storage",
@@ -286,7 +288,7 @@ def _unfit(cluster: ClusterFile, demand: Demand) -> Finding | None:
         wish = f"{demand.title} wants {_of(demand.cpus, 'CPU')}: no node type{that} has as many"
         if demand.gpus:
             wish += f" beside {_of(demand.gpus, 'GPU')}"
-    return error(_nodes_key(cluster), None, wish)
+    return error(_nodes_key(cluster, demand), None, wish)
 
 
 def _too_many(cluster: ClusterFile, demand: Demand, fit: int) -> Finding:
@@ -294,15 +296,17 @@ def _too_many(cluster: ClusterFile, demand: Demand, fit: int) -> Finding:
     key = {"actor": "actors.count", "shard": "replay.shards"}.get(demand.title)
     where = f" on nodes that offer {demand.resource}" if demand.resource else ""
     return error(
-        key or _nodes_key(cluster),
+        key or _nodes_key(cluster, demand),
         demand.count if key else None,
-        f"no room{where} for more than {fit} {demand.title}s, even with all workers started",
+        f"no room{where} for more than {fit} {demand.title}s, even with all nodes started",
     )
 
 
-def _nodes_key(cluster: ClusterFile) -> str:
+def _nodes_key(cluster: ClusterFile, demand: Demand) -> str:
+    """Where the file says what the nodes offer that are to hold it."""
     if cluster.provider == LOCAL:
-        return "worker_ips"
+        role = "head" if demand.resource in cluster.nodes[0].offers else "worker"
+        return f"{role}_start_ray_commands"
     return (
         "available_node_types" if "available_node_types" in cluster.values else "workerGroupSpecs"
     )

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 import shutil
 import stat
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -134,6 +136,11 @@ def _placeholders(cluster: ClusterFile) -> Iterator[Finding]:
         for key, host in hosts:
             if _is_example(host):
                 yield to_do(f"provider.{key}", host, "an example: put your machine's")
+            elif not re.fullmatch(r"[A-Za-z0-9:._-]+", str(host)):
+                yield error(f"provider.{key}", host, "must be a machine's name or address")
+        for host, count in Counter(str(host) for _, host in hosts).items():
+            if count > 1:
+                yield error("provider.worker_ips", host, "is named twice, or is the head's")
 
 
 def _service_accounts(cluster: ClusterFile) -> Iterator[Finding]:

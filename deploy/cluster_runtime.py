@@ -195,7 +195,7 @@ def connect(address: str, code: Sequence[Path] = ()) -> None:
             ) from None
         raise UserError(
             f"--address={address}: something answers there, but lets nobody in ({_line(error)}); "
-            f"{TOKEN_HINT}"
+            f"is it the right port (10001 with ray://, else 6379)? {TOKEN_HINT}"
         ) from None
     except RuntimeError as error:
         text = str(error)

@@ -243,6 +243,16 @@ class RunFolder:
             raise UserError(f"{path}: is no status of a run")
         return status
 
+    def read_ended(self) -> dict[str, Any]:
+        """What `read_status` tells, with how the run ended, if it did; see there for errors."""
+        status = self.read_status()
+        with suppress(OSError, ValueError):
+            summary = json.loads((self.path / SUMMARY).read_text(encoding="utf-8"))
+            if isinstance(summary, dict):
+                kept = ("stop_reason", "score", "env_steps", "learner_steps", "wall_s")
+                status |= {key: summary[key] for key in kept if key in summary}
+        return status
+
     def write_summary(self, summary: dict[str, Any]) -> None:
         """How the run ended."""
         write_atomically(self.path / SUMMARY, json.dumps(summary, indent=1).encode())

@@ -95,8 +95,11 @@ def show(status: Mapping[str, Any], running: bool, console: Console | None = Non
     console = console or Console()
     try:
         age_s = time.time() - status["at"]
-        when = "has ended" if not running else f"for {status['wall_s']:,.0f} s"
-        if running and age_s > OLD_AFTER_S:
+        when = f"for {status['wall_s']:,.0f} s"
+        if not running:
+            when = f"has ended after {status['wall_s']:,.0f} s"
+            when += f", by {status['stop_reason']}" if "stop_reason" in status else ", killed"
+        elif age_s > OLD_AFTER_S:
             when += f" (status is {age_s:,.0f} s old)"
         score = "none yet" if status["score"] is None else f"{status['score']:g}"
         console.print(
@@ -108,6 +111,8 @@ def show(status: Mapping[str, Any], running: bool, console: Console | None = Non
             highlight=False,
             soft_wrap=True,
         )
+        if not running:
+            return  # its parts are gone
         table = Table(box=None, pad_edge=False)
         for name in ("part", "host", "pid", "state", "rate", "age", "restarts"):
             table.add_column(name, justify="right" if name in ("pid", "rate", "age") else "left")

@@ -33,6 +33,7 @@ DASHBOARD_PORT = 8265
 RUNS = "raydqn/runs"
 """Where runs lie on the head, below its user's home."""
 CONFIG = "submitted.toml"
+GOES_ON = ("PENDING", "RUNNING")
 MAX_BYTES = 100 << 20
 """Of what a job carries: it is kept in the head's memory, and Ray takes 500 MiB in all."""
 _LEFT_BEHIND = shutil.ignore_patterns("__pycache__", ".*")
@@ -70,10 +71,16 @@ def submit(file: Path, config: Config, name: str) -> int:
     with tempfile.TemporaryDirectory() as folder:
         stage(Path(folder), config)  # whatever is wrong here costs no machine
         _up(file)
-        hints(file, name)
         try:
             with _tunnel(file) as port:
-                code, goes_on = _follow(Path(folder), name, f"http://127.0.0.1:{port}")
+                address = f"http://127.0.0.1:{port}"
+                if _state(name, address):
+                    raise UserError(
+                        f"--name={name}: the cluster has had a job of that name: name another; "
+                        f"{stays}"
+                    )
+                hints(file, name)
+                code, goes_on = _follow(Path(folder), name, address)
         except KeyboardInterrupt:
             print(f"\n{stays}", file=sys.stderr)
             raise
@@ -93,22 +100,24 @@ def _follow(folder: Path, name: str, address: str) -> tuple[int, bool]:
     Raises:
         KeyboardInterrupt: before the cluster took the job.
     """
-    options = ("--address", address)
     shipped = ("--working-dir", str(folder), "--submission-id", name)
-    command = [_ray(), "job", "submit", *options, *shipped, "--", *entrypoint(name)]
+    command = [_ray(), "job", "submit", "--address", address, *shipped, "--", *entrypoint(name)]
     try:
         code = subprocess.run(command, env=_environment(), check=False).returncode
     except KeyboardInterrupt:
-        if not _goes_on(name, options):
+        if _state(name, address) not in GOES_ON:
             raise
         return 0, True
-    return code, code != 0 and _goes_on(name, options)
+    return code, code != 0 and _state(name, address) in GOES_ON
 
 
-def _goes_on(name: str, options: Sequence[str]) -> bool:
-    """Whether a job waits or runs."""
-    state = _run(["job", "status", *options, name], capture=True)
-    return state.returncode == 0 and re.search("PENDING|RUNNING", state.stdout) is not None
+def _state(name: str, address: str) -> str:
+    """Of a job: `PENDING`, `RUNNING`, or what became of it; empty: there is none."""
+    told = _run(["job", "status", "--address", address, name], capture=True)
+    state = re.search(
+        "PENDING|RUNNING|STOPPED|SUCCEEDED|FAILED", told.stdout.replace(name, "").upper()
+    )
+    return state[0] if told.returncode == 0 and state else ""
 
 
 def entrypoint(name: str) -> list[str]:

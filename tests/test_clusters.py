@@ -291,6 +291,9 @@ FAULTS = [
      ["error: auth.ssh_private_key=~/.ssh/other: does not exist: must be a key file"]),
     ("on-prem", put("auth", "ssh_private_key", None),
      ["error: auth.ssh_private_key: is missing: the head needs it to reach the workers"]),
+    ("on-prem", put("provider", "worker_ips", ["10.0.0.1", "10.0.0.2", "10.0.0.1", "no host"]),
+     ["error: provider.worker_ips=10.0.0.1: is named twice, or is the head's",
+      "error: provider.worker_ips=no host: must be a machine's name or address"]),
     ("on-prem", put("auth", "ssh_user", None),
      ["error: auth.ssh_user: is missing: must be a user of all nodes"]),
     ("aws", put("auth", "ssh_private_key", "~/.ssh/id_ed25519"),
@@ -370,13 +373,13 @@ def test_a_planted_fault_is_found(tmp_path, name, plant, lines):
     [
         ("aws", {"actors": {"count": 300}},
          "error: actors.count=300: no room on nodes that offer raydqn_actor for more than 255 "
-         "actors, even with all workers started"),
+         "actors, even with all nodes started"),
         ("on-prem", {"actors": {"count": 16}},
          "error: actors.count=16: no room on nodes that offer raydqn_actor for more than 15 "
-         "actors, even with all workers started"),
+         "actors, even with all nodes started"),
         ("kuberay", {"actors": {"count": 256}},
          "error: actors.count=256: no room on nodes that offer raydqn_actor for more than 255 "
-         "actors, even with all workers started"),
+         "actors, even with all nodes started"),
         ("aws", {"learner": {"device": "cuda:1"}},
          "error: available_node_types: learner wants 2 GPUs: no node type that offers "
          "raydqn_learner has as many"),
@@ -385,7 +388,7 @@ def test_a_planted_fault_is_found(tmp_path, name, plant, lines):
          "raydqn_learner has as many beside 1 GPU"),
         ("aws", {"replay": {"shards": 9}},
          "error: replay.shards=9: no room on nodes that offer raydqn_learner for more than 7 "
-         "shards, even with all workers started"),
+         "shards, even with all nodes started"),
     ],
 )  # fmt: skip
 def test_a_run_that_does_not_fit_is_found(name, keys, line):
@@ -457,6 +460,7 @@ def test_what_is_not_here_is_found(home, name, gone, line):
         ("aws", "runs/x", "error: checkpoint.storage=runs/x: would lie in the folder of a "
          "job, and go with it: must be a URL, or begin with / or ~"),
         ("on-prem", "~/shared", None),
+        ("aws", "s3://", "error: checkpoint.storage=s3://: must name a bucket, or a folder"),
         ("on-prem", None, None),
     ],
 )  # fmt: skip
@@ -780,7 +784,7 @@ def test_all_types_together_stay_within_max_workers():
     nodes, found = place(cluster, [Demand("actor", 1, 0, None, 100)])
     assert sum(n.held["actor"] for n in nodes) == 6
     assert [str(f) for f in found] == [
-        "error: actors.count=100: no room for more than 6 actors, even with all workers started"
+        "error: actors.count=100: no room for more than 6 actors, even with all nodes started"
     ]
 
 

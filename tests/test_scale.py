@@ -299,7 +299,11 @@ def test_a_status_says_which_part_lives_where_what_it_does_and_how_often_it_was_
     learner, actor = (line.split() for line in text.splitlines()[2:])
     assert learner[:4] == ["learner", "gpu-1", "12", "up"]
     assert actor == ["actor-7", "–", "–", "waiting", "–", "–", "3"]
-    assert "has ended" in shown(run_status("mine", {**LINE, "score": 2.0}, parts), running=False)
+    ended = run_status("mine", {**LINE, "score": 2.0}, parts)
+    assert shown(ended, running=False).startswith("mine: has ended after 12 s, killed: 1,000 env")
+    text = shown({**ended, "stop_reason": "score"}, running=False)
+    assert "after 12 s, by score: 1,000 env" in text
+    assert "learner " not in text.replace("learner steps", ""), "its parts are gone"
     with pytest.raises(UserError, match="not a status"):
         shown({"run": "x"})
 
@@ -309,12 +313,14 @@ def test_the_command_prints_it_and_says_what_is_missing(tmp_path, capsys):
     train(tiny(stop={"learner_steps": 20, "score": None}), run)
     assert main(["status", str(run)]) == 0
     out = capsys.readouterr().out
-    assert "has ended" in out
-    assert {"variables", "shard-0", "learner", "actor-0"} <= {
-        line.split()[0] for line in out.splitlines()[2:]
-    }
+    assert "has ended after" in out
+    assert ", by learner_steps: " in out
+    assert " 20 learner steps" in out
     assert main(["status", str(run), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["run"] == "run"
+    status = json.loads(capsys.readouterr().out)
+    assert status["run"] == "run"
+    titles = {part["part"] for part in status["parts"]}
+    assert titles >= {"variables", "shard-0", "learner", "actor-0"}
     assert main(["status"]) == 2
     assert main(["status", str(tmp_path)]) == 2
     (run / "status.json").write_text("[1]")

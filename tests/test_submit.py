@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -41,6 +42,10 @@ def fake_ray(tmp_path, monkeypatch):
             )
             script.chmod(0o700)
             return script
+
+        def has(self, command: str) -> Callable[[], bool]:
+            """A look whether it goes on."""
+            return lambda: (tmp_path / "asked").is_file() and command in self.asked
 
         @property
         def asked(self) -> list[str]:
@@ -106,8 +111,8 @@ def test_without_a_tunnel_the_cluster_stays_and_the_error_says_how_to_end_it(fak
         submit.submit(Path("a.yaml"), Config(), "mine")
 
 
-def interrupted(fake_ray, tmp_path, last, code):
-    """Ctrl-C as soon as that command of Ray's goes on: what was asked of Ray, and what was said."""
+def interrupted(fake_ray, tmp_path, when, code):
+    """Ctrl-C as soon as that is so: what was asked of Ray, and what was said."""
     fake_ray.write()
     code = (
         "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
@@ -122,7 +127,7 @@ def interrupted(fake_ray, tmp_path, last, code):
         text=True,
         process_group=0,
     )
-    wait_for(lambda: (tmp_path / "asked").is_file() and last in fake_ray.asked)
+    wait_for(when)
     os.killpg(process.pid, signal.SIGINT)
     _, error = process.communicate(timeout=20)
     return fake_ray.asked, error
@@ -132,7 +137,9 @@ def test_ctrl_c_while_it_comes_up_takes_it_down_again(fake_ray, tmp_path):
     fake_ray.answers = {
         "get-head-ip": f"echo '{NOT_UP}'; exit 1", "up": "exec sleep 30", "down": "exit 0",
     }  # fmt: skip
-    asked, error = interrupted(fake_ray, tmp_path, "up", "submit._up(Path('cluster.yaml'))")
+    asked, error = interrupted(
+        fake_ray, tmp_path, fake_ray.has("up"), "submit._up(Path('cluster.yaml'))"
+    )
     assert asked == ["get-head-ip", "up", "down"]
     assert "cluster.yaml: what was begun was taken down again" in error
 
@@ -140,7 +147,10 @@ def test_ctrl_c_while_it_comes_up_takes_it_down_again(fake_ray, tmp_path):
 def test_ctrl_c_before_the_job_is_sent_says_that_the_cluster_is_up(fake_ray, tmp_path):
     fake_ray.answers = {"get-head-ip": "echo 10.0.0.1", "dashboard": "exec sleep 30"}
     asked, error = interrupted(
-        fake_ray, tmp_path, "dashboard", "submit.submit(Path('a.yaml'), Config(), 'mine')"
+        fake_ray,
+        tmp_path,
+        fake_ray.has("dashboard"),
+        "submit.submit(Path('a.yaml'), Config(), 'mine')",
     )
     assert asked == ["get-head-ip", "dashboard"]
     assert "the cluster stays up; to end it: ray down a.yaml" in error
@@ -150,36 +160,59 @@ def test_ctrl_c_before_the_job_is_sent_says_that_the_cluster_is_up(fake_ray, tmp
     ("state", "code", "says"),
     [
         ("echo RUNNING", 0, "no longer following; the run goes on as job mine"),
-        ("echo no such job; exit 1", 130, "the cluster stays up; to end it: ray down a.yaml"),
+        ("exit 1", 130, "the cluster stays up; to end it: ray down a.yaml"),
     ],
     ids=["taken", "not-taken"],
 )
 def test_ctrl_c_says_whether_the_cluster_took_the_job(fake_ray, tmp_path, state, code, says):
-    job = f"case $2 in submit) exec sleep 30;; status) {state};; esac"
+    sent = tmp_path / "sent"
+    job = (
+        f"case $2 in submit) touch {sent}; exec sleep 30;; "
+        f"status) test -e {sent} || exit 1; {state};; esac"
+    )
     fake_ray.answers = {"get-head-ip": "echo 10.0.0.1", "job": job}
     asked, error = interrupted(
-        *(fake_ray, tmp_path, "job"),
+        *(fake_ray, tmp_path, sent.is_file),
         "submit._wait_for_answer = lambda *_: None\n"
         "try: code = submit.submit(Path('a.yaml'), Config(), 'mine')\n"
         "except KeyboardInterrupt: code = 130\n"
         f"assert code == {code}, code",
     )
-    assert asked.count("job") == 2
+    assert asked.count("job") == 3, "whether the name is free; the job; what became of it"
     assert says in error
     assert "Traceback" not in error
     assert ("stays up" in error) == (code != 0)
 
 
 def test_a_run_that_is_followed_no_longer_is_not_taken_for_one_that_has_ended(
-    fake_ray, capsys, monkeypatch
+    fake_ray, capsys, monkeypatch, tmp_path
 ):
-    job = "case $2 in submit) echo connection lost; exit 1;; status) echo RUNNING;; esac"
+    sent = tmp_path / "sent"
+    job = (
+        f"case $2 in submit) touch {sent}; echo connection lost; exit 1;; "
+        f"status) test -e {sent} && echo RUNNING;; esac"
+    )
     fake_ray.answers = {"get-head-ip": "echo 10.0.0.1", "job": job}
     monkeypatch.setattr(submit, "_wait_for_answer", lambda port, process: None)
     assert submit.submit(Path("a.yaml"), Config(), "mine") == 1
     error = capsys.readouterr().err
     assert "no longer following; the run goes on as job mine" in error
     assert "ray down" not in error
+
+
+@pytest.mark.parametrize("state", ["Status for job 'mine': RUNNING", "Job 'mine' succeeded"])
+def test_a_name_that_was_taken_is_one_line(fake_ray, capsys, monkeypatch, state):
+    fake_ray.answers = {"get-head-ip": "echo 10.0.0.1", "job": f'echo "{state}"'}
+    monkeypatch.setattr(submit, "_wait_for_answer", lambda port, process: None)
+    with pytest.raises(UserError, match="--name=mine: the cluster has had a job of that name"):
+        submit.submit(Path("a.yaml"), Config(), "mine")
+    assert "from another terminal" not in capsys.readouterr().out
+    assert fake_ray.asked.count("job") == 1, "nothing was sent"
+
+
+def test_the_state_of_a_job_is_not_in_its_name(fake_ray):
+    fake_ray.answers = {"job": "echo \"Job 'running-late' failed\""}
+    assert submit._state("running-late", "http://127.0.0.1:1") == "FAILED"
 
 
 def test_a_token_that_the_cluster_refuses_is_one_line(fake_ray, monkeypatch, tmp_path):
