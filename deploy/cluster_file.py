@@ -292,7 +292,7 @@ def start_options(commands: Iterable[str]) -> dict[str, str]:
         name, equals, value = word.partition("=")
         if name.startswith("--"):
             following = words[index + 1] if index + 1 < len(words) else ""
-            options[name] = value if equals else following.rstrip(";")
+            options[name] = (value if equals else following).rstrip(";")
     return options
 
 

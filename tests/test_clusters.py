@@ -839,6 +839,33 @@ def test_the_profile_is_read_once_however_often_it_is_set_up(tmp_path, name):
     assert said.startswith(f"token {tmp_path}/home/raydqn/venv/bin:")
 
 
+def test_a_worker_of_ones_own_tries_until_it_reaches_the_head(tmp_path):
+    """Ray's autoscaler never tries a second time what failed once on such a machine."""
+    values = read("on-prem")
+    command = next(c for c in values["worker_start_ray_commands"] if "ray start" in c)
+    tools, log = tmp_path / "home" / "bin", tmp_path / "log"
+    for name, body in (
+        ("ray", f'echo "$*" >> {log}; [ "$1" = stop ] || [ $(grep -c ^start {log}) -gt 2 ]'),
+        ("sleep", f'echo "sleep $*" >> {log}'),
+    ):
+        (tools / name).write_text(f"#!/bin/sh\n{body}\n")
+        (tools / name).chmod(0o700)
+    subprocess.run(
+        [
+            "/bin/bash",
+            "-c",
+            f"PATH={tools}:/usr/bin:/bin; export RAY_HEAD_IP=192.0.2.10; {command}",
+        ],
+        check=True,
+    )
+    done = [line.split()[0] for line in log.read_text().splitlines()]
+    assert done == ["start", "stop", "sleep"] * 2 + ["start"]
+    assert "AUTOSCALER_NODE_START_WAIT_S=1000000000" in "".join(values[HEAD])
+    # What a node offers is still read from there.
+    workers = load_cluster(CLUSTERS / "on-prem.yaml").nodes[1]
+    assert (workers.cpus, workers.offers) == (8, {ACTOR_NODES})
+
+
 def test_workers_on_aws_get_the_image_that_the_head_has(tmp_path):
     command = next(c for c in read("aws")[HEAD] if "ami-id" in c)
     curl = tmp_path / "home" / "bin" / "curl"
