@@ -491,9 +491,9 @@ def _finish(options: argparse.Namespace, work: Callable[[], dict[str, Any]], pat
     protocol = ", ".join(f"{key}={value}" for key, value in summary["protocol"].items())
     print(f"protocol: {protocol}")
     if reason in ("interrupted", "terminated"):
-        where = " --inline" if options.inline else ""
-        where = f" --address {options.address}" if options.address else where
-        print(f"go on with: raydqn resume {path}{where}")
+        where = ["--inline"] if options.inline else []
+        where += ["--address", options.address] if options.address else []
+        print("go on with:", "raydqn resume", path, *where)
     else:
         print(f"next: raydqn evaluate {path}   raydqn plot {path}")
     if options.json:

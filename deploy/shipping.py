@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sysconfig
 from importlib import metadata
+from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -46,10 +47,14 @@ def travels(module: str) -> bool:
 
 def is_here(module: str) -> bool:
     """Whether Python finds a module here."""
+    return _spec(module) is not None
+
+
+def _spec(module: str) -> ModuleSpec | None:
     try:
-        return find_spec(module) is not None
+        return find_spec(module) if module else None
     except (ImportError, ValueError):
-        return False
+        return None
 
 
 def _dependencies() -> set[str]:
@@ -65,10 +70,9 @@ def _dependencies() -> set[str]:
 
 def _find(module: str) -> Path | None:
     """Where a module lies that is somebody's own; None: it is installed, or there is none."""
-    if not module or not is_here(module):
+    found = _spec(module)
+    if found is None:
         return None
-    found = find_spec(module)
-    assert found is not None
     folders = list(found.submodule_search_locations or ())
     place = folders[0] if folders else found.origin
     if place is None or not Path(place).exists():  # built in, or in an archive

@@ -95,9 +95,8 @@ def show(status: Mapping[str, Any], running: bool, console: Console | None = Non
     console = console or Console()
     try:
         age_s = time.time() - status["at"]
-        when = f"for {status['wall_s']:,.0f} s"
+        when = f"{'for' if running else 'has ended after'} {status['wall_s']:,.0f} s"
         if not running:
-            when = f"has ended after {status['wall_s']:,.0f} s"
             when += f", by {status['stop_reason']}" if "stop_reason" in status else ", killed"
         elif age_s > OLD_AFTER_S:
             when += f" (status is {age_s:,.0f} s old)"

@@ -20,7 +20,7 @@ from common.config import Config, build, merge, to_toml, with_actors
 from common.handles import InlineHandle, Ready
 from common.types import UserError
 from common.variables import Variables
-from deploy.board import COUNTERS, Board, ask_board, board_of, metric_name
+from deploy.board import COUNTERS, WISHES_KEPT, Board, ask_board, board_of, metric_name
 from deploy.cli import main
 from deploy.control import APPLIED
 from deploy.crew import Crew
@@ -308,10 +308,11 @@ def test_a_status_says_which_part_lives_where_what_it_does_and_how_often_it_was_
         shown({"run": "x"})
 
 
-def test_the_command_prints_it_and_says_what_is_missing(tmp_path, capsys):
+def test_the_command_prints_it_and_says_what_is_missing(tmp_path, capsys, monkeypatch):
     run = tmp_path / "run"
     train(tiny(stop={"learner_steps": 20, "score": None}), run)
-    assert main(["status", str(run)]) == 0
+    monkeypatch.setenv("HOME", str(tmp_path))  # where no shell was there to read the `~`
+    assert main(["status", "~/run"]) == 0
     out = capsys.readouterr().out
     assert "has ended after" in out
     assert ", by learner_steps: " in out
@@ -330,6 +331,16 @@ def test_the_command_prints_it_and_says_what_is_missing(tmp_path, capsys):
     errors = capsys.readouterr().err.splitlines()
     assert len(errors) == 5, errors
     assert "no run is going on there" in errors[-1]
+
+
+def test_a_board_takes_no_more_wishes_than_it_keeps():
+    board = InlineHandle(Board("mine"))
+    for number in range(WISHES_KEPT):
+        assert board.call("ask", {}).result() == number + 1
+    with pytest.raises(UserError, match="mine: 100 wishes wait there still; try again later"):
+        ask_board(board, "mine", {}, 1.0)
+    assert len(board.call("hear", {}).result()) == WISHES_KEPT
+    assert board.call("ask", {}).result() == WISHES_KEPT + 1, "the run has looked"
 
 
 def test_a_board_passes_wishes_on_once_and_answers_back(monkeypatch):
