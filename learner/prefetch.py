@@ -83,4 +83,4 @@ class Stager:
         for part in parts:
             target[begin : begin + len(part)] = part
             begin += len(part)
-        return staging.to(self._device, non_blocking=True) if self._pin else staging
+        return staging.to(self._device, non_blocking=self._pin)
