@@ -193,6 +193,11 @@ def connect(address: str, code: Sequence[Path] = ()) -> None:
                 "cluster, start one (`ray up FILE`, or `ray start --head`), or leave --address out "
                 "to run on this machine alone"
             ) from None
+        if "Initialization failure" in str(error):  # with the head's traceback; its last line tells
+            raise UserError(
+                f"--address={address}: its head answers, but could not begin to serve us "
+                f"({_line(str(error).strip().splitlines()[-1])}); if it is busy, try again"
+            ) from None
         raise UserError(
             f"--address={address}: something answers there, but lets nobody in ({_line(error)}); "
             f"is it the right port (10001 with ray://, else 6379)? {TOKEN_HINT}"

@@ -162,6 +162,28 @@ def test_an_address_that_does_not_answer(capsys):
     assert main(["train", "--address", "auto", "--inline"]) == 2
 
 
+def test_a_head_that_is_too_busy_for_a_client_is_told_by_what_it_said(monkeypatch):
+    said = (
+        "Initialization failure from server:\nTraceback (most recent call last):\n"
+        '  File "proxier.py", line 772, in Datapath\n    raise RuntimeError(\n'
+        "RuntimeError: Starting Ray client server failed. See ray_client_server_23000.err\n"
+    )
+
+    def init(**_):
+        raise ConnectionError(said)
+
+    monkeypatch.setattr("ray.init", init)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = f"ray://127.0.0.1:{listener.getsockname()[1]}"
+        with pytest.raises(UserError) as caught:
+            connect(address)
+    assert str(caught.value) == (
+        f"--address={address}: its head answers, but could not begin to serve us (RuntimeError: "
+        "Starting Ray client server failed. See ray_client_server_23000.err); if it is busy, try "
+        "again"
+    )
+
+
 # --- what is known of nodes to come -------------------------------------------------------------
 
 
