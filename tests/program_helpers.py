@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 
 import psutil
 
 from common.checkpoint import CheckpointStore
 from common.storage import open_storage
+from deploy.cli import main
 from deploy.metrics import CHECKPOINTS
 
 ROOT = Path(__file__).parent.parent
@@ -91,6 +93,13 @@ def raydqn(*arguments: str, pythonpath: Path | None = None, cwd: Path = ROOT):
     with running(*arguments, pythonpath=pythonpath, cwd=cwd) as process:
         out, err = process.communicate(timeout=240)
     return process.returncode, out, err
+
+
+def raydqn_here(*arguments: str):
+    """The same in this process, which has imported everything, and gets no signal."""
+    with redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as err:
+        code = main(arguments)
+    return code, out.getvalue(), err.getvalue()
 
 
 def summary_of(out: str) -> dict:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from program_helpers import raydqn, reports_in, running, summary_of, wait_for
+from program_helpers import raydqn_here, reports_in, running, summary_of, wait_for
 from test_supervisor import Messages, supervisor_for, tiny
 
 from common.config import Config, to_toml
@@ -12,7 +12,7 @@ from deploy.chaos import KINDS
 
 @pytest.mark.parametrize(
     ("mode", "every", "kinds"),
-    [((), "4s", "actor,shard,learner"), (("--inline",), "2s", ",".join(KINDS))],
+    [((), "4s", "actor,shard,learner"), (("--inline",), "3s", ",".join(KINDS))],
     ids=["ray", "inline"],
 )
 def test_cartpole_is_learnt_under_chaos(tmp_path, mode, every, kinds):
@@ -64,7 +64,7 @@ def test_a_part_that_has_not_worked_since_it_came_is_spared(tmp_path):
 )
 def test_a_wrong_wish_is_one_line(tmp_path, arguments, message):
     (tmp_path / "config.toml").write_text(to_toml(Config()))
-    code, _, err = raydqn("chaos", str(tmp_path), *arguments)
+    code, _, err = raydqn_here("chaos", str(tmp_path), *arguments)
     assert code == 2
     assert message in err
     assert len(err.strip().splitlines()) == 1

@@ -15,6 +15,7 @@ from program_helpers import (
     interrupt,
     learner_steps_in,
     raydqn,
+    raydqn_here,
     running,
     summary_of,
     wait_for,
@@ -34,8 +35,8 @@ def tiny(**over):
 
 def test_same_seed_gives_the_same_weights_bit_for_bit_in_two_processes(tmp_path):
     hashes = []
-    for name, seed in (("a", 7), ("b", 7), ("c", 8)):
-        code, out, err = raydqn(
+    for name, seed, command in (("a", 7, raydqn), ("b", 7, raydqn_here), ("c", 8, raydqn_here)):
+        code, out, err = command(
             *("train", "cartpole", "--inline", "--json", "--run-dir", str(tmp_path / name)),
             *("--seed", str(seed), "--stop.learner-steps", "250", *TINY_OPTIONS),
             *("--evaluation.every-learner-steps", "125"),
@@ -250,14 +251,14 @@ def test_a_run_is_changed_from_another_terminal_while_it_goes_on(tmp_path):
         assert raydqn(*change) == (0, "applied: learner.samples_per_insert 4 → 12\n", "")
         assert not (run / "control.toml").exists()
         assert RunFolder.open(run).config.learner.samples_per_insert == 12.0
-        code, _, err = raydqn(*change, "--learner.samples-per-insert-error", "10")
+        code, _, err = raydqn_here(*change, "--learner.samples-per-insert-error", "10")
         assert code == 2
         assert "samples_per_insert_error=10: must be at least 384" in err
         interrupt(process)
         out, err = process.communicate(timeout=30)
         assert process.returncode == 0, err
     assert out.count("applied: learner.samples_per_insert 4 → 12") == 1
-    code, _, err = raydqn(*change)
+    code, _, err = raydqn_here(*change)
     assert code == 2
     assert "no run is going on there" in err
 
@@ -277,7 +278,7 @@ def test_ctrl_c_saves_and_says_how_to_resume(tmp_path):
         assert err == ""
         saved = checkpoints_in(run).newest()
         assert saved.state["counters"]["learner_steps"] == learner_steps_in(run)
-        code, out, err = raydqn(
+        code, out, err = raydqn_here(
             "resume", str(run), "--inline", "--json", "--stop.wall-s", "none",
             "--stop.learner-steps", str(learner_steps_in(run) + 20),
         )  # fmt: skip

@@ -25,6 +25,7 @@ from program_helpers import (
     interrupt,
     learner_steps_in,
     raydqn,
+    raydqn_here,
     remotes_named,
     reports_in,
     running,
@@ -170,7 +171,7 @@ def test_a_run_is_changed_and_ctrl_c_in_its_terminal_saves_and_leaves_no_orphan(
     saved = checkpoints_in(run).newest().state
     assert saved["config"]["learner"]["samples_per_insert"] == 8.0
     steps = saved["counters"]["learner_steps"]
-    code, out, err = raydqn(
+    code, out, err = raydqn_here(
         "resume", str(run), "--inline", "--json", "--stop.learner-steps", str(steps + 100)
     )
     assert code == 0, err

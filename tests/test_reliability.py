@@ -19,6 +19,7 @@ from program_helpers import (
     descendants,
     learner_steps_in,
     raydqn,
+    raydqn_here,
     remotes_named,
     reports_in,
     running,
@@ -64,7 +65,7 @@ def contents_of(checkpoint) -> dict[str, str]:
 def never_killed(tmp_path_factory):
     """A run that nobody disturbed: its summary and its last checkpoint."""
     run = tmp_path_factory.mktemp("never") / "run"
-    code, out, err = raydqn("train", *INLINE, "--run-dir", str(run))
+    code, out, err = raydqn_here("train", *INLINE, "--run-dir", str(run))
     assert code == 0, err
     return summary_of(out), store_in(run).newest()
 
@@ -87,30 +88,23 @@ def test_a_killed_run_goes_on_bit_for_bit_as_if_it_had_not_been(tmp_path, never_
     assert last.state["limiter"] == wanted_last.state["limiter"]
 
 
-def test_the_clock_says_nothing_about_checkpoints_of_one_process(tmp_path, never_killed):
-    run = tmp_path / "run"
-    code, out, _ = raydqn("train", *INLINE, "--run-dir", str(run), "--checkpoint.every-s", "0.05")
-    assert code == 0
-    assert summary_of(out)["weights_sha256"] == never_killed[0]["weights_sha256"]
-
-
 def test_a_damaged_checkpoint_is_named_and_the_one_before_it_works(tmp_path):
     run = tmp_path / "run"
-    assert raydqn("train", *INLINE, "--run-dir", str(run))[0] == 0
+    assert raydqn_here("train", *INLINE, "--run-dir", str(run))[0] == 0
     *_, before, newest = store_in(run).names()
     path = run / "checkpoints" / newest / "shard-1.rdqn"
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
     more = ("--stop.learner-steps", "420", "--inline")
-    code, _, err = raydqn("resume", str(run), *more)
+    code, _, err = raydqn_here("resume", str(run), *more)
     assert code == 2
     assert len(err.strip().splitlines()[-1:]) == 1
     assert f"{newest}/shard-1.rdqn: damaged" in err
     assert f"--checkpoint {before}" in err
     path.write_bytes(data[:-1])  # cut off
-    assert "cut off" in raydqn("resume", str(run), *more)[2]
-    code, _, err = raydqn("resume", str(run), "--checkpoint", before, *more)
+    assert "cut off" in raydqn_here("resume", str(run), *more)[2]
+    code, _, err = raydqn_here("resume", str(run), "--checkpoint", before, *more)
     assert code == 0, err
     assert store_in(run).newest().state["learner"]["learner_steps"] == 420
 
@@ -189,9 +183,9 @@ def test_a_place_that_cannot_be_written_does_not_end_the_run_before_its_time(tmp
 @pytest.mark.parametrize(("shards", "capacity"), [("1", "2000"), ("3", "2000"), ("2", "600")])
 def test_a_run_goes_on_with_other_shards_actors_and_ratio(tmp_path, shards, capacity):
     run = tmp_path / "run"
-    assert raydqn("train", *INLINE, "--run-dir", str(run))[0] == 0
+    assert raydqn_here("train", *INLINE, "--run-dir", str(run))[0] == 0
     saved, before = store_in(run).newest().state, reports_in(run)
-    code, out, err = raydqn(
+    code, out, err = raydqn_here(
         *("resume", str(run), "--inline", "--json", "--stop.learner-steps", "430"),
         *("--replay.shards", shards, "--replay.capacity", capacity, "--actors.count", "3"),
         *("--learner.samples-per-insert", "2", "--replay.compression", "lz4"),
