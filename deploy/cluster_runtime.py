@@ -174,6 +174,7 @@ def connect(address: str, code: Sequence[Path] = ()) -> None:
 
     _check_answers(address)
     try:
+        _check_lets_in(address)
         with _quiet():
             ray.init(
                 address=address,
@@ -182,11 +183,11 @@ def connect(address: str, code: Sequence[Path] = ()) -> None:
                 logging_level="error",
                 runtime_env=_runtime_env(code),
             )
-    except AuthenticationError as error:
-        raise _refused(address, error) from None
+    except AuthenticationError:
+        raise _refused(address) from None
     except ConnectionError as error:
         if "auth" in str(error).lower() or "token" in str(error).lower():
-            raise _refused(address, error) from None
+            raise _refused(address) from None
         if "Could not find" in str(error):
             raise UserError(
                 f"--address={address}: no Ray runs on this machine; name the HOST:PORT of a "
@@ -211,7 +212,7 @@ def connect(address: str, code: Sequence[Path] = ()) -> None:
                 "all its nodes, or theirs here"
             ) from None
         if "nauthenticated" in text or "token" in text:
-            raise _refused(address, error) from None
+            raise _refused(address) from None
         raise UserError(f"--address={address}: cannot be joined ({_line(error)})") from None
     except (ValueError, RayError) as error:
         raise UserError(f"--address={address}: {_line(error)}") from None
@@ -231,7 +232,7 @@ def _quiet() -> Iterator[None]:
         os.close(before)
 
 
-def _refused(address: str, error: Exception) -> UserError:
+def _refused(address: str) -> UserError:
     return UserError(f"--address={address}: refused: {TOKEN_HINT}")
 
 
@@ -263,6 +264,45 @@ def _check_answers(address: str) -> None:
             f"--address={address}: does not answer ({error.strerror or error}); is the cluster up, "
             "and the port reachable from here? (ray:// needs port 10001)"
         ) from None
+
+
+def _check_lets_in(address: str) -> None:
+    """Ask what anybody may who has the token: Ray itself would ask for half a minute.
+
+    Raises:
+        UserError: it is another port of the cluster's, or another token.
+        AuthenticationError: there is no token here.
+    """
+    import grpc
+    from ray._private.grpc_utils import init_grpc_channel
+
+    if address == "auto":
+        return
+    place = address.removeprefix("ray://")
+    channel = init_grpc_channel(place)
+
+    def answer(method: str) -> grpc.StatusCode:
+        ask = channel.unary_unary(f"/ray.rpc.{method}")
+        try:
+            ask(b"", timeout=CONNECT_S, metadata=[("client_id", "raydqn")])
+        except grpc.RpcError as error:
+            return error.code()
+        return grpc.StatusCode.OK
+
+    right, other = "RayletDriver/ClusterInfo", "NodeInfoGcsService/CheckAlive"
+    wish = f"without ray://, as {place}"
+    if place == address:
+        right, other = other, right
+        wish = f"with ray://, as ray://{place}"
+    try:
+        said = answer(right)
+        if said is grpc.StatusCode.UNAUTHENTICATED:
+            raise _refused(address)
+        unknown = grpc.StatusCode.UNIMPLEMENTED
+        if said is unknown and answer(other) is not unknown:
+            raise UserError(f"--address={address}: that port is for addresses {wish}")
+    finally:
+        channel.close()
 
 
 def _runtime_env(code: Sequence[Path]) -> dict[str, Any] | None:

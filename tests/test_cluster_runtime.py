@@ -9,9 +9,13 @@ import socket
 import subprocess
 import sys
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
+import grpc
 import pytest
 import yaml
 from program_helpers import ROOT, wait_for
@@ -162,6 +166,82 @@ def test_an_address_that_does_not_answer(capsys):
     assert main(["train", "--address", "auto", "--inline"]) == 2
 
 
+CLIENTS, CONTROL = "/ray.rpc.RayletDriver/ClusterInfo", "/ray.rpc.NodeInfoGcsService/CheckAlive"
+
+
+class OnePort(grpc.GenericRpcHandler):
+    """What a port of Ray's answers to whoever has the token: one method, here."""
+
+    def __init__(self, method, token):
+        self._method, self._token = method, token
+
+    def service(self, details):
+        if details.method != self._method:
+            return None
+
+        def answer(request, context):
+            if dict(details.invocation_metadata).get("authorization") != f"Bearer {self._token}":
+                context.abort(grpc.StatusCode.UNAUTHENTICATED, "Invalid token")
+            return b""
+
+        return grpc.unary_unary_rpc_method_handler(answer)
+
+
+@contextmanager
+def one_port(method, token="t" * 64):
+    """HOST:PORT of it."""
+    server = grpc.server(ThreadPoolExecutor(1), [OnePort(method, token)])
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        server.stop(None).wait()
+
+
+WITH_TOKEN = """
+import ray, sys
+from deploy.cluster_runtime import connect
+from common.types import UserError
+ray.init = lambda **_: print("let in")
+for address in sys.argv[1:]:
+    try:
+        connect(address)
+    except UserError as error:
+        print(error)
+"""
+
+
+@pytest.mark.parametrize(("token", "refused"), [("t" * 64, False), ("f" * 64, True), (None, True)])
+def test_a_wrong_token_and_a_wrong_port_are_told_at_once(tmp_path, token, refused):
+    # In a process of its own: Ray looks for a token once.
+    env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    env |= {"RAY_AUTH_MODE": "token", "HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    env |= {"RAY_AUTH_TOKEN": token} if token else {}
+    with one_port(CLIENTS) as clients, one_port(CONTROL) as control:
+        right, wrong = [f"ray://{clients}", control], [clients, f"ray://{control}"]
+        begin = time.monotonic()
+        said = subprocess.run(
+            [sys.executable, "-c", WITH_TOKEN, *right, *wrong],
+            env=env,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.splitlines()
+        assert time.monotonic() - begin < 20, "Ray alone takes 20 s, and 30 with ray://"
+    for address, line in zip(right, said[:2], strict=True):
+        if refused:
+            assert line.startswith(f"--address={address}: refused: "), line
+            assert "put its own into ~/.ray/auth_token" in line
+        else:
+            assert line == "let in"
+    if token:
+        assert said[2:] == [
+            f"--address={clients}: that port is for addresses with ray://, as ray://{clients}",
+            f"--address=ray://{control}: that port is for addresses without ray://, as {control}",
+        ]
+
+
 def test_a_head_that_is_too_busy_for_a_client_is_told_by_what_it_said(monkeypatch):
     said = (
         "Initialization failure from server:\nTraceback (most recent call last):\n"
@@ -173,6 +253,7 @@ def test_a_head_that_is_too_busy_for_a_client_is_told_by_what_it_said(monkeypatc
         raise ConnectionError(said)
 
     monkeypatch.setattr("ray.init", init)
+    monkeypatch.setattr("deploy.cluster_runtime._check_lets_in", lambda address: None)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         address = f"ray://127.0.0.1:{listener.getsockname()[1]}"
         with pytest.raises(UserError) as caught:

@@ -309,3 +309,35 @@ def test_what_cannot_be_started_like_this_is_not(tmp_path, change, says, fake_ra
         path.write_text(yaml.safe_dump(values))
     assert main(["cluster", "submit", str(path)]) == 2
     assert not (tmp_path / "asked").exists()
+
+
+TOKENS = """
+import os, sys
+from ray._raylet import AuthenticationTokenLoader as Loader
+from deploy.submit import _token
+for given in eval(sys.argv[1]):
+    os.environ |= given
+    Loader.instance().reset_cache()
+    print(Loader.instance().get_raw_token() == _token() != "", _token())
+    for name in given:
+        del os.environ[name]
+"""
+
+
+def test_the_token_is_the_one_that_ray_takes(tmp_path):
+    (tmp_path / ".ray").mkdir()
+    (tmp_path / ".ray" / "auth_token").write_text("of-the-home\n")
+    (tmp_path / "other").write_text(" of-the-path \n")
+    path = {"RAY_AUTH_TOKEN_PATH": str(tmp_path / "other")}
+    given = [
+        {}, {"RAY_AUTH_TOKEN": ""}, {"RAY_AUTH_TOKEN_PATH": ""}, path,
+        {"RAY_AUTH_TOKEN": " of-the-variable ", **path},
+    ]  # fmt: skip
+    env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    env |= {"HOME": str(tmp_path), "RAY_AUTH_MODE": "token", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", TOKENS, repr(given)],
+        env=env, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    wanted = ["of-the-home"] * 3 + ["of-the-path", "of-the-variable"]
+    assert done.stdout.splitlines() == [f"True {token}" for token in wanted]

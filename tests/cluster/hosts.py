@@ -1,7 +1,8 @@
 """Several machines on one: each host has its own network, processes, name, home, /tmp and sshd.
 
 Linux namespaces do it, so it needs root, and Debian's openssh-server, openssh-client, rsync and
-iproute2. The rest of the file system is shared: the interpreter, and the project.
+iproute2. The rest of the file system is shared: the interpreter, and the project. Whoever logs in
+is `USER`, who may do on them what anybody may.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import psutil
 
 PREFIX = "10.83.0."
 BRIDGE = "rdqn-br"
+USER, USER_ID = "engineer", 23456
 TOOLS = ("sshd", "ssh", "rsync", "ip", "unshare", "mount")
 
 SSHD = """
@@ -26,7 +28,7 @@ HostKey {folder}/hostkey
 PidFile {folder}/sshd.pid
 AuthorizedKeysFile {folder}/authorized_keys
 PasswordAuthentication no
-PermitRootLogin prohibit-password
+PermitRootLogin no
 UsePAM no
 StrictModes no
 """
@@ -71,9 +73,17 @@ class Host:
         _ip("-n", self.name, "addr", "add", f"{self.address}/24", "dev", "eth0")
         _ip("-n", self.name, "link", "set", "eth0", "up")
         _ip("-n", self.name, "link", "set", "lo", "up")
-        for name in ("home", "tmp", "shared"):
+        for name in ("home", "root", "tmp", "shared", "etc"):
             (folder / name).mkdir(parents=True)
         (folder / "tmp").chmod(0o1777)
+        os.chown(self.home, USER_ID, USER_ID)
+        for name, line in (
+            ("passwd", f"{USER}:x:{USER_ID}:{USER_ID}::/home/{USER}:/bin/bash"),
+            ("group", f"{USER}:x:{USER_ID}:"),
+            ("shadow", f"{USER}:*:20000:0:99999:7:::"),
+        ):
+            known = Path("/etc", name).read_text()
+            (folder / "etc" / name).write_text(f"{known.rstrip()}\n{line}\n")
         keygen = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / "hostkey")]
         subprocess.run(keygen, check=True)
         shutil.copy(folder.parent / "key.pub", folder / "authorized_keys")
@@ -81,11 +91,11 @@ class Host:
 
     def start(self) -> None:
         """Switch it on."""
-        # Each host has a /tmp and a /root of its own: what is shared may lie below.
-        hidden = [path for path in self._shared if path.is_relative_to("/tmp")]
-        hidden += [path for path in self._shared if path.is_relative_to("/root")]
+        # Each host has a /tmp, a /root and a /home of its own: what is shared may lie below.
+        own = ("/tmp", "/root", "/home")
+        hidden = [path for path in self._shared if any(map(path.is_relative_to, own))]
         kept = [(path, self.folder / "shared" / str(i)) for i, path in enumerate(hidden)]
-        lines = [f"hostname {self.name}", "mount -t proc proc /proc"]
+        lines = ["umask 022", f"hostname {self.name}", "mount -t proc proc /proc"]
         for path, aside in kept:
             aside.mkdir(exist_ok=True)
             lines.append(f"mount --rbind {path} {aside}")
@@ -93,7 +103,14 @@ class Host:
             f"mount --bind {self._names} /etc/hosts",
             # By a path of its own, so that hiding /tmp does not hide the rest of the folder.
             f"mount --rbind {self.folder} /mnt",
-            "mount --bind /mnt/home /root",
+            *(
+                f"mount --bind /mnt/etc/{name} /etc/{name}"
+                for name in ("passwd", "group", "shadow")
+            ),
+            "mount --bind /mnt/root /root",
+            "mount -t tmpfs -o mode=755 tmpfs /home",
+            f"mkdir /home/{USER}",
+            f"mount --bind /mnt/home /home/{USER}",
             "mount --bind /mnt/tmp /tmp",
             "mount -t tmpfs -o size=4g tmpfs /dev/shm",
         ]
@@ -125,10 +142,17 @@ class Host:
         return self.folder.parent / "key"
 
     def ssh(self, command: str, timeout_s: float = 60.0) -> subprocess.CompletedProcess[str]:
-        """Run a command there, over SSH."""
+        """Run a command there, over SSH, as `USER`."""
         options = ["StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "LogLevel=ERROR"]
         return subprocess.run(
-            ["ssh", "-i", str(self.key), *(f"-o{o}" for o in options), self.address, command],
+            [
+                "ssh",
+                "-i",
+                str(self.key),
+                *(f"-o{o}" for o in options),
+                f"{USER}@{self.address}",
+                command,
+            ],
             capture_output=True,
             text=True,
             timeout=timeout_s,

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from hosts import Hosts, missing
+from hosts import USER, Hosts, missing
 from program_helpers import CALM, wait_for
 from test_grafana import asked_for
 from three_hosts import ROOT
@@ -146,9 +146,11 @@ def test_nodes_come_when_parts_wait_for_them_and_go_when_they_are_idle(head):
 # --- three hosts, over SSH ----------------------------------------------------------------------
 
 LEARNING, ELASTIC = "cartpole-test", "elastic"
-KEYS = ("--checkpoint.every-s", "10", "--stop.score", "none", "--stop.env-steps", "none")
+KEYS = ("--checkpoint.every-s", "10", "--stop.env-steps", "none")
+LEARNS = ("--actors.count", "4", "--env.id", "own_envs:Own-v0", "--stop.score", "475")
+CALMER = (*CALM, "--env.kwargs", "{step_s = 0.005}")
 SHORT_EVALUATIONS = (
-    *("--evaluation.every-learner-steps", "200"),
+    *("--evaluation.every-learner-steps", "100"),
     *("--evaluation.episodes", "2", "--evaluation.envs", "2"),
 )
 
@@ -213,10 +215,10 @@ def output(job):
 @pytest.mark.timeout(900)
 def test_a_cluster_comes_up_trains_loses_a_host_gets_it_back_and_goes(cluster):
     # CartPole, by a module that is nowhere but with the user.
-    with submitted(cluster, LEARNING, "--actors.count", "4", "--env.id", "own_envs:Own-v0") as job:
+    with submitted(cluster, LEARNING, *LEARNS) as job:
         it_trains(cluster, job)
     # The second finds the cluster up. Its environment leaves the cores to other tests.
-    with submitted(cluster, ELASTIC, "--actors.count", "2", *CALM, *SHORT_EVALUATIONS) as job:
+    with submitted(cluster, ELASTIC, "--actors.count", "2", *CALMER, *SHORT_EVALUATIONS) as job:
         it_is_elastic(cluster, job)
 
     # Nothing is left.
@@ -246,9 +248,10 @@ def it_trains(cluster, job):
     status = until(acting(cluster, job, LEARNING, 4, workers), 300, "four actors on two hosts")
     assert hosts_of(status, "learner") == hosts_of(status, "shard-") == {cluster.head.name}
 
-    until(lambda: (cluster.status(LEARNING)["score"] or 0) >= 475, 240, "a score of 475")
-    assert LEARNING in hint(cluster, job, "see how it goes")
-    is_stopped(cluster, job, LEARNING)
+    # It ends by itself: whatever went on beside what follows would keep both cores busy.
+    assert job[0].wait(300) == 0, output(job)
+    summary = has_ended(cluster, job, LEARNING)
+    assert (summary["stop_reason"], summary["score"] >= 475) == ("score", True)
 
 
 def hint(cluster, job, what):
@@ -259,19 +262,15 @@ def hint(cluster, job, what):
     return done.stdout
 
 
-def is_stopped(cluster, job, run):
-    """From outside; it saves, and its folder can be fetched."""
-    hint(cluster, job, "stop it, saving")
-    job[0].wait(60)
+def has_ended(cluster, job, run):
+    """Its folder can be fetched; the summary that is in it."""
     hint(cluster, job, "fetch its folder")
     fetched = ROOT / run
     try:
         assert (fetched / "checkpoints").is_dir()
+        return json.loads((fetched / "summary.json").read_text(encoding="utf-8"))
     finally:
         shutil.rmtree(fetched, ignore_errors=True)
-    summary = json.loads(cluster.run_file(run, "summary.json").read_text(encoding="utf-8"))
-    assert summary["stop_reason"] == "terminated"
-    assert f"raydqn resume /root/raydqn/runs/{run}" in output(job)
 
 
 def it_is_elastic(cluster, job):
@@ -322,7 +321,7 @@ def it_is_elastic(cluster, job):
     until(lambda: hosts_of(cluster.status(ELASTIC), "actor-") == {first}, 120, "they are missed")
     steps = cluster.status(ELASTIC)["learner_steps"]
     cluster.workers[1].power_off()
-    until(lambda: cluster.status(ELASTIC)["learner_steps"] > steps + 300, 60, "learning goes on")
+    until(lambda: cluster.status(ELASTIC)["learner_steps"] > steps + 100, 60, "learning goes on")
 
     # It comes back, Ray's autoscaler takes it in again, and "auto" fills it.
     assert cluster.raydqn(f"scale {ELASTIC} --address auto --actors auto").returncode == 0
@@ -352,4 +351,9 @@ def it_is_elastic(cluster, job):
         assert refused.stderr.count("\n") == 1, refused.stderr
         assert "put its own into ~/.ray/auth_token" in refused.stderr
 
-    is_stopped(cluster, job, ELASTIC)
+    # Stopped from outside it saves, and can go on.
+    assert ELASTIC in hint(cluster, job, "see how it goes")
+    hint(cluster, job, "stop it, saving")
+    job[0].wait(60)
+    assert has_ended(cluster, job, ELASTIC)["stop_reason"] == "terminated"
+    assert f"raydqn resume /home/{USER}/raydqn/runs/{ELASTIC}" in output(job)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 import yaml
-from hosts import Host, Hosts
+from hosts import USER, Host, Hosts
 
 ROOT = Path(__file__).parent.parent.parent
 ON_PREM = ROOT / "deploy" / "clusters" / "on-prem.yaml"
@@ -35,15 +35,20 @@ def _with_packages(commands: list[str]) -> list[str]:
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     python, packages = Path(sys.base_prefix) / "bin" / version, sysconfig.get_path("purelib")
     site = f"~/raydqn/venv/lib/{version}/site-packages"
-    ray = '#!/bin/sh\\nexec ~/raydqn/venv/bin/python -m ray.scripts.scripts "$@"\\n'
+    run = '#!/bin/sh\\nexec ~/raydqn/venv/bin/python -m {} "$@"\\n'
     return [
         *commands[:begin],
         commands[begin]
         .replace("bin/python3.12", f"bin/{version}")
-        .replace("python3.12 -m", f"{python} -m"),
-        # A new environment of Python 3.11 has a setuptools that is too old for torch.
-        f"rm -rf {site}/setuptools*; echo {packages} > {site}/index.pth",
-        f"printf '{ray}' > ~/raydqn/venv/bin/ray && chmod +x ~/raydqn/venv/bin/ray",
+        .replace("python3.12 -m venv", f"{python} -m venv --without-pip"),
+        f"echo {packages} > {site}/index.pth",
+        *(
+            f"printf '{script}' > ~/raydqn/venv/bin/{name} && chmod +x ~/raydqn/venv/bin/{name}"
+            for name, script in (
+                ("ray", run.format("ray.scripts.scripts")),
+                ("pip", run.format("pip")),
+            )
+        ),
         *commands[begin + 1 :],
     ]
 
@@ -83,7 +88,7 @@ class Cluster:
         }
         # Ray keeps what it knows of such a cluster on this machine, by its name, in /tmp.
         document["cluster_name"] = f"raydqn-{secrets.token_hex(4)}"
-        document["auth"] = {"ssh_user": "root", "ssh_private_key": str(self.head.key)}
+        document["auth"] = {"ssh_user": USER, "ssh_private_key": str(self.head.key)}
         for key in ("head_start_ray_commands", "worker_start_ray_commands"):
             before = "\n".join(document[key])
             document[key] = [
