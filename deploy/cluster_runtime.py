@@ -35,6 +35,9 @@ TELL_EVERY_S = 30.0
 BOOTSTRAP = "ray_bootstrap_config.yaml"
 """In the head's home folder: the cluster file, as `ray up` left it there."""
 POD_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+NOT_SERVED = "Initialization failure"
+"""Ray's word when the head's process for one client of `ray://` did not come up. It forks beside
+threads of gRPC's, and loses about one in fourteen (ray-project/ray#63202): worth a second try."""
 TOKEN_HINT = (
     "if the cluster wants a token, put its own into ~/.ray/auth_token (or RAY_AUTH_TOKEN) and set "
     "RAY_AUTH_MODE=token"
@@ -175,17 +178,20 @@ def connect(address: str, code: Sequence[Path] = ()) -> None:
     _check_answers(address)
     try:
         _check_lets_in(address)
-        with _quiet():
-            ray.init(
-                address=address,
-                namespace=NAMESPACE,
-                log_to_driver=False,
-                logging_level="error",
-                runtime_env=_runtime_env(code),
-            )
+        try:
+            _join(address, code)
+        except ConnectionError as error:
+            if NOT_SERVED not in str(error):
+                raise
+            _join(address, code)
     except AuthenticationError:
         raise _refused(address) from None
     except ConnectionError as error:
+        if NOT_SERVED in str(error):  # with the head's traceback; its last line tells
+            raise UserError(
+                f"--address={address}: its head answers, but could not begin to serve us "
+                f"({_line(str(error).strip().splitlines()[-1])}); if it is busy, try again"
+            ) from None
         if "auth" in str(error).lower() or "token" in str(error).lower():
             raise _refused(address) from None
         if "Could not find" in str(error):
@@ -193,11 +199,6 @@ def connect(address: str, code: Sequence[Path] = ()) -> None:
                 f"--address={address}: no Ray runs on this machine; name the HOST:PORT of a "
                 "cluster, start one (`ray up FILE`, or `ray start --head`), or leave --address out "
                 "to run on this machine alone"
-            ) from None
-        if "Initialization failure" in str(error):  # with the head's traceback; its last line tells
-            raise UserError(
-                f"--address={address}: its head answers, but could not begin to serve us "
-                f"({_line(str(error).strip().splitlines()[-1])}); if it is busy, try again"
             ) from None
         raise UserError(
             f"--address={address}: something answers there, but lets nobody in ({_line(error)}); "
@@ -216,6 +217,20 @@ def connect(address: str, code: Sequence[Path] = ()) -> None:
         raise UserError(f"--address={address}: cannot be joined ({_line(error)})") from None
     except (ValueError, RayError) as error:
         raise UserError(f"--address={address}: {_line(error)}") from None
+
+
+def _join(address: str, code: Sequence[Path]) -> None:
+    """Let Ray connect this process."""
+    import ray
+
+    with _quiet():
+        ray.init(
+            address=address,
+            namespace=NAMESPACE,
+            log_to_driver=False,
+            logging_level="error",
+            runtime_env=_runtime_env(code),
+        )
 
 
 @contextmanager

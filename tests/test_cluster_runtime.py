@@ -242,27 +242,45 @@ def test_a_wrong_token_and_a_wrong_port_are_told_at_once(tmp_path, token, refuse
         ]
 
 
-def test_a_head_that_is_too_busy_for_a_client_is_told_by_what_it_said(monkeypatch):
+@pytest.fixture
+def not_served(monkeypatch):
+    """An address where Ray's client is not served so many times as are in the list."""
     said = (
         "Initialization failure from server:\nTraceback (most recent call last):\n"
-        '  File "proxier.py", line 772, in Datapath\n    raise RuntimeError(\n'
+        '  File "ray/_private/authentication.py", line 772, in Datapath\n    raise RuntimeError(\n'
         "RuntimeError: Starting Ray client server failed. See ray_client_server_23000.err\n"
     )
+    times = []
 
     def init(**_):
-        raise ConnectionError(said)
+        if times:
+            times.pop()
+            raise ConnectionError(said)
 
     monkeypatch.setattr("ray.init", init)
-    monkeypatch.setattr("deploy.cluster_runtime._check_lets_in", lambda address: None)
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        address = f"ray://127.0.0.1:{listener.getsockname()[1]}"
-        with pytest.raises(UserError) as caught:
-            connect(address)
-    assert str(caught.value) == (
-        f"--address={address}: its head answers, but could not begin to serve us (RuntimeError: "
-        "Starting Ray client server failed. See ray_client_server_23000.err); if it is busy, try "
-        "again"
+    with one_port(CLIENTS) as clients:
+        monkeypatch.setattr("deploy.cluster_runtime._check_lets_in", lambda address: None)
+        yield f"ray://{clients}", times
+
+
+def test_a_client_that_is_not_served_tries_once_more(not_served):
+    address, times = not_served
+    times.append(1)
+    connect(address)
+    assert not times
+
+
+def test_a_head_that_serves_no_client_is_told_by_what_it_said(not_served):
+    address, times = not_served
+    times.extend(range(5))
+    with pytest.raises(UserError) as caught:
+        connect(address)
+    assert len(times) == 5 - 2
+    assert str(caught.value).startswith(
+        f"--address={address}: its head answers, but could not begin to serve us"
     )
+    assert str(caught.value).endswith("; if it is busy, try again")
+    assert "See ray_client_server_23000.err" in str(caught.value)
 
 
 # --- what is known of nodes to come -------------------------------------------------------------

@@ -335,7 +335,7 @@ def it_is_elastic(cluster, job):
     def told_outside():
         asked = cluster.raydqn_here("status", ELASTIC, "--address", client, "--json")
         if asked.returncode and "if it is busy, try again" in asked.stderr:
-            return False  # a client's server has 30 s to start in, where two cores are four hosts'
+            return False  # of Ray's servers for clients some never come: see NOT_SERVED
         return told_as_written(asked)
 
     until(told_outside, 120, "the cluster tells the same outside")
