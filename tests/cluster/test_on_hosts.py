@@ -146,8 +146,8 @@ def test_nodes_come_when_parts_wait_for_them_and_go_when_they_are_idle(head):
 # --- three hosts, over SSH ----------------------------------------------------------------------
 
 LEARNING, ELASTIC = "cartpole-test", "elastic"
-KEYS = ("--checkpoint.every-s", "10", "--stop.env-steps", "none")
-LEARNS = ("--actors.count", "4", "--env.id", "own_envs:Own-v0", "--stop.score", "475")
+KEYS = ("--checkpoint.every-s", "10", "--stop.score", "none", "--stop.env-steps", "none")
+LEARNS = ("--actors.count", "4", "--env.id", "own_envs:Own-v0")
 CALMER = (*CALM, "--env.kwargs", "{step_s = 0.005}")
 SHORT_EVALUATIONS = (
     *("--evaluation.every-learner-steps", "100"),
@@ -248,10 +248,9 @@ def it_trains(cluster, job):
     status = until(acting(cluster, job, LEARNING, 4, workers), 300, "four actors on two hosts")
     assert hosts_of(status, "learner") == hosts_of(status, "shard-") == {cluster.head.name}
 
-    # It ends by itself: whatever went on beside what follows would keep both cores busy.
-    assert job[0].wait(300) == 0, output(job)
-    summary = has_ended(cluster, job, LEARNING)
-    assert (summary["stop_reason"], summary["score"] >= 475) == ("score", True)
+    # Not an end by its score: one actor of the four may be quick enough to reach it alone.
+    until(lambda: (cluster.status(LEARNING)["score"] or 0) >= 475, 240, "a score of 475")
+    is_stopped(cluster, job, LEARNING)
 
 
 def hint(cluster, job, what):
@@ -262,15 +261,19 @@ def hint(cluster, job, what):
     return done.stdout
 
 
-def has_ended(cluster, job, run):
-    """Its folder can be fetched; the summary that is in it."""
+def is_stopped(cluster, job, run):
+    """From outside; it saves, can go on, and its folder can be fetched."""
+    hint(cluster, job, "stop it, saving")
+    job[0].wait(60)
+    assert f"raydqn resume /home/{USER}/raydqn/runs/{run}" in output(job)
     hint(cluster, job, "fetch its folder")
     fetched = ROOT / run
     try:
         assert (fetched / "checkpoints").is_dir()
-        return json.loads((fetched / "summary.json").read_text(encoding="utf-8"))
+        summary = json.loads((fetched / "summary.json").read_text(encoding="utf-8"))
     finally:
         shutil.rmtree(fetched, ignore_errors=True)
+    assert summary["stop_reason"] == "terminated"
 
 
 def it_is_elastic(cluster, job):
@@ -351,9 +354,5 @@ def it_is_elastic(cluster, job):
         assert refused.stderr.count("\n") == 1, refused.stderr
         assert "put its own into ~/.ray/auth_token" in refused.stderr
 
-    # Stopped from outside it saves, and can go on.
     assert ELASTIC in hint(cluster, job, "see how it goes")
-    hint(cluster, job, "stop it, saving")
-    job[0].wait(60)
-    assert has_ended(cluster, job, ELASTIC)["stop_reason"] == "terminated"
-    assert f"raydqn resume /home/{USER}/raydqn/runs/{ELASTIC}" in output(job)
+    is_stopped(cluster, job, ELASTIC)
