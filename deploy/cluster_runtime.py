@@ -37,7 +37,7 @@ BOOTSTRAP = "ray_bootstrap_config.yaml"
 POD_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 NOT_SERVED = "Initialization failure"
 """Ray's word when the head's process for one client of `ray://` did not come up. It forks beside
-threads of gRPC's, and loses about one in fourteen (ray-project/ray#63202): worth a second try."""
+threads of gRPC's, and some are lost (ray-project/ray#63202): worth a second try."""
 TOKEN_HINT = (
     "if the cluster wants a token, put its own into ~/.ray/auth_token (or RAY_AUTH_TOKEN) and set "
     "RAY_AUTH_MODE=token"

@@ -341,7 +341,7 @@ def it_is_elastic(cluster, job):
             return False  # of Ray's servers for clients some never come: see NOT_SERVED
         return told_as_written(asked)
 
-    until(told_outside, 120, "the cluster tells the same outside")
+    until(told_outside, 240, "the cluster tells the same outside")
 
     # A wrong token, and none, are refused, in one line.
     wrong = ({"RAY_AUTH_TOKEN": "f" * 64}, {"RAY_AUTH_MODE": "disabled"})
