@@ -97,9 +97,9 @@ class Cluster:
                 )
                 .replace("--num-gpus=1", "")
                 .replace("--num-gpus=0", "")
-                # How long a worker's raylet waits for a head that `ray down` has ended; and the head
-                # for a client's server, of which here every other one does not come: see
-                # NOT_SERVED in deploy/cluster_runtime.py.
+                # How long a worker's raylet waits for a head that `ray down` has ended; and a head
+                # for a client's server, of which every other one does not come here: NOT_SERVED in
+                # deploy/cluster_runtime.py.
                 .replace(
                     "ulimit",
                     "export RAY_gcs_rpc_server_reconnect_timeout_s=20 "
