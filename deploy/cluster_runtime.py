@@ -35,9 +35,10 @@ TELL_EVERY_S = 30.0
 BOOTSTRAP = "ray_bootstrap_config.yaml"
 """In the head's home folder: the cluster file, as `ray up` left it there."""
 POD_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
-NOT_SERVED = "Initialization failure"
-"""Ray's word when the head's process for one client of `ray://` did not come up. It forks beside
-threads of gRPC's, and some are lost (ray-project/ray#63202): worth a second try."""
+NOT_SERVED = ("Starting Ray client server failed", "Proxy failed to Connect to backend")
+"""Ray's words when the head's process for one client of `ray://` did not come up. It is forked
+while threads of gRPC's run, and some never start (ray-project/ray#63202): worth a second try."""
+PING = b"\x08\x06"  # a ClusterInfoRequest of that type, which no process for a client must answer
 TOKEN_HINT = (
     "if the cluster wants a token, put its own into ~/.ray/auth_token (or RAY_AUTH_TOKEN) and set "
     "RAY_AUTH_MODE=token"
@@ -181,13 +182,13 @@ def connect(address: str, code: Sequence[Path] = ()) -> None:
         try:
             _join(address, code)
         except ConnectionError as error:
-            if NOT_SERVED not in str(error):
+            if not _is_not_served(error):
                 raise
             _join(address, code)
     except AuthenticationError:
         raise _refused(address) from None
     except ConnectionError as error:
-        if NOT_SERVED in str(error):  # with the head's traceback; its last line tells
+        if _is_not_served(error):  # with the head's traceback; its last line tells
             raise UserError(
                 f"--address={address}: its head answers, but could not begin to serve us "
                 f"({_line(str(error).strip().splitlines()[-1])}); if it is busy, try again"
@@ -217,6 +218,10 @@ def connect(address: str, code: Sequence[Path] = ()) -> None:
         raise UserError(f"--address={address}: cannot be joined ({_line(error)})") from None
     except (ValueError, RayError) as error:
         raise UserError(f"--address={address}: {_line(error)}") from None
+
+
+def _is_not_served(error: ConnectionError) -> bool:
+    return any(words in str(error) for words in NOT_SERVED)
 
 
 def _join(address: str, code: Sequence[Path]) -> None:
@@ -288,36 +293,45 @@ def _check_lets_in(address: str) -> None:
         UserError: it is another port of the cluster's, or another token.
         AuthenticationError: there is no token here.
     """
-    import grpc
-    from ray._private.grpc_utils import init_grpc_channel
-
     if address == "auto":
         return
-    place = address.removeprefix("ray://")
-    channel = init_grpc_channel(place)
+    import grpc
 
-    def answer(method: str) -> grpc.StatusCode:
+    try:  # what Ray's own clients use: its token, its TLS, no proxy
+        from ray._private.grpc_utils import init_grpc_channel
+        from ray._private.ray_constants import GLOBAL_GRPC_OPTIONS
+    except ImportError:  # another Ray has it elsewhere, and will tell by itself
+        return
+    place = address.removeprefix("ray://")
+    channel = init_grpc_channel(place, options=GLOBAL_GRPC_OPTIONS)
+
+    def answer(method: str, request: bytes) -> grpc.StatusCode:
         ask = channel.unary_unary(f"/ray.rpc.{method}")
         try:
-            ask(b"", timeout=CONNECT_S, metadata=[("client_id", "raydqn")])
+            ask(request, timeout=CONNECT_S, metadata=[("client_id", "raydqn")])
         except grpc.RpcError as error:
             return error.code()
         return grpc.StatusCode.OK
 
-    right, other = "RayletDriver/ClusterInfo", "NodeInfoGcsService/CheckAlive"
+    right, other = ("RayletDriver/ClusterInfo", PING), ("NodeInfoGcsService/CheckAlive", b"")
     wish = f"without ray://, as {place}"
     if place == address:
         right, other = other, right
         wish = f"with ray://, as ray://{place}"
+    codes = grpc.StatusCode
     try:
-        said = answer(right)
-        if said is grpc.StatusCode.UNAUTHENTICATED:
-            raise _refused(address)
-        unknown = grpc.StatusCode.UNIMPLEMENTED
-        if said is unknown and answer(other) is not unknown:
-            raise UserError(f"--address={address}: that port is for addresses {wish}")
+        with _quiet():
+            said = answer(*right)
+            wrong = said is codes.UNIMPLEMENTED and answer(*other) in (
+                codes.OK,
+                codes.UNAUTHENTICATED,
+            )
     finally:
         channel.close()
+    if said is codes.UNAUTHENTICATED:
+        raise _refused(address)
+    if wrong:
+        raise UserError(f"--address={address}: that port is for addresses {wish}")
 
 
 def _runtime_env(code: Sequence[Path]) -> dict[str, Any] | None:

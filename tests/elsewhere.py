@@ -2,7 +2,8 @@
 
 Its tensors are kept by the CPU and computed there, by torch's own kernels; but torch, and whoever
 uses it, must treat them as any other device's: what is not moved to them, or back, is an error.
-`learner.device` may be `elsewhere` where this module was imported.
+`learner.device` may be `elsewhere` where this module was imported. (It is a little milder than
+CUDA: a number on the CPU passes in every operation, there in those that go element by element.)
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppres
 from pathlib import Path
 
 import psutil
+import torch
 
 from common.checkpoint import CheckpointStore
 from common.storage import open_storage
@@ -97,8 +98,13 @@ def raydqn(*arguments: str, pythonpath: Path | None = None, cwd: Path = ROOT):
 
 def raydqn_here(*arguments: str):
     """The same in this process, which has imported everything, and gets no signal."""
-    with redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as err:
-        code = main(arguments)
+    threads, path = torch.get_num_threads(), list(sys.path)
+    try:
+        with redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as err:
+            code = main(arguments)
+    finally:
+        torch.set_num_threads(threads)
+        sys.path[:] = path
     return code, out.getvalue(), err.getvalue()
 
 

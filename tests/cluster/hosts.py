@@ -2,7 +2,7 @@
 
 Linux namespaces do it, so it needs root, and Debian's openssh-server, openssh-client, rsync and
 iproute2. The rest of the file system is shared: the interpreter, and the project. Whoever logs in
-is `USER`, who may do on them what anybody may.
+is `USER`, who may do on them what anybody may; root, if the project lies where only root may go.
 """
 
 from __future__ import annotations
@@ -20,18 +20,30 @@ import psutil
 PREFIX = "10.83.0."
 BRIDGE = "rdqn-br"
 USER, USER_ID = "engineer", 23456
+OWN = ("/tmp", "/root", "/home")  # folders that each host has for itself
 TOOLS = ("sshd", "ssh", "rsync", "ip", "unshare", "mount")
 
 SSHD = """
 ListenAddress {address}
 HostKey {folder}/hostkey
 PidFile {folder}/sshd.pid
-AuthorizedKeysFile {folder}/authorized_keys
+AuthorizedKeysFile /mnt/authorized_keys
 PasswordAuthentication no
-PermitRootLogin no
+PermitRootLogin prohibit-password
 UsePAM no
 StrictModes no
 """
+
+
+def user_for(shared: list[Path]) -> str:
+    """`USER`, or root where only root may read what is to be shared."""
+
+    def open_to_all(path: Path) -> bool:
+        above = [] if any(map(path.is_relative_to, OWN)) else path.parents
+        return path.stat().st_mode & 5 == 5 and all(one.stat().st_mode & 1 for one in above)
+
+    readable = Path(__file__).stat().st_mode & 4
+    return USER if readable and all(map(open_to_all, shared)) else "root"
 
 
 def missing() -> str | None:
@@ -59,7 +71,10 @@ def _ip(*arguments: str, check: bool = True) -> None:
 class Host:
     """One of them."""
 
-    def __init__(self, number: int, folder: Path, shared: list[Path], names: Path) -> None:
+    def __init__(
+        self, number: int, folder: Path, shared: list[Path], names: Path, user: str
+    ) -> None:
+        self.user = user
         self.name = f"rdqn{number}"
         self.address = f"{PREFIX}{10 + number}"
         self.folder = folder
@@ -76,24 +91,28 @@ class Host:
         for name in ("home", "root", "tmp", "shared", "etc"):
             (folder / name).mkdir(parents=True)
         (folder / "tmp").chmod(0o1777)
-        os.chown(self.home, USER_ID, USER_ID)
         for name, line in (
             ("passwd", f"{USER}:x:{USER_ID}:{USER_ID}::/home/{USER}:/bin/bash"),
             ("group", f"{USER}:x:{USER_ID}:"),
             ("shadow", f"{USER}:*:20000:0:99999:7:::"),
         ):
-            known = Path("/etc", name).read_text()
+            known = Path("/etc", name).read_text() if name != "shadow" else "root:*:20000::::::"
             (folder / "etc" / name).write_text(f"{known.rstrip()}\n{line}\n")
         keygen = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / "hostkey")]
         subprocess.run(keygen, check=True)
         shutil.copy(folder.parent / "key.pub", folder / "authorized_keys")
         (folder / "sshd_config").write_text(SSHD.format(address=self.address, folder=folder))
+        for path in (folder, *folder.iterdir(), *(folder / "etc").iterdir()):
+            if path.name not in ("hostkey", "shadow", "tmp"):  # whatever the umask is
+                path.chmod(0o755 if path.is_dir() else 0o644)
+        (folder / "etc" / "shadow").chmod(0o600)
+        if user == USER:
+            os.chown(self.home, USER_ID, USER_ID)
 
     def start(self) -> None:
         """Switch it on."""
         # Each host has a /tmp, a /root and a /home of its own: what is shared may lie below.
-        own = ("/tmp", "/root", "/home")
-        hidden = [path for path in self._shared if any(map(path.is_relative_to, own))]
+        hidden = [path for path in self._shared if any(map(path.is_relative_to, OWN))]
         kept = [(path, self.folder / "shared" / str(i)) for i, path in enumerate(hidden)]
         lines = ["umask 022", f"hostname {self.name}", "mount -t proc proc /proc"]
         for path, aside in kept:
@@ -109,8 +128,8 @@ class Host:
             ),
             "mount --bind /mnt/root /root",
             "mount -t tmpfs -o mode=755 tmpfs /home",
-            f"mkdir /home/{USER}",
-            f"mount --bind /mnt/home /home/{USER}",
+            f"mkdir -p {self.home_there}",
+            f"mount --bind /mnt/home {self.home_there}",
             "mount --bind /mnt/tmp /tmp",
             "mount -t tmpfs -o size=4g tmpfs /dev/shm",
         ]
@@ -137,12 +156,17 @@ class Host:
             time.sleep(0.1)
 
     @property
+    def home_there(self) -> str:
+        """The home folder, as the host calls it."""
+        return "/root" if self.user == "root" else f"/home/{self.user}"
+
+    @property
     def key(self) -> Path:
         """The private key that opens all hosts."""
         return self.folder.parent / "key"
 
     def ssh(self, command: str, timeout_s: float = 60.0) -> subprocess.CompletedProcess[str]:
-        """Run a command there, over SSH, as `USER`."""
+        """Run a command there, over SSH."""
         options = ["StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "LogLevel=ERROR"]
         return subprocess.run(
             [
@@ -150,7 +174,7 @@ class Host:
                 "-i",
                 str(self.key),
                 *(f"-o{o}" for o in options),
-                f"{USER}@{self.address}",
+                f"{self.user}@{self.address}",
                 command,
             ],
             capture_output=True,
@@ -219,17 +243,19 @@ class Hosts:
         subprocess.run(
             ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / "key")], check=True
         )
+        user = user_for(shared)
         names = folder / "hosts"
         names.write_text(
             "127.0.0.1 localhost\n" + "".join(f"{PREFIX}{10 + i} rdqn{i}\n" for i in range(count))
         )
+        names.chmod(0o644)
         self._sweep(count)
         try:
             _ip("link", "add", BRIDGE, "type", "bridge")
             _ip("addr", "add", f"{PREFIX}1/24", "dev", BRIDGE)
             _ip("link", "set", BRIDGE, "up")
             for number in range(count):
-                self.all.append(Host(number, folder / f"host{number}", shared, names))
+                self.all.append(Host(number, folder / f"host{number}", shared, names, user))
                 self.all[-1].start()
         except BaseException:
             self.close()

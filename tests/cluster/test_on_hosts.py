@@ -15,7 +15,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from hosts import USER, Hosts, missing
+from hosts import Hosts, missing
 from program_helpers import CALM, wait_for
 from test_grafana import asked_for
 from three_hosts import ROOT
@@ -265,7 +265,7 @@ def is_stopped(cluster, job, run):
     """From outside; it saves, can go on, and its folder can be fetched."""
     hint(cluster, job, "stop it, saving")
     job[0].wait(60)
-    assert f"raydqn resume /home/{USER}/raydqn/runs/{run}" in output(job)
+    assert f"raydqn resume {cluster.head.home_there}/raydqn/runs/{run}" in output(job)
     hint(cluster, job, "fetch its folder")
     fetched = ROOT / run
     try:
@@ -338,7 +338,7 @@ def it_is_elastic(cluster, job):
     def told_outside():
         asked = cluster.raydqn_here("status", ELASTIC, "--address", client, "--json")
         if asked.returncode and "if it is busy, try again" in asked.stderr:
-            return False  # of Ray's servers for clients some never come: see NOT_SERVED
+            return False  # some of Ray's processes for clients never start: NOT_SERVED
         return told_as_written(asked)
 
     until(told_outside, 240, "the cluster tells the same outside")

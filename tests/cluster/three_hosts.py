@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 import yaml
-from hosts import USER, Host, Hosts
+from hosts import Host, Hosts
 
 ROOT = Path(__file__).parent.parent.parent
 ON_PREM = ROOT / "deploy" / "clusters" / "on-prem.yaml"
@@ -88,7 +88,7 @@ class Cluster:
         }
         # Ray keeps what it knows of such a cluster on this machine, by its name, in /tmp.
         document["cluster_name"] = f"raydqn-{secrets.token_hex(4)}"
-        document["auth"] = {"ssh_user": USER, "ssh_private_key": str(self.head.key)}
+        document["auth"] = {"ssh_user": self.head.user, "ssh_private_key": str(self.head.key)}
         for key in ("head_start_ray_commands", "worker_start_ray_commands"):
             before = "\n".join(document[key])
             document[key] = [
@@ -98,7 +98,7 @@ class Cluster:
                 .replace("--num-gpus=1", "")
                 .replace("--num-gpus=0", "")
                 # How long a worker's raylet waits for a head that `ray down` has ended; and a head
-                # for a client's server, of which every other one does not come here: NOT_SERVED in
+                # for a client's process, half of which never start here: NOT_SERVED in
                 # deploy/cluster_runtime.py.
                 .replace(
                     "ulimit",
