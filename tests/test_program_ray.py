@@ -189,6 +189,7 @@ def test_ctrl_c_twice_stops_at_once_and_leaves_no_orphan(tmp_path):
         *("train", "cartpole", "--run-dir", str(run), "--stop.score", "none"),
         *("--learner.train-steps", "1000000", "--learner.samples-per-insert", "1000000"),
         *("--learner.warmup-transitions", "100", "--actors.envs", "4"),
+        *("--checkpoint.every-s", "none"),  # however long all this takes
     ) as process:
         wait_for(lambda: any(r["transitions"] for r in reports_in(run)))
         children = descendants(process)
