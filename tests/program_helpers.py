@@ -75,16 +75,24 @@ def running(
         text=True,
         process_group=0 if own_group else None,
     )
+    failed = None
     try:
         with process:
             try:
                 yield process
+            except AssertionError as error:
+                failed = error
+                raise
             finally:
                 left = descendants(process) if process.poll() is None else []
                 for child in left:
                     with suppress(psutil.Error):
                         child.kill()
                 process.kill()
+                if failed is not None:
+                    with suppress(subprocess.TimeoutExpired, ValueError):  # read already
+                        out, err = process.communicate(timeout=10)
+                        failed.add_note(f"it had printed:\n{out[-2000:]}\n{err[-2000:]}")
     finally:
         psutil.wait_procs(left, timeout=10)
 
