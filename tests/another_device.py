@@ -28,7 +28,7 @@ def _used():
     """Each test computes there; that none does by mistake on the CPU is torch's to see."""
     elsewhere.calls.clear()
     yield
-    assert sum(elsewhere.calls.values()) > 0
+    assert elsewhere.calls.total() > 0
 
 
 def test_what_is_not_moved_there_or_back_is_an_error():
@@ -76,10 +76,10 @@ def test_a_learner_that_goes_there_and_comes_back_learns_what_it_would_have(
             servers=copy.deepcopy(away.servers),
             state=away.learner.state(),
         )
-        calls = sum(elsewhere.calls.values())
+        calls = elsewhere.calls.total()
         for one in (home, away):
             one.learner.train(6)
-        assert (sum(elsewhere.calls.values()) > calls) == (device == elsewhere.NAME)
+        assert (elsewhere.calls.total() > calls) == (device == elsewhere.NAME)
         assert np.array_equal(
             without_versions(away.learner.state()), without_versions(home.learner.state())
         )
@@ -106,10 +106,10 @@ def test_a_run_that_goes_there_and_comes_back_has_all_and_learns_what_it_would_h
         run = tmp_path / name
         train(make_config("cartpole", overrides=merge(TINY, over)), run)
         for device, steps in ((first, 100), ("cpu", 140)):
-            calls = sum(elsewhere.calls.values())
+            calls = elsewhere.calls.total()
             changed = {"learner": {"device": device}, "stop": {"learner_steps": steps}}
             summary = resume(run, changed, inline=True)
-            assert (sum(elsewhere.calls.values()) > calls) == (device == elsewhere.NAME)
+            assert (elsewhere.calls.total() > calls) == (device == elsewhere.NAME)
         newest = checkpoints_in(run).newest()
         ends.append((summary["weights_sha256"], summary["transitions"], contents_of(newest)))
     home, away = ends

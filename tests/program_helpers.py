@@ -53,6 +53,11 @@ TINY_OPTIONS = [
 ]
 
 
+def environment_without_ray() -> dict[str, str]:
+    """Of this process, without what it says to Ray."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+
+
 @contextmanager
 def running(
     *arguments: str,

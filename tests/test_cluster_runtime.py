@@ -17,7 +17,7 @@ from pathlib import Path
 import grpc
 import pytest
 import yaml
-from program_helpers import ROOT, wait_for
+from program_helpers import ROOT, environment_without_ray, wait_for
 
 from actors.environments import environment_spec
 from common.config import Config
@@ -214,8 +214,11 @@ for address in sys.argv[1:]:
 @pytest.mark.parametrize(("token", "refused"), [("t" * 64, False), ("f" * 64, True), (None, True)])
 def test_a_wrong_token_and_a_wrong_port_are_told_at_once(tmp_path, token, refused):
     # In a process of its own: Ray looks for a token once.
-    env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    env |= {"RAY_AUTH_MODE": "token", "HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    env = environment_without_ray() | {
+        "RAY_AUTH_MODE": "token",
+        "HOME": str(tmp_path),
+        "PYTHONPATH": str(ROOT),
+    }
     env |= {"RAY_AUTH_TOKEN": token} if token else {}
     with one_port(CLIENTS) as clients, one_port(CONTROL) as control:
         right, wrong = [f"ray://{clients}", control], [clients, f"ray://{control}"]

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from program_helpers import wait_for
+from program_helpers import environment_without_ray, wait_for
 
 from common.config import Config, build
 from common.types import UserError
@@ -333,8 +333,11 @@ def test_the_token_is_the_one_that_ray_takes(tmp_path):
         {}, {"RAY_AUTH_TOKEN": ""}, {"RAY_AUTH_TOKEN_PATH": ""}, path,
         {"RAY_AUTH_TOKEN": " of-the-variable ", **path},
     ]  # fmt: skip
-    env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    env |= {"HOME": str(tmp_path), "RAY_AUTH_MODE": "token", "PYTHONPATH": str(ROOT)}
+    env = environment_without_ray() | {
+        "HOME": str(tmp_path),
+        "RAY_AUTH_MODE": "token",
+        "PYTHONPATH": str(ROOT),
+    }
     done = subprocess.run(
         [sys.executable, "-c", TOKENS, repr(given)],
         env=env, capture_output=True, text=True, check=True,

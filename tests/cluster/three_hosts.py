@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 import yaml
 from hosts import Host, Hosts
+from program_helpers import environment_without_ray
 
 ROOT = Path(__file__).parent.parent.parent
 ON_PREM = ROOT / "deploy" / "clusters" / "on-prem.yaml"
@@ -70,7 +71,7 @@ class Cluster:
         own.mkdir()
         (own / "own_envs.py").write_text(OWN_ENVIRONMENT)
         self.env = {
-            **{name: value for name, value in os.environ.items() if not name.startswith("RAY_")},
+            **environment_without_ray(),
             "HOME": str(self.home),
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
             "PYTHONPATH": str(own),
