@@ -446,6 +446,9 @@ def local_ray(object_store_bytes: int, config: Config | None = None) -> Iterator
         "RAY_worker_niceness": "0",
         # Ray would keep a record of each of the last 100,000 calls: 40 MiB within half an hour.
         "RAY_task_events_report_interval_ms": "0",
+        # It would start as many at a time as it knows of CPUs, and keep one idle for each.
+        "RAY_worker_maximum_startup_concurrency": str(len(os.sched_getaffinity(0))),
+        "RAY_prestart_worker_first_driver": "0",
         # One thread for each remote's numerics; the learner sets its own number.
         "OMP_NUM_THREADS": "1",
     }
@@ -456,9 +459,7 @@ def local_ray(object_store_bytes: int, config: Config | None = None) -> Iterator
             try:
                 ray.init(
                     address="local",  # never join a cluster that happens to be there
-                    # Ray keeps an idle worker for each CPU it knows of. The number of remotes is
-                    # the configuration's to decide here, so one is enough.
-                    num_cpus=1,
+                    num_cpus=1,  # how many remotes there are is the configuration's to decide
                     include_dashboard=False,
                     log_to_driver=False,
                     logging_level="error",

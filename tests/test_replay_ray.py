@@ -103,7 +103,7 @@ def test_four_shards_at_once_lose_nothing_and_mix_up_nothing(runtime, kind):
         writer.call("write", 0.2).result()
     counted = [shard.call("summary").result().inserted for shard in shards]
     assert all(counted)
-    writing = [writer.call("write", 2.5) for writer in writers]
+    writing = [writer.call("write", 1.5) for writer in writers]
     drawn = rounds = 0
     pending = []
     while not all(future.done() for future in writing):

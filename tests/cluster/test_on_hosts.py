@@ -147,8 +147,10 @@ def test_nodes_come_when_parts_wait_for_them_and_go_when_they_are_idle(head):
 
 LEARNING, ELASTIC = "cartpole-test", "elastic"
 KEYS = ("--checkpoint.every-s", "10", "--stop.score", "none", "--stop.env-steps", "none")
-LEARNS = ("--actors.count", "4", "--env.id", "own_envs:Own-v0")
-CALMER = (*CALM, "--env.kwargs", "{step_s = 0.005}")
+LEARNS = (
+    *("--actors.count", "4", "--env.id", "own_envs:Own-v0"),
+    *("--evaluation.episodes", "20", "--evaluation.envs", "20"),
+)
 SHORT_EVALUATIONS = (
     *("--evaluation.every-learner-steps", "100"),
     *("--evaluation.episodes", "2", "--evaluation.envs", "2"),
@@ -218,7 +220,7 @@ def test_a_cluster_comes_up_trains_loses_a_host_gets_it_back_and_goes(cluster):
     with submitted(cluster, LEARNING, *LEARNS) as job:
         it_trains(cluster, job)
     # The second finds the cluster up. Its environment leaves the cores to other tests.
-    with submitted(cluster, ELASTIC, "--actors.count", "2", *CALMER, *SHORT_EVALUATIONS) as job:
+    with submitted(cluster, ELASTIC, "--actors.count", "2", *CALM, *SHORT_EVALUATIONS) as job:
         it_is_elastic(cluster, job)
 
     # Nothing is left.
