@@ -14,6 +14,7 @@ import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from common.config import Config
@@ -29,6 +30,11 @@ ALIVE = "alive"
 PR_SET_PDEATHSIG = 1
 ENDED_WITHIN_S = 10.0
 """How long each of Ray's processes has to be gone after it was killed."""
+START_TRIES = 3
+TOO_SLOW = "timed out during startup"
+"""In what Ray says where its raylet was not there after 30 s. It ends itself when its helpers, two
+Python processes, need longer than 15 s to start, which is fixed: ray-project/ray#65983. On a busy
+machine, or from a disk that reads them for the first time, they may."""
 NODE_DIED = "its node has died"
 """In Ray's reason for the end of a remote: not its own fault, its machine is gone."""
 
@@ -429,12 +435,20 @@ class OneMachine:
 
 
 @contextmanager
-def local_ray(object_store_bytes: int, config: Config | None = None) -> Iterator[RayRuntime]:
+def local_ray(
+    object_store_bytes: int,
+    config: Config | None = None,
+    say: Callable[[str], object] = lambda line: None,
+) -> Iterator[RayRuntime]:
     """Ray on this machine, for as long as it takes.
 
     Args:
         object_store_bytes: shared memory for what is under way between processes.
         config: of the run.
+        say: told when Ray has to be started once more.
+
+    Raises:
+        UserError: it does not start.
     """
     import ray
 
@@ -456,27 +470,53 @@ def local_ray(object_store_bytes: int, config: Config | None = None) -> Iterator
     try:
         # Ray's processes inherit both.
         with _environment(settings), _groups_of_their_own() as processes:
-            try:
-                ray.init(
-                    address="local",  # never join a cluster that happens to be there
-                    num_cpus=1,  # how many remotes there are is the configuration's to decide
-                    include_dashboard=False,
-                    log_to_driver=False,
-                    logging_level="error",
-                    object_store_memory=object_store_bytes,
-                )
-            except Exception as error:  # Ray has no class of its own for it
-                raise UserError(
-                    f"Ray does not start on this machine: {_plain_line(error)}; what it wrote is "
-                    f"in {os.environ.get('RAY_TMPDIR', '/tmp')}/ray/session_latest/logs; --inline "
-                    "trains without it"
-                ) from None
+            start = partial(
+                ray.init,
+                address="local",  # never join a cluster that happens to be there
+                num_cpus=1,  # how many remotes there are is the configuration's to decide
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level="error",
+                object_store_memory=object_store_bytes,
+            )
+            _start(start, processes, say)
         yield RayRuntime(OneMachine(config))
     finally:  # Ctrl-C while it started, too: what was started must not stay
         ray.shutdown()
-        for process in processes:  # Ray kills them, and on a busy machine does not wait long
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(ENDED_WITHIN_S)
+        _wait_for_the_end(processes)
+
+
+def _start(
+    start: Callable[[], object],
+    processes: list[subprocess.Popen[Any]],
+    say: Callable[[str], object],
+) -> None:
+    """Start Ray; once more where it was too slow. `processes` are those that it has started."""
+    for tries_left in reversed(range(START_TRIES)):
+        try:
+            start()
+        except Exception as error:  # Ray has no class of its own for it
+            for process in processes:  # Ray would leave them until this process ends
+                process.kill()
+            _wait_for_the_end(processes)
+            processes.clear()
+            line = _plain_line(error)
+            if TOO_SLOW in line and tries_left:
+                say("Ray was too slow to start: once more …")
+                continue
+            raise UserError(
+                f"Ray does not start on this machine: {line}; what it wrote is in "
+                f"{os.environ.get('RAY_TMPDIR', '/tmp')}/ray/session_latest/logs; --inline trains "
+                "without it"
+            ) from None
+        return
+
+
+def _wait_for_the_end(processes: Sequence[subprocess.Popen[Any]]) -> None:
+    """They were killed; Ray does not wait long for that, which takes its time on a busy machine."""
+    for process in processes:
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(ENDED_WITHIN_S)
 
 
 class RayRuntime:

@@ -292,7 +292,9 @@ def _runtime(
     with ExitStack() as stack:
         with _signals_later(), ThreadPoolExecutor(1) as pool:
             checking = pool.submit(_check, config, spec)
-            runtime = stack.enter_context(local_ray(object_store_bytes(config, spec), config))
+            runtime = stack.enter_context(
+                local_ray(object_store_bytes(config, spec), config, view.message)
+            )
             checking.result()
         yield runtime
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+from program_helpers import TINY_OPTIONS, wait_for
 from ray import exceptions as ray_errors
 
 from common.config import Config
@@ -290,6 +291,40 @@ def test_a_remote_that_does_not_end_by_itself_ends_with_the_process_that_started
         for process in alive:
             process.kill()
         assert not alive
+
+
+SLOW_HELPER = """
+import pathlib, sys, time
+
+mark = pathlib.Path(__file__).with_name("mark")
+if any(word.endswith("dashboard/agent.py") for word in sys.orig_argv) and not mark.exists():
+    mark.touch()
+    time.sleep(25)
+"""
+
+
+def test_ray_is_started_once_more_where_its_helpers_are_too_slow(tmp_path):
+    """Their first imports, from a slow disk: Ray's raylet waits 15 s for them, then it aborts."""
+    (tmp_path / "sitecustomize.py").write_text(SLOW_HELPER)
+    command = [sys.executable, "-m", "deploy", "train", "cartpole", *TINY_OPTIONS]
+    path = os.pathsep.join((str(tmp_path), str(Path(__file__).parent.parent)))
+    done = subprocess.run(
+        [*command, "--run-dir", "run", "--stop.learner-steps", "20"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "mark").exists()
+    assert done.stdout.count("Ray was too slow to start: once more") == 1
+
+    def left():  # of either start
+        environments = [one.info["environ"] or {} for one in psutil.process_iter(["environ"])]
+        return [one for one in environments if str(tmp_path) in one.get("PYTHONPATH", "")]
+
+    wait_for(lambda: not left(), 30, what=lambda: f"nobody is left: {left()}")
 
 
 def test_ray_that_cannot_start_is_one_line(tmp_path):

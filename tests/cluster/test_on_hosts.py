@@ -102,8 +102,9 @@ def test_nodes_come_when_parts_wait_for_them_and_go_when_they_are_idle(head):
         "export RAY_FAKE_CLUSTER=1 AUTOSCALER_UPDATE_INTERVAL_S=1 RAY_USAGE_STATS_ENABLED=0 "
         f"RAY_enable_autoscaler_v2=1 RAY_CLOUD_INSTANCE_ID={FAKE_HEAD_ID} "
         f"RAY_OVERRIDE_NODE_ID_FOR_TESTING={FAKE_HEAD_ID}; "
+        "for try in 1 2 3; do "
         "ray start --head --num-cpus 1 --object-store-memory 200000000 --include-dashboard false "
-        "--autoscaling-config ray_bootstrap_config.yaml",
+        "--autoscaling-config ray_bootstrap_config.yaml && exit; ray stop; done; exit 1",
     )
     assert started.returncode == 0, started.stderr
     own = head.home / "own"  # in the driver's reach alone: the nodes get it by Ray's client
