@@ -6,7 +6,9 @@ Ray's actors are called *remotes* here; "actor" always means the one that acts.
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
+import pickle
 import re
 import signal
 import socket
@@ -210,6 +212,18 @@ def _end_with_parent() -> None:
         prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
+@contextmanager
+def collecting_no_garbage() -> Iterator[None]:
+    """While torch is imported: an eighth of the time that takes is the search for garbage."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
+
+
 class _Host:
     """Lives in a remote's process and holds the part.
 
@@ -217,7 +231,8 @@ class _Host:
     otherwise report a dead remote, and the reason would be lost.
     """
 
-    def __init__(self, version: str, cls: type, args: tuple[Any, ...]) -> None:
+    def __init__(self, version: str, cls: bytes, args: tuple[Any, ...]) -> None:
+        """`cls` is pickled: that its module does not come in is an error like any other."""
         self._error: BaseException | None = None
         _end_with_parent()
         try:
@@ -226,7 +241,9 @@ class _Host:
                     f"node {socket.gethostname()} has raydqn {VERSION}, the driver {version}: "
                     "install the same everywhere"
                 )
-            self._target: Any = cls(*args)
+            with collecting_no_garbage():
+                made: type = pickle.loads(cls)
+            self._target: Any = made(*args)
         except Exception as error:  # whatever it is, the first caller gets it
             self._error = error
 
@@ -538,6 +555,7 @@ class RayRuntime:
             UserError: there is a remote of that public name.
         """
         import ray
+        from ray import cloudpickle
         from ray.exceptions import ActorAlreadyExistsError
 
         # Ray names a remote's process after its class: one of that name tells who it is.
@@ -553,7 +571,7 @@ class RayRuntime:
         remote_class = ray.remote(concurrency_groups={ALIVE: 1})(host)
         options = {"name": public_name, **self._placement.options(title)}
         try:
-            remote = remote_class.options(**options).remote(VERSION, cls, args)
+            remote = remote_class.options(**options).remote(VERSION, cloudpickle.dumps(cls), args)
         except ActorAlreadyExistsError:
             raise UserError(f"{public_name}: another run of that name has just begun") from None
         return RemoteHandle(remote, name)

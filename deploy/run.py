@@ -327,7 +327,10 @@ def _signals_later() -> Iterator[None]:
 
 
 def _check(config: Config, spec: EnvironmentSpec, here: bool = True) -> None:
-    from deploy.program import check  # imports torch
+    from deploy.remote import collecting_no_garbage
+
+    with collecting_no_garbage():
+        from deploy.program import check  # imports torch
 
     check(config, spec, here)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import re
 import signal
 import socket
@@ -264,7 +265,7 @@ def test_kill_ends_the_process(ray_runtime):
 
 
 def test_a_node_that_has_another_version_of_the_project_is_named():
-    host = _Host("0.0.1", Part, (1,))
+    host = _Host("0.0.1", pickle.dumps(Part), (1,))
     for asked in (lambda: host.call("add", 1), host.ping):
         with pytest.raises(UserError) as caught:
             asked()
