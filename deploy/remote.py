@@ -33,7 +33,7 @@ PR_SET_PDEATHSIG = 1
 ENDED_WITHIN_S = 10.0
 """How long each of Ray's processes has to be gone after it was killed."""
 START_TRIES = 3
-TOO_SLOW = "timed out during startup"
+NOT_THERE = "timed out during startup"
 """In what Ray says where its raylet was not there after 30 s. It ends itself when its helpers, two
 Python processes, need longer than 15 s to start, which is fixed: ray-project/ray#65983. On a busy
 machine, or from a disk that reads them for the first time, they may."""
@@ -231,8 +231,8 @@ class _Host:
     otherwise report a dead remote, and the reason would be lost.
     """
 
-    def __init__(self, version: str, cls: bytes, args: tuple[Any, ...]) -> None:
-        """`cls` is pickled: that its module does not come in is an error like any other."""
+    def __init__(self, version: str, pickled: bytes, args: tuple[Any, ...]) -> None:
+        """`pickled` is the class: that its module does not come in is an error like any other."""
         self._error: BaseException | None = None
         _end_with_parent()
         try:
@@ -242,8 +242,8 @@ class _Host:
                     "install the same everywhere"
                 )
             with collecting_no_garbage():
-                made: type = pickle.loads(cls)
-            self._target: Any = made(*args)
+                cls: type = pickle.loads(pickled)
+            self._target: Any = cls(*args)
         except Exception as error:  # whatever it is, the first caller gets it
             self._error = error
 
@@ -462,7 +462,7 @@ def local_ray(
     Args:
         object_store_bytes: shared memory for what is under way between processes.
         config: of the run.
-        say: told when Ray has to be started once more.
+        say: told before Ray is started once more; what it raises ends that.
 
     Raises:
         UserError: it does not start.
@@ -477,7 +477,7 @@ def local_ray(
         "RAY_worker_niceness": "0",
         # Ray would keep a record of each of the last 100,000 calls: 40 MiB within half an hour.
         "RAY_task_events_report_interval_ms": "0",
-        # It would start as many at a time as it knows of CPUs, and keep one idle for each.
+        # It would start as many at a time as it knows of CPUs, and one for each beforehand.
         "RAY_worker_maximum_startup_concurrency": str(len(os.sched_getaffinity(0))),
         "RAY_prestart_worker_first_driver": "0",
         # One thread for each remote's numerics; the learner sets its own number.
@@ -498,9 +498,9 @@ def local_ray(
             )
             _start(start, processes, say)
         yield RayRuntime(OneMachine(config))
-    finally:  # Ctrl-C while it started, too: what was started must not stay
+    finally:  # a signal while it started, too: what was started must not stay
         ray.shutdown()
-        _wait_for_the_end(processes)
+        _end(processes)
 
 
 def _start(
@@ -508,18 +508,18 @@ def _start(
     processes: list[subprocess.Popen[Any]],
     say: Callable[[str], object],
 ) -> None:
-    """Start Ray; once more where it was too slow. `processes` are those that it has started."""
+    """Start Ray, in up to `START_TRIES` tries. `processes` are those that it has started."""
+    import ray
+
     for tries_left in reversed(range(START_TRIES)):
         try:
             start()
         except Exception as error:  # Ray has no class of its own for it
-            for process in processes:  # Ray would leave them until this process ends
-                process.kill()
-            _wait_for_the_end(processes)
-            processes.clear()
+            ray.shutdown()
+            _end(processes)
             line = _plain_line(error)
-            if TOO_SLOW in line and tries_left:
-                say("Ray was too slow to start: once more …")
+            if NOT_THERE in line and tries_left:
+                say("Ray was not there after 30 s: once more …")
                 continue
             raise UserError(
                 f"Ray does not start on this machine: {line}; what it wrote is in "
@@ -529,11 +529,22 @@ def _start(
         return
 
 
-def _wait_for_the_end(processes: Sequence[subprocess.Popen[Any]]) -> None:
-    """They were killed; Ray does not wait long for that, which takes its time on a busy machine."""
+def _end(processes: list[subprocess.Popen[Any]]) -> None:
+    """End what is left of Ray after `ray.shutdown`.
+
+    Where Ray had come up, it has ended them all, and whom it did not wait for is about to go. Where
+    it had not, it ends none. Each leads a group of its own, in which the raylet's helpers are, who
+    would outlive it by a minute; as long as nobody has waited for the leader, the group's number is
+    nobody else's.
+    """
     for process in processes:
+        if process.returncode is None:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+    for process in processes:  # on a busy machine that takes its time
         with suppress(subprocess.TimeoutExpired):
             process.wait(ENDED_WITHIN_S)
+    processes.clear()
 
 
 class RayRuntime:

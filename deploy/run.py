@@ -7,7 +7,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from datetime import datetime
@@ -24,13 +24,14 @@ from common.types import EnvironmentSpec, UserError
 from deploy.cluster_runtime import check_memories, check_storage, in_one_line, joined_cluster
 from deploy.control import discard
 from deploy.metrics import RunFolder, check_free, check_unused, is_run
-from deploy.remote import InlineRuntime, Runtime, check_count, local_ray
+from deploy.remote import InlineRuntime, Runtime, check_count, collecting_no_garbage, local_ray
 from deploy.saved import check_origin, check_state
 from deploy.sizing import check_memory, object_store_bytes
 from deploy.supervisor import Supervisor, View
 from deploy.view import SilentView
 
 DEFAULT_PRESET = "cartpole"
+STOPPING = {signal.SIGINT, signal.SIGTERM}
 LIFE = 1 << 16
 """Incarnations of one life of a run; the next life, after a resume, begins with the next."""
 
@@ -290,45 +291,54 @@ def _runtime(
     # Ray needs seconds to start and mostly waits; torch is imported meanwhile, in a thread: Ray's
     # processes end with the thread that started them.
     with ExitStack() as stack:
-        with _signals_later(), ThreadPoolExecutor(1) as pool:
+        with _signals_later() as came, ThreadPoolExecutor(1) as pool:
+
+            def say(line: str) -> None:
+                if came():
+                    raise KeyboardInterrupt
+                view.message(line)
+
             checking = pool.submit(_check, config, spec)
-            runtime = stack.enter_context(
-                local_ray(object_store_bytes(config, spec), config, view.message)
-            )
+            runtime = stack.enter_context(local_ray(object_store_bytes(config, spec), config, say))
             checking.result()
         yield runtime
 
 
 @contextmanager
-def _signals_later() -> Iterator[None]:
+def _signals_later() -> Iterator[Callable[[], bool]]:
     """Ctrl-C takes effect when this is over, some seconds later; and no signal gets lost.
+
+    Yields whether one has come.
 
     While two threads import, one that is interrupted in the wrong moment leaves a lock behind, and
     the command would hang for good. On SIGTERM Ray raises `SystemExit`, which Python drops if the
     signal comes in the middle of a fork: so what comes is noted beside that.
     """
     if threading.current_thread() is not threading.main_thread():
-        yield  # Python hands signals to the main thread only
+        yield lambda: False  # Python hands signals to the main thread only
         return
     noted, note = socket.socketpair()
     with noted, note:
         noted.setblocking(False)
         note.setblocking(False)
+
+        def came() -> bool:
+            with suppress(BlockingIOError):  # nothing came
+                return bool(STOPPING & set(noted.recv(1 << 12, socket.MSG_PEEK)))
+            return False
+
         before = signal.signal(signal.SIGINT, lambda number, frame: None)
         noted_before = signal.set_wakeup_fd(note.fileno(), warn_on_full_buffer=False)
         try:
-            yield
+            yield came
         finally:
             signal.set_wakeup_fd(noted_before)
             signal.signal(signal.SIGINT, before)
-            with suppress(BlockingIOError):  # nothing came
-                if {signal.SIGINT, signal.SIGTERM} & set(noted.recv(1 << 12)):
-                    raise KeyboardInterrupt
+            if came():
+                raise KeyboardInterrupt
 
 
 def _check(config: Config, spec: EnvironmentSpec, here: bool = True) -> None:
-    from deploy.remote import collecting_no_garbage
-
     with collecting_no_garbage():
         from deploy.program import check  # imports torch
 

@@ -866,6 +866,28 @@ def test_a_worker_of_ones_own_tries_until_it_reaches_the_head(tmp_path):
     assert (workers.cpus, workers.offers) == (8, {ACTOR_NODES})
 
 
+@pytest.mark.parametrize("failures", [0, 2, 3])
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [(name, HEAD) for name in ("aws", "gcp", "azure", "on-prem")]
+    + [(name, "worker_start_ray_commands") for name in ("aws", "gcp", "azure")],
+)
+def test_ray_is_started_up_to_three_times_on_a_node(tmp_path, name, key, failures):
+    """Its raylet ends where helpers need more than 15 s: ray-project/ray#65983."""
+    (command,) = (c for c in read(name)[key] if "ray start" in c)
+    ray, log = tmp_path / "home" / "bin" / "ray", tmp_path / "log"
+    ray.write_text(
+        f'#!/bin/sh\necho "$*" >> {log}\n'
+        f'[ "$1" = stop ] || [ $(grep -c ^start {log}) -gt {failures} ]\n'
+    )
+    ray.chmod(0o700)
+    words = f"PATH={ray.parent}:/usr/bin:/bin; export RAY_HEAD_IP=192.0.2.10; ({command})"
+    done = subprocess.run(["/bin/bash", "-c", words], check=False)
+    tries = [line.split()[0] for line in log.read_text().splitlines()]
+    assert tries == ["start", "stop"] * failures + ["start"] * (failures < 3)
+    assert (done.returncode == 0) == (failures < 3)
+
+
 def test_workers_on_aws_get_the_image_that_the_head_has(tmp_path):
     command = next(c for c in read("aws")[HEAD] if "ami-id" in c)
     curl = tmp_path / "home" / "bin" / "curl"

@@ -256,7 +256,7 @@ def test_a_signal_while_ray_starts_leaves_nobody_behind(tmp_path):
     ) as process:
         started = wait_for(lambda: descendants(process))
         os.killpg(process.pid, signal.SIGTERM)
-        process.communicate(timeout=60)
+        process.communicate(timeout=30)
         assert process.returncode != 0
         assert_all_gone(started)
     assert not (run / "checkpoints").exists()

@@ -261,8 +261,8 @@ def test_every_part_that_dies_or_hangs_is_replaced_and_nobody_is_left_behind(tmp
         for name in ("shard-0-1", "shard-1-1", "learner-2", "variables-1", "actor-0-1"):
             assert any(title.startswith(f"ray::{name}") for title in names), (name, names)
         process.send_signal(signal.SIGTERM)
-        # The 15 s of docs/reliability.md are for a machine that does not run other tests meanwhile.
-        out, err = process.communicate(timeout=60)
+        # docs/reliability.md promises 15 s, of a machine that does not run other tests meanwhile.
+        out, err = process.communicate(timeout=40)
         assert process.returncode == 0, err
         assert_all_gone(everybody)
     saved = store_in(run).newest()
