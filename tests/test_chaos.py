@@ -12,7 +12,7 @@ from deploy.chaos import KINDS
 
 @pytest.mark.parametrize(
     ("mode", "every", "kinds"),
-    [((), "6s", "actor,shard,learner"), (("--inline",), "3s", ",".join(KINDS))],
+    [((), "7s", "actor,shard,learner"), (("--inline",), "3s", ",".join(KINDS))],
     ids=["ray", "inline"],
 )
 def test_cartpole_is_learnt_under_chaos(tmp_path, mode, every, kinds):
