@@ -35,8 +35,8 @@ ENDED_WITHIN_S = 10.0
 START_TRIES = 3
 NOT_THERE = "timed out during startup"
 """In what Ray says where its raylet was not there after 30 s. It ends itself when its helpers, two
-Python processes, need longer than 15 s to start, which is fixed: ray-project/ray#65983. On a busy
-machine, or from a disk that reads them for the first time, they may."""
+Python processes, need longer than 15 s to start, and has no setting for that (the open issue
+ray-project/ray#65983). On a busy machine, or from a disk that is new, they may."""
 NODE_DIED = "its node has died"
 """In Ray's reason for the end of a remote: not its own fault, its machine is gone."""
 
