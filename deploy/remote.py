@@ -514,19 +514,18 @@ def _start(
     for tries_left in reversed(range(START_TRIES)):
         try:
             start()
+            return
         except Exception as error:  # Ray has no class of its own for it
-            ray.shutdown()
-            _end(processes)
             line = _plain_line(error)
-            if NOT_THERE in line and tries_left:
-                say("Ray was not there after 30 s: once more …")
-                continue
-            raise UserError(
-                f"Ray does not start on this machine: {line}; what it wrote is in "
-                f"{os.environ.get('RAY_TMPDIR', '/tmp')}/ray/session_latest/logs; --inline trains "
-                "without it"
-            ) from None
-        return
+            if NOT_THERE not in line or not tries_left:
+                raise UserError(
+                    f"Ray does not start on this machine: {line}; what it wrote is in "
+                    f"{os.environ.get('RAY_TMPDIR', '/tmp')}/ray/session_latest/logs; --inline "
+                    "trains without it"
+                ) from None
+        ray.shutdown()
+        _end(processes)
+        say("Ray was not there after 30 s: once more …")
 
 
 def _end(processes: list[subprocess.Popen[Any]]) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from program_helpers import TINY_OPTIONS, wait_for
+from program_helpers import TINY_OPTIONS, running, wait_for
 from ray import exceptions as ray_errors
 
 from common.config import Config
@@ -307,19 +307,15 @@ if any(word.endswith("dashboard/agent.py") for word in sys.orig_argv) and not ma
 def test_ray_is_started_once_more_where_its_helpers_are_too_slow(tmp_path):
     """Their first imports, from a slow disk: Ray's raylet waits 15 s for them, then it aborts."""
     (tmp_path / "sitecustomize.py").write_text(SLOW_HELPER)
-    command = [sys.executable, "-m", "deploy", "train", "cartpole", *TINY_OPTIONS]
-    path = os.pathsep.join((str(tmp_path), str(Path(__file__).parent.parent)))
-    done = subprocess.run(
-        [*command, "--run-dir", "run", "--stop.learner-steps", "20"],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    with running(
+        *("train", "cartpole", *TINY_OPTIONS, "--stop.learner-steps", "20"),
+        *("--run-dir", str(tmp_path / "run")),
+        pythonpath=tmp_path,
+    ) as process:
+        out, err = process.communicate(timeout=240)
+    assert process.returncode == 0, err
     assert (tmp_path / "mark").exists()
-    assert done.stdout.count("Ray was not there after 30 s: once more") == 1
+    assert out.count("Ray was not there after 30 s: once more") == 1
 
     def left():  # of either start
         environments = [one.info["environ"] or {} for one in psutil.process_iter(["environ"])]
