@@ -300,7 +300,7 @@ import pathlib, sys, time
 mark = pathlib.Path(__file__).with_name("mark")
 if any(word.endswith("dashboard/agent.py") for word in sys.orig_argv) and not mark.exists():
     mark.touch()
-    time.sleep(25)
+    time.sleep(300)  # longer than all this takes
 """
 
 
