@@ -46,6 +46,9 @@ CALM = (
 )
 """Where it does not matter what is learnt: the cores are left to other tests."""
 
+SHORT_RUN_S = 240.0
+"""Until a short run has ended, on Ray too: its start may need three tries beside other tests."""
+
 TINY_OPTIONS = [
     f"--{section}.{key.replace('_', '-')}={json.dumps(value)}"
     for section, values in TINY.items()
@@ -105,7 +108,7 @@ def running(
 def raydqn(*arguments: str, pythonpath: Path | None = None, cwd: Path = ROOT):
     """`raydqn ARGUMENTS`, run to its end: (exit code, standard output, standard error)."""
     with running(*arguments, pythonpath=pythonpath, cwd=cwd) as process:
-        out, err = process.communicate(timeout=240)
+        out, err = process.communicate(timeout=SHORT_RUN_S)
     return process.returncode, out, err
 
 
@@ -126,7 +129,7 @@ def summary_of(out: str) -> dict:
     return json.loads(out.strip().splitlines()[-1])
 
 
-def wait_for(condition, timeout_s: float = 150.0, poll_s: float = 0.1, what="it"):
+def wait_for(condition, timeout_s: float = SHORT_RUN_S, poll_s: float = 0.1, what="it"):
     """Wait until `condition()` is true, and return its value.
 
     `what`, or what it returns when the time is over, stands in the error.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from program_helpers import raydqn_here, reports_in, running, summary_of, wait_for
+from program_helpers import SHORT_RUN_S, raydqn_here, reports_in, running, summary_of, wait_for
 from test_supervisor import Messages, supervisor_for, tiny
 
 from common.config import Config, to_toml
@@ -20,9 +20,9 @@ def test_cartpole_is_learnt_under_chaos(tmp_path, mode, every, kinds):
     options = ("--run-dir", str(run), "--seed", "1", "--replay.shards", "2", "--json")
     often = ("--checkpoint.every-s", "5", "--checkpoint.every-learner-steps", "500")
     with running("train", "cartpole", *mode, *options, *often) as process:
-        wait_for(lambda: reports_in(run) and reports_in(run)[-1]["learner_steps"] > 0, 180)
+        wait_for(lambda: reports_in(run) and reports_in(run)[-1]["learner_steps"] > 0)
         with running("chaos", str(run), "--every", every, "--kinds", kinds) as chaos:
-            out, err = process.communicate(timeout=240)
+            out, err = process.communicate(timeout=SHORT_RUN_S)
             said, _ = chaos.communicate(timeout=30)
     assert process.returncode == 0, err
     summary = summary_of(out)

@@ -40,7 +40,14 @@ from deploy.cluster_runtime import (
     known_nodes,
 )
 from deploy.demands import ACTOR_NODES, LEARNER_NODES, demands
-from deploy.remote import RayRuntime, RemoteFuture
+from deploy.remote import (
+    NOT_THERE,
+    START_TRIES,
+    RayRuntime,
+    RemoteFuture,
+    _end,
+    _groups_of_their_own,
+)
 from deploy.sizing import check_memory
 
 HEAD = NodeKind({"CPU": 0.0}, 1)
@@ -383,6 +390,24 @@ class Part:
 SMALL = Config.model_validate({"actors": {"count": "auto"}})
 
 
+def started(start):
+    """What `start()` returns, a node of Ray's: it may need more than one try (see `NOT_THERE`)."""
+    tries_left = START_TRIES
+    with _groups_of_their_own() as processes:
+        while True:
+            try:
+                return start()
+            except Exception as error:
+                tries_left -= 1
+                _end(processes)
+                if NOT_THERE not in str(error) or not tries_left:
+                    raise
+
+
+def one_more(nodes, **holds):
+    return started(lambda: nodes.add_node(num_gpus=0, object_store_memory=80 << 20, **holds))
+
+
 @pytest.fixture(scope="module")
 def one_node():
     """Eight CPUs, and this process is connected; a test may add nodes."""
@@ -394,7 +419,9 @@ def one_node():
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
         head = {"num_cpus": 8, "num_gpus": 0, "object_store_memory": 100 << 20}
-        nodes = Nodes(initialize_head=True, head_node_args={**head, "include_dashboard": False})
+        nodes = started(
+            lambda: Nodes(initialize_head=True, head_node_args={**head, "include_dashboard": False})
+        )
         try:
             ray.init(
                 address=nodes.address,
@@ -551,12 +578,7 @@ def test_who_lives_alone_moves_to_others_so_that_its_node_becomes_empty(one_node
     monkeypatch.setattr(cluster_runtime, "_ask_head", lambda: Known(kinds, 3))
     made = Cluster(SMALL, Lines())
     runtime = RayRuntime(made)
-    added = [
-        one_node.add_node(
-            num_cpus=2, num_gpus=0, resources={ACTOR_NODES: 1000}, object_store_memory=80 << 20
-        )
-        for _ in range(2)
-    ]
+    added = [one_more(one_node, num_cpus=2, resources={ACTOR_NODES: 1000}) for _ in range(2)]
 
     def spawn(incarnation):
         return runtime.spawn(Part, name=f"actor-0-{incarnation}", title="actor-0")
@@ -588,7 +610,7 @@ def test_who_lives_alone_moves_to_others_so_that_its_node_becomes_empty(one_node
 def test_shards_live_near_the_learner_or_are_spread(one_node):
     from ray.util import placement_group_table
 
-    added = one_node.add_node(num_cpus=4, num_gpus=0, object_store_memory=80 << 20)
+    added = one_more(one_node, num_cpus=4)
     for shards, nodes in (("near", 1), ("spread", 2)):
         values = {"replay": {"shards": 2}, "placement": {"shards": shards}}
         made = Cluster(Config.model_validate(values), Lines())

@@ -15,6 +15,7 @@ import pytest
 from program_helpers import (
     CALM,
     ROOT,
+    SHORT_RUN_S,
     TINY,
     TINY_OPTIONS,
     assert_all_gone,
@@ -68,7 +69,7 @@ def test_training_on_ray_with_actors_shards_and_an_evaluator_that_is_replaced(tm
         # A Ray of its own is started, whatever that says.
         env={"PICKY_MARK": str(tmp_path / "mark"), "RAY_ADDRESS": "203.0.113.1:6379"},
     ) as process:
-        out, err = process.communicate(timeout=120)
+        out, err = process.communicate(timeout=SHORT_RUN_S)
     assert process.returncode == 0, err
     summary = summary_of(out)
     assert summary["stop_reason"] == "learner_steps"
@@ -208,7 +209,7 @@ def test_a_mistake_is_one_line_on_ray_too_and_leaves_nothing(tmp_path):
     with running(
         *("train", "cartpole", "--run-dir", str(run), "--network.kind", "nature-cnn")
     ) as process:
-        _out, err = process.communicate(timeout=60)
+        _out, err = process.communicate(timeout=SHORT_RUN_S)
         assert process.returncode == 2
         assert err.startswith("raydqn: error: network.kind=nature-cnn: needs pictures")
         assert len(err.strip().splitlines()) == 1, err
@@ -256,7 +257,9 @@ def test_a_signal_while_ray_starts_leaves_nobody_behind(tmp_path):
     ) as process:
         started = wait_for(lambda: descendants(process))
         os.killpg(process.pid, signal.SIGTERM)
-        process.communicate(timeout=30)
+        process.communicate(
+            timeout=90
+        )  # a start that fails is not noticed before its 30 s are over
         assert process.returncode != 0
         assert_all_gone(started)
     assert not (run / "checkpoints").exists()

@@ -16,6 +16,7 @@ import pytest
 from program_helpers import (
     CALM,
     ROOT,
+    SHORT_RUN_S,
     TINY_OPTIONS,
     assert_all_gone,
     descendants,
@@ -317,7 +318,7 @@ def test_the_driver_is_killed_in_the_middle_of_a_checkpoint_and_the_run_goes_on(
         *("--replay.capacity", "2000"),  # that there are segments soon
     )
     with running(*arguments, pythonpath=tmp_path) as process:
-        wait_for(reached.exists, 120)
+        wait_for(reached.exists)
         everybody = descendants(process)
         helpers = [p for p in everybody if "".join(p.cmdline()[:1]).endswith("Agent")]
         assert len(helpers) <= 2
@@ -344,7 +345,7 @@ def test_the_driver_is_killed_in_the_middle_of_a_checkpoint_and_the_run_goes_on(
         *("--replay.shards", "3", "--actors.count", "1"),
         pythonpath=tmp_path,
     ) as process:
-        out, err = process.communicate(timeout=240)
+        out, err = process.communicate(timeout=SHORT_RUN_S)
         assert process.returncode == 0, err
     assert summary_of(out)["learner_steps"] >= steps + 100
     sizes = [line["replay_size"] for line in reports_in(run)[before:]]

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from program_helpers import TINY_OPTIONS, running, wait_for
+from program_helpers import SHORT_RUN_S, TINY_OPTIONS, running, wait_for
 from ray import exceptions as ray_errors
 
 from common.config import Config
@@ -312,7 +312,7 @@ def test_ray_is_started_once_more_where_its_helpers_are_too_slow(tmp_path):
         *("--run-dir", str(tmp_path / "run")),
         pythonpath=tmp_path,
     ) as process:
-        out, err = process.communicate(timeout=240)
+        out, err = process.communicate(timeout=SHORT_RUN_S)
     assert process.returncode == 0, err
     assert (tmp_path / "mark").exists()
     assert out.count("Ray was not there after 30 s: once more") == 1
