@@ -11,6 +11,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -63,12 +64,13 @@ def submit(file: Path, config: Config, name: str) -> int:
     Raises:
         UserError: a name that cannot be one, or one of Ray's commands failed; a cluster that this
             command began to bring up was taken down again.
-        KeyboardInterrupt: while the cluster came up, likewise; or before the job was sent.
+        KeyboardInterrupt: while the cluster came up, likewise; or before the job was sent. SIGTERM
+            and SIGHUP do what Ctrl-C does.
     """
     if not _NAME.fullmatch(name):
         raise UserError(f"--name={name}: must be letters, digits, dots, - and _, at most 100")
     stays = f"the cluster stays up; to end it: {_command('down', file)}"
-    with tempfile.TemporaryDirectory() as folder:
+    with _every_end_as_by_ctrl_c(), tempfile.TemporaryDirectory() as folder:
         stage(Path(folder), config)  # whatever is wrong here costs no machine
         _up(file)
         try:
@@ -89,6 +91,26 @@ def submit(file: Path, config: Config, name: str) -> int:
     elif code != 0:
         print(stays, file=sys.stderr)
     return code
+
+
+@contextmanager
+def _every_end_as_by_ctrl_c() -> Iterator[None]:
+    """SIGTERM, or a terminal that is closed, would leave the tunnel, or a cluster half set up.
+
+    What is ignored (`nohup`) stays so.
+    """
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    ends = [n for n in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) is signal.SIG_DFL]
+    for number in ends:
+        signal.signal(number, interrupt)
+    try:
+        yield
+    finally:
+        for number in ends:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def _follow(folder: Path, name: str, address: str) -> tuple[int, bool]:

@@ -1200,6 +1200,8 @@ class Supervisor:
 
     def _report(self, metrics: MetricsWriter) -> None:
         line = self._records.line(self._limiter, self._evaluating)
+        actors = self._crew.seats
+        line |= {"actors": len(actors), "actors_up": sum(seat.up for seat in actors)}
         self._record(partial(metrics.write, line))
         self._view.update(line)
         now = time.monotonic()

@@ -12,9 +12,10 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
+import psutil
 import pytest
 import yaml
-from program_helpers import environment_without_ray, wait_for
+from program_helpers import assert_all_gone, environment_without_ray, wait_for
 
 from common.config import Config, build
 from common.types import UserError
@@ -111,8 +112,11 @@ def test_without_a_tunnel_the_cluster_stays_and_the_error_says_how_to_end_it(fak
         submit.submit(Path("a.yaml"), Config(), "mine")
 
 
-def interrupted(fake_ray, tmp_path, when, code):
-    """Ctrl-C as soon as that is so: what was asked of Ray, and what was said."""
+def interrupted(fake_ray, tmp_path, when, code, number=signal.SIGINT):
+    """A signal as soon as that is so: what was asked of Ray, and what was said.
+
+    Ctrl-C goes to the whole group, as in a terminal; another signal to the command alone.
+    """
     fake_ray.write()
     code = (
         "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
@@ -128,34 +132,45 @@ def interrupted(fake_ray, tmp_path, when, code):
         process_group=0,
     )
     wait_for(when)
-    os.killpg(process.pid, signal.SIGINT)
+    everybody = psutil.Process(process.pid).children(recursive=True)
+    (os.killpg if number is signal.SIGINT else os.kill)(process.pid, number)
     _, error = process.communicate(timeout=20)
+    assert_all_gone(everybody)
     return fake_ray.asked, error
 
 
-def test_ctrl_c_while_it_comes_up_takes_it_down_again(fake_ray, tmp_path):
+ENDS = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+
+
+@ENDS
+def test_ctrl_c_while_it_comes_up_takes_it_down_again(fake_ray, tmp_path, number):
     fake_ray.answers = {
         "get-head-ip": f"echo '{NOT_UP}'; exit 1", "up": "exec sleep 30", "down": "exit 0",
     }  # fmt: skip
     asked, error = interrupted(
-        fake_ray, tmp_path, fake_ray.has("up"), "submit._up(Path('cluster.yaml'))"
+        *(fake_ray, tmp_path, fake_ray.has("up")),
+        "submit.submit(Path('cluster.yaml'), Config(), 'mine')",
+        number,
     )
     assert asked == ["get-head-ip", "up", "down"]
     assert "cluster.yaml: what was begun was taken down again" in error
 
 
-def test_ctrl_c_before_the_job_is_sent_says_that_the_cluster_is_up(fake_ray, tmp_path):
+@ENDS
+def test_ctrl_c_before_the_job_is_sent_says_that_the_cluster_is_up(fake_ray, tmp_path, number):
     fake_ray.answers = {"get-head-ip": "echo 10.0.0.1", "dashboard": "exec sleep 30"}
     asked, error = interrupted(
         fake_ray,
         tmp_path,
         fake_ray.has("dashboard"),
         "submit.submit(Path('a.yaml'), Config(), 'mine')",
+        number,
     )
     assert asked == ["get-head-ip", "dashboard"]
     assert "the cluster stays up; to end it: ray down a.yaml" in error
 
 
+@ENDS
 @pytest.mark.parametrize(
     ("state", "code", "says"),
     [
@@ -164,19 +179,22 @@ def test_ctrl_c_before_the_job_is_sent_says_that_the_cluster_is_up(fake_ray, tmp
     ],
     ids=["taken", "not-taken"],
 )
-def test_ctrl_c_says_whether_the_cluster_took_the_job(fake_ray, tmp_path, state, code, says):
+def test_ctrl_c_says_whether_the_cluster_took_the_job(
+    fake_ray, tmp_path, state, code, says, number
+):
     sent = tmp_path / "sent"
     job = (
         f"case $2 in submit) touch {sent}; exec sleep 30;; "
         f"status) test -e {sent} || exit 1; {state};; esac"
     )
-    fake_ray.answers = {"get-head-ip": "echo 10.0.0.1", "job": job}
+    fake_ray.answers = {"get-head-ip": "echo 10.0.0.1", "dashboard": "exec sleep 30", "job": job}
     asked, error = interrupted(
         *(fake_ray, tmp_path, sent.is_file),
         "submit._wait_for_answer = lambda *_: None\n"
         "try: code = submit.submit(Path('a.yaml'), Config(), 'mine')\n"
         "except KeyboardInterrupt: code = 130\n"
         f"assert code == {code}, code",
+        number,
     )
     assert asked.count("job") == 3, "whether the name is free; the job; what became of it"
     assert says in error

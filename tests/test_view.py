@@ -18,6 +18,7 @@ def report(**over):
         "replay_size": 1_900, "data_age": 800.0, "weight_lag": 2.5,
         "loss": 0.25, "td_error": 0.5, "mean_q": 9.0, "epsilon": 0.1,
         "samples_per_insert": 7.9, "limiter": "balanced: 7.90 samples per insert, 8 wanted",
+        "actors": 2, "actors_up": 2,
     }  # fmt: skip
     return values | over
 
@@ -75,6 +76,19 @@ def test_the_live_table_shows_what_was_promised():
     text = console.file.getvalue()
     for part in ("50%", "ETA 0:20", "123.4", "100/s", "20/s", "7.90 samples per insert", "0.2500"):
         assert part in text
+
+
+def test_as_long_as_actors_are_missing_both_views_say_so():
+    console, stream = Console(file=io.StringIO(), width=120), io.StringIO()
+    view = PlainView(StopConfig(), stream)
+    for up, said in ((0, True), (2, False)):
+        some = report(actors_up=up)
+        console.print(live_table(some, StopConfig()))
+        view._print(some)
+        for text in (console.file.getvalue(), stream.getvalue()):
+            assert ("8 wanted; 0 of 2 actors up" in text) == said
+            assert ("actors up" in text) == said
+        console.file.truncate(0), stream.truncate(0)
 
 
 def test_what_is_not_known_yet_is_a_dash_in_the_live_table():
