@@ -13,7 +13,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from gymnasium.error import NameNotFound, VersionNotFound
+
+from actors.environments import environment_spec
 from common.config import Config
+from common.types import UserError
 from deploy.cluster_file import (
     KUBERAY,
     LOCAL,
@@ -126,6 +130,7 @@ def check_cluster(path: Path, config: Config) -> Report:
     cluster = load_cluster(path)
     findings = [*find_missing(cluster), *find_mistakes(cluster)]
     findings += _find_environment(cluster, config.env.id)
+    findings += _try_environment(config)
     findings += _find_storage(config.checkpoint.storage or "")
     nodes: list[Node] = []
     if all(node_type.cpus is not None for node_type in cluster.nodes):
@@ -238,6 +243,23 @@ def _find_environment(cluster: ClusterFile, env_id: str) -> Iterator[Finding]:
         yield warning(
             "env.id", env_id, f"{module} {why}, and so not shipped: setup_commands must install it"
         )
+
+
+def _try_environment(config: Config) -> Iterator[Finding]:
+    """An environment that does not exist, or not like this: the nodes would find that out, too."""
+    module = module_of(config.env.id)
+    if module and not is_here(module):
+        return
+    try:
+        environment_spec(config.env)
+    except UserError as mistake:
+        cause = mistake.__context__  # None: it was made, and is not what a run can use
+        key, _, rest = str(mistake).partition("=")
+        value, _, wish = rest.partition(": ")
+        if cause is None or isinstance(cause, (NameNotFound, VersionNotFound)):
+            yield error(key, value, wish)
+        else:
+            yield warning(key, value, f"{wish}; so it is here: nodes must have what is missing")
 
 
 def _find_spot_shards(nodes: Sequence[Node], config: Config) -> Iterator[Finding]:

@@ -487,6 +487,35 @@ def test_what_cannot_save_is_not_started(tmp_path):
         assert report.ready, list(report.lines())
 
 
+@pytest.mark.parametrize(
+    ("env", "said"),
+    [
+        (
+            {"id": "CartPole-v9"},
+            "error: env.id=CartPole-v9: no such environment is registered; did you mean "
+            "CartPole-v1?",
+        ),
+        ({"id": "ALE/Pongg-v5"}, "error: env.id=ALE/Pongg-v5: no such environment is registered; "),
+        ({"id": "Pendulum-v1"}, "error: env.id=Pendulum-v1: actions are Box, but DQN needs Discr"),
+        ({"sticky_actions": 0.3}, "error: env.sticky_actions=0.3: has no effect on CartPole-v1, "),
+        # What is not there may be there on the nodes.
+        ({"id": "Lab/Env-v0"}, "warning: env.id=Lab/Env-v0: no such environment is registered; so"),
+        (
+            {"id": "elsewhere_lacking:Env-v0"},
+            "warning: env.id=elsewhere_lacking:Env-v0: module elsewhere_lacking cannot be imported",
+        ),
+    ],
+)
+def test_an_environment_that_does_not_exist_is_told_before_machines_are_paid_for(
+    tmp_path, monkeypatch, env, said
+):
+    (tmp_path / "elsewhere_lacking.py").write_text("import simulator_of_the_nodes")
+    monkeypatch.syspath_prepend(tmp_path)
+    found = check(CLUSTERS / "aws.yaml", env=env)
+    (line,) = [one for one in found if one.partition(": ")[2].startswith("env.")]
+    assert line.startswith(said)
+
+
 def test_a_module_that_does_not_travel_must_be_installed(tmp_path, monkeypatch):
     def line(module: str, why: str) -> str:
         return (
