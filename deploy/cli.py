@@ -31,6 +31,7 @@ import re
 import shlex
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NoReturn
@@ -83,7 +84,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"raydqn: failed: {error}", file=sys.stderr)
         return FAILURE
     except KeyboardInterrupt:
-        print("raydqn: stopped at once", file=sys.stderr)
+        with suppress(OSError):  # its terminal may be closed
+            print("raydqn: stopped at once", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:  # nobody reads on: `raydqn config | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

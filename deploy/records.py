@@ -186,12 +186,13 @@ class Records:
 
     # --- what is made of it -----------------------------------------------------------------
 
-    def line(self, limiter: RateLimiter, evaluating: bool) -> dict[str, Any]:
+    def line(self, limiter: RateLimiter, evaluating: bool, actors_up: int) -> dict[str, Any]:
         """One line of metrics; the next one begins here.
 
         Args:
             limiter: of the run.
             evaluating: an evaluation is under way.
+            actors_up: how many of the actors have come up.
         """
         now = time.monotonic()
         counters, window, learner = self.counters, self._window, self._learner
@@ -248,6 +249,8 @@ class Records:
             "dropped": counters.dropped,
             "checkpoints": self._checkpoints,
             "checkpoint_s": self._checkpoint_s,
+            "actors": actors,
+            "actors_up": actors_up,
             "actor_busy": window.actor_s / (interval_s * actors),
             "env_share": window.env_s / window.actor_s if window.actor_s else math.nan,
             "policy_share": window.policy_s / window.actor_s if window.actor_s else math.nan,

@@ -52,6 +52,8 @@ def new_name(preset: str) -> str:
 def submit(file: Path, config: Config, name: str) -> int:
     """Bring the cluster up if it is not, train there, and show what the run says until it ends.
 
+    SIGTERM and SIGHUP do what Ctrl-C does.
+
     Args:
         file: of `ray up`.
         config: of the run.
@@ -64,8 +66,7 @@ def submit(file: Path, config: Config, name: str) -> int:
     Raises:
         UserError: a name that cannot be one, or one of Ray's commands failed; a cluster that this
             command began to bring up was taken down again.
-        KeyboardInterrupt: while the cluster came up, likewise; or before the job was sent. SIGTERM
-            and SIGHUP do what Ctrl-C does.
+        KeyboardInterrupt: while the cluster came up, likewise; or before the job was sent.
     """
     if not _NAME.fullmatch(name):
         raise UserError(f"--name={name}: must be letters, digits, dots, - and _, at most 100")
@@ -84,26 +85,33 @@ def submit(file: Path, config: Config, name: str) -> int:
                 hints(file, name)
                 code, goes_on = _follow(Path(folder), name, address)
         except KeyboardInterrupt:
-            print(f"\n{stays}", file=sys.stderr)
+            _say(f"\n{stays}")
             raise
     if goes_on:
-        print(f"\nno longer following; the run goes on as job {name}", file=sys.stderr)
+        _say(f"\nno longer following; the run goes on as job {name}")
     elif code != 0:
-        print(stays, file=sys.stderr)
+        _say(stays)
     return code
+
+
+class _EndedError(KeyboardInterrupt):
+    """By a signal that, unlike Ctrl-C, has reached this command alone."""
 
 
 @contextmanager
 def _every_end_as_by_ctrl_c() -> Iterator[None]:
     """SIGTERM, or a terminal that is closed, would leave the tunnel, or a cluster half set up.
 
-    What is ignored (`nohup`) stays so.
+    What is ignored (`nohup`) stays so. What ends it is ignored from then on, by what it starts as
+    well, so that it can tidy up: a terminal that is closed may send its signal twice.
     """
+    ends = [n for n in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) is signal.SIG_DFL]
 
     def interrupt(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
+        for one in ends:
+            signal.signal(one, signal.SIG_IGN)
+        raise _EndedError
 
-    ends = [n for n in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) is signal.SIG_DFL]
     for number in ends:
         signal.signal(number, interrupt)
     try:
@@ -111,6 +119,50 @@ def _every_end_as_by_ctrl_c() -> Iterator[None]:
     finally:
         for number in ends:
             signal.signal(number, signal.SIG_DFL)
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """What would end this command counts when this is over."""
+    came: list[int] = []
+
+    def note(number: int, frame: object) -> None:
+        came.append(number)
+
+    before = {
+        number: signal.signal(number, note)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        if callable(signal.getsignal(number))
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for first in came[:1]:
+            signal.raise_signal(first)
+
+
+def _in_sight(*arguments: str) -> int:
+    """A command of Ray's, to its end, which Ctrl-C brings about for both; its exit code."""
+    process: subprocess.Popen[bytes] | None = None
+    try:
+        with _uninterrupted():
+            process = subprocess.Popen(
+                [_ray(), *arguments], env=_environment(), stdin=subprocess.DEVNULL
+            )
+        return process.wait()
+    except KeyboardInterrupt as error:
+        if process is not None:
+            if isinstance(error, _EndedError):
+                process.send_signal(signal.SIGINT)  # so that it ends what it has started itself
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(END_S)
+        raise
+    finally:
+        if process is not None and process.poll() is None:
+            process.kill()
+            process.wait()
 
 
 def _follow(folder: Path, name: str, address: str) -> tuple[int, bool]:
@@ -123,9 +175,10 @@ def _follow(folder: Path, name: str, address: str) -> tuple[int, bool]:
         KeyboardInterrupt: before the cluster took the job.
     """
     shipped = ("--working-dir", str(folder), "--submission-id", name)
-    command = [_ray(), "job", "submit", "--address", address, *shipped, "--", *entrypoint(name)]
     try:
-        code = subprocess.run(command, env=_environment(), check=False).returncode
+        code = _in_sight(
+            *("job", "submit", "--address", address, *shipped), "--", *entrypoint(name)
+        )
     except KeyboardInterrupt:
         if _state(name, address) not in GOES_ON:
             raise
@@ -135,7 +188,7 @@ def _follow(folder: Path, name: str, address: str) -> tuple[int, bool]:
 
 def _state(name: str, address: str) -> str:
     """Of a job: `PENDING`, `RUNNING`, or what became of it; empty: there is none."""
-    told = _run(["job", "status", "--address", address, name], capture=True)
+    told = _run(["job", "status", "--address", address, name])
     state = re.search(
         "PENDING|RUNNING|STOPPED|SUCCEEDED|FAILED", told.stdout.replace(name, "").upper()
     )
@@ -201,7 +254,7 @@ def _command(name: str, file: Path, *words: str) -> str:
 
 def _up(file: Path) -> None:
     """Bring the cluster up, unless it is: `ray up` would restart Ray, and end what runs there."""
-    head = _run(["get-head-ip", str(file)], capture=True)
+    head = _run(["get-head-ip", str(file)])
     said = " ".join(f"{head.stdout} {head.stderr}".split())  # Ray breaks long lines
     if _NOT_READY.search(said):
         raise UserError(
@@ -222,9 +275,9 @@ def _up(file: Path) -> None:
             f"started; see to it with {_command('up', file)}, then submit again"
         )
     try:
-        code = _run(["up", "--yes", str(file)]).returncode
+        code = _in_sight("up", "--yes", str(file))
     except KeyboardInterrupt:
-        print(f"\n{file}: {_down(file)}", file=sys.stderr)
+        _say(f"\n{file}: {_down(file)}")
         raise
     if code != 0:
         raise UserError(f"{file}: ray up failed (exit code {code}); {_down(file)}")
@@ -232,12 +285,15 @@ def _up(file: Path) -> None:
 
 def _down(file: Path) -> str:
     """Take down what this command began to bring up, and say so."""
-    code = _run(["down", "--yes", str(file)], capture=True).returncode
+    costs = "see what is left, it may cost money"
+    try:
+        code = _run(["down", "--yes", str(file)]).returncode
+    except KeyboardInterrupt:
+        _say(f"\n{_command('down', file)} was interrupted: {costs}")
+        raise
     if code == 0:
         return "what was begun was taken down again"
-    return (
-        f"{_command('down', file)} failed (exit code {code}): see what is left, it may cost money"
-    )
+    return f"{_command('down', file)} failed (exit code {code}): {costs}"
 
 
 @contextmanager
@@ -246,15 +302,17 @@ def _tunnel(file: Path) -> Iterator[int]:
     port = _free_port()
     command = [_ray(), "dashboard", "--port", str(port), "--remote-port", str(DASHBOARD_PORT)]
     with tempfile.TemporaryFile("w+") as log:
-        process = subprocess.Popen(
-            [*command, str(file)],
-            env=_environment(),
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,  # Ctrl-C ends what is followed, and then the tunnel
-        )
+        process: subprocess.Popen[bytes] | None = None
         try:
+            with _uninterrupted():
+                process = subprocess.Popen(
+                    [*command, str(file)],
+                    env=_environment(),
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,  # Ctrl-C ends what is followed, and then the tunnel
+                )
             _wait_for_answer(port, process)
             yield port
         except TokenError:
@@ -267,7 +325,8 @@ def _tunnel(file: Path) -> Iterator[int]:
                 f"machines began anew: {_command('up', file)}; to end it: {_command('down', file)}"
             ) from None
         finally:
-            _end(process)
+            if process is not None:
+                _end(process)
 
 
 class TunnelError(Exception):
@@ -342,13 +401,19 @@ def _environment() -> Mapping[str, str]:
     return {**kept, "RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "token"}
 
 
-def _run(arguments: Sequence[str], capture: bool = False) -> subprocess.CompletedProcess[str]:
-    """A command of Ray's, to its end; `capture`: nobody is shown what it says."""
+def _run(arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    """A command of Ray's, to its end; nobody is shown what it says."""
     return subprocess.run(
         [_ray(), *arguments],
         env=_environment(),
         stdin=subprocess.DEVNULL,
-        capture_output=capture,
+        capture_output=True,
         text=True,
         check=False,
     )
+
+
+def _say(line: str) -> None:
+    """To whoever gave the command; its terminal may be closed."""
+    with suppress(OSError):
+        print(line, file=sys.stderr, flush=True)

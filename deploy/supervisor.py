@@ -1199,9 +1199,9 @@ class Supervisor:
             asked += [shard.call("statistics") for shard in self._program.shards]
 
     def _report(self, metrics: MetricsWriter) -> None:
-        line = self._records.line(self._limiter, self._evaluating)
-        actors = self._crew.seats
-        line |= {"actors": len(actors), "actors_up": sum(seat.up for seat in actors)}
+        inline = not self._program.runtime.parallel  # there, who was made is up
+        up = sum(seat.up or inline for seat in self._crew.seats)
+        line = self._records.line(self._limiter, self._evaluating, up)
         self._record(partial(metrics.write, line))
         self._view.update(line)
         now = time.monotonic()

@@ -75,7 +75,7 @@ class PlainView:
             f"env steps {report['env_steps']:,} ({report['env_steps_per_s']:,.0f}/s)",
             f"learner steps {report['learner_steps']:,} ({report['learner_steps_per_s']:,.0f}/s)",
             f"loss {number(report['loss'], 4)}",
-            limiter(report),
+            f"{report['limiter']}{missing(report)}",
         ]
         self.message("  ".join(parts))
 
@@ -132,7 +132,7 @@ def live_table(report: dict[str, Any], stop: StopConfig) -> Table:
         f"{number(report['loss'], 4)}   |TD error| {number(report['td_error'], 3)}   "
         f"mean q {number(report['mean_q'])}   ε {number(report['epsilon'], 3)}",
     )
-    table.add_row("limiter", limiter(report))
+    table.add_row("limiter", f"{report['limiter']}{missing(report)}")
     return table
 
 
@@ -170,11 +170,10 @@ def evaluating(report: dict[str, Any]) -> str:
     return ", evaluating …" if report["evaluating"] else ""
 
 
-def limiter(report: dict[str, Any]) -> str:
-    """What the limiter says, and how many actors there are as long as some are missing."""
+def missing(report: dict[str, Any]) -> str:
+    """Says how many actors are up, unless all are."""
     up, actors = report["actors_up"], report["actors"]
-    missing = f"; {up} of {actors} actors up" if up < actors else ""
-    return f"{report['limiter']}{missing}"
+    return f"; {up} of {actors} actors up" if up < actors else ""
 
 
 def number(value: float | None, digits: int = 1) -> str:

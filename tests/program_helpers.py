@@ -47,7 +47,7 @@ CALM = (
 """Where it does not matter what is learnt: the cores are left to other tests."""
 
 SHORT_RUN_S = 240.0
-"""Until a short run has ended, on Ray too: its start may need three tries beside other tests."""
+"""How long a short run may take, or whatever else: Ray may need three tries beside other tests."""
 
 TINY_OPTIONS = [
     f"--{section}.{key.replace('_', '-')}={json.dumps(value)}"
@@ -88,7 +88,7 @@ def running(
         with process:
             try:
                 yield process
-            except AssertionError as error:
+            except (AssertionError, subprocess.TimeoutExpired) as error:
                 failed = error
                 raise
             finally:

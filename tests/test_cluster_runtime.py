@@ -392,16 +392,15 @@ SMALL = Config.model_validate({"actors": {"count": "auto"}})
 
 def started(start):
     """What `start()` returns, a node of Ray's: it may need more than one try (see `NOT_THERE`)."""
-    tries_left = START_TRIES
     with _groups_of_their_own() as processes:
-        while True:
+        for _ in range(START_TRIES - 1):
             try:
                 return start()
             except Exception as error:
-                tries_left -= 1
                 _end(processes)
-                if NOT_THERE not in str(error) or not tries_left:
+                if NOT_THERE not in str(error):
                     raise
+        return start()
 
 
 def one_more(nodes, **holds):

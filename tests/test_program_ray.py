@@ -77,6 +77,9 @@ def test_training_on_ray_with_actors_shards_and_an_evaluator_that_is_replaced(tm
     assert out.count("was replaced") == out.count("evaluator was replaced") == 1
     assert summary["restarts"] == 1
     assert summary["score_episodes"] == 3
+    up = [report["actors_up"] for report in reports_in(run)]
+    assert up == sorted(up)
+    assert (up[0], up[-1]) == (0, 2), "they come up one after the other, and stay"
     last = reports_in(run)[-1]
     # The learner's summaries are of all shards, and as old as its last round.
     assert 0 < last["replay_size"] + last["replay_evicted"] <= summary["transitions"]

@@ -51,17 +51,19 @@ def evaluation(score):
 def test_epsilon_is_a_mean_over_all_actors_or_nothing(limiter):
     kept = records(2)
     kept.actor(actor(0, 0.4))
-    assert math.isnan(kept.line(limiter, False)["epsilon"]), "one of two says nothing of the mean"
+    assert math.isnan(kept.line(limiter, False, 2)["epsilon"]), (
+        "one of two says nothing of the mean"
+    )
     kept.actor(actor(1, 0.2))
-    assert kept.line(limiter, False)["epsilon"] == pytest.approx(0.3)
+    assert kept.line(limiter, False, 2)["epsilon"] == pytest.approx(0.3)
     kept.actor(actor(1, 0.1))
-    assert kept.line(limiter, False)["epsilon"] == pytest.approx(0.25)
+    assert kept.line(limiter, False, 2)["epsilon"] == pytest.approx(0.25)
 
 
 def test_each_line_tells_of_its_own_time_and_totals_go_on(limiter):
     kept = records(1)
     kept.actor(actor(0, episodes=[Episode(7.0, 3, 0.1)]))
-    first, second = kept.line(limiter, False), kept.line(limiter, True)
+    first, second = kept.line(limiter, False, 2), kept.line(limiter, True, 2)
     assert first["episodes"] == [[7.0, 3, 0.1]]
     assert second["episodes"] == []
     assert (first["evaluating"], second["evaluating"]) == (False, True)
@@ -91,22 +93,22 @@ def test_what_only_the_learner_knows_is_unknown_until_it_reports(limiter):
     }  # fmt: skip
     kept = records(1)
     kept.actor(actor(0))
-    before = kept.line(limiter, False)
+    before = kept.line(limiter, False, 2)
     assert all(math.isnan(before[key]) for key in expected)
     kept.learner(learner())
-    after = kept.line(limiter, False)
+    after = kept.line(limiter, False, 2)
     assert {key: after[key] for key in expected} == expected
 
 
 def test_weights_that_actors_fetch_and_act_with_are_told(limiter):
     kept = records(3)
-    assert math.isnan(kept.line(limiter, False)["oldest_acting_version"])
+    assert math.isnan(kept.line(limiter, False, 2)["oldest_acting_version"])
     kept.actor(actor(0, version=7, fetches=2))
     kept.actor(actor(1, version=5, fetches=1))
     kept.actor(actor(0, version=8, fetches=1))
-    line = kept.line(limiter, False)
+    line = kept.line(limiter, False, 2)
     assert (line["weights_fetched"], line["oldest_acting_version"]) == (4, 5)
-    line = kept.line(limiter, False)
+    line = kept.line(limiter, False, 2)
     assert (line["weights_fetched"], line["oldest_acting_version"]) == (0, 5), "of this line's time"
 
 
@@ -135,19 +137,19 @@ def test_transitions_that_no_shard_took_add_up(limiter):
     kept = records(2)
     for index in range(2):
         kept.actor(actor(index, dropped=7, lost=["shard-0"]))
-    assert kept.line(limiter, False)["dropped"] == kept.summary(limiter, {})["dropped"] == 14
+    assert kept.line(limiter, False, 2)["dropped"] == kept.summary(limiter, {})["dropped"] == 14
     again = records(2)
     again.restore({"counters": {"dropped": 14}, **kept.state()})
-    assert again.line(limiter, False)["dropped"] == 14
+    assert again.line(limiter, False, 2)["dropped"] == 14
 
 
 def test_checkpoints_are_counted_in_this_life_and_the_last_ones_seconds_told(limiter):
     kept = records()
-    assert kept.line(limiter, False)["checkpoints"] == 0
-    assert math.isnan(kept.line(limiter, False)["checkpoint_s"])
+    assert kept.line(limiter, False, 2)["checkpoints"] == 0
+    assert math.isnan(kept.line(limiter, False, 2)["checkpoint_s"])
     kept.checkpoint(0.5)
     kept.checkpoint(0.25)
-    line = kept.line(limiter, False)
+    line = kept.line(limiter, False, 2)
     assert (line["checkpoints"], line["checkpoint_s"]) == (2, 0.25)
 
 
@@ -179,11 +181,11 @@ def test_a_line_says_who_waits_and_how_long_for_programs_too():
     now_s = [0.0]
     limiter = RateLimiter(8.0, 100, 1_000.0, 16, 32, lambda: now_s[0])
     now_s[0] = 12.3456
-    line = records().line(limiter, False)
+    line = records().line(limiter, False, 2)
     assert line["limiter"] == "learner waits for 12 s: 0 of 100 first transitions"
     assert (line["limiter_waiting"], line["limiter_waiting_s"]) == ("learner", 12.346)
     limiter.end_insert(0, 100)
-    line = records().line(limiter, False)
+    line = records().line(limiter, False, 2)
     assert (line["limiter_waiting"], line["limiter_waiting_s"]) == (None, 0.0)
 
 
@@ -197,9 +199,9 @@ def statistics(shard, drawn, age, lag, size=50):
 
 def test_statistics_of_the_memory_stand_in_one_line_per_shard_and_in_all(limiter):
     kept = records(1)
-    assert kept.line(limiter, False)["replay"] is None
+    assert kept.line(limiter, False, 2)["replay"] is None
     kept.replay([statistics(0, 100, 10.0, 1.0), statistics(1, 300, 20.0, 2.0, size=70)])
-    replay = kept.line(limiter, False)["replay"]
+    replay = kept.line(limiter, False, 2)["replay"]
     first, second = replay["shards"]
     assert (first["shard"], second["shard"], second["size"]) == (0, 1, 70)
     assert first["times_sampled"]["0"] == 50
@@ -210,4 +212,4 @@ def test_statistics_of_the_memory_stand_in_one_line_per_shard_and_in_all(limiter
     assert whole["times_sampled"]["0"] == 120
     assert whole["priorities"]["<10"] == 2
     assert "shard" not in whole
-    assert kept.line(limiter, False)["replay"] is None, "each is told once"
+    assert kept.line(limiter, False, 2)["replay"] is None, "each is told once"

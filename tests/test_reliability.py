@@ -445,7 +445,7 @@ def test_a_run_goes_on_from_an_object_store_when_its_machine_is_gone(tmp_path, m
         store = CheckpointStore(open_storage(f"{url}/run"), 3)
         options = ("--run-dir", str(tmp_path / "run"), "--checkpoint.storage", url)
         with running("train", *ON_RAY, *CALM, *options) as process:
-            wait_for(lambda: len(store.names()) >= 2, 90)
+            wait_for(lambda: len(store.names()) >= 2)
             process.kill()
         saved = store.newest()
         assert {path.rpartition("/")[2] for path in saved.files} >= {"shard-0.rdqn", "shard-1.rdqn"}

@@ -75,7 +75,10 @@ def test_a_run_goes_on_with_more_actors_and_with_fewer_and_nothing_is_lost(
     # the last ones still hold, 3-step windows and a chunk in the making.
     missing = summary["env_steps"] - summary["transitions"]
     assert 0 <= missing <= 4 * (8 + 3)
-    assert max(line["actor_busy"] for line in read_metrics(run) if line["actor_busy"]) > 0
+    lines = read_metrics(run)
+    assert max(line["actor_busy"] for line in lines if line["actor_busy"]) > 0
+    told = [(line["actors"], line["actors_up"]) for line in lines]
+    assert {(1, 1), (4, 4)} == set(told)
 
 
 def test_the_ladder_is_dealt_anew_and_a_seed_is_never_used_twice(tmp_path):

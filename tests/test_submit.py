@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -112,54 +113,88 @@ def test_without_a_tunnel_the_cluster_stays_and_the_error_says_how_to_end_it(fak
         submit.submit(Path("a.yaml"), Config(), "mine")
 
 
-def interrupted(fake_ray, tmp_path, when, code, number=signal.SIGINT):
+def ended(fake_ray, tmp_path, when, code, number, times=1):
     """A signal as soon as that is so: what was asked of Ray, and what was said.
 
-    Ctrl-C goes to the whole group, as in a terminal; another signal to the command alone.
+    Ctrl-C, and the signal of a terminal that is closed, go to the whole group; SIGTERM to the
+    command alone.
     """
     fake_ray.write()
     code = (
         "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "[signal.signal(n, signal.SIG_DFL) for n in (signal.SIGTERM, signal.SIGHUP)]; "
         "from pathlib import Path; from common.config import Config; from deploy import submit; "
         f"submit._ray = lambda: {str(tmp_path / 'ray')!r}\n{code}"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", code],
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": str(ROOT), "FAKE_RAY": str(tmp_path)},
         stderr=subprocess.PIPE,
         text=True,
         process_group=0,
     )
     wait_for(when)
     everybody = psutil.Process(process.pid).children(recursive=True)
-    (os.killpg if number is signal.SIGINT else os.kill)(process.pid, number)
+    for _ in range(times):
+        (os.kill if number is signal.SIGTERM else os.killpg)(process.pid, number)
+        time.sleep(0.2)
     _, error = process.communicate(timeout=20)
     assert_all_gone(everybody)
     return fake_ray.asked, error
 
 
-ENDS = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+ENDS = pytest.mark.parametrize(
+    "number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name
+)
+# As Ray's own commands do it: a process in Python, and below it one that talks to the head.
+LIKE_RAY = f'exec {sys.executable} -c \'import subprocess; subprocess.call(["sleep", "30"])\''
 
 
 @ENDS
-def test_ctrl_c_while_it_comes_up_takes_it_down_again(fake_ray, tmp_path, number):
+@pytest.mark.parametrize("times", [1, 2])
+def test_what_ends_it_while_the_cluster_comes_up_has_that_taken_down_again(
+    fake_ray, tmp_path, number, times
+):
+    """A terminal that is closed tells twice; a second Ctrl-C is the way out."""
     fake_ray.answers = {
-        "get-head-ip": f"echo '{NOT_UP}'; exit 1", "up": "exec sleep 30", "down": "exit 0",
-    }  # fmt: skip
-    asked, error = interrupted(
-        *(fake_ray, tmp_path, fake_ray.has("up")),
+        "get-head-ip": f"echo '{NOT_UP}'; exit 1",
+        "up": LIKE_RAY,
+        "down": f"sleep 1; touch {tmp_path}/down",
+    }
+    asked, error = ended(
+        *(fake_ray, tmp_path, begun_below(tmp_path, fake_ray, "up")),
         "submit.submit(Path('cluster.yaml'), Config(), 'mine')",
-        number,
+        *(number, times),
     )
     assert asked == ["get-head-ip", "up", "down"]
-    assert "cluster.yaml: what was begun was taken down again" in error
+    if number is signal.SIGINT and times == 2:
+        assert "ray down cluster.yaml was interrupted: see what is left, it may cost" in error
+    else:
+        assert (tmp_path / "down").exists()
+        assert "cluster.yaml: what was begun was taken down again" in error
+
+
+def begun_below(tmp_path, fake_ray, command):
+    """A look whether what a command of Ray's has started is there."""
+
+    def look():
+        return fake_ray.has(command)() and [
+            one
+            for one in psutil.process_iter(["cmdline", "ppid"])
+            if one.info["cmdline"] == ["sleep", "30"]
+            and str(tmp_path) in psutil.Process(one.info["ppid"]).environ().get("FAKE_RAY", "")
+        ]
+
+    return look
 
 
 @ENDS
-def test_ctrl_c_before_the_job_is_sent_says_that_the_cluster_is_up(fake_ray, tmp_path, number):
+def test_what_ends_it_before_the_job_is_sent_says_that_the_cluster_is_up(
+    fake_ray, tmp_path, number
+):
     fake_ray.answers = {"get-head-ip": "echo 10.0.0.1", "dashboard": "exec sleep 30"}
-    asked, error = interrupted(
+    asked, error = ended(
         fake_ray,
         tmp_path,
         fake_ray.has("dashboard"),
@@ -179,7 +214,7 @@ def test_ctrl_c_before_the_job_is_sent_says_that_the_cluster_is_up(fake_ray, tmp
     ],
     ids=["taken", "not-taken"],
 )
-def test_ctrl_c_says_whether_the_cluster_took_the_job(
+def test_what_ends_it_says_whether_the_cluster_took_the_job(
     fake_ray, tmp_path, state, code, says, number
 ):
     sent = tmp_path / "sent"
@@ -188,7 +223,7 @@ def test_ctrl_c_says_whether_the_cluster_took_the_job(
         f"status) test -e {sent} || exit 1; {state};; esac"
     )
     fake_ray.answers = {"get-head-ip": "echo 10.0.0.1", "dashboard": "exec sleep 30", "job": job}
-    asked, error = interrupted(
+    asked, error = ended(
         *(fake_ray, tmp_path, sent.is_file),
         "submit._wait_for_answer = lambda *_: None\n"
         "try: code = submit.submit(Path('a.yaml'), Config(), 'mine')\n"

@@ -12,7 +12,7 @@ import time
 
 import gymnasium as gym
 import pytest
-from program_helpers import TINY, checkpoints_in
+from program_helpers import TINY, checkpoints_in, reports_in
 
 from common import wire
 from common.checkpoint import Checkpoint, CheckpointStore
@@ -87,6 +87,14 @@ def test_a_checkpoint_that_cannot_be_written_does_not_end_the_run(tmp_path, monk
     assert failures[1] - failures[0] >= 20, "tried again when the next one is due, not at once"
     assert "No space left" in said[0]
     assert checkpoints_in(tmp_path / "run").newest().state["counters"]
+
+
+def test_inline_all_actors_are_up_even_where_they_began_anew_at_the_very_end(tmp_path):
+    stop = {"learner_steps": 200}
+    config = tiny(stop=stop, checkpoint={"every_s": None, "every_learner_steps": 200})
+    supervisor_for(config, tmp_path / "run").run()
+    told = [(report["actors"], report["actors_up"]) for report in reports_in(tmp_path / "run")]
+    assert set(told) == {(1, 1)}
 
 
 def test_a_checkpoint_that_cannot_be_written_ends_the_run_where_that_is_wished(

@@ -88,7 +88,7 @@ def on(host, command):
     return host.ssh(words, timeout_s=180.0)  # three tries to start Ray
 
 
-@pytest.mark.timeout(420)
+@pytest.mark.timeout(600)
 def test_nodes_come_when_parts_wait_for_them_and_go_when_they_are_idle(head):
     """Ray's "fake" nodes, with which Ray tests its autoscaler: real raylets, all on one host.
 
@@ -132,7 +132,7 @@ def test_nodes_come_when_parts_wait_for_them_and_go_when_they_are_idle(head):
                 count += process.name() == "raylet"
         return count
 
-    wait_for(lambda: up(2), 120, what=lambda: f"two actors are up ({log.read_text()})")
+    wait_for(lambda: up(2), 180, what=lambda: f"two actors are up ({log.read_text()})")
     wait_for(lambda: status()["learner_steps"] > 0, 60, what="the learner learns")
     needed = raylets()
     assert needed >= 4, "head, learner, and a node for each actor"
