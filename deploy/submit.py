@@ -95,7 +95,7 @@ def submit(file: Path, config: Config, name: str) -> int:
 
 
 class _EndedError(KeyboardInterrupt):
-    """By a signal that, unlike Ctrl-C, has reached this command alone."""
+    """By a signal that, unlike Ctrl-C in a terminal, may have reached this command alone."""
 
 
 @contextmanager
@@ -361,11 +361,11 @@ def _wait_for_answer(port: int, process: subprocess.Popen[bytes]) -> None:
 def _end(process: subprocess.Popen[bytes]) -> None:
     """The command and the SSH below it."""
     with suppress(ProcessLookupError):
-        os.killpg(process.pid, 15)
+        os.killpg(process.pid, signal.SIGTERM)
     try:
         process.wait(END_S)
     except subprocess.TimeoutExpired:
-        os.killpg(process.pid, 9)
+        os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
 

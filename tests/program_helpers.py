@@ -47,7 +47,7 @@ CALM = (
 """Where it does not matter what is learnt: the cores are left to other tests."""
 
 SHORT_RUN_S = 240.0
-"""How long a short run may take, or whatever else: Ray may need three tries beside other tests."""
+"""Until a short run has ended, or a long one begun: beside other tests Ray may need three tries."""
 
 TINY_OPTIONS = [
     f"--{section}.{key.replace('_', '-')}={json.dumps(value)}"

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -147,6 +148,17 @@ def ended(fake_ray, tmp_path, when, code, number, times=1):
 ENDS = pytest.mark.parametrize(
     "number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name
 )
+
+
+def sleeps_below(tmp_path) -> bool:
+    """Whether `LIKE_RAY` has started what it starts."""
+    return any(
+        one.info["cmdline"] == ["sleep", "30"]
+        and (one.info["environ"] or {}).get("FAKE_RAY") == str(tmp_path)
+        for one in psutil.process_iter(["cmdline", "environ"])
+    )
+
+
 # As Ray's own commands do it: a process in Python, and below it one that talks to the head.
 LIKE_RAY = f'exec {sys.executable} -c \'import subprocess; subprocess.call(["sleep", "30"])\''
 
@@ -163,7 +175,7 @@ def test_what_ends_it_while_the_cluster_comes_up_has_that_taken_down_again(
         "down": f"sleep 1; touch {tmp_path}/down",
     }
     asked, error = ended(
-        *(fake_ray, tmp_path, begun_below(tmp_path, fake_ray, "up")),
+        *(fake_ray, tmp_path, lambda: sleeps_below(tmp_path)),
         "submit.submit(Path('cluster.yaml'), Config(), 'mine')",
         *(number, times),
     )
@@ -173,20 +185,6 @@ def test_what_ends_it_while_the_cluster_comes_up_has_that_taken_down_again(
     else:
         assert (tmp_path / "down").exists()
         assert "cluster.yaml: what was begun was taken down again" in error
-
-
-def begun_below(tmp_path, fake_ray, command):
-    """A look whether what a command of Ray's has started is there."""
-
-    def look():
-        return fake_ray.has(command)() and [
-            one
-            for one in psutil.process_iter(["cmdline", "ppid"])
-            if one.info["cmdline"] == ["sleep", "30"]
-            and str(tmp_path) in psutil.Process(one.info["ppid"]).environ().get("FAKE_RAY", "")
-        ]
-
-    return look
 
 
 @ENDS
@@ -235,6 +233,38 @@ def test_what_ends_it_says_whether_the_cluster_took_the_job(
     assert says in error
     assert "Traceback" not in error
     assert ("stays up" in error) == (code != 0)
+
+
+@contextmanager
+def handled(number, handler):
+    """A signal, by this handler and no other."""
+    before = signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
+
+
+def test_what_comes_while_a_process_begins_counts_when_it_is_known():
+    known = []
+
+    def begin():
+        with submit._uninterrupted():
+            signal.raise_signal(signal.SIGINT)
+            known.append("it")
+
+    with handled(signal.SIGINT, signal.default_int_handler):
+        with pytest.raises(KeyboardInterrupt):
+            begin()
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert known == ["it"]
+
+
+def test_what_nohup_has_ignored_stays_so():
+    with handled(signal.SIGHUP, signal.SIG_IGN):
+        with submit._every_end_as_by_ctrl_c(), submit._uninterrupted():
+            signal.raise_signal(signal.SIGHUP)
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
 
 
 def test_a_run_that_is_followed_no_longer_is_not_taken_for_one_that_has_ended(

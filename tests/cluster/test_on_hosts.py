@@ -88,7 +88,6 @@ def on(host, command):
     return host.ssh(words, timeout_s=180.0)  # three tries to start Ray
 
 
-@pytest.mark.timeout(600)
 def test_nodes_come_when_parts_wait_for_them_and_go_when_they_are_idle(head):
     """Ray's "fake" nodes, with which Ray tests its autoscaler: real raylets, all on one host.
 
