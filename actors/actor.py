@@ -17,7 +17,7 @@ from common.handles import Handle
 from common.networks import make_network
 from common.seeding import Role, integer_seeds, seed_sequence
 from common.types import ActorReport, Array, Episode
-from common.variables import VariableClient
+from common.weights import VariableClient
 from replay_server.client import ReplayWriter, shard_index, shard_title
 from replay_server.codec import make_codec
 

@@ -9,7 +9,7 @@ import torch
 
 from common.networks import QNetwork
 from common.types import Array
-from common.variables import unpack_weights
+from common.weights import unpack_weights
 
 
 class Choice(NamedTuple):

@@ -17,7 +17,7 @@ from common.handles import Handle
 from common.networks import make_network
 from common.seeding import Role, integer_seeds, seed_sequence
 from common.types import Array, EvaluationReport
-from common.variables import VariableClient
+from common.weights import VariableClient
 
 
 @dataclass(slots=True)

@@ -19,16 +19,16 @@ from common.config import Config
 from common.handles import Handle
 from common.networks import choose_device, make_network
 from common.types import Array, EnvironmentSpec
-from common.variables import Variables
-from deploy.remote import Runtime, part_name
-from deploy.saved import learner_state, shard_origin
-from deploy.seats import actor_title
-from deploy.sizing import frame_capacity, shard_capacity, shard_frame_bytes
+from common.weights import Variables
+from deploy.resources.memory import frame_capacity, shard_capacity, shard_frame_bytes
+from deploy.runs.checkpoint_schema import learner_state, shard_origin
+from deploy.runtime.ray_runtime import Runtime, part_name
+from deploy.supervisor.slots import actor_title
 from learner.learner import Learner
 from replay_server.client import shard_title
 from replay_server.codec import make_codec
-from replay_server.saving import ShardOrigin
 from replay_server.server import ReplayServer
+from replay_server.shard_checkpoint import ShardOrigin
 
 
 @dataclass

@@ -16,7 +16,7 @@ from common.handles import Handle, RemoteDiedError
 from common.networks import choose_device, make_network, shape_difference
 from common.seeding import Role, integer_seeds, seed_sequence
 from common.types import Array, EnvironmentSpec, LearnerReport, Transition, UserError
-from common.variables import pack_weights
+from common.weights import pack_weights
 from learner.losses import bellman_target, taken, weighted_loss
 from learner.optimizer import Adam
 from learner.prefetch import DeviceRound, Stager

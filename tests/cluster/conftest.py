@@ -6,8 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from hosts import Hosts, missing
-from three_hosts import Cluster
+
+from support.hosts import Hosts, missing
+from support.three_hosts import Cluster
 
 
 @pytest.fixture(scope="module")

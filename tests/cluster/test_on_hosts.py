@@ -15,10 +15,11 @@ from pathlib import Path
 
 import psutil
 import pytest
-from hosts import Hosts, missing
-from program_helpers import CALM, wait_for
 from test_grafana import asked_for
-from three_hosts import ROOT
+
+from support.hosts import Hosts, missing
+from support.program import CALM, wait_for
+from support.three_hosts import ROOT
 
 FAKE_RUN = "autoscaled"
 FAKE_HEAD_ID = "f" * 51 + "00000"
@@ -108,7 +109,7 @@ def test_nodes_come_when_parts_wait_for_them_and_go_when_they_are_idle(head):
     assert started.returncode == 0, started.stderr
     own = head.home / "own"  # in the driver's reach alone: the nodes get it by Ray's client
     own.mkdir()
-    (own / "own_waits.py").write_text("import deploy.waiting_env\n")
+    (own / "own_waits.py").write_text("import deploy.bench.sleep_env\n")
     log = head.home / "log"
     on(
         head,

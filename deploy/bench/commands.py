@@ -1,0 +1,241 @@
+"""`raydqn bench NAME`: measurements of whole commands, several times each, medians to quote.
+
+Each benchmark runs the very commands a user would, in processes of their own, one after the other,
+and where it compares two ways it takes them in turn: a noisy machine is noisy for both.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from common.types import UserError
+from deploy.bench.measurement import Figure
+
+SEEDS = (1, 2, 3)
+POLL_S = 0.5
+
+
+class _Memory(threading.Thread):
+    """Watches the memory of a process and all that descend from it.
+
+    PSS counts a page shared by k processes as 1/k in each: sums over processes are honest.
+    """
+
+    def __init__(self, pid: int) -> None:
+        super().__init__(daemon=True)
+        self._root = psutil.Process(pid)
+        self._over = threading.Event()
+        self.peak_bytes = 0
+
+    def run(self) -> None:
+        while not self._over.wait(POLL_S):
+            self.peak_bytes = max(self.peak_bytes, self._total())
+
+    def stop(self) -> None:
+        self._over.set()
+        self.join()
+
+    def _total(self) -> int:
+        total = 0
+        with contextlib.suppress(psutil.Error):
+            for process in [self._root, *self._root.children(recursive=True)]:
+                with contextlib.suppress(psutil.Error):
+                    total += process.memory_full_info().pss
+        return total
+
+
+def _raydqn(*arguments: str) -> tuple[dict[str, Any], float, int]:
+    """Run a command that ends with a JSON object: the object, seconds, and peak memory in bytes."""
+    start = time.perf_counter()
+    process = _start(*arguments, "--json")
+    memory = _Memory(process.pid)
+    memory.start()
+    out, error = process.communicate()
+    wall_s = time.perf_counter() - start
+    memory.stop()
+    if process.returncode != 0:
+        reason = (error.strip() or out.strip()).splitlines()[-1]
+        raise UserError(f"raydqn {' '.join(arguments)}: {reason}")
+    result: dict[str, Any] = json.loads(out.strip().splitlines()[-1])
+    return result, wall_s, memory.peak_bytes
+
+
+def _start(*arguments: str, output: int = subprocess.PIPE) -> subprocess.Popen[str]:
+    path = [str(Path(__file__).parent.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return subprocess.Popen(
+        [sys.executable, "-m", "deploy", *arguments],
+        stdout=output,
+        stderr=output,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(path)},
+    )
+
+
+def bench_start(repeat: int | None) -> Iterator[Figure]:
+    """Seconds from the start of the command to the first experience, inline and on Ray."""
+    seconds: dict[str, list[float]] = {"inline": [], "ray, 2 actors": []}
+    with tempfile.TemporaryDirectory() as folder:
+        for number in range(repeat or 5):
+            for mode in seconds:
+                run = f"{folder}/{mode[:3]}-{number}"
+                options = ["train", "cartpole", "--run-dir", run, "--stop.env-steps", "1"]
+                summary, _, _ = _raydqn(*options, *(["--inline"] if mode == "inline" else []))
+                seconds[mode].append(summary["acting_after_s"])
+    for mode, values in seconds.items():
+        yield Figure.of("start to first experience", mode, values, "s")
+
+
+def _learn(preset: str, seeds: tuple[int, ...], modes: tuple[str, ...]) -> Iterator[Figure]:
+    peaks: dict[str, list[float]] = {mode: [] for mode in modes}
+    walls: dict[str, list[float]] = {mode: [] for mode in modes}
+    with tempfile.TemporaryDirectory() as folder:
+        for seed in seeds:
+            for mode in modes:
+                run = f"{folder}/{mode[:3]}-{seed}"
+                inline = ["--inline"] if mode == "inline" else []
+                summary, wall_s, peak = _raydqn(
+                    "train", preset, "--run-dir", run, "--seed", str(seed), *inline
+                )
+                again, _, _ = _raydqn("evaluate", run, "--episodes", "100")
+                subject = f"{preset}, {mode}, seed {seed}"
+                walls[mode].append(wall_s)
+                peaks[mode].append(peak / 2**20)
+                yield Figure.of("wall time of the command", subject, [wall_s], "s")
+                yield Figure.of("env steps", subject, [summary["env_steps"]], "env steps")
+                yield Figure.of("score, 100 other episodes", subject, [again["score"]], "return")
+    for mode in modes:
+        subject = f"{preset}, {mode}"
+        yield Figure.of("wall time of the command", subject, walls[mode], "s")
+        yield Figure.of("peak memory, all processes", subject, peaks[mode], "MiB (PSS)")
+
+
+def bench_cartpole(repeat: int | None) -> Iterator[Figure]:
+    """Preset `cartpole` on seeds 1, 2, 3, inline and on Ray: time, score, memory."""
+    return _learn("cartpole", SEEDS[: repeat or 3], ("inline", "ray, 2 actors"))
+
+
+def bench_cartpole_pixels(repeat: int | None) -> Iterator[Figure]:
+    """Preset `cartpole-pixels` on Ray: time, score, memory. Minutes for each seed."""
+    return _learn("cartpole-pixels", SEEDS[: repeat or 1], ("ray",))
+
+
+def bench_pong(repeat: int | None) -> Iterator[Figure]:
+    """Preset `pong`: speeds while training, inline and on Ray, taken in turn."""
+    modes: dict[str, list[str]] = {"inline, 1 thread": ["--inline"], "ray, 1 actor": []}
+    env: dict[str, list[float]] = {mode: [] for mode in modes}
+    learner: dict[str, list[float]] = {mode: [] for mode in modes}
+    with tempfile.TemporaryDirectory() as folder:
+        for number in range(repeat or 3):
+            for mode, options in modes.items():
+                summary, _, _ = _raydqn(
+                    *("train", "pong", "--run-dir", f"{folder}/{mode[:3]}-{number}"),
+                    *("--stop.wall-s", "60", "--learner.warmup-transitions", "2000"),
+                    *("--replay.capacity", "20000", *options),
+                )
+                env[mode].append(summary["env_steps_per_s"])
+                learner[mode].append(summary["learner_steps_per_s"])
+    for mode in modes:
+        yield Figure.of("env steps while training", f"pong, {mode}", env[mode], "env steps/s")
+        yield Figure.of("learner steps", f"pong, {mode}", learner[mode], "learner steps/s")
+
+
+def bench_rendering(repeat: int | None) -> Iterator[Figure]:
+    """Frames per second of CartPole's renderer by screen size, and with Pillow behind it."""
+    import gymnasium as gym
+
+    from actors.preprocessing import preprocess_picture
+    from deploy.launch.run import make_config
+
+    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+    wanted = make_config("cartpole-pixels").env
+    own = (wanted.render_width or 600, wanted.render_height or 400)
+    sizes = {(600, 400): False, (300, 200): False, own: True}
+    rates: dict[str, list[float]] = {}
+    for _ in range(repeat or 5):
+        for (width, height), preprocess in sizes.items():
+            env = gym.make("CartPole-v1", render_mode="rgb_array")
+            env.unwrapped.screen_width = width  # type: ignore[attr-defined]
+            env.unwrapped.screen_height = height  # type: ignore[attr-defined]
+            env.reset(seed=0)
+            env.render()
+            frames, start = 0, time.perf_counter()
+            while (elapsed := time.perf_counter() - start) < 1.0:
+                picture: Any = env.render()
+                if preprocess:
+                    w = wanted
+                    preprocess_picture(picture, w.height, w.width, w.grey, w.crop, w.invert)
+                frames += 1
+            env.close()
+            subject = f"{width}×{height}" + (", preprocessed" if preprocess else "")
+            rates.setdefault(subject, []).append(frames / elapsed)
+    for subject, values in rates.items():
+        yield Figure.of("CartPole rendering", subject, values, "frames/s")
+
+
+def bench_replay(repeat: int | None, peers: bool = False) -> Iterator[Figure]:
+    """Replay memory: transitions per second and bytes, in one process and over Ray."""
+    from deploy.bench import replay as bench_replay
+
+    return bench_replay.bench_replay(repeat, peers)
+
+
+def bench_checkpoint(repeat: int | None) -> Iterator[Figure]:
+    """One shard of 1 GiB: seconds to save beside its work, to save what is new, to restore."""
+    from deploy.bench import reliability as bench_reliability
+
+    return bench_reliability.bench_checkpoint(repeat)
+
+
+def bench_supervision(repeat: int | None) -> Iterator[Figure]:
+    """Learner steps per second with checkpoints and without, in turn in one run."""
+    from deploy.bench import reliability as bench_reliability
+
+    return bench_reliability.bench_supervision(repeat, _start)
+
+
+def bench_recovery(repeat: int | None) -> Iterator[Figure]:
+    """Seconds until another part is ready in the place of one that died or hangs; what was lost."""
+    from deploy.bench import reliability as bench_reliability
+
+    return bench_reliability.bench_recovery(repeat, _start)
+
+
+def bench_soak(repeat: int | None) -> Iterator[Figure]:
+    """Memory of every process while actors outrun the learner; `repeat`: minutes (30)."""
+    from deploy.bench import reliability as bench_reliability
+
+    return bench_reliability.bench_soak(repeat or 30, _start)
+
+
+def bench_scaling(repeat: int | None) -> Iterator[Figure]:
+    """Env steps per second against the number of actors, with an environment that only waits."""
+    from deploy.bench import scaling
+
+    return scaling.bench_scaling(repeat, _start)
+
+
+BENCHMARKS: dict[str, Callable[..., Iterator[Figure]]] = {
+    "replay": bench_replay,
+    "start": bench_start,
+    "cartpole": bench_cartpole,
+    "cartpole-pixels": bench_cartpole_pixels,
+    "pong": bench_pong,
+    "checkpoint": bench_checkpoint,
+    "supervision": bench_supervision,
+    "recovery": bench_recovery,
+    "soak": bench_soak,
+    "scaling": bench_scaling,
+    "rendering": bench_rendering,
+}

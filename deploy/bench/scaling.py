@@ -1,0 +1,238 @@
+"""`raydqn bench scaling`: env steps per second against the number of actors, and who gets tired."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import psutil
+
+from actors.environments import environment_spec
+from common.config import merge
+from common.handles import Handle
+from common.types import ActorReport, Episode, UserError
+from deploy.bench.measurement import Figure
+from deploy.launch.run import make_config, run_parts
+from deploy.runs.metrics import STATUS, RunFolder, read_metrics
+from deploy.runtime.ray_runtime import OneMachine, RayRuntime, local_ray
+
+STEP_S = 4 / 139
+"""Of an actor in the paper of Ape-X: 139 frames per second, four frames a step."""
+COUNTS = (1, 2, 4, 8, 16, 32)
+START_S = 240.0
+SETTLE_S = 5.0
+MEASURE_S = 20.0
+OPTIONS = (
+    *(
+        "--env.id",
+        "deploy.bench.sleep_env:Waiting-v0",
+        "--env.kwargs",
+        f"{{step_s = {STEP_S:.6f}}}",
+    ),
+    *("--actors.envs", "1", "--actors.collect-steps", "32", "--actors.chunk-steps", "32"),
+    # The learner is not what is measured: it has little to do, and never holds an actor up.
+    *("--network.hidden", "32", "--learner.batch-size", "32"),
+    *("--learner.samples-per-insert", "0.25", "--learner.samples-per-insert-error", "5000"),
+    *("--replay.capacity", "50000"),
+    *("--evaluation.every-learner-steps", "1000000", "--checkpoint.every-s", "none"),
+    *("--checkpoint.every-learner-steps", "none", "--supervision.hung-after-s", "none"),
+    *("--stop.score", "none", "--stop.env-steps", "none"),
+)
+CROWDS = (32, 360, 10_000)
+REPORTS = 15_000
+REPORT_STEPS = 256
+"""Env steps that an actor does from report to report, by default."""
+CROWD_OPTIONS = {
+    "actors": {"count": 1},
+    "network": {"hidden": [32]},
+    "learner": {"samples_per_insert_error": 1e12, "stall_timeout_s": None},
+    "evaluation": {"every_learner_steps": 1_000_000},
+    "checkpoint": {"every_s": None, "every_learner_steps": None},
+    "stop": {"score": None, "env_steps": None},
+}
+Start = Callable[..., subprocess.Popen[str]]
+
+
+def bench_scaling(repeat: int | None, start: Start) -> Iterator[Figure]:
+    """Env steps per second with 1 … 32 actors whose environment only waits.
+
+    Args:
+        repeat: rounds; each measures every number of actors once.
+        start: starts a command; `output` is where it writes.
+    """
+    rates: dict[int, list[float]] = {count: [] for count in COUNTS}
+    driver: dict[int, list[float]] = {count: [] for count in COUNTS}
+    machine: dict[int, list[float]] = {count: [] for count in COUNTS}
+    for _ in range(repeat or 1):
+        for count in COUNTS:
+            rate, driver_cpu, machine_cpu = _measure(count, start)
+            rates[count].append(rate)
+            driver[count].append(driver_cpu)
+            machine[count].append(machine_cpu)
+    yield from _supervisor(repeat or 1)
+    ideal = median(rates[1])
+    for count in COUNTS:
+        yield Figure.of("env steps", f"{count} actors", rates[count], "env steps/s")
+        shares = [rate / (ideal * count) for rate in rates[count]]
+        yield Figure.of("of linear", f"{count} actors", shares, "ratio")
+        waiting = [rate * STEP_S / count for rate in rates[count]]
+        yield Figure.of("of what waiting alone allows", f"{count} actors", waiting, "ratio")
+        yield Figure.of("driver's CPU", f"{count} actors", driver[count], "cores")
+        each = [1000 * cpu / count for cpu in driver[count]]
+        yield Figure.of("driver's CPU per actor", f"{count} actors", each, "mcores")
+        yield Figure.of("machine's CPU", f"{count} actors", machine[count], "cores")
+
+
+def _measure(count: int, start: Start) -> tuple[float, float, float]:
+    """Env steps per second, cores that the driver used, cores that the machine used."""
+    with tempfile.TemporaryDirectory() as folder:
+        run, options = Path(folder, "run"), ("--actors.count", str(count), *OPTIONS)
+        with (
+            Path(folder, "log").open("w+") as log,
+            start(
+                "train", "cartpole", "--run-dir", str(run), *options, output=log.fileno()
+            ) as process,
+        ):
+            try:
+                _wait_until_all_act(run, count, process)
+                time.sleep(SETTLE_S)
+                driver = psutil.Process(process.pid)
+                begin, (wall_s, steps) = time.monotonic(), _progress(run)
+                before, idle = driver.cpu_times(), psutil.cpu_times().idle
+                time.sleep(MEASURE_S)
+                after, idle_after = driver.cpu_times(), psutil.cpu_times().idle
+                seconds, (wall_after_s, steps_after) = time.monotonic() - begin, _progress(run)
+            finally:
+                process.send_signal(signal.SIGTERM)
+                process.wait()
+    used = after.user + after.system - before.user - before.system
+    cores = psutil.cpu_count() or 1
+    rate = (steps_after - steps) / (wall_after_s - wall_s)
+    return rate, used / seconds, cores - (idle_after - idle) / seconds
+
+
+def _wait_until_all_act(run: Path, count: int, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + START_S
+    while time.monotonic() < deadline and process.poll() is None:
+        if (run / STATUS).is_file():
+            parts = json.loads((run / STATUS).read_text(encoding="utf-8"))["parts"]
+            rates = [part["rate"] for part in parts if part["part"].startswith("actor-")]
+            if len(rates) == count and all(rates):
+                return
+        time.sleep(0.5)
+    raise UserError(f"{count} actors did not all act within {START_S:g} s")
+
+
+def _progress(run: Path) -> tuple[float, int]:
+    """When the newest report was made, and the env steps that it counts."""
+    line = read_metrics(run)[-1]
+    return line["wall_s"], line["env_steps"]
+
+
+class Parrot:
+    """In the place of all actors: tells at once what one would tell after its work.
+
+    What is left of a run is the supervisor's work, and Ray's for its calls.
+    """
+
+    def __init__(self, actors: int) -> None:
+        """For so many."""
+        self._actors = actors
+        self._told = 0
+
+    def collect(self, steps: int, env_steps: int) -> ActorReport:
+        """The report of the next actor, with nothing for the memory."""
+        self._told += 1
+        return ActorReport(
+            index=self._told % self._actors,
+            incarnation=0,
+            env_steps=REPORT_STEPS,
+            frames=REPORT_STEPS,
+            transitions=0,
+            episodes=[Episode(200.0, 200, 0.1)],
+            epsilon=0.1,
+            version=0,
+            fetches=0,
+            inserts_in_flight=0,
+            dropped=0,
+            lost=[],
+            wall_s=0.1,
+            env_s=0.1,
+            policy_s=0.0,
+            insert_wait_s=0.0,
+        )
+
+    def connect(self, title: str, handle: Handle) -> None:
+        """It talks to nobody."""
+
+    def close(self) -> None:
+        """It holds nothing."""
+
+
+class _Crowd(RayRuntime):
+    """One parrot sits on the seats of all actors."""
+
+    def __init__(self, actors: int) -> None:
+        super().__init__(OneMachine())
+        self._parrot = super().spawn(Parrot, actors, name="parrot")
+
+    def spawn(
+        self, cls: type, *args: Any, name: str, title: str = "", public_name: str | None = None
+    ) -> Handle:
+        if title.startswith("actor-"):
+            return self._parrot
+        return super().spawn(cls, *args, name=name, title=title, public_name=public_name)
+
+    def limit(self) -> int | None:
+        return None
+
+
+def _supervisor(repeat: int) -> Iterator[Figure]:
+    """What a report costs the supervisor, by the number of actors that it waits for."""
+    for count in CROWDS:
+        rates, costs = [], []
+        for _ in range(repeat):
+            rate, cost_s = _read_reports(count)
+            rates.append(rate)
+            costs.append(1e6 * cost_s)
+        subject = f"{count} actors that report at once"
+        yield Figure.of("reports read", subject, rates, "reports/s")
+        yield Figure.of("supervisor's CPU per report", subject, costs, "µs")
+
+
+def _read_reports(count: int) -> tuple[float, float]:
+    """Reports per second with so many actors that report all the time; seconds of CPU for each."""
+    stop = {"stop": {"env_steps": REPORTS * REPORT_STEPS}, "actors": {"count": count}}
+    config = make_config("cartpole", overrides=merge(CROWD_OPTIONS, stop))
+    spec = environment_spec(config.env, config.seed)
+    view = _Stopwatch()
+    with tempfile.TemporaryDirectory() as place, local_ray(256 << 20):
+        folder = RunFolder.create(Path(place, "run"), config)
+        run_parts(folder, spec, None, _Crowd(count), view, time.monotonic())
+    (begin_s, begin_cpu_s, first), (end_s, end_cpu_s, last) = view.seen[1], view.seen[-1]
+    reports = (last - first) / REPORT_STEPS
+    return reports / (end_s - begin_s), (end_cpu_s - begin_cpu_s) / reports
+
+
+class _Stopwatch:
+    """A view that notes what the run has done, when, and with how much of this process's CPU."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[float, float, int]] = []
+
+    def update(self, report: dict[str, Any]) -> None:
+        if report["env_steps"]:
+            self.seen.append((time.monotonic(), time.process_time(), report["env_steps"]))
+
+    def message(self, text: str) -> None:
+        pass
+
+    def close(self) -> None:
+        pass

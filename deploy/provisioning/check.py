@@ -1,0 +1,363 @@
+"""`raydqn cluster check`: what is wrong with a cluster file, and what will run where.
+
+It costs nothing: nobody is asked, neither network nor cloud.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from gymnasium.error import NameNotFound, VersionNotFound
+
+from actors.environments import environment_spec
+from common.config import Config
+from common.types import UserError
+from deploy.provisioning.cluster_file import (
+    KUBERAY,
+    LOCAL,
+    ClusterFile,
+    Finding,
+    NodeType,
+    dig,
+    error,
+    load_cluster,
+    to_do,
+    warning,
+)
+from deploy.provisioning.local_machine import find_missing
+from deploy.provisioning.rules import find_mistakes
+from deploy.resources.requests import NO_LIMIT, Demand, demands
+from deploy.runtime.packaging import comes_with_raydqn, is_here, module_of, travels
+
+EXAMPLE = re.compile(r"\w+://(my-|your-)?bucket(/|$)")
+"""A place in an object store as documents write it."""
+ROLE_OF_NODE = {
+    "aws": (
+        "s3://",
+        "IamInstanceProfile",
+        r"\bAWS_(ACCESS_KEY_ID|WEB_IDENTITY_TOKEN_FILE|SHARED_CREDENTIALS_FILE)=|/\.aws\b",
+    ),
+    "gcp": ("gs://", "serviceAccounts", r"\bGOOGLE_APPLICATION_CREDENTIALS="),
+}
+"""What lets a node write to the cloud's object store: a role of its own, or what it is brought."""
+
+
+@dataclass
+class Node:
+    """A node that may be started, and what it holds."""
+
+    type: NodeType
+    left: dict[str, float]  # of its resources
+    held: Counter[str] = field(default_factory=Counter)  # remotes by title
+
+    def hold(self, demand: Demand, count: int) -> None:
+        """Take so many of them."""
+        demand.take(self.left, count)
+        self.held[demand.title] += count
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a check found."""
+
+    cluster: ClusterFile
+    nodes: list[Node]  # that a run would have, idle ones that never go included
+    findings: list[Finding]
+
+    @property
+    def ready(self) -> bool:
+        """Whether this can be started as it is."""
+        return all(finding.level == "warning" for finding in self.findings)
+
+    @property
+    def errors(self) -> int:
+        """Findings with which nothing should be started."""
+        return sum(finding.level == "error" for finding in self.findings)
+
+    def lines(self) -> Iterator[str]:
+        """The report, for a person."""
+        cluster = self.cluster
+        yield f"{cluster.path}: cluster {cluster.name} on {_place(cluster)}"
+        rows = [
+            (node_type.name, _counts(node_type), _machine(node_type), self._held(node_type))
+            for node_type in cluster.nodes
+        ]
+        widths = [max(len(row[column]) for row in rows) for column in range(3)]
+        for row in rows:
+            cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
+            yield f"  {'  '.join([*cells, row[3]])}".rstrip()
+        if cluster.provider != LOCAL:
+            idle = [(node_type, node_type.least) for node_type in cluster.nodes]
+            used = Counter(node.type.name for node in self.nodes)
+            run = [(node_type, used[node_type.name]) for node_type in cluster.nodes]
+            most = [(node_type, node_type.most) for node_type in cluster.nodes]
+            yield f"each hour, idle:     {_sum(idle)}"
+            yield f"each hour, this run: {_sum(run)}"
+            yield f"each hour, at most:  {_sum(most)}"
+            if sum(count for _, count in most) - 1 > cluster.max_workers:
+                yield f"                     and no more than {cluster.max_workers} beside the head"
+        for finding in self.findings:
+            yield str(finding)
+        levels = Counter(finding.level for finding in self.findings)
+        to_do = f"{levels['to do']} to do, " if levels["to do"] else ""
+        yield f"{_of(levels['error'], 'error')}, {to_do}{_of(levels['warning'], 'warning')}"
+
+    def _held(self, node_type: NodeType) -> str:
+        """What the nodes of a type hold in this run."""
+        nodes = [node for node in self.nodes if node.type is node_type and node.held]
+        held = sum((node.held for node in nodes), Counter[str]())
+        what = ["driver"] if node_type.head else []
+        what += [title if count == 1 else f"{count} {title}s" for title, count in held.items()]
+        return ", ".join(what) + (f" on {len(nodes)} nodes" if len(nodes) > 1 else "")
+
+
+def check_cluster(path: Path, config: Config) -> Report:
+    """Compare a cluster file with this machine, this project and a run.
+
+    Args:
+        path: of a file for `ray up` or KubeRay.
+        config: of the run that is meant for it.
+
+    Raises:
+        UserError: it is no cluster file.
+    """
+    cluster = load_cluster(path)
+    findings = [*find_missing(cluster), *find_mistakes(cluster)]
+    findings += _find_environment(cluster, config.env.id)
+    findings += _try_environment(config)
+    findings += _find_storage(config.checkpoint.storage or "")
+    nodes: list[Node] = []
+    if all(node_type.cpus is not None for node_type in cluster.nodes):
+        startable = [node_type for node_type in cluster.nodes if node_type.most]
+        offered = frozenset().union(*(node_type.offers for node_type in startable))
+        wanted = demands(config, offered, any(node_type.gpus for node_type in startable))
+        nodes, missing = place(cluster, wanted)
+        findings += [*missing, *_find_far_shards(cluster, nodes, config)]
+        findings += _find_spot_shards(nodes, config)
+    return Report(cluster, nodes, sorted(findings, key=lambda finding: finding.level))
+
+
+def place(cluster: ClusterFile, wanted: Sequence[Demand]) -> tuple[list[Node], list[Finding]]:
+    """Place remotes as Ray would: on nodes that are there, else on new ones.
+
+    Args:
+        cluster: where.
+        wanted: in this order; shards go to the learner's node while it has room.
+
+    Returns:
+        Nodes with what they hold, and what found no room.
+    """
+    nodes = [_node(kind) for kind in cluster.nodes for _ in range(kind.least)]
+    used = Counter({kind.name: kind.least for kind in cluster.nodes})
+    findings = []
+    for demand in wanted:
+        unfit = _unfit(cluster, demand)
+        if unfit is not None:
+            findings.append(unfit)
+            continue
+        limit = demand.count or NO_LIMIT  # 0: as many as fit
+        left = limit
+        near = sorted(nodes, key=lambda node: "learner" not in node.held)
+        for node in near:
+            left -= _fill(node, demand, left)
+        while left and (kind := _next_type(cluster, used, demand)) is not None:
+            node = _node(kind)
+            nodes.append(node)
+            used[kind.name] += 1
+            left -= _fill(node, demand, left)
+        if demand.count and left:
+            findings.append(_too_many(cluster, demand, limit - left))
+        elif not demand.count and left == limit:
+            findings.append(_too_many(cluster, demand, 0))
+    shards = [node.held["shard"] for node in nodes if "learner" not in node.held]
+    if sum(shards) and any("learner" in node.held for node in nodes):
+        findings.append(
+            warning(
+                "replay.shards",
+                next(d.count for d in wanted if d.title == "shard"),
+                f"{sum(shards)} of them do not fit beside the learner: batches cross the network",
+            )
+        )
+    return nodes, findings
+
+
+def _find_storage(storage: str) -> Iterator[Finding]:
+    """A place for checkpoints that is none."""
+    if EXAMPLE.match(storage):
+        yield to_do("checkpoint.storage", storage, "an example: put yours")
+    if re.fullmatch(r"\w+:///*", storage):
+        yield error("checkpoint.storage", storage, "must name a bucket, or a folder")
+    if storage and "://" not in storage and not storage.startswith(("/", "~")):
+        yield error(
+            "checkpoint.storage",
+            storage,
+            "would lie in the folder of a job, and go with it: must be a URL, or begin with / or ~",
+        )
+
+
+def _find_far_shards(
+    cluster: ClusterFile, nodes: Sequence[Node], config: Config
+) -> Iterator[Finding]:
+    """Shards whose nodes do not see the driver's disk, on which checkpoints are by default."""
+    storage = config.checkpoint.storage or ""
+    far = next((node.type for node in nodes if node.held["shard"] and not node.type.head), None)
+    if far is None or not config.checkpoint.replay:
+        return
+    if not storage:
+        yield to_do(
+            "checkpoint.storage",
+            "none",
+            f"shards are on {far.name}, the run's folder on the head: must be a URL or a folder "
+            "that all nodes share, or checkpoint.replay must be false",
+        )
+    # Ray gives the head alone a role of the cloud's.
+    scheme, key, otherwise = ROLE_OF_NODE.get(cluster.provider, ("", "", ""))
+    if scheme and storage.startswith(scheme):
+        place = ("available_node_types", far.name, "node_config")
+        brought = re.search(otherwise, json.dumps(cluster.values))
+        if not brought and key not in dig(cluster.values, *place):
+            yield to_do(
+                ".".join((*place, key)),
+                None,
+                f"is missing: without a role of its own the node may not write to {storage}",
+            )
+
+
+def _find_environment(cluster: ClusterFile, env_id: str) -> Iterator[Finding]:
+    """A module of the user's that nodes do not get with the job."""
+    module = module_of(env_id)
+    if not module or comes_with_raydqn(module):
+        return
+    if cluster.provider == KUBERAY:
+        yield warning("env.id", env_id, f"nothing travels to pods: {module} must be in their image")
+        return
+    setup = " ".join(cluster.values["head_setup_commands"]).replace("-", "_")
+    if not travels(module) and not re.search(rf"\b{re.escape(module)}\b", setup):
+        why = "is installed here" if is_here(module) else "is found nowhere here"
+        yield warning(
+            "env.id", env_id, f"{module} {why}, and so not shipped: setup_commands must install it"
+        )
+
+
+def _try_environment(config: Config) -> Iterator[Finding]:
+    """An environment that does not exist, or not like this: the nodes would find that out, too."""
+    module = module_of(config.env.id)
+    if module and not is_here(module):
+        return
+    try:
+        environment_spec(config.env)
+    except UserError as mistake:
+        cause = mistake.__context__  # None: it was made, and is not what a run can use
+        key, _, rest = str(mistake).partition("=")
+        value, _, wish = rest.partition(": ")
+        if cause is None or isinstance(cause, (NameNotFound, VersionNotFound)):
+            yield error(key, value, wish)
+        else:
+            yield warning(key, value, f"{wish}; so it is here: nodes must have what is missing")
+
+
+def _find_spot_shards(nodes: Sequence[Node], config: Config) -> Iterator[Finding]:
+    """Shards on machines that the cloud may take away."""
+    spread = config.placement.shards == "spread" and any(node.type.spot for node in nodes)
+    if spread or any(node.type.spot and node.held["shard"] for node in nodes):
+        yield warning(
+            "placement.shards",
+            config.placement.shards,
+            "shards may live on spot nodes: what one holds is gone with it, back to its checkpoint",
+        )
+
+
+def _node(kind: NodeType) -> Node:
+    offered = dict.fromkeys(kind.offers, math.inf)  # how much of it the file says does not matter
+    return Node(kind, {"CPU": kind.cpus or 0, "GPU": kind.gpus, **offered})
+
+
+def _fill(node: Node, demand: Demand, left: int) -> int:
+    count = min(left, demand.fits(node.left))
+    if count:
+        node.hold(demand, count)
+    return count
+
+
+def _next_type(cluster: ClusterFile, used: Counter[str], demand: Demand) -> NodeType | None:
+    """What to start for a remote: no GPU that it does not ask for, else the largest."""
+    if used.total() > cluster.max_workers:  # the head is one of them
+        return None
+    kinds = [k for k in cluster.nodes if used[k.name] < k.most and demand.fits(_node(k).left)]
+    return min(kinds, key=lambda kind: (kind.gpus, -(kind.cpus or 0)), default=None)
+
+
+def _unfit(cluster: ClusterFile, demand: Demand) -> Finding | None:
+    """Why no node at all can hold one of these remotes."""
+    kinds = [kind for kind in cluster.nodes if kind.most]
+    if any(demand.fits(_node(kind).left) for kind in kinds):
+        return None
+    that = ""
+    if demand.resource is not None:
+        kinds = [kind for kind in kinds if demand.resource in kind.offers]
+        that = f" that offers {demand.resource}"
+    most_gpus = max((kind.gpus for kind in kinds), default=0)
+    if demand.gpus > most_gpus:
+        has = f"has {'one' if demand.gpus == 1 else 'as many'}"
+        wish = f"{demand.title} wants {_of(demand.gpus, 'GPU')}: no node type{that} {has}"
+    else:
+        wish = f"{demand.title} wants {_of(demand.cpus, 'CPU')}: no node type{that} has as many"
+        if demand.gpus:
+            wish += f" beside {_of(demand.gpus, 'GPU')}"
+    return error(_nodes_key(cluster, demand), None, wish)
+
+
+def _too_many(cluster: ClusterFile, demand: Demand, fit: int) -> Finding:
+    """More remotes than there will ever be room for."""
+    key = {"actor": "actors.count", "shard": "replay.shards"}.get(demand.title)
+    where = f" on nodes that offer {demand.resource}" if demand.resource else ""
+    return error(
+        key or _nodes_key(cluster, demand),
+        demand.count if key else None,
+        f"no room{where} for more than {fit} {demand.title}s, even with all nodes started",
+    )
+
+
+def _nodes_key(cluster: ClusterFile, demand: Demand) -> str:
+    """Where the file says what the nodes offer that are to hold it."""
+    if cluster.provider == LOCAL:
+        role = "head" if demand.resource in cluster.nodes[0].offers else "worker"
+        return f"{role}_start_ray_commands"
+    return (
+        "available_node_types" if "available_node_types" in cluster.values else "workerGroupSpecs"
+    )
+
+
+def _of(amount: float, unit: str) -> str:
+    return f"{amount:g} {unit}{'' if amount == 1 else 's'}"
+
+
+def _place(cluster: ClusterFile) -> str:
+    if cluster.provider == LOCAL:
+        return "machines of your own"
+    provider = cluster.values.get("provider", {})
+    region = provider.get("region") or provider.get("location")
+    return f"{cluster.provider}, {region}" if region else cluster.provider
+
+
+def _counts(kind: NodeType) -> str:
+    return f"{kind.least}" if kind.least == kind.most else f"{kind.least}–{kind.most}"
+
+
+def _machine(kind: NodeType) -> str:
+    offers = [_of(kind.cpus or 0, "CPU")] + ([_of(kind.gpus, "GPU")] if kind.gpus else [])
+    return f"{kind.machine} ({', '.join(offers)}{', spot' if kind.spot else ''})"
+
+
+def _sum(counts: list[tuple[NodeType, int]]) -> str:
+    """Nodes by what their price hangs on."""
+    parts: Counter[str] = Counter()
+    for kind, count in counts:
+        parts[f"{kind.machine}{' (spot)' if kind.spot else ''}"] += count
+    return " + ".join(f"{count} × {machine}" for machine, count in parts.items() if count)

@@ -1,0 +1,369 @@
+"""What a cluster file itself gets wrong: safety, versions, roles, scaling."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from importlib import metadata
+from typing import Any
+
+from deploy import VERSION
+from deploy.provisioning.cluster_file import (
+    KUBERAY,
+    LOCAL,
+    ClusterFile,
+    Finding,
+    NodeType,
+    dig,
+    error,
+    local_path,
+    pod_specs,
+    start_options,
+    warning,
+)
+from deploy.resources.requests import ACTOR_NODES, LEARNER_NODES
+
+STOP_WAIT_S = 90  # a run that is stopped saves a checkpoint first; it may take 75 s (SIGNAL_S)
+MAX_IDLE_MINUTES = 60
+SSH_PORT = 22
+WORLD = ("0.0.0.0/0", "::/0")
+ANY_HOST = ("0.0.0.0", "::", "*")
+_RAY_PIN = re.compile(r"\bray(?:\[[\w,-]+\])?==([\w.]+)")
+_RAY_IMAGE = re.compile(r"(?:rayproject/ray[\w-]*:|\bray-?)(\d+\.\d+\.\d+)")
+_PROJECT_PIN = re.compile(r"\braydqn(?:\[[\w,-]+\])?==([\w.]+)|/raydqn:(\d+\.\d+\.\d+)")
+_PYTHON = re.compile(r"\bpython(\d)\.(\d+)\b|-py(\d)(\d+)\b")
+
+
+def find_mistakes(cluster: ClusterFile) -> Iterator[Finding]:
+    """What the file gets wrong, whoever reads it."""
+    kubernetes = (_kubernetes_security, _kubernetes_versions, _kubernetes_jobs)
+    for rule in kubernetes if cluster.provider == KUBERAY else (_start, _ports, _versions):
+        yield from rule(cluster)
+    yield from _roles(cluster)
+    yield from _scaling(cluster)
+
+
+def _start(cluster: ClusterFile) -> Iterator[Finding]:
+    """The commands that start Ray."""
+    values = cluster.values
+    for role in ("head", "worker"):
+        key = f"{role}_start_ray_commands"
+        setup = values[f"{role}_setup_commands"]
+        mode = _exported([*setup, *values[key]], "RAY_AUTH_MODE")
+        if mode != "token":
+            yield error(
+                f"{key}: RAY_AUTH_MODE",
+                mode or "",
+                "must be token, or everyone who reaches a port may run code",
+            )
+        if not any("ray start" in command for command in values[key]):
+            yield error(key, None, "have no `ray start`: must start Ray")
+    key = "head_start_ray_commands"
+    options = start_options(values[key])
+    host = options.get("--dashboard-host", "127.0.0.1")
+    if host in ANY_HOST:
+        yield error(
+            f"{key}: --dashboard-host",
+            host,
+            "takes jobs from everywhere: must be 127.0.0.1; `ray dashboard` forwards it",
+        )
+    if "--autoscaling-config" not in options and any("ray start" in c for c in values[key]):
+        yield error(
+            f"{key}: --autoscaling-config",
+            None,
+            "is missing: must be ~/ray_bootstrap_config.yaml, or no worker is started",
+        )
+    wait = _exported(values[key], "RAY_JOB_STOP_WAIT_TIME_S")
+    if not (wait or "").isdigit() or int(wait or 0) < STOP_WAIT_S:
+        yield warning(
+            f"{key}: RAY_JOB_STOP_WAIT_TIME_S",
+            wait or "",
+            f"must be at least {STOP_WAIT_S}, or a run is killed as it saves",
+        )
+    if cluster.provider == LOCAL:
+        version = _exported(values[key], "RAY_enable_autoscaler_v2")
+        if version != "0":
+            yield error(
+                f"{key}: RAY_enable_autoscaler_v2",
+                version or "",
+                "must be 0: that autoscaler never starts one's own machines",
+            )
+
+
+def _exported(commands: list[str], name: str) -> str | None:
+    """The value that the last of `commands` gives an environment variable."""
+    values = re.findall(rf"\b{name}=['\"]?(\w*)", "\n".join(commands))
+    return values[-1] if values else None
+
+
+def _ports(cluster: ClusterFile) -> Iterator[Finding]:
+    """Ports that the whole world may reach. Azure's are Ray's own: SSH only."""
+    provider = cluster.values["provider"]
+    if cluster.provider == "aws":
+        rules = dig(provider, "security_group", "IpPermissions") or []
+        for index, rule in enumerate(rules):
+            networks = [dig(entry, "CidrIp") for entry in _entries(rule, "IpRanges")]
+            networks += [dig(entry, "CidrIpv6") for entry in _entries(rule, "Ipv6Ranges")]
+            ports = dig(rule, "FromPort"), dig(rule, "ToPort")
+            if ports != (SSH_PORT, SSH_PORT):
+                for network in networks:
+                    if network in WORLD:
+                        yield error(
+                            f"provider.security_group.IpPermissions.{index}",
+                            f"{_span(*ports)} from {network}",
+                            f"open to the world: only SSH ({SSH_PORT}) may be",
+                        )
+    if cluster.provider == "gcp":
+        for name, node_type in cluster.values["available_node_types"].items():
+            config = node_type["node_config"]
+            tags = dig(config, "tags", "items") or []
+            for tag in tags if isinstance(tags, list) else [tags]:
+                if tag in ("http-server", "https-server"):
+                    yield error(
+                        f"available_node_types.{name}.node_config.tags",
+                        tag,
+                        f"open to the world: only SSH ({SSH_PORT}) may be",
+                    )
+            if "networkInterfaces" not in config:
+                yield warning(
+                    f"available_node_types.{name}.node_config.networkInterfaces",
+                    None,
+                    "is missing: the network that Ray takes may let in more than "
+                    "SSH; docs/clusters.md makes one that does not",
+                )
+
+
+def _entries(rule: Any, key: str) -> list[Any]:
+    entries = dig(rule, key)
+    return entries if isinstance(entries, list) else []
+
+
+def _span(first: Any, last: Any) -> str:
+    if first is None or first == -1:
+        return "all ports"
+    return f"port {first}" if first == last else f"ports {first}-{last}"
+
+
+def _versions(cluster: ClusterFile) -> Iterator[Finding]:
+    """Ray, Python and raydqn must be the same everywhere."""
+    values = cluster.values
+    everywhere = set(values["head_setup_commands"]) & set(values["worker_setup_commands"])
+    texts = [
+        ("setup_commands" if command in everywhere else key, command)  # Ray has merged them
+        for key in ("initialization_commands", "head_setup_commands", "worker_setup_commands")
+        for command in values[key]
+    ]
+    docker = {**values["docker"]}
+    texts += [(f"docker.{key}", str(docker[key])) for key in docker if key.endswith("image")]
+    for name, node_type in values["available_node_types"].items():
+        image = dig(node_type, "docker", "worker_image")
+        texts += [(f"available_node_types.{name}.docker.worker_image", image)] if image else []
+        texts += [
+            (f"available_node_types.{name}.worker_setup_commands", command)
+            for command in node_type.get("worker_setup_commands", ())
+        ]
+    constraints = next(
+        (s for t, s in values["file_mounts"].items() if t.endswith("constraints.txt")), None
+    )
+    file = local_path(str(constraints))
+    if constraints and file.is_file():
+        lines = file.read_text(errors="replace").splitlines()
+        texts += [(str(constraints), line) for line in lines if line.startswith("ray==")]
+    yield from _compare(texts)
+    if not any(_RAY_PIN.search(text) or _RAY_IMAGE.search(text) for _, text in texts):
+        yield warning(
+            "setup_commands",
+            None,
+            f"pin no ray: must install ray=={_version('ray')}, which is here",
+        )
+
+
+def _compare(texts: list[tuple[str, str]]) -> Iterator[Finding]:
+    """Versions that stand in commands and names of images, against those here."""
+    seen = set()
+    for key, text in texts:
+        for name, pattern in (("ray", _RAY_PIN), ("ray", _RAY_IMAGE), ("raydqn", _PROJECT_PIN)):
+            here = _version(name)
+            for groups in pattern.findall(text):
+                found = groups if isinstance(groups, str) else next(filter(None, groups))
+                if here and found != here and (name, found) not in seen:
+                    seen.add((name, found))
+                    yield error(key, f"{name} {found}", f"must be {here}, as here")
+        for groups in _PYTHON.findall(text):
+            major, minor = (int(part) for part in groups if part)
+            if not _takes_python(major, minor) and ("python", minor) not in seen:
+                seen.add(("python", minor))
+                yield error(key, f"python {major}.{minor}", f"must be {_pythons()}")
+
+
+def _version(name: str) -> str | None:
+    if name == "raydqn":
+        return VERSION
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _pythons() -> str:
+    """Versions of Python that the project takes, as its metadata says."""
+    try:
+        return metadata.metadata("raydqn")["Requires-Python"] or ""
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+def _takes_python(major: int, minor: int) -> bool:
+    bounds = re.findall(r"(>=|<)(\d+)\.(\d+)", _pythons())
+    return all(
+        ((major, minor) >= (int(a), int(b))) == (operator == ">=") for operator, a, b in bounds
+    )
+
+
+def _roles(cluster: ClusterFile) -> Iterator[Finding]:
+    """Who holds what."""
+    nodes = cluster.nodes
+    offered = frozenset().union(*(node.offers for node in nodes if node.most))
+    for role in (LEARNER_NODES, ACTOR_NODES):
+        if role not in offered:
+            yield warning(
+                "resources",
+                None,
+                f"no node type offers {role}: its remotes go wherever there is room",
+            )
+    head = nodes[0]
+    actors_follow_cpus = ACTOR_NODES not in offered and (head.cpus or 0) > 0
+    if ACTOR_NODES in head.offers or actors_follow_cpus:
+        key, value = _resource_of(cluster, head, ACTOR_NODES if not actors_follow_cpus else "CPU")
+        yield warning(key, value, "actors would run on the head, and slow Ray's own processes")
+    for node in nodes:
+        if node.cpus is None:
+            key, _ = _resource_of(cluster, node, "CPU")
+            yield error(key, None, "is missing: must say what a node offers")
+
+
+def _resource_of(cluster: ClusterFile, node: NodeType, name: str) -> tuple[str, object]:
+    """Where the file says how much of a resource a node offers, and how much."""
+    if cluster.provider == LOCAL:
+        role = "head" if node.head else "worker"
+        option = "--num-cpus" if name == "CPU" else f"--resources {name}"
+        return f"{role}_start_ray_commands: {option}", node.cpus if name == "CPU" else "1 or more"
+    if cluster.provider == KUBERAY:
+        return f"group {node.name}: {name}", node.cpus if name == "CPU" else "1 or more"
+    resources = cluster.values["available_node_types"][node.name]["resources"]
+    return f"available_node_types.{node.name}.resources.{name}", resources.get(name)
+
+
+def _scaling(cluster: ClusterFile) -> Iterator[Finding]:
+    """Whether nodes that nobody needs go."""
+    values = cluster.values
+    if cluster.provider == LOCAL:
+        workers = cluster.nodes[1]
+        hosts = len(values["provider"].get("worker_ips") or ())
+        if workers.least < hosts:
+            yield warning(
+                "min_workers",
+                workers.least,
+                f"must be {hosts}, as worker_ips: no more of them would be started",
+            )
+        return
+    for node in cluster.nodes[1:]:
+        if 0 < node.least == node.most:
+            low, high = (
+                ("minReplicas", "maxReplicas")
+                if cluster.provider == KUBERAY
+                else ("min_workers", "max_workers")
+            )
+            yield warning(
+                f"{node.name}.{low}",
+                node.least,
+                f"never scales down: must be below {high}={node.most}",
+            )
+    if cluster.provider == KUBERAY:
+        if values.get("enableInTreeAutoscaling") is not True:
+            yield error(
+                "enableInTreeAutoscaling",
+                values.get("enableInTreeAutoscaling"),
+                "must be true, or no node is started or let go",
+            )
+        idle_s = dig(values, "autoscalerOptions", "idleTimeoutSeconds")
+        key, minutes = "autoscalerOptions.idleTimeoutSeconds", 1 if idle_s is None else idle_s / 60
+        value: object = idle_s
+    else:
+        key = "idle_timeout_minutes"
+        value = minutes = values[key]
+    if not 0 < minutes <= MAX_IDLE_MINUTES:
+        unit = 60 if cluster.provider == KUBERAY else 1
+        why = "nodes that nobody needs stay" if minutes > 0 else "nodes go before they are used"
+        yield warning(key, value, f"{why}: must be between {unit} and {MAX_IDLE_MINUTES * unit}")
+
+
+def _kubernetes_security(cluster: ClusterFile) -> Iterator[Finding]:
+    spec = cluster.values
+    mode = dig(spec, "authOptions", "mode")
+    if mode != "token":
+        yield error(
+            "authOptions.mode",
+            mode or "",
+            "must be token, or every pod that reaches a port may run code",
+        )
+    head = spec["headGroupSpec"]
+    for key, service in (
+        ("headGroupSpec.serviceType", head.get("serviceType")),
+        ("headGroupSpec.headService.spec.type", dig(head, "headService", "spec", "type")),
+    ):
+        if service in ("LoadBalancer", "NodePort"):
+            yield error(key, service, "opens the cluster to the world: must be ClusterIP")
+    if head.get("enableIngress") is True:
+        yield error(
+            "headGroupSpec.enableIngress", True, "opens the cluster to the world: must be false"
+        )
+    for key, pod in pod_specs(spec):
+        container = pod["containers"][0]
+        if not any(
+            dig(place, "securityContext", "runAsNonRoot") is True for place in (pod, container)
+        ):
+            yield warning(f"{key}.securityContext.runAsNonRoot", None, "is missing: must be true")
+    environment = _entries(head["template"]["spec"]["containers"][0], "env")
+    wait = next(
+        (
+            str(dig(entry, "value"))
+            for entry in environment
+            if dig(entry, "name") == "RAY_JOB_STOP_WAIT_TIME_S"
+        ),
+        "",
+    )
+    if not wait.isdigit() or int(wait) < STOP_WAIT_S:
+        yield warning(
+            "headGroupSpec: RAY_JOB_STOP_WAIT_TIME_S",
+            wait,
+            f"must be at least {STOP_WAIT_S}, or a run is killed as it saves",
+        )
+
+
+def _kubernetes_versions(cluster: ClusterFile) -> Iterator[Finding]:
+    spec, here = cluster.values, _version("ray")
+    version = str(spec["rayVersion"])
+    if version != here:
+        yield error("rayVersion", version, f"must be {here}, as here")
+    images = [
+        (f"{key}.image", str(pod["containers"][0].get("image", ""))) for key, pod in pod_specs(spec)
+    ]
+    yield from _compare(images)
+    for key, image in images:
+        if not _RAY_IMAGE.search(image):
+            yield warning(key, image, f"does not name its Ray: must have ray{here}")
+        if image != images[0][1]:
+            yield warning(key, image, f"must be the image of the head, {images[0][1]}")
+
+
+def _kubernetes_jobs(cluster: ClusterFile) -> Iterator[Finding]:
+    """Jobs that would train beside the cluster, and not on it."""
+    for command in cluster.jobs:
+        trains = re.search(r"(raydqn|-m deploy)\s+(train|resume)\b", command)
+        if trains and not re.search(r"--(address\b|inline\b)", command):
+            yield error(
+                "RayJob entrypoint",
+                command,
+                "trains in the head's pod alone: must have --address auto",
+            )

@@ -1,0 +1,69 @@
+"""LivePlot: the picture of `raydqn plot`, redrawn in a notebook while a run goes on."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from common.types import UserError
+from deploy.reporting.plot import draw, to_png
+
+
+class LivePlot:
+    """A `View` for notebooks: one output that changes in its place.
+
+    Drawing takes time from the run when both share a process, so it is done now and then only;
+    the last state is always drawn.
+    """
+
+    def __init__(self, name: str = "run", every_s: float = 2.0) -> None:
+        """Nothing is shown before the first report.
+
+        Args:
+            name: of the run, above the picture.
+            every_s: seconds from the end of one drawing to the start of the next, at least.
+
+        Raises:
+            UserError: IPython is not installed.
+        """
+        try:
+            from IPython.display import Image, display
+        except ImportError:
+            raise UserError(
+                "LivePlot: needs IPython (pip install ipykernel); without it, draw a run "
+                "afterwards with: raydqn plot RUN"
+            ) from None
+        self._image: Any = Image
+        self._display: Any = display
+        self._name = name
+        self._every_s = every_s
+        self._output: Any = None  # IPython's handle of what is shown
+        self._figure = draw({name: []})
+        self._drawn = 0
+        self._drawn_s = -every_s
+        self.reports: list[dict[str, Any]] = []
+
+    def update(self, report: dict[str, Any]) -> None:
+        """Keep a report; redraw if the last drawing is old enough."""
+        self.reports.append(report)
+        if time.monotonic() - self._drawn_s >= self._every_s:
+            self._draw()
+
+    def message(self, text: str) -> None:
+        """Print it, where the notebook prints."""
+        print(text, flush=True)
+
+    def close(self) -> None:
+        """Draw what was held back. May be called again."""
+        if self._drawn < len(self.reports):
+            self._draw()
+
+    def _draw(self) -> None:
+        draw({self._name: self.reports}, self._figure)
+        picture = self._image(data=to_png(self._figure), format="png")
+        if self._output is None:
+            self._output = self._display(picture, display_id=True)
+        else:
+            self._output.update(picture)
+        self._drawn = len(self.reports)
+        self._drawn_s = time.monotonic()

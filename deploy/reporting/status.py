@@ -1,0 +1,131 @@
+"""`raydqn status`: which part lives where, what it does, how long it has lived."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from common.types import UserError
+from deploy.supervisor.slots import Seat
+
+OLD_AFTER_S = 15.0
+"""A status that was not renewed for so long says how old it is."""
+SILENT_AFTER_S = 3.0
+"""A part that owes a sign of life for so long is shown as silent."""
+
+
+@dataclass(frozen=True, slots=True)
+class PartStatus:
+    """One row: a part, as the supervisor sees it.
+
+    Attributes:
+        part: the title of its seat. incarnation: which one sits there.
+        host, pid: where it lives; None: in the driver's own process, or not known yet.
+        state: up, waiting (for its process, or for a node), silent (since so many seconds).
+        rate, unit: what it does per second; None for parts that only answer.
+        age_s: since it showed its first sign of life. restarts: of this seat, in this life.
+    """
+
+    part: str
+    incarnation: int
+    host: str | None
+    pid: int | None
+    state: str
+    rate: float | None
+    unit: str
+    age_s: float | None
+    restarts: int
+
+
+def part_status(seat: Seat, now: float, rate: float = math.nan, unit: str = "") -> PartStatus:
+    """The row of a seat.
+
+    Args:
+        seat: of the part.
+        now: `time.monotonic()`.
+        rate: what it does per second; NaN: not known.
+        unit: of the rate.
+    """
+    silent_s = now - seat.pinged_s if seat.ping is not None else 0.0
+    if not seat.up:
+        state = "waiting"
+    else:
+        state = f"silent {silent_s:.0f} s" if silent_s > SILENT_AFTER_S else "up"
+    return PartStatus(
+        part=seat.title,
+        incarnation=seat.incarnation,
+        host=seat.place.host if seat.place else None,
+        pid=seat.place.pid if seat.place else None,
+        state=state,
+        rate=round(rate, 1) if math.isfinite(rate) else None,
+        unit=unit,
+        age_s=round(now - seat.up_s, 1) if seat.up else None,
+        restarts=seat.replaced,
+    )
+
+
+def run_status(run: str, line: Mapping[str, Any], parts: Iterable[PartStatus]) -> dict[str, Any]:
+    """What is written and posted: the parts, and the main numbers of the newest report."""
+    kept = ("wall_s", "env_steps", "learner_steps", "env_steps_per_s", "learner_steps_per_s")
+    return {
+        "run": run,
+        "at": time.time(),
+        **{key: line[key] for key in (*kept, "score", "restarts", "limiter")},
+        "parts": [asdict(part) for part in parts],
+    }
+
+
+def show(status: Mapping[str, Any], running: bool, console: Console | None = None) -> None:
+    """Print a status.
+
+    Args:
+        status: see `run_status`.
+        running: whether the run still goes on.
+        console: where to; by default the terminal.
+
+    Raises:
+        UserError: not a status.
+    """
+    console = console or Console()
+    try:
+        age_s = time.time() - status["at"]
+        when = f"{'for' if running else 'has ended after'} {status['wall_s']:,.0f} s"
+        if not running:
+            when += f", by {status['stop_reason']}" if "stop_reason" in status else ", killed"
+        elif age_s > OLD_AFTER_S:
+            when += f" (status is {age_s:,.0f} s old)"
+        score = "none yet" if status["score"] is None else f"{status['score']:g}"
+        console.print(
+            f"{status['run']}: {when}: {status['env_steps']:,} env steps "
+            f"({status['env_steps_per_s']:,.0f}/s), {status['learner_steps']:,} learner steps "
+            f"({status['learner_steps_per_s']:,.1f}/s), score {score}, restarts "
+            f"{status['restarts']}",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
+        if not running:
+            return  # its parts are gone
+        table = Table(box=None, pad_edge=False)
+        for name in ("part", "host", "pid", "state", "rate", "age", "restarts"):
+            table.add_column(name, justify="right" if name in ("pid", "rate", "age") else "left")
+        for row in status["parts"]:
+            part = PartStatus(**row)
+            table.add_row(
+                part.part,
+                part.host or "–",
+                "–" if part.pid is None else str(part.pid),
+                part.state,
+                "–" if part.rate is None else f"{part.rate:,.0f} {part.unit}",
+                "–" if part.age_s is None else f"{part.age_s:,.0f} s",
+                str(part.restarts),
+            )
+        console.print(table, markup=False, highlight=False)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"not a status of a run ({type(error).__name__}: {error})") from None

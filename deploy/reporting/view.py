@@ -1,0 +1,189 @@
+"""What a person sees while a run goes on: one live table, or plain lines without a terminal."""
+
+from __future__ import annotations
+
+import sys
+import time
+from contextlib import suppress
+from typing import Any, TextIO
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from common.config import StopConfig
+from deploy.supervisor.loop import View
+
+PLAIN_EVERY_S = 5.0
+
+
+def make_view(stop: StopConfig, stream: TextIO | None = None) -> View:
+    """The view that fits the stream: live on a terminal, lines elsewhere."""
+    stream = stream or sys.stdout
+    return LiveView(stop, stream) if stream.isatty() else PlainView(stop, stream)
+
+
+class SilentView:
+    """Shows nothing."""
+
+    def update(self, report: dict[str, Any]) -> None:
+        """Ignored."""
+
+    def message(self, text: str) -> None:
+        """Ignored."""
+
+    def close(self) -> None:
+        """Nothing to end."""
+
+
+class PlainView:
+    """One line every few seconds."""
+
+    def __init__(self, stop: StopConfig, stream: TextIO) -> None:
+        """Lines go to `stream`."""
+        self._stop = stop
+        self._stream = stream
+        self._last_s = -PLAIN_EVERY_S
+        self._unseen: dict[str, Any] | None = None
+
+    def update(self, report: dict[str, Any]) -> None:
+        """Print a line if the last one is old enough."""
+        if time.monotonic() - self._last_s < PLAIN_EVERY_S:
+            self._unseen = report
+            return
+        self._print(report)
+
+    def message(self, text: str) -> None:
+        """Print it."""
+        with suppress(BrokenPipeError):  # nobody reads on (`| head`): the run goes on
+            print(text, file=self._stream, flush=True)
+
+    def close(self) -> None:
+        """Print the last report, if it was held back."""
+        if self._unseen is not None:
+            self._print(self._unseen)
+
+    def _print(self, report: dict[str, Any]) -> None:
+        self._last_s = time.monotonic()
+        self._unseen = None
+        done, left = progress(report, self._stop)
+        parts = [
+            f"{report['wall_s']:7.1f} s",
+            f"{done:4.0%}{eta(left, self._stop)}",
+            f"score {number(report['score'])}{evaluating(report)}",
+            f"return {number(report['return_mean_100'])}",
+            f"env steps {report['env_steps']:,} ({report['env_steps_per_s']:,.0f}/s)",
+            f"learner steps {report['learner_steps']:,} ({report['learner_steps_per_s']:,.0f}/s)",
+            f"loss {number(report['loss'], 4)}",
+            f"{report['limiter']}{missing(report)}",
+        ]
+        self.message("  ".join(parts))
+
+
+class LiveView:
+    """A table that stays in its place."""
+
+    def __init__(self, stop: StopConfig, stream: TextIO) -> None:
+        """Takes over the terminal's last lines until closed."""
+        self._stop = stop
+        self._live = Live(console=Console(file=stream), refresh_per_second=4)
+
+    def update(self, report: dict[str, Any]) -> None:
+        """Redraw; the first report takes the terminal over, so that early errors are plain."""
+        if not self._live.is_started:
+            self._live.start()
+        self._live.update(live_table(report, self._stop))
+
+    def message(self, text: str) -> None:
+        """A line above the table."""
+        self._live.console.print(text, markup=False, highlight=False)
+
+    def close(self) -> None:
+        """Leave the last state standing."""
+        self._live.stop()
+
+
+def live_table(report: dict[str, Any], stop: StopConfig) -> Table:
+    """The live view of one report."""
+    done, left = progress(report, stop)
+    width = 30
+    bar = "█" * round(done * width) + "░" * (width - round(done * width))
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(style="bold")
+    table.add_column()
+    table.add_row("progress", f"{bar} {done:4.0%}  {duration(report['wall_s'])} {eta(left, stop)}")
+    table.add_row(
+        "score",
+        f"{number(report['score'])} greedy{evaluating(report)} "
+        f"(best {number(report['best_score'])})   exploring {number(report['return_mean_100'])}",
+    )
+    table.add_row("env steps", f"{report['env_steps']:>12,}  {report['env_steps_per_s']:>9,.0f}/s")
+    table.add_row(
+        "learner steps", f"{report['learner_steps']:>12,}  {report['learner_steps_per_s']:>9,.0f}/s"
+    )
+    table.add_row(
+        "replay",
+        f"{number(report['replay_size'], 0):>12}  "
+        f"data {number(report['data_age'], 0)} inserts old, "
+        f"acted {number(report['weight_lag'], 0)} versions ago",
+    )
+    table.add_row(
+        "loss",
+        f"{number(report['loss'], 4)}   |TD error| {number(report['td_error'], 3)}   "
+        f"mean q {number(report['mean_q'])}   ε {number(report['epsilon'], 3)}",
+    )
+    table.add_row("limiter", f"{report['limiter']}{missing(report)}")
+    return table
+
+
+def progress(report: dict[str, Any], stop: StopConfig) -> tuple[float, float | None]:
+    """How far the run is towards the nearest stop condition, 0 … 1, and seconds left if known.
+
+    A score is no measure of progress in time: it counts for the bar, never for the ETA.
+    """
+    shares: list[float] = []
+    lefts: list[float] = []
+    for goal, key, rate in (
+        (stop.learner_steps, "learner_steps", report["learner_steps_per_s"]),
+        (stop.env_steps, "env_steps", report["env_steps_per_s"]),
+        (stop.wall_s, "wall_s", 1.0),
+    ):
+        if goal is None:
+            continue
+        shares.append(report[key] / goal)
+        if rate > 0:
+            lefts.append(max(0.0, goal - report[key]) / rate)
+    if stop.score is not None and stop.score > 0 and report["score"] == report["score"]:
+        shares.append(max(0.0, report["score"]) / stop.score)
+    return min(1.0, max(shares, default=0.0)), min(lefts, default=None)
+
+
+def eta(left_s: float | None, stop: StopConfig) -> str:
+    """How long it takes still; with a score to reach, how long at the most."""
+    if left_s is None:
+        return ""
+    return f" {'limit in' if stop.score is not None else 'ETA'} {duration(left_s)}"
+
+
+def evaluating(report: dict[str, Any]) -> str:
+    """Says that a new score is on its way."""
+    return ", evaluating …" if report["evaluating"] else ""
+
+
+def missing(report: dict[str, Any]) -> str:
+    """Says how many actors are up, unless all are."""
+    up, actors = report["actors_up"], report["actors"]
+    return f"; {up} of {actors} actors up" if up < actors else ""
+
+
+def number(value: float | None, digits: int = 1) -> str:
+    """A number, or a dash where there is none yet."""
+    finite = value is not None and value == value and abs(value) != float("inf")
+    return f"{value:,.{digits}f}" if finite else "–"
+
+
+def duration(seconds: float) -> str:
+    """`75` → `1:15`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -1,0 +1,378 @@
+"""What a run has done so far: counters, rates and scores, and the reports made of them."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections import deque
+from collections.abc import Collection
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from common.config import Config
+from common.types import (
+    PRIORITIES,
+    TIMES,
+    ActorReport,
+    Array,
+    Episode,
+    EvaluationReport,
+    LearnerReport,
+    ShardStatistics,
+    ShardSummary,
+)
+from deploy.runs.metrics import MIN_RATE_S, Rate
+from replay_server.rate_limiter import RateLimiter
+
+RECENT_EPISODES = 100
+
+
+@dataclass(slots=True)
+class Counters:
+    """What a run has done; each in one unit. Saved with every checkpoint."""
+
+    env_steps: int = 0
+    frames: int = 0
+    transitions: int = 0
+    episodes: int = 0
+    learner_steps: int = 0
+    samples: int = 0
+    evaluations: int = 0
+    restarts: int = 0
+    dropped: int = 0
+    wall_s: float = 0.0
+
+
+@dataclass(slots=True)
+class _Window:
+    """What happened since the last line of metrics."""
+
+    episodes: list[Episode] = field(default_factory=list)
+    actor_s: float = 0.0
+    env_s: float = 0.0
+    policy_s: float = 0.0
+    insert_wait_s: float = 0.0
+    fetches: int = 0
+    train_s: float = 0.0
+    sample_wait_s: float = 0.0
+
+
+class Records:
+    """Takes in the reports of all parts; gives out lines of metrics and the summary."""
+
+    def __init__(self, config: Config, started_s: float) -> None:
+        """Nothing done yet.
+
+        Args:
+            config: of the run.
+            started_s: `time.monotonic()` when the command began.
+        """
+        self.counters = Counters()
+        self.score = math.nan  # of the newest evaluation, one before a resume included
+        self.best_score = -math.inf
+        self.last_evaluation: EvaluationReport | None = None  # of this life
+        self.reported_s = started_s
+        self._config = config
+        self._started_s = started_s
+        self._wall_before_s = 0.0
+        self._acting_after_s = math.nan
+        self._actors: dict[int, ActorReport] = {}
+        self._learner: LearnerReport | None = None
+        self._statistics: dict[str, Any] | None = None
+        self._checkpoints, self._checkpoint_s = 0, math.nan
+        self._window = _Window()
+        self._recent: deque[float] = deque(maxlen=RECENT_EPISODES)
+        self._env_rate, self._learner_rate = Rate(), Rate()
+        # (seconds, count) when acting and learning began in this life: means are taken from there.
+        self._acting_since: tuple[float, int] | None = None
+        self._learning_since: tuple[float, int] | None = None
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` said when a checkpoint was saved."""
+        known = Counters.__dataclass_fields__
+        self.counters = Counters(**{k: v for k, v in state["counters"].items() if k in known})
+        self._wall_before_s = self.counters.wall_s
+        if state["best_score"] is not None:
+            self.best_score = float(state["best_score"])
+        if state["score"] is not None:
+            self.score = float(state["score"])
+
+    def state(self) -> dict[str, Any]:
+        """Scores for a checkpoint; the counters are saved beside them."""
+        return {"score": _rounded(self.score, 9), "best_score": _rounded(self.best_score, 9)}
+
+    @property
+    def wall_s(self) -> float:
+        """Seconds since the command began, and those of earlier lives."""
+        return self._wall_before_s + time.monotonic() - self._started_s
+
+    @property
+    def evaluated_steps(self) -> int:
+        """Learner steps of the weights that were evaluated last in this life; −1 for none."""
+        return self.last_evaluation.learner_steps if self.last_evaluation else -1
+
+    def resize(self, config: Config) -> None:
+        """Go on with another number of actors."""
+        self._config = config
+        self._actors = {i: r for i, r in self._actors.items() if i < config.actors.count}
+
+    # --- what parts report ------------------------------------------------------------------
+
+    def actor(self, report: ActorReport) -> None:
+        """An actor's report."""
+        counters, window, now = self.counters, self._window, time.monotonic()
+        counters.env_steps += report.env_steps
+        counters.frames += report.frames
+        counters.transitions += report.transitions
+        counters.dropped += report.dropped
+        counters.episodes += len(report.episodes)
+        window.episodes += report.episodes
+        window.actor_s += report.wall_s
+        window.env_s += report.env_s
+        window.policy_s += report.policy_s
+        window.insert_wait_s += report.insert_wait_s
+        window.fetches += report.fetches
+        self._actors[report.index] = report
+        self._recent.extend(episode.ret for episode in report.episodes)
+        if self._acting_since is None:
+            self._acting_after_s = now - self._started_s
+            self._acting_since = (now, counters.env_steps)
+        self._env_rate.add(now, counters.env_steps)
+
+    def learner(self, report: LearnerReport) -> None:
+        """A report of the learner's."""
+        now = time.monotonic()
+        self.counters.learner_steps = report.learner_steps
+        self.counters.samples += report.samples
+        self._learner = report
+        self._window.train_s += report.wall_s
+        self._window.sample_wait_s += report.sample_wait_s
+        if self._learning_since is None:
+            self._learning_since = (now, report.learner_steps)
+        self._learner_rate.add(now, report.learner_steps)
+
+    def replay(self, shards: list[ShardStatistics]) -> None:
+        """What the shards hold and what was drawn from them, for the next line."""
+        self._statistics = {
+            "shards": [_plain(one) for one in shards],
+            "all": _plain(over_all_shards(shards)),
+        }
+
+    def checkpoint(self, wall_s: float) -> None:
+        """A checkpoint was written, in so many seconds."""
+        self._checkpoints += 1
+        self._checkpoint_s = wall_s
+
+    def learner_steps_per_s(self, now: float) -> float:
+        """Over the last seconds."""
+        return self._learner_rate.per_s(now)
+
+    @property
+    def version(self) -> int:
+        """Newest version of the weights that was heard of; −1: none."""
+        acting = max((report.version for report in self._actors.values()), default=-1)
+        return max(acting, self._learner.version if self._learner else -1)
+
+    def evaluation(self, report: EvaluationReport) -> bool:
+        """An evaluation; whether it is the best so far."""
+        self.counters.evaluations += 1
+        self.score = report.score
+        self.last_evaluation = report
+        if report.score <= self.best_score:
+            return False
+        self.best_score = report.score
+        return True
+
+    # --- what is made of it -----------------------------------------------------------------
+
+    def line(self, limiter: RateLimiter, evaluating: bool, actors_up: int) -> dict[str, Any]:
+        """One line of metrics; the next one begins here.
+
+        Args:
+            limiter: of the run.
+            evaluating: an evaluation is under way.
+            actors_up: how many of the actors have come up.
+        """
+        now = time.monotonic()
+        counters, window, learner = self.counters, self._window, self._learner
+        actors = self._config.actors.count
+        # The last report may follow hard on the one before it.
+        interval_s = max(MIN_RATE_S, now - self.reported_s)
+
+        # What only the learner knows is unknown, not 0, until it reports: shards fill up before.
+        def reported(name: str) -> float:
+            return getattr(learner, name) if learner else math.nan
+
+        def in_shards(name: str) -> float:
+            return sum(getattr(shard, name) for shard in learner.replay) if learner else math.nan
+
+        # A mean over the few who reported first would be another number.
+        complete = len(self._actors) == actors
+        epsilons = [report.epsilon for report in self._actors.values()] if complete else []
+        line: dict[str, Any] = {
+            "wall_s": round(self.wall_s, 3),
+            "env_steps": counters.env_steps,
+            "frames": counters.frames,
+            "transitions": counters.transitions,
+            "learner_steps": counters.learner_steps,
+            "env_steps_per_s": self._env_rate.per_s(now),
+            "learner_steps_per_s": self._learner_rate.per_s(now),
+            "samples_per_insert": limiter.ratio,
+            "score": self.score,
+            "best_score": self.best_score,
+            "evaluating": evaluating,
+            "return_mean_100": _mean(self._recent),
+            "episodes_total": counters.episodes,
+            "epsilon": _mean(epsilons),
+            "loss": reported("loss"),
+            "mean_q": reported("mean_q"),
+            "td_error": reported("td_error"),
+            "grad_norm": reported("grad_norm"),
+            "weights_version": reported("version"),
+            "weights_fetched": window.fetches,
+            "oldest_acting_version": min(
+                (report.version for report in self._actors.values()), default=math.nan
+            ),
+            "target_syncs": reported("target_syncs"),
+            "weight_lag": reported("weight_lag"),
+            "data_age": reported("data_age"),
+            "replay_size": in_shards("size"),
+            "replay_evicted": in_shards("evicted"),
+            "stale_priorities": in_shards("stale"),
+            "refused_priorities": in_shards("refused"),
+            "replay_bytes": in_shards("nbytes"),
+            "replay_evicted_unsampled": in_shards("evicted_unsampled"),
+            "replay_orphaned": in_shards("orphaned"),
+            "replay": self._statistics,
+            "restarts": counters.restarts,
+            "dropped": counters.dropped,
+            "checkpoints": self._checkpoints,
+            "checkpoint_s": self._checkpoint_s,
+            "actors": actors,
+            "actors_up": actors_up,
+            "actor_busy": window.actor_s / (interval_s * actors),
+            "env_share": window.env_s / window.actor_s if window.actor_s else math.nan,
+            "policy_share": window.policy_s / window.actor_s if window.actor_s else math.nan,
+            "insert_wait_s": window.insert_wait_s,
+            "inserts_in_flight": sum(r.inserts_in_flight for r in self._actors.values()),
+            "rounds_in_flight": reported("rounds_in_flight"),
+            "learner_busy": (window.train_s - window.sample_wait_s) / interval_s,
+            "sample_wait_s": window.sample_wait_s,
+            "limiter": limiter.explain(),
+            "limiter_waiting": limiter.waiting,
+            "limiter_waiting_s": round(limiter.waiting_s, 3),
+            "returns_by_epsilon": _by_epsilon(window.episodes),
+            "episodes": [[e.ret, e.length, round(e.epsilon, 6)] for e in window.episodes],
+        }
+        self._window = _Window()
+        self._statistics = None
+        self.reported_s = now
+        return line
+
+    def summary(self, limiter: RateLimiter, policy: dict[str, Array]) -> dict[str, Any]:
+        """How the run went, as far as the records know.
+
+        Args:
+            limiter: of the run.
+            policy: its last weights.
+        """
+        counters, evaluation = self.counters, self.last_evaluation
+        return {
+            "env_steps": counters.env_steps,
+            "frames": counters.frames,
+            "transitions": counters.transitions,
+            "learner_steps": counters.learner_steps,
+            "episodes": counters.episodes,
+            "wall_s": round(self.wall_s, 2),
+            "acting_after_s": _rounded(self._acting_after_s, 2),
+            "env_steps_per_s": _mean_rate(self._acting_since, counters.env_steps),
+            "learner_steps_per_s": _mean_rate(self._learning_since, counters.learner_steps),
+            "samples_per_insert": round(limiter.ratio, 3),
+            "score": _rounded(self.score, 3),
+            "score_episodes": len(evaluation.returns) if evaluation else 0,
+            "score_epsilon": self._config.evaluation.epsilon,
+            "best_score": _rounded(self.best_score, 3),
+            "restarts": counters.restarts,
+            "dropped": counters.dropped,
+            "weights_sha256": hash_arrays(policy),
+        }
+
+
+def over_all_shards(shards: list[ShardStatistics]) -> ShardStatistics:
+    """Statistics of the whole memory: sums of counts, and means over all items drawn.
+
+    An item's age is in inserts into its own shard, and comes out so.
+    """
+    summaries = [one.summary for one in shards]
+    totals = {
+        name: sum(getattr(summary, name) for summary in summaries)
+        for name in ShardSummary.__dataclass_fields__
+        if name not in ("shard", "incarnation")
+    }
+    drawn = sum(one.drawn for one in shards)
+    return ShardStatistics(
+        summary=ShardSummary(shard=-1, incarnation=-1, **totals),
+        times_sampled=[
+            sum(counts) for counts in zip(*(s.times_sampled for s in shards), strict=True)
+        ],
+        priorities=[sum(counts) for counts in zip(*(s.priorities for s in shards), strict=True)],
+        drawn=drawn,
+        age=sum(s.age * s.drawn for s in shards) / max(1, drawn),
+        version_lag=sum(s.version_lag * s.drawn for s in shards) / max(1, drawn),
+    )
+
+
+def _plain(statistics: ShardStatistics) -> dict[str, Any]:
+    """For JSON: histograms as what is counted → how many."""
+    summary = {k: v for k, v in asdict(statistics.summary).items() if v != -1}
+    return {
+        **summary,
+        "drawn": statistics.drawn,
+        "age": round(statistics.age, 1),
+        "version_lag": round(statistics.version_lag, 3),
+        "times_sampled": dict(zip(TIMES, statistics.times_sampled, strict=True)),
+        "priorities": dict(zip(PRIORITIES, statistics.priorities, strict=False)),
+    }
+
+
+def hash_arrays(arrays: dict[str, Array]) -> str:
+    """SHA-256 over names and bytes: equal exactly if all weights are, bit for bit."""
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        digest.update(name.encode())
+        digest.update(arrays[name].tobytes())
+    return digest.hexdigest()
+
+
+def _mean_rate(since: tuple[float, int] | None, count: int) -> float:
+    """Events per second since acting or learning began."""
+    if since is None or time.monotonic() - since[0] < MIN_RATE_S:
+        return 0.0
+    return round((count - since[1]) / (time.monotonic() - since[0]), 1)
+
+
+def _mean(values: Collection[float]) -> float:
+    return math.fsum(values) / len(values) if values else math.nan
+
+
+def _rounded(value: float, digits: int) -> float | None:
+    return round(value, digits) if math.isfinite(value) else None
+
+
+def _by_epsilon(episodes: list[Episode]) -> dict[str, dict[str, float]]:
+    """Mean return per band of ε: returns of explorers are no score, and mix badly."""
+    bands: dict[str, list[float]] = {}
+    for episode in episodes:
+        bands.setdefault(_band(episode.epsilon), []).append(episode.ret)
+    return {
+        band: {"mean": _mean(returns), "episodes": len(returns)}
+        for band, returns in sorted(bands.items())
+    }
+
+
+def _band(epsilon: float) -> str:
+    for limit in (0.01, 0.05, 0.2, 0.5):
+        if epsilon <= limit:
+            return f"<={limit}"
+    return "<=1"

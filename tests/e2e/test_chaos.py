@@ -1,0 +1,92 @@
+"""`raydqn chaos`: parts of a live run die at random, and it learns all the same."""
+
+from __future__ import annotations
+
+import pytest
+from test_supervisor import Messages, supervisor_for, tiny
+
+from common.config import Config, to_toml
+from deploy.control.chaos import KINDS
+from support.program import SHORT_RUN_S, raydqn_here, reports_in, running, summary_of, wait_for
+
+
+@pytest.mark.parametrize(
+    ("mode", "every", "kinds"),
+    [((), "7s", "actor,shard,learner"), (("--inline",), "3s", ",".join(KINDS))],
+    ids=["ray", "inline"],
+)
+def test_cartpole_is_learnt_under_chaos(tmp_path, mode, every, kinds):
+    run = tmp_path / "run"
+    options = ("--run-dir", str(run), "--seed", "1", "--replay.shards", "2", "--json")
+    often = ("--checkpoint.every-s", "5", "--checkpoint.every-learner-steps", "500")
+    with running("train", "cartpole", *mode, *options, *often) as process:
+        wait_for(lambda: reports_in(run) and reports_in(run)[-1]["learner_steps"] > 0)
+        with running("chaos", str(run), "--every", every, "--kinds", kinds) as chaos:
+            out, err = process.communicate(timeout=SHORT_RUN_S)
+            said, _ = chaos.communicate(timeout=30)
+    assert process.returncode == 0, err
+    summary = summary_of(out)
+    assert summary["stop_reason"] == "score"
+    assert summary["score"] >= 490
+    deaths = said.count("is to die")
+    assert deaths >= 2, said
+    assert summary["restarts"] >= 1
+    # The last may have come too late, and some hit a part that was dead still, or an evaluator
+    # where there was none.
+    assert summary["restarts"] >= 0.8 * (deaths - (out + err).count(": spared")) - 2
+    assert "the run has ended" in said
+    assert chaos.returncode == 0
+
+
+def test_a_part_that_has_not_worked_since_it_came_is_spared(tmp_path):
+    """Whatever dies faster than it starts never works, and the run would give it up."""
+    view, wish = Messages(), {"kind": "learner", "number": 0}
+    supervisor = supervisor_for(tiny(stop={"learner_steps": 20}), tmp_path / "run", view)
+    spared = "chaos: learner has not worked since it came: spared"
+    supervisor._crash(wish)  # it is not up yet
+    assert view.lines.pop() == spared
+    supervisor.run()
+    supervisor._learner.failures = 1
+    supervisor._crash(wish)
+    assert view.lines.pop() == spared
+    supervisor._learner.failures = 0
+    supervisor._crash(wish)
+    assert view.lines.pop() == "chaos: learner dies"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--kinds", "driver"), "--kinds=driver: must be of actor, shard"),
+        (("--every", "never"), "'never': must be a time above 0, such as 20s or 2m"),
+        (("--every", "0s"), "must be a time above 0"),
+        ((), "no run is going on there"),
+    ],
+)
+def test_a_wrong_wish_is_one_line(tmp_path, arguments, message):
+    (tmp_path / "config.toml").write_text(to_toml(Config()))
+    code, _, err = raydqn_here("chaos", str(tmp_path), *arguments)
+    assert code == 2
+    assert message in err
+    assert len(err.strip().splitlines()) == 1
+
+
+NONSENSE = (
+    "crash = 3",
+    '[crash]\nkind = "driver"\nnumber = 0',
+    '[crash]\nkind = "actor"\nnumber = -1',
+)
+
+
+def test_a_control_file_that_asks_for_nonsense_is_named_and_the_run_goes_on(tmp_path):
+    run = tmp_path / "run"
+    with running("train", "--inline", "--run-dir", str(run)) as process:
+        wait_for(lambda: reports_in(run))
+        for wish in NONSENSE:
+            (run / "control.toml").write_text(wish)
+            wait_for(lambda: not (run / "control.toml").exists(), 20)
+        process.terminate()
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    said = (out + err).count("no kind of part, or no number; nothing was changed")
+    assert said == len(NONSENSE)

@@ -1,0 +1,339 @@
+"""Handles over Ray: a Ray of this test's own."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import psutil
+import pytest
+
+from common.config import Config
+from common.handles import RemoteDiedError
+from common.types import UserError
+from deploy import VERSION
+from deploy.runtime.ray_runtime import (
+    InlineRuntime,
+    OneMachine,
+    RayRuntime,
+    RemoteFuture,
+    _Host,
+    check_count,
+    local_ray,
+)
+from ray import exceptions as ray_errors
+from support.paths import ROOT, TESTS, import_path
+from support.program import SHORT_RUN_S, TINY_OPTIONS, running, wait_for
+
+
+class Part:
+    """Something to call."""
+
+    def __init__(self, value: int, fail: bool = False) -> None:
+        if fail:
+            raise UserError(f"value={value}: unwanted")
+        self.value = value
+
+    def add(self, number: int) -> int:
+        self.value += number
+        return self.value
+
+    def wait(self, seconds: float) -> str:
+        time.sleep(seconds)
+        return "awake"
+
+    def fail(self) -> None:
+        raise ZeroDivisionError("on purpose")
+
+    def read(self, references: list) -> tuple[float, bool]:
+        (array,) = [reference.result() for reference in references]
+        return float(array.sum()), bool(array.flags.writeable)
+
+    def threads(self) -> str | None:
+        return os.environ.get("OMP_NUM_THREADS")
+
+    def pid(self) -> int:
+        return os.getpid()
+
+    def ask(self, other) -> int:
+        return other.call("add", 1).result()
+
+
+class SlowPart:
+    """Something that takes its time to be made."""
+
+    def __init__(self) -> None:
+        time.sleep(5.0)
+
+
+MANY_GPUS = {"learner": {"device": "cuda:99"}}
+
+
+@pytest.fixture(scope="module")
+def ray_runtime():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", import_path(TESTS / "ray"))  # remotes import `Part` from here
+        patch.setenv("OMP_NUM_THREADS", "3")  # a decision of somebody else's
+        with local_ray(100 * 2**20, Config.model_validate(MANY_GPUS)) as runtime:
+            yield runtime
+
+
+@pytest.fixture(params=["inline", "ray"])
+def runtime(request):
+    return InlineRuntime() if request.param == "inline" else request.getfixturevalue("ray_runtime")
+
+
+def test_calls_run_in_their_order(runtime):
+    handle = runtime.spawn(Part, 10, name="part")
+    futures = [handle.call("add", n) for n in range(5)]
+    assert [f.result() for f in futures] == [10, 11, 13, 16, 20]
+    assert all(f.done() for f in futures)
+
+
+def test_each_remote_computes_with_one_thread_whatever_the_command_was_given(ray_runtime):
+    # TRAPS 27: many processes with a thread for each core would be in each other's way.
+    handle = ray_runtime.spawn(Part, 0, name="thrifty")
+    assert handle.call("threads").result() == "1"
+    assert os.environ["OMP_NUM_THREADS"] == "3", "what was there before Ray's start is back"
+
+
+def test_nobody_waits_for_gpus_that_ray_does_not_know_of(ray_runtime):
+    import ray
+
+    assert ray.cluster_resources().get("GPU", 0) < 100
+    handle = ray_runtime.spawn(Part, 1, name="hungry", title="learner")
+    call = handle.call("add", 1)
+    assert ray_runtime.wait([call], 20.0) == [call]
+
+
+def test_handles_travel_inside_arguments(runtime):
+    a = runtime.spawn(Part, 1, name="a")
+    b = runtime.spawn(Part, 5, name="b")
+    assert a.call("ask", b).result() == 6
+
+
+def test_what_is_shared_is_read_where_it_arrives(runtime):
+    handle = runtime.spawn(Part, 0, name="reader")
+    reference = handle.share(np.ones(300_000))
+    total, writeable = handle.call("read", [reference]).result()
+    assert total == 300_000
+    # Ray's shared memory is read-only: whoever keeps something must copy it (TRAPS 15).
+    assert writeable == isinstance(runtime, InlineRuntime)
+
+
+def test_waiting_returns_what_is_done(runtime):
+    handle = runtime.spawn(Part, 0, name="waiter")
+    futures = [handle.call("add", 1), handle.call("add", 1)]
+    ready = []
+    while len(ready) < 2:
+        ready = runtime.wait(futures, 5.0)
+    assert set(map(id, ready)) == set(map(id, futures))
+    assert runtime.wait([], 0.1) == []
+
+
+def test_waiting_ends_after_its_time(ray_runtime):
+    handle = ray_runtime.spawn(Part, 0, name="sleeper")
+    future = handle.call("wait", 5.0)
+    assert ray_runtime.wait([future], 0.1) == []
+    assert not future.done()
+    ray_runtime.kill(handle)
+
+
+def test_a_part_answers_a_ping_when_it_is_made_or_could_not_be(runtime):
+    handle = runtime.spawn(Part, 3, name="starter")
+    assert runtime.wait([runtime.ping(handle)], 30.0)
+    assert handle.call("add", 1).result() == 4
+
+
+def test_a_part_that_is_still_made_does_not_answer_a_ping(ray_runtime):
+    ping = ray_runtime.ping(ray_runtime.spawn(SlowPart, name="slow"))
+    assert ray_runtime.wait([ping], 1.0) == []
+    assert ray_runtime.wait([ping], 30.0) == [ping]
+    failed = ray_runtime.spawn(Part, 3, True, name="failed")
+    assert ray_runtime.wait([ray_runtime.ping(failed)], 30.0), "its first call says why"
+
+
+def test_a_users_mistake_in_a_remote_arrives_as_one(ray_runtime):
+    handle = ray_runtime.spawn(Part, 3, True, name="mistaken")
+    with pytest.raises(UserError, match=r"^value=3: unwanted$"):
+        handle.call("add", 1).result()
+    with pytest.raises(UserError, match="unwanted"):
+        handle.call("add", 1).result()
+
+
+def test_any_other_error_arrives_with_its_traceback(ray_runtime):
+    handle = ray_runtime.spawn(Part, 3, name="failing")
+    with pytest.raises(ZeroDivisionError, match="on purpose"):
+        handle.call("fail").result()
+    assert handle.call("add", 1).result() == 4, "the remote lives on"
+
+
+def test_a_killed_process_is_the_failure_of_its_own_call(ray_runtime):
+    handle = ray_runtime.spawn(Part, 3, name="victim")
+    other = ray_runtime.spawn(Part, 3, name="bystander")
+    pid = handle.call("pid").result()
+    future = handle.call("wait", 60.0)
+    os.kill(pid, signal.SIGKILL)
+    with pytest.raises(RemoteDiedError):
+        future.result()
+    assert other.call("add", 1).result() == 4
+
+
+@pytest.mark.parametrize(
+    ("error", "machine"),
+    [
+        (ray_errors.OutOfMemoryError("\x1b[31mTask was killed due to the node running low\nx"), 0),
+        (ray_errors.WorkerCrashedError(), 0),
+        (ray_errors.ObjectLostError("00" * 28, "127.0.0.1:1", ""), 0),
+        (ray_errors.NodeDiedError("its node has died"), 1),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_whatever_ray_itself_says_went_wrong_is_a_death_in_one_line(monkeypatch, error, machine):
+    import ray
+
+    def get(reference):
+        raise error
+
+    monkeypatch.setattr(ray, "get", get)
+    with pytest.raises(RemoteDiedError) as caught:
+        RemoteFuture("reference", "learner-0").result()
+    assert caught.value.part == "learner-0"
+    assert caught.value.machine == bool(machine)
+    assert len(str(caught.value).splitlines()) == 1
+    assert "\x1b" not in str(caught.value)
+
+
+class Elastic(OneMachine):
+    """One machine that acts as if more could come; one part asks for more than there is."""
+
+    elastic = True
+
+    def options(self, title):
+        return {"num_cpus": 99} if title == "homeless" else {"num_cpus": 0}
+
+
+def test_a_part_that_is_being_made_has_a_machine_and_one_without_room_waits_for_one(ray_runtime):
+    elastic = RayRuntime(Elastic())
+    slow = elastic.spawn(SlowPart, name="slow", title="slow")
+    homeless = elastic.spawn(Part, 0, name="homeless", title="homeless")
+    deadline = time.monotonic() + 60
+    both = [slow, homeless]
+    while elastic.homeless(both).result() != [False, True] and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert elastic.homeless(both).result() == [False, True]
+    assert ray_runtime.homeless(both).result() == [False, False], "no machine will ever come here"
+    for handle in (slow, homeless):
+        elastic.kill(handle)
+
+
+def test_a_question_that_nobody_can_answer_is_given_up(ray_runtime):
+    class Nowhere(Elastic):
+        def options(self, title):
+            return {"resources": {"no such node": 1}}
+
+    elastic = RayRuntime(Nowhere())
+    question = elastic.homeless([])
+    assert not question.done()
+    elastic.give_up(question)
+    with pytest.raises(RemoteDiedError):
+        question.result()
+
+
+def test_more_actors_than_the_memory_holds_are_refused(ray_runtime):
+    limit = ray_runtime.limit()
+    check_count(limit, ray_runtime)
+    says = f"actors.count={limit + 1}: the memory of this machine can never hold more than {limit}"
+    with pytest.raises(UserError, match=re.escape(says)):
+        check_count(limit + 1, ray_runtime)
+    assert 1 <= limit < 100_000
+
+
+def test_kill_ends_the_process(ray_runtime):
+    handle = ray_runtime.spawn(Part, 3, name="doomed")
+    process = psutil.Process(handle.call("pid").result())
+    assert "ray::doomed" in " ".join(process.cmdline())
+    ray_runtime.kill(handle)
+    process.wait(timeout=15)
+
+
+def test_a_node_that_has_another_version_of_the_project_is_named():
+    host = _Host("0.0.1", pickle.dumps(Part), (1,))
+    for asked in (lambda: host.call("add", 1), host.ping):
+        with pytest.raises(UserError) as caught:
+            asked()
+        assert f"{socket.gethostname()} has raydqn {VERSION}, the driver 0.0.1" in str(caught.value)
+
+
+def test_a_remote_that_does_not_end_by_itself_ends_with_the_process_that_started_it():
+    sleeper = (
+        "import time; from deploy.runtime.ray_runtime import _end_with_parent; _end_with_parent(); "
+        "print('ready', flush=True); time.sleep(600)"
+    )
+    starter = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {sleeper!r}])"
+    root = str(ROOT)
+    with subprocess.Popen(
+        [sys.executable, "-c", starter],
+        env={**os.environ, "PYTHONPATH": root},
+        stdout=subprocess.PIPE,
+    ) as parent:
+        assert parent.stdout.readline() == b"ready\n"
+        (child,) = psutil.Process(parent.pid).children()
+        parent.kill()
+        parent.wait()
+        _, alive = psutil.wait_procs([child], timeout=5)
+        for process in alive:
+            process.kill()
+        assert not alive
+
+
+SLOW_HELPER = """
+import pathlib, sys, time
+
+mark = pathlib.Path(__file__).with_name("mark")
+if any(word.endswith("dashboard/agent.py") for word in sys.orig_argv) and not mark.exists():
+    mark.touch()
+    time.sleep(300)  # longer than all this takes
+"""
+
+
+def test_ray_is_started_once_more_where_its_helpers_are_too_slow(tmp_path):
+    """Their first imports, from a slow disk: Ray's raylet waits 15 s for them, then it aborts."""
+    (tmp_path / "sitecustomize.py").write_text(SLOW_HELPER)
+    with running(
+        *("train", "cartpole", *TINY_OPTIONS, "--stop.learner-steps", "20"),
+        *("--run-dir", str(tmp_path / "run")),
+        pythonpath=tmp_path,
+    ) as process:
+        out, err = process.communicate(timeout=SHORT_RUN_S)
+    assert process.returncode == 0, err
+    assert (tmp_path / "mark").exists()
+    assert out.count("Ray was not there after 30 s: once more") == 1
+
+    def left():  # of either start
+        environments = [one.info["environ"] or {} for one in psutil.process_iter(["environ"])]
+        return [one for one in environments if str(tmp_path) in one.get("PYTHONPATH", "")]
+
+    wait_for(lambda: not left(), 30, what=lambda: f"nobody is left: {left()}")
+
+
+def test_ray_that_cannot_start_is_one_line(tmp_path):
+    """Its sockets lie below RAY_TMPDIR, and their paths have a greatest length."""
+    command = [sys.executable, "-m", "deploy", "train", "cartpole", "--run-dir", "run"]
+    environment = {**os.environ, "RAY_TMPDIR": str(tmp_path / ("long" * 30))}
+    environment["PYTHONPATH"] = str(ROOT)
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    (line,) = done.stderr.strip().splitlines()
+    assert "Ray does not start on this machine" in line
+    assert "107 bytes" in line
+    assert "--inline" in line

@@ -1,0 +1,189 @@
+"""Going on with a run: in its folder, from its storage, from an older checkpoint, past damage."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from test_supervisor import SideBySide
+
+import deploy.launch.run
+import deploy.program
+from common.checkpoint import CheckpointStore, read_verified
+from common.config import merge
+from common.storage import open_storage
+from common.types import UserError
+from deploy.launch.run import LIFE, fetch_run, make_config, resume, train
+from deploy.runs.metrics import RunFolder
+from support.program import TINY
+
+
+def config_of(**over):
+    quiet = {
+        "evaluation": {"every_learner_steps": 10**6},
+        "checkpoint": {"every_learner_steps": 60, "every_s": None},
+        "stop": {"learner_steps": 250},
+    }
+    return make_config("cartpole", overrides=merge(TINY, merge(quiet, over)))
+
+
+def store_at(path):
+    return CheckpointStore(open_storage(str(path)), 3)
+
+
+def unharmed(store):
+    """Names of checkpoints of which every file is what was written."""
+    for name in store.names():
+        files = store.load(name).files
+        for path in files:
+            read_verified(store.storage, path, files)
+    return store.names()
+
+
+@pytest.fixture
+def as_on_ray(monkeypatch):
+    """Runs of `inline=False` take place in this process; the incarnations that they begin with."""
+    begun, build = [], deploy.program.build
+
+    @contextmanager
+    def runtime(*_):
+        yield SideBySide()
+
+    def noted(config, spec, runtime, incarnation=0, checkpoint=None):
+        begun.append(incarnation)
+        return build(config, spec, runtime, incarnation, checkpoint)
+
+    monkeypatch.setattr(deploy.launch.run, "_runtime", runtime)
+    monkeypatch.setattr(deploy.program, "build", noted)
+    return begun
+
+
+# --- lives ---------------------------------------------------------------------------------------
+
+
+def test_a_run_whose_folder_is_gone_does_not_begin_its_first_life_again(
+    tmp_path, monkeypatch, as_on_ray
+):
+    monkeypatch.chdir(tmp_path)
+    store = store_at(tmp_path / "store" / "run")
+    config = config_of(checkpoint={"storage": str(tmp_path / "store")}, replay={"shards": 2})
+    train(config, tmp_path / "run", inline=False)
+    before = unharmed(store)
+    for life in (1, 2):
+        shutil.rmtree(tmp_path / "run" if life == 1 else tmp_path / "runs")
+        path = fetch_run(f"file://{tmp_path}/store/run")
+        over = {"replay": {"shards": 2 + life}, "stop": {"learner_steps": 250 + 70 * life}}
+        resume(path, over, inline=False)
+        assert (path / "lives").read_text() == str(life + 1)
+    assert as_on_ray == [0, LIFE, 2 * LIFE]
+    assert unharmed(store) != before
+
+
+@pytest.mark.parametrize(("saved", "life"), [(1, 1), (LIFE, 1), (LIFE + 1, 2), (5 * LIFE, 5)])
+def test_a_life_begins_above_all_that_the_checkpoint_knows_of(tmp_path, as_on_ray, saved, life):
+    run = tmp_path / "run"
+    train(config_of(stop={"learner_steps": 30}), run)  # in one process it counts otherwise
+    store = RunFolder.open(run).checkpoints
+    found = store.newest()
+    store.save(30, found.tensors, {**found.state, "shards": 0, "incarnation": saved})
+    as_on_ray.clear()
+    resume(run, {"stop": {"learner_steps": 60}}, inline=False)
+    assert as_on_ray == [life * LIFE]
+
+
+# --- two runs in one place -----------------------------------------------------------------------
+
+
+def test_a_new_run_is_refused_where_another_of_its_name_has_its_checkpoints(tmp_path):
+    place = tmp_path / "store"
+    config = config_of(checkpoint={"storage": str(place)}, stop={"learner_steps": 30})
+    train(config, tmp_path / "a" / "run")
+    before = unharmed(store_at(place / "run"))
+    with pytest.raises(UserError) as caught:
+        train(config, tmp_path / "b" / "run")
+    assert str(caught.value) == (
+        f"checkpoint.storage: {place}/run holds checkpoints of another run already; name another "
+        "--run-dir or checkpoint.storage, or resume that run"
+    )
+    assert not (tmp_path / "b").exists()
+    assert unharmed(store_at(place / "run")) == before
+    train(config, tmp_path / "b" / "other")
+    assert unharmed(store_at(place / "other"))
+
+
+def test_a_storage_that_cannot_be_read_is_told_before_anything_begins(tmp_path):
+    (tmp_path / "store").write_text("a file")
+    config = config_of(checkpoint={"storage": str(tmp_path / "store")})
+    with pytest.raises(UserError, match=r"checkpoint\.storage: .*store/run cannot be read"):
+        train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_storage_is_found_from_another_folder_too(tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    train(config_of(checkpoint={"storage": "store"}, stop={"learner_steps": 30}), Path("run"))
+    monkeypatch.chdir(tmp_path)
+    summary = resume(Path("here/run"), {"stop": {"learner_steps": 60}})
+    assert summary["learner_steps"] == 60
+    assert unharmed(store_at(tmp_path / "here" / "store" / "run"))
+
+
+# --- branches and damage -------------------------------------------------------------------------
+
+
+def test_going_on_from_an_older_checkpoint_leaves_the_newer_ones_whole(tmp_path):
+    run = tmp_path / "run"
+    train(config_of(stop={"learner_steps": 400}), run)
+    store = store_at(run / "checkpoints")
+    oldest, *newer = unharmed(store)
+    steps = store.load(oldest).state["learner"]["learner_steps"] + 61
+    over = {"learner": {"samples_per_insert": 2.0}, "stop": {"learner_steps": steps}}
+    resume(run, over, checkpoint_name=oldest)
+    assert newer[-1] in unharmed(store)
+    assert len(set(unharmed(store)) - {oldest, *newer}) >= 1
+
+
+def test_a_bad_segment_that_all_checkpoints_share_costs_the_memory_and_not_the_run(tmp_path):
+    run = tmp_path / "run"
+    train(config_of(), run)
+    store = store_at(run / "checkpoints")
+    files = [set(store.load(name).files) for name in store.names()]
+    shared = sorted(path for path in set.intersection(*files) if path.startswith("frames/"))
+    path = run / "checkpoints" / shared[0]
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    longer = {"stop": {"learner_steps": 300}}
+    for content, said in ((data, "damaged"), (data[:-1], "cut off")):
+        path.write_bytes(content)
+        for name in (None, *store.names()):
+            with pytest.raises(UserError) as caught:
+                resume(run, longer, checkpoint_name=name)
+            assert re.search(
+                rf"{shared[0]}: {said}.*; to go on with an empty replay memory: "
+                r"--checkpoint\.replay false$",
+                str(caught.value),
+            )
+    summary = resume(run, {**longer, "checkpoint": {"replay": False}})
+    assert summary["learner_steps"] == 300
+    newest = store.newest()
+    assert newest.state["shards"] == 0
+    # And then with a memory again.
+    over = {"stop": {"learner_steps": 370}, "checkpoint": {"replay": True}}
+    assert resume(run, over)["learner_steps"] == 370
+    assert store.newest().state["shards"] == 1
+
+
+def test_a_bad_file_of_one_checkpoint_costs_that_one(tmp_path):
+    run = tmp_path / "run"
+    train(config_of(), run)
+    *_, before, newest = store_at(run / "checkpoints").names()
+    (run / "checkpoints" / newest / "shard-0.rdqn").write_bytes(b"")
+    for name in (None, newest):
+        with pytest.raises(UserError, match=f"the one before it: --checkpoint {before}$"):
+            resume(run, {"stop": {"learner_steps": 300}}, checkpoint_name=name)
+    with pytest.raises(UserError, match=r"000099-step-00000001: not a checkpoint"):
+        resume(run, {"stop": {"learner_steps": 300}}, checkpoint_name="000099-step-00000001")

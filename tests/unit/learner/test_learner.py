@@ -1,0 +1,678 @@
+"""The learner, with real replay shards and real variables in the same process."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import weakref
+
+import numpy as np
+import pytest
+import torch
+
+from common import wire
+from common.handles import InlineHandle, Ready
+from common.networks import make_network
+from common.types import Chunk, EnvironmentSpec, FrameSpec, UserError
+from common.weights import Variables, pack_weights, unpack_weights
+from learner.learner import Learner
+from learner.losses import bellman_target
+from replay_server.messages import encode_chunk
+from support.acting import make_config, make_server, vector_spec
+from support.replay import random_chunk
+
+STATES, ACTIONS = 5, 2
+SPEC = vector_spec(STATES, ACTIONS)
+
+
+@pytest.fixture(autouse=True)
+def _threads_as_before():
+    """The learner decides on torch's threads for its whole process: here, for all tests."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def items(states, actions, rewards, discounts, next_states, version=0):
+    """A chunk of transitions between states, each shown as a one-hot vector."""
+    count = len(states)
+    return Chunk(
+        frames=np.eye(STATES, dtype=np.float32),
+        observation=np.asarray(states, np.int32)[:, None],
+        next_observation=np.asarray(next_states, np.int32)[:, None],
+        action=np.asarray(actions, np.int32),
+        reward=np.asarray(rewards, np.float32),
+        discount=np.asarray(discounts, np.float32),
+        priority=None,
+        version=np.full(count, version, np.int64),
+    )
+
+
+def random_items(count=60, seed=0, version=0):
+    rng = np.random.default_rng(seed)
+    return items(
+        rng.integers(STATES, size=count),
+        rng.integers(ACTIONS, size=count),
+        rng.normal(size=count),
+        rng.choice([0.0, 0.9], size=count),
+        rng.integers(STATES, size=count),
+        version,
+    )
+
+
+class Bench:
+    """A learner between shards with something in them and its variables."""
+
+    def __init__(
+        self,
+        shards=1,
+        chunks=None,
+        handle=InlineHandle,
+        incarnation=0,
+        state=None,
+        servers=None,
+        variables=None,
+        life=0,
+        **sections,
+    ):
+        learner = {
+            "batches_per_sample": 1,
+            "samples_in_flight": 1,
+            "target_sync_steps": 1000,
+            "publish_steps": 1000,
+        }
+        sections["learner"] = learner | sections.pop("learner", {})
+        sections["network"] = {"hidden": [16]} | sections.pop("network", {})
+        self.config = make_config(**sections)
+        self.servers = servers or [
+            filled_server(i, incarnation, chunks[i] if chunks else random_items(seed=i))
+            for i in range(shards)
+        ]
+        self.handles = [handle(server) for server in self.servers]
+        self.variables = variables or Variables()
+        self.learner = Learner(
+            self.config, SPEC, self.handles, InlineHandle(self.variables), life, state
+        )
+
+    def network(self, which):
+        """The policy or target network as it is now, rebuilt from the learner's state."""
+        return network_in(self.learner.state(), which, self.config)
+
+    def published(self):
+        """(version, weights, meta) of what actors would fetch."""
+        version, reference = self.variables.fetch(-1)
+        return version, *unpack_weights(reference.result())
+
+
+def filled_server(index, incarnation, chunk):
+    server = make_server(SPEC, index, incarnation=incarnation)
+    server.insert(encode_chunk(chunk))
+    return server
+
+
+def network_in(state, which, config):
+    tensors, _ = unpack_weights(state)
+    network = make_network(SPEC, config.network)
+    prefix = f"{which}."
+    network.load_state_dict(
+        {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+    )
+    return network
+
+
+def equal(one, other):
+    mine, theirs = one.state_dict(), other.state_dict()
+    return all(torch.equal(mine[name], theirs[name]) for name in mine)
+
+
+# ── target network and publishing ───────────────────────────────────────────────────────────────
+
+
+def test_the_target_net_equals_the_policy_net_at_first_and_then_only_at_multiples():
+    bench = Bench(learner={"target_sync_steps": 4})
+    assert equal(bench.network("policy"), bench.network("target"))
+    held = bench.network("target")
+    for step in range(1, 13):
+        report = bench.learner.train(1)
+        assert report.target_syncs == step // 4
+        target, policy = bench.network("target"), bench.network("policy")
+        if step % 4 == 0:
+            assert equal(target, policy)
+            held = target
+        else:
+            assert equal(target, held), f"the target net moved at step {step}"
+            assert not equal(target, policy)
+
+
+def test_the_counter_of_syncs_goes_on_over_calls_of_any_length():
+    bench = Bench(learner={"target_sync_steps": 4})
+    reports = [bench.learner.train(steps) for steps in (3, 3, 7)]
+    assert [report.target_syncs for report in reports] == [0, 1, 3]
+    assert [report.learner_steps for report in reports] == [3, 6, 13]
+
+
+def test_random_weights_are_published_as_version_0_before_any_step():
+    bench = Bench()
+    version, weights, meta = bench.published()
+    assert version == 0
+    assert meta["learner_steps"] == 0
+    policy = bench.network("policy").state_dict()
+    assert all(torch.equal(weights[name], policy[name]) for name in policy)
+
+
+def test_every_publish_steps_a_new_version_holds_the_weights_of_that_moment():
+    bench = Bench(learner={"publish_steps": 3})
+    versions, steps = [], []
+    for _ in range(9):
+        report = bench.learner.train(1)
+        version, weights, meta = bench.published()
+        assert version == report.version
+        versions.append(version)
+        steps.append(meta["learner_steps"])
+        if report.learner_steps % 3 == 0:
+            policy = bench.network("policy").state_dict()
+            assert all(torch.equal(weights[name], policy[name]) for name in policy)
+    assert versions == [0, 0, 1, 1, 1, 2, 2, 2, 3]
+    assert steps == [0, 0, 3, 3, 3, 6, 6, 6, 9]
+
+
+def test_published_weights_do_not_change_while_training_goes_on():
+    bench = Bench()
+    _, reference = bench.variables.fetch(-1)
+    before = reference.result().copy()
+    bench.learner.train(5)
+    assert np.array_equal(reference.result(), before)
+    assert not equal(bench.network("policy"), bench.network("target")), "something was learnt"
+
+
+def test_weights_depend_on_the_seed_alone():
+    one, again, other = Bench(), Bench(), Bench(seed=6)
+    assert equal(one.network("policy"), again.network("policy"))
+    assert not equal(one.network("policy"), other.network("policy"))
+    for bench in (one, again):
+        bench.learner.train(10)
+    assert np.array_equal(one.learner.state(), again.learner.state())
+
+
+# ── priorities ──────────────────────────────────────────────────────────────────────────────────
+
+
+def td_errors(chunk, policy, target, double):
+    """|TD error| of every item of a chunk, by hand."""
+    frames = torch.from_numpy(chunk.frames)
+    with torch.no_grad():
+        q = policy(frames[chunk.observation])
+        next_q = target(frames[chunk.next_observation])
+        chooser = policy(frames[chunk.next_observation]) if double else next_q
+        wanted = bellman_target(
+            torch.from_numpy(chunk.reward), torch.from_numpy(chunk.discount), next_q, chooser
+        )
+    return (wanted - q[torch.arange(len(chunk)), torch.from_numpy(chunk.action).long()]).abs()
+
+
+@pytest.mark.parametrize("double", [True, False])
+def test_priorities_sent_back_are_the_td_errors_by_key_at_the_right_shard(double):
+    # The same keys in both shards, with other contents: a mix-up would show.
+    bench = Bench(
+        shards=2, incarnation=4, learner={"double": double, "batch_size": 24, "learning_rate": 0.01}
+    )
+    chunks = [server.chunks[0] for server in bench.servers]
+    bench.learner.train(7)  # so that policy and target differ
+    for server in bench.servers:
+        server.updates.clear()
+    policy, target = bench.network("policy"), bench.network("target")
+    assert not equal(policy, target)
+    bench.learner.train(1)
+    sent = 0
+    for server, chunk in zip(bench.servers, chunks, strict=True):
+        expected = td_errors(chunk, policy, target, double).numpy()
+        ((keys, priorities, incarnation),) = server.updates
+        assert incarnation == 4
+        assert priorities == pytest.approx(expected[keys], rel=1e-5, abs=1e-6)
+        sent += len(keys)
+    assert sent == 24
+
+
+def test_priorities_of_several_batches_go_back_together_each_with_the_nets_of_its_own_step():
+    bench = Bench(learner={"batches_per_sample": 3, "batch_size": 16, "learning_rate": 0.05})
+    (server,) = bench.servers
+    errors = []
+    for step in range(3):
+        assert not server.updates, f"sent back before step {step}"
+        nets = bench.network("policy"), bench.network("target")
+        errors.append(td_errors(server.chunks[0], *nets, double=True).numpy())
+        bench.learner.train(1)
+    ((keys, priorities, _),) = server.updates
+    # One shard: items lie in the order drawn, batch after batch.
+    for step in range(3):
+        part = slice(16 * step, 16 * (step + 1))
+        assert priorities[part] == pytest.approx(errors[step][keys[part]], rel=1e-5, abs=1e-6)
+
+
+def test_new_priorities_change_what_is_drawn():
+    # One item of 60 has a great error and learning is slow: soon it is drawn most of the time.
+    chunk = random_items()
+    chunk.reward[:] = 0
+    chunk.discount[:] = 0
+    chunk.reward[17] = 100
+    bench = Bench(chunks=[chunk], learner={"learning_rate": 1e-7, "batch_size": 64})
+    bench.learner.train(20)
+    (server,) = bench.servers
+    keys = np.concatenate([keys for keys, _, _ in server.updates[-5:]])
+    assert np.bincount(keys).argmax() == 17
+
+
+# ── state ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_learner_that_goes_on_from_a_state_learns_bit_for_bit_as_the_one_it_came_from():
+    sections = {"learner": {"target_sync_steps": 4, "publish_steps": 3}}
+    bench = Bench(**sections)
+    bench.learner.train(10)
+    state = bench.learner.state()
+    # One shard and one round at a time: the memory is all there is to draw from.
+    other = Bench(**sections, seed=99, servers=copy.deepcopy(bench.servers), state=state)
+    assert np.array_equal(without_versions(other.learner.state()), without_versions(state))
+    for bench_ in (bench, other):
+        report = bench_.learner.train(9)
+        assert report.learner_steps == 19
+        assert report.target_syncs == 4
+    assert np.array_equal(
+        without_versions(bench.learner.state()), without_versions(other.learner.state())
+    )
+
+
+def test_moments_of_convolutions_go_on_bit_for_bit_too(monkeypatch):
+    # Their weights lie in memory with the channels last, and what is saved does not.
+    spec = EnvironmentSpec(FrameSpec((2, 36, 36), "uint8", 1 / 255), 2, ACTIONS, {})
+    monkeypatch.setitem(globals(), "SPEC", spec)
+    chunk = random_chunk(np.random.default_rng(1), 60, 30, 2, spec.frame)
+    chunk.action %= ACTIONS
+    sections = {"network": {"kind": "nature-cnn"}, "learner": {"learning_rate": 0.01}}
+    bench = Bench(chunks=[chunk], **sections)
+    bench.learner.train(3)
+    other = Bench(**sections, servers=copy.deepcopy(bench.servers), state=bench.learner.state())
+    states = []
+    for bench_ in (bench, other):
+        bench_.learner.train(3)
+        states.append(without_versions(bench_.learner.state()))
+    assert np.array_equal(*states)
+
+
+@pytest.mark.parametrize("slot", ["step", "exp_avg", "exp_avg_sq"])
+@pytest.mark.parametrize(
+    "harm",
+    [
+        lambda array: None,
+        lambda array: np.zeros(1, np.float32),
+        lambda array: np.zeros((*array.shape, 1), np.float32),
+        lambda array: array.astype(np.float64),
+        lambda array: array.astype(np.uint8),
+    ],
+    ids=["missing", "shorter", "deeper", "double", "bytes"],
+)
+def test_moments_of_another_shape_or_type_are_refused(slot, harm):
+    # The fused step would write past their ends.
+    bench = Bench()
+    bench.learner.train(2)
+    arrays, meta = wire.decode(bench.learner.state())
+    arrays = dict(arrays)
+    changed = harm(arrays.pop(f"optimizer.2.{slot}"))
+    if changed is not None:
+        arrays[f"optimizer.2.{slot}"] = changed
+    with pytest.raises(UserError, match=rf"another network: optimizer\.2\.{slot} is .*must be"):
+        Bench(state=wire.encode(arrays, meta))
+
+
+@pytest.mark.parametrize("extra", ["optimizer.x.step", "optimizer.999.step", "optimizer.0.what"])
+def test_moments_of_nothing_are_refused(extra):
+    bench = Bench()
+    bench.learner.train(2)
+    arrays, meta = wire.decode(bench.learner.state())
+    arrays = {**arrays, extra: np.zeros((), np.float32)}
+    with pytest.raises(UserError, match=f"another network: {extra} is .* there and must be None"):
+        Bench(state=wire.encode(arrays, meta))
+
+
+def test_a_learner_that_has_learnt_has_moments():
+    arrays, meta = wire.decode(Bench().learner.state())
+    without = {name: array for name, array in arrays.items() if "optimizer" not in name}
+    assert len(without) < len(arrays)
+    Bench(state=wire.encode(without, meta))  # it has learnt nothing
+    with pytest.raises(UserError, match="another network"):
+        Bench(state=wire.encode(without, {**meta, "learner_steps": 5}))
+
+
+def without_versions(state):
+    """A learner that goes on publishes what it loaded: its versions run ahead by one."""
+    arrays, meta = wire.decode(state)
+    meta.pop("version")
+    return wire.encode(arrays, meta)
+
+
+def test_a_learner_made_from_a_state_publishes_its_weights_under_a_version_never_used():
+    bench = Bench(learner={"publish_steps": 2})
+    bench.learner.train(10)
+    state = bench.learner.state()
+    assert bench.published()[0] == 5
+    other = Bench(learner={"publish_steps": 2}, seed=99, state=state)
+    version, weights, meta = other.published()
+    assert version > 5
+    assert meta["learner_steps"] == 10
+    policy = bench.network("policy").state_dict()
+    assert all(torch.equal(weights[name], policy[name]) for name in policy)
+
+
+def test_a_state_is_copied_out_of_a_shared_read_only_buffer():
+    bench = Bench()
+    bench.learner.train(3)
+    state = bench.learner.state()
+    shared = state.copy()
+    shared.flags.writeable = False
+    other = Bench(seed=99, state=shared)
+    other.learner.train(3)
+    assert np.array_equal(shared, state)
+
+
+@pytest.mark.parametrize(
+    "network", [{"hidden": [17]}, {"hidden": [16, 16]}, {"hidden": [16], "dueling": True}], ids=str
+)
+def test_the_state_of_another_network_is_refused_and_nothing_of_it_is_published(network):
+    state, variables = Bench(network=network).learner.state(), Variables()
+    with pytest.raises(UserError, match="another network") as caught:
+        Bench(state=state, variables=variables)
+    assert "\n" not in str(caught.value)
+    assert variables.newest_version() == -1
+
+
+@pytest.mark.parametrize(("there", "saved", "first"), [(-1, 5, 6), (3, 5, 6), (40, 5, 41)])
+def test_versions_of_a_learner_that_goes_on_are_above_those_saved_and_those_published(
+    there, saved, first
+):
+    # It may go on from a checkpoint that is older than what was published since.
+    bench = Bench(learner={"publish_steps": 1})
+    assert bench.learner.train(saved).version == saved
+    variables = Variables()
+    if there >= 0:
+        variables.publish(there, Ready(pack_weights({}, {})))
+    other = Bench(state=bench.learner.state(), variables=variables)
+    assert other.published()[0] == first
+    assert other.learner.train(1).version == first
+
+
+def test_a_learner_that_replaces_another_goes_on_above_the_floor_of_new_variables():
+    bench = Bench(variables=Variables(floor=1_000))
+    assert bench.published()[0] == 1_001
+
+
+# ── another life ────────────────────────────────────────────────────────────────────────────────
+
+ROUNDS = {"batches_per_sample": 4, "samples_in_flight": 2}
+
+
+def test_a_life_that_begins_anew_is_bit_for_bit_one_that_was_resumed_from_the_state():
+    # With batches of the old life still to come, and rounds under way: none of them counts.
+    bench = Bench(shards=2, learner=ROUNDS)
+    bench.learner.train(6)
+    state, servers = bench.learner.state(), copy.deepcopy(bench.servers)
+    bench.learner.begin_life(3)
+    resumed = Bench(shards=2, learner=ROUNDS, servers=servers, state=state, life=3)
+    assert bench.published()[0] == resumed.published()[0] == 1
+    for one in (bench, resumed):
+        assert one.learner.train(9).learner_steps == 15
+    assert np.array_equal(bench.learner.state(), resumed.learner.state())
+    for mine, theirs in zip(bench.servers, resumed.servers, strict=True):
+        assert mine.summary() == theirs.summary()
+
+
+def test_another_life_draws_other_samples():
+    states = []
+    for life in (1, 2):
+        bench = Bench(shards=2, learner=ROUNDS)
+        bench.learner.train(6)
+        bench.learner.begin_life(life)
+        bench.learner.train(9)
+        states.append(bench.learner.state())
+    assert not np.array_equal(*states)
+
+
+# ── parts that die ──────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_dead_shard_is_told_and_what_is_left_is_trained_on_until_another_takes_its_place():
+    bench = Bench(shards=2, learner=ROUNDS)
+    assert bench.learner.train(2).lost == []
+    bench.handles[1].end()
+    report = bench.learner.train(8)
+    assert report.steps == 8
+    assert report.lost == ["shard-1"]
+    assert [summary.shard for summary in report.replay] == [0]
+    assert bench.learner.train(1).lost == ["shard-1"], "as long as nothing took its place"
+    server = filled_server(1, 7, random_items(seed=8))
+    bench.learner.connect("shard-1", InlineHandle(server))
+    report = bench.learner.train(8)
+    assert (report.lost, report.steps) == ([], 8)
+    assert [summary.incarnation for summary in report.replay] == [0, 7]
+    assert {incarnation for *_, incarnation in server.updates} == {7}
+
+
+def test_without_anything_to_sample_training_ends_early_and_says_so():
+    bench = Bench(shards=2)
+    bench.learner.train(1)
+    for handle in bench.handles:
+        handle.end()
+    report = bench.learner.train(5)
+    assert (report.steps, report.samples, report.lost) == (0, 0, ["shard-0", "shard-1"])
+    assert not report.diverged
+    for index in range(2):
+        empty = make_server(SPEC, index, incarnation=1)
+        bench.learner.connect(f"shard-{index}", InlineHandle(empty))
+    report = bench.learner.train(5)
+    assert (report.steps, report.lost) == (0, []), "they came back empty"
+    empty.insert(encode_chunk(random_items()))
+    assert bench.learner.train(5).steps == 5
+
+
+def test_dead_variables_are_told_and_those_that_come_get_the_weights_of_now():
+    bench = Bench(learner={"publish_steps": 1})
+    bench.learner._variables.end()
+    report = bench.learner.train(4)
+    assert (report.steps, report.version, report.lost) == (4, 4, ["variables"])
+    variables = Variables(floor=100)
+    bench.learner.connect("variables", InlineHandle(variables))
+    version, reference = variables.fetch(-1)
+    weights, meta = unpack_weights(reference.result())
+    assert version == 101
+    assert meta["learner_steps"] == 4
+    policy = bench.network("policy").state_dict()
+    assert all(torch.equal(weights[name], policy[name]) for name in policy)
+    report = bench.learner.train(1)
+    assert (report.version, report.lost) == (102, [])
+
+
+# ── divergence ──────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_loss_that_is_no_number_stops_training_before_the_step_and_hands_over_the_batch(value):
+    bench = Bench(learner={"batch_size": 8})
+    bench.learner.train(2)
+    before = bench.learner.state()
+    chunk = random_items(count=8)
+    chunk.reward[:] = value
+    server = make_server(SPEC)
+    server.insert(encode_chunk(chunk))
+    bench.handles[0]._target = server
+    report = bench.learner.train(5)
+    assert report.diverged
+    assert report.steps == 0
+    assert report.learner_steps == 2
+    assert np.array_equal(bench.learner.state(), before), "it was trained on"
+    batch, _ = wire.decode(report.batch)
+    assert batch.keys() >= {
+        "observation", "action", "reward", "discount", "next_observation", "weight",
+    }  # fmt: skip
+    assert batch["observation"].shape == (8, 1, STATES)
+    assert np.array_equal(batch["reward"], np.full(8, value, np.float32), equal_nan=True)
+    assert server.updates == []
+
+
+def test_steps_before_the_bad_batch_count():
+    chunk = random_items(count=2000)
+    chunk.reward[:4] = np.nan  # rare: the first batches are sound
+    bench = Bench(chunks=[chunk], learner={"batch_size": 8})
+    report = bench.learner.train(2000)
+    assert report.diverged
+    assert 0 < report.steps < 2000
+    assert report.learner_steps == report.steps
+    assert np.isfinite([report.loss, report.mean_q, report.grad_norm, report.td_error]).all()
+    batch, _ = wire.decode(report.batch)
+    assert np.isnan(batch["reward"]).any()
+
+
+def test_a_sound_run_reports_no_divergence():
+    report = Bench().learner.train(3)
+    assert not report.diverged
+    assert report.batch is None
+
+
+def test_training_can_be_asked_for_again_after_a_bad_batch():
+    # Whoever watches decides what to do; asking again must not fail on a half-used round.
+    chunk = random_items(count=8)
+    chunk.reward[:] = np.nan
+    bench = Bench(chunks=[chunk])
+    assert bench.learner.train(1).diverged
+    assert bench.learner.train(1).diverged
+
+
+# ── reports ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_counters_and_means_of_a_report_have_one_unit_each():
+    bench = Bench(learner={"batch_size": 12})
+    assert bench.learner.train(3).samples == 36
+    nets = bench.network("policy"), bench.network("target")
+    report = bench.learner.train(1)
+    assert (report.learner_steps, report.steps, report.samples) == (4, 1, 12)
+    (server,) = bench.servers
+    keys, priorities, _ = server.updates[-1]
+    assert report.td_error == pytest.approx(priorities.mean(), rel=1e-5)
+    chunk = server.chunks[0]
+    with torch.no_grad():
+        q = nets[0](torch.from_numpy(chunk.frames[chunk.observation[keys]])).numpy()
+    assert report.mean_q == pytest.approx(q[np.arange(12), chunk.action[keys]].mean(), rel=1e-4)
+    assert report.grad_norm > 0
+    assert report.replay[0].inserted == 60
+
+
+def test_the_age_of_weights_is_counted_in_versions_since_the_action():
+    bench = Bench(learner={"publish_steps": 1})  # all items were acted on by version 0
+    # Version 0 is out at the first step, then 1, 2, 3.
+    assert bench.learner.train(4).weight_lag == pytest.approx(1.5)
+
+
+def test_the_age_of_data_is_counted_in_inserts():
+    chunk = random_items(count=1)
+    bench = Bench(chunks=[chunk])
+    bench.servers[0].insert(encode_chunk(random_items(count=1)))
+    # Two items, the older with an age of 2 and the newer with 1.
+    assert 1 <= bench.learner.train(1).data_age <= 2
+
+
+def test_no_steps_are_a_report_too():
+    report = Bench().learner.train(0)
+    assert (report.steps, report.learner_steps, report.diverged) == (0, 0, False)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_torch_has_as_many_threads_as_the_configuration_says(threads):
+    torch.set_num_threads(3 - threads)
+    Bench(learner={"threads": threads})
+    assert torch.get_num_threads() == threads
+
+
+# ── shared memory ───────────────────────────────────────────────────────────────────────────────
+
+
+class WatchedHandle(InlineHandle):
+    """Hands samples out read-only, as Ray does, and knows which are still alive."""
+
+    def __init__(self, target):
+        super().__init__(target)
+        self._answers = []
+
+    def call(self, method, *args):
+        answer = super().call(method, *args).result()
+        if method == "sample":
+            answer.flags.writeable = False
+            self._answers.append(weakref.ref(answer))
+        return Ready(answer)
+
+    @property
+    def alive(self):
+        gc.collect()
+        return sum(answer() is not None for answer in self._answers)
+
+
+def test_no_shared_memory_is_held_while_a_round_is_trained_on():
+    # A view of any column pins the whole message, frames and all.
+    bench = Bench(shards=2, handle=WatchedHandle, learner={"batches_per_sample": 4})
+    bench.learner.train(1)  # one batch of four: the round goes on
+    assert [handle.alive for handle in bench.handles] == [0, 0]
+
+
+def test_no_shared_memory_is_held_after_a_round():
+    bench = Bench(shards=2, handle=WatchedHandle, learner={"batches_per_sample": 4})
+    bench.learner.train(8)
+    assert [handle.alive for handle in bench.handles] == [0, 0]
+
+
+# ── it learns ───────────────────────────────────────────────────────────────────────────────────
+
+GAMMA = 0.8
+
+
+def chain():
+    """Five states in a row: 0 goes left, 1 right; past the right end there is 1 and the end.
+
+    Left of the left end one stays. True values are worked out by value iteration.
+    """
+    states, actions, rewards, discounts, next_states = [], [], [], [], []
+    for state in range(STATES):
+        for action in range(ACTIONS):
+            after = max(0, state - 1) if action == 0 else state + 1
+            ends = after == STATES
+            states.append(state)
+            actions.append(action)
+            rewards.append(1.0 if ends else 0.1 if action == 0 and state == 0 else 0.0)
+            discounts.append(0.0 if ends else GAMMA)
+            next_states.append(state if ends else after)
+    chunk = items(states, actions, rewards, discounts, next_states)
+    q = np.zeros((STATES, ACTIONS))
+    for _ in range(200):
+        q[states, actions] = chunk.reward + chunk.discount * q[next_states].max(axis=1)
+    return chunk, q
+
+
+@pytest.mark.parametrize("double", [True, False])
+def test_q_values_of_a_small_world_become_the_true_ones(double):
+    chunk, truth = chain()
+    assert truth[:, 1] == pytest.approx([0.8**4, 0.8**3, 0.8**2, 0.8, 1.0], abs=0.1)
+    # Without hidden layers one-hot states make a table: nothing stands between loss and truth.
+    bench = Bench(
+        chunks=[chunk],
+        network={"hidden": []},
+        learner={
+            "double": double,
+            "batch_size": 32,
+            "learning_rate": 0.02,
+            "target_sync_steps": 25,
+            "gamma": GAMMA,
+        },
+    )
+    report = bench.learner.train(1500)
+    with torch.no_grad():
+        learnt = bench.network("policy")(torch.eye(STATES)[:, None]).numpy()
+    assert learnt == pytest.approx(truth, abs=0.03)
+    assert np.array_equal(learnt.argmax(axis=1), truth.argmax(axis=1))
+    assert report.loss < 0.1
