@@ -1,6 +1,6 @@
 # Two commands do everything on a fresh machine: `make train` and `make test`.
 # Three test files at a time on any machine: the one that begins first, of a cluster, mostly waits.
-# To use a debugger: make test ARGS="-n 0 --pdb tests/test_table.py"
+# To use a debugger: make test ARGS="-n 0 --pdb tests/unit/replay_server/test_table.py"
 # ARGS goes to the program: make train ARGS="cartpole-pixels --inline"
 
 VENV := .venv

@@ -24,15 +24,9 @@ from gymnasium.wrappers import AddRenderObservation, FlattenObservation
 
 from actors.preprocessing import preprocess_picture
 from common.config import EnvConfig, suggest
+from common.errors import EnvironmentFailedError, UserError
 from common.seeding import Role, integer_seeds, seed_sequence
-from common.types import (
-    Array,
-    EnvironmentFailedError,
-    EnvironmentSpec,
-    FrameSpec,
-    TimeStep,
-    UserError,
-)
+from common.types import Array, EnvironmentSpec, FrameSpec, TimeStep
 
 MAX_VECTOR = 1 << 20
 

@@ -26,8 +26,9 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
-from common.storage import Storage, StorageError, is_name
-from common.types import Array, UserError
+from common.errors import CheckpointError, StorageError, UnreadableError
+from common.storage import Storage, is_name
+from common.types import Array
 
 MANIFEST = "manifest.json"
 STATE = "state.json"
@@ -41,23 +42,6 @@ LISTINGS = 5
 
 Files = dict[str, dict[str, Any]]
 """Files of a checkpoint by their names in its storage: `{"bytes": …, "sha256": …}` of each."""
-
-
-class CheckpointError(UserError):
-    """A checkpoint that is missing, cut off or damaged.
-
-    Attributes:
-        file: the one that is bad, by its name in the storage, as far as it is one; other
-            checkpoints may need it too.
-    """
-
-    def __init__(self, message: str, file: str | None = None) -> None:
-        super().__init__(message)
-        self.file = file
-
-
-class UnreadableError(CheckpointError):
-    """A checkpoint that may be sound: it is the storage that cannot be read now."""
 
 
 @dataclass(frozen=True, slots=True)

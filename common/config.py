@@ -25,7 +25,7 @@ from pydantic import (
 )
 from pydantic.fields import FieldInfo
 
-from common.types import UserError
+from common.errors import UserError
 
 NONE = "none"
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Generic, Protocol, TypeVar
 
+from common.errors import RemoteDiedError
+
 T_co = TypeVar("T_co", covariant=True)
 S = TypeVar("S")
 T = TypeVar("T")
@@ -114,20 +116,3 @@ class InlineHandle:
     def share(self, value: Any) -> Future[Any]:
         """The value itself."""
         return Ready(value)
-
-
-class RemoteDiedError(Exception):
-    """The process at the far end of a handle is gone, and with it the call's result.
-
-    It travels: if a part's own call to another part fails so, its caller learns which one died.
-    """
-
-    def __init__(self, part: str, reason: str, machine: bool = False) -> None:
-        """`machine`: not the process alone, the machine it ran on is gone."""
-        super().__init__(part, reason, machine)  # all, so that it can be sent to another process
-        self.part = part
-        self.reason = reason
-        self.machine = machine
-
-    def __str__(self) -> str:
-        return f"{self.part} died ({self.reason})"

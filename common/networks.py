@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from common.config import NATURE_CONVOLUTIONS, NOTEBOOK_HIDDEN, NetworkConfig
-from common.types import EnvironmentSpec, UserError
+from common.errors import UserError
+from common.types import EnvironmentSpec
 
 NATURE_MIN_PIXELS = 36
 DEVICES = ("cpu", "cuda", "mps")

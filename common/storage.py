@@ -18,15 +18,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from common.types import Array, UserError
+from common.errors import StorageError, UserError
+from common.types import Array
 
 _NAME = re.compile(r"(?!\.)[\w.=-]+(/(?!\.)[\w.=-]+)*", re.ASCII)
 _WRITING = ".writing-"
 _WITHOUT_FOLDERS = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "oss", "oci")
-
-
-class StorageError(OSError):
-    """A storage that does not answer, refuses, or is full."""
 
 
 class Storage(Protocol):

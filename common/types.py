@@ -19,28 +19,6 @@ PAD = -1
 """Frame number in a stack that stands for "before the episode began": a frame of zeros."""
 
 
-class UserError(Exception):
-    """A mistake of the user's: the message names the value and the wish; shown without traceback.
-
-    The command line prints it as one line and exits with code 2.
-    """
-
-
-class EnvironmentFailedError(Exception):
-    """An environment raised: not our fault, and not always the user's.
-
-    Attributes:
-        trace: the frames of the environment's own code, as a traceback shows them.
-    """
-
-    def __init__(self, message: str, trace: str = "") -> None:
-        super().__init__(message, trace)  # both, so that the error can be sent to another process
-        self.trace = trace
-
-    def __str__(self) -> str:
-        return str(self.args[0])
-
-
 @dataclass(frozen=True, slots=True)
 class FrameSpec:
     """What one frame looks like.

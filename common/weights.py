@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from common import wire
-from common.handles import Future, Handle, RemoteDiedError
+from common.errors import RemoteDiedError
+from common.handles import Future, Handle
 from common.types import Array
 
 if TYPE_CHECKING:  # torch must stay out of the processes that only pass weights on

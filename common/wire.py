@@ -14,6 +14,7 @@ from typing import Any
 import msgpack
 import numpy as np
 
+from common.errors import WireError
 from common.types import Array
 
 MAGIC = b"RDQNWIRE"
@@ -39,10 +40,6 @@ _DTYPES = {
         "float64",
     )
 }
-
-
-class WireError(ValueError):
-    """Bytes that are not, or no longer, what `encode` wrote."""
 
 
 def _aligned(offset: int) -> int:

@@ -12,21 +12,16 @@ from torch import Tensor
 
 from common import wire
 from common.config import Config
-from common.handles import Handle, RemoteDiedError
+from common.errors import EmptyMemoryError, RemoteDiedError, UserError
+from common.handles import Handle
 from common.networks import choose_device, make_network, shape_difference
 from common.seeding import Role, integer_seeds, seed_sequence
-from common.types import Array, EnvironmentSpec, LearnerReport, Transition, UserError
+from common.types import Array, EnvironmentSpec, LearnerReport, Transition
 from common.weights import pack_weights
 from learner.losses import bellman_target, taken, weighted_loss
 from learner.optimizer import Adam
 from learner.prefetch import DeviceRound, Stager
-from replay_server.client import (
-    EmptyMemoryError,
-    ReplaySampler,
-    Round,
-    shard_index,
-    shard_title,
-)
+from replay_server.client import ReplaySampler, Round, shard_index, shard_title
 
 
 @dataclass(slots=True)

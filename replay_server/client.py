@@ -10,7 +10,8 @@ from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
-from common.handles import Future, Handle, RemoteDiedError
+from common.errors import EmptyMemoryError, RemoteDiedError
+from common.handles import Future, Handle
 from common.types import Array, Chunk, PackedFrames, Sample, ShardSummary
 from replay_server.codec import Codec
 from replay_server.messages import decode_sample, encode_chunk
@@ -172,10 +173,6 @@ class ReplayWriter:
             self._shard = (self._shard + 1) % len(self._shards)
             if self._shard not in self.lost:
                 return
-
-
-class EmptyMemoryError(ValueError):
-    """There is nothing to sample in any shard that is there."""
 
 
 @dataclass(slots=True)

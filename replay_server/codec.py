@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from common.types import Array, FrameSpec, PackedFrames, UserError
-from common.wire import WireError
+from common.errors import UserError, WireError
+from common.types import Array, FrameSpec, PackedFrames
 
 COMPRESSIONS = ("none", "lz4", "zstd", "png")
 GROUP_FRAMES = 5

@@ -7,6 +7,7 @@ from dataclasses import asdict, fields
 from typing import Any
 
 from common import wire
+from common.errors import WireError
 from common.types import Array, Chunk, PackedFrames, Sample, ShardSummary
 
 CHUNK_COLUMNS = ("observation", "next_observation", "action", "reward", "discount", "version")
@@ -46,19 +47,19 @@ def decode_chunk(buffer: Array) -> Chunk:
     frames_columns = ("packed", "sizes") if is_packed else ("frames",)
     for name in (*CHUNK_COLUMNS, "reused", *frames_columns):
         if name not in arrays:
-            raise wire.WireError(f"chunk without column {name!r}")
+            raise WireError(f"chunk without column {name!r}")
     for name, column in arrays.items():
         dtype, dimensions = _CHUNK_FORM.get(name, (None, None))
         if dimensions is not None and column.ndim != dimensions:
-            raise wire.WireError(f"chunk column {name!r} has {column.ndim} dimensions")
+            raise WireError(f"chunk column {name!r} has {column.ndim} dimensions")
         if not column.ndim:
-            raise wire.WireError(f"chunk column {name!r} has no rows")
+            raise WireError(f"chunk column {name!r} has no rows")
         if dtype is not None and column.dtype != dtype:
-            raise wire.WireError(f"chunk column {name!r} is of {column.dtype}: must be {dtype}")
+            raise WireError(f"chunk column {name!r} is of {column.dtype}: must be {dtype}")
     count = len(arrays["action"])
     for name in (*CHUNK_COLUMNS, "priority"):
         if name in arrays and len(arrays[name]) != count:
-            raise wire.WireError(f"chunk column {name!r} has {len(arrays[name])} rows, not {count}")
+            raise WireError(f"chunk column {name!r} has {len(arrays[name])} rows, not {count}")
     stream, number = _number(meta, "stream"), _number(meta, "number")
     frames: Array | PackedFrames
     if is_packed:
@@ -77,7 +78,7 @@ def decode_chunk(buffer: Array) -> Chunk:
 def _number(meta: Mapping[str, Any], name: str) -> int:
     value = meta.get(name)
     if type(value) is not int or not 0 <= value < 1 << 63:
-        raise wire.WireError(f"chunk's {name} is {value!r:.40}: must be a whole number from 0")
+        raise WireError(f"chunk's {name} is {value!r:.40}: must be a whole number from 0")
     return value
 
 
@@ -99,4 +100,4 @@ def decode_sample(buffer: Array) -> Sample:
         columns: dict[str, Any] = {name: arrays[name] for name in SAMPLE_COLUMNS}
         return Sample(**columns, summary=ShardSummary(**meta))
     except (KeyError, TypeError) as error:
-        raise wire.WireError(f"not a sample: {error}") from error
+        raise WireError(f"not a sample: {error}") from error

@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 
 from common.checkpoint import Files
+from common.errors import UnknownFramesError
 from common.seeding import Role, seed_sequence
 from common.types import Array, FrameSpec, ShardStatistics, ShardSummary
 from replay_server.codec import make_codec
 from replay_server.messages import decode_chunk, sample_buffer
 from replay_server.shard_checkpoint import ShardOrigin, ShardSaver, restore_shard
-from replay_server.table import Table, UnknownFramesError
+from replay_server.table import Table
 
 
 class ReplayServer:

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from common import wire
-from common.checkpoint import CheckpointError, Files, entry_of, read_verified
+from common.checkpoint import Files, entry_of, read_verified
+from common.errors import CheckpointError, StillSavingError
 from common.storage import Storage, is_name, open_storage
 from common.types import Array, FrameSpec
 from replay_server.codec import COMPRESSIONS, GROUP_FRAMES, make_codec
@@ -40,10 +41,6 @@ MAX_OVERHEAD_BYTES = 1024
 """More than compression adds to a group that it cannot make smaller."""
 MAX_PRIORITY = 1e100
 """Sums of greater ones might overflow; no TD error is so large."""
-
-
-class StillSavingError(Exception):
-    """The save before is under way still: its storage is slow, and nothing is wrong with it."""
 
 
 @dataclass(frozen=True, slots=True)

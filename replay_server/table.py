@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from common.errors import UnknownFramesError
 from common.types import (
     PAD,
     PRIORITIES,
@@ -44,10 +45,6 @@ SMALL_FRAME_BYTES = 256
 
 Columns = Mapping[str, tuple[tuple[int, ...], Any]]
 Allocate = Callable[[Columns, ShardSummary], dict[str, Array]]
-
-
-class UnknownFramesError(ValueError):
-    """A chunk reuses frames of a chunk that this table does not know, or no longer has."""
 
 
 @dataclass(slots=True)

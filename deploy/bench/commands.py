@@ -20,7 +20,7 @@ from typing import Any
 
 import psutil
 
-from common.types import UserError
+from common.errors import UserError
 from deploy.bench.measurement import Figure
 
 SEEDS = (1, 2, 3)

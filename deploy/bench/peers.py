@@ -15,7 +15,8 @@ from typing import Any, Protocol
 import numpy as np
 import psutil
 
-from common.types import Array, FrameSpec, UserError
+from common.errors import UserError
+from common.types import Array, FrameSpec
 
 ALPHA, BETA = 0.6, 0.4
 

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import psutil
 
-from common.types import UserError
+from common.errors import UserError
 from common.weights import Variables
 from deploy.bench.measurement import Figure
 from deploy.bench.replay import PICTURE, STACK, Stream

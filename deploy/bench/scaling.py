@@ -16,8 +16,9 @@ import psutil
 
 from actors.environments import environment_spec
 from common.config import merge
+from common.errors import UserError
 from common.handles import Handle
-from common.types import ActorReport, Episode, UserError
+from common.types import ActorReport, Episode
 from deploy.bench.measurement import Figure
 from deploy.launch.run import make_config, run_parts
 from deploy.runs.metrics import STATUS, RunFolder, read_metrics

@@ -37,7 +37,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from common.config import AUTO, KEYS, Config, is_list, merge, parse_value, suggest, to_toml
-from common.types import EnvironmentFailedError, UserError
+from common.errors import EnvironmentFailedError, UserError
 from deploy import PACKAGES, VERSION
 
 if _CATCHABLE:
@@ -465,8 +465,8 @@ def _status(options: argparse.Namespace, _: Overrides) -> int:
 
 def _finish(options: argparse.Namespace, work: Callable[[], dict[str, Any]], path: Path) -> int:
     """Run, then say how it ended and what to do next."""
+    from common.errors import RunFailedError
     from deploy.runs.metrics import RunFolder, is_run
-    from deploy.supervisor.loop import RunFailedError
 
     try:
         summary = work()

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from common.types import UserError
+from common.errors import UserError
 from deploy.control.file import post
 from deploy.runs.metrics import RunFolder
 

@@ -20,8 +20,8 @@ from typing import Any
 import tomlkit
 
 from common.config import NONE, Config, build, load_toml, merge
+from common.errors import UserError
 from common.storage import write_atomically
-from common.types import UserError
 from deploy.runs.metrics import ANSWER, CONTROL, RunFolder
 
 LIVE_KEYS = (

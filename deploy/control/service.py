@@ -14,8 +14,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
-from common.handles import Future, Handle, RemoteDiedError
-from common.types import UserError
+from common.errors import RemoteDiedError, UserError
+from common.handles import Future, Handle
 from deploy.runtime.ray_runtime import RemoteHandle
 
 T = TypeVar("T")

@@ -17,10 +17,11 @@ from types import FrameType
 from typing import Any
 
 from actors.environments import environment_spec
-from common.checkpoint import Checkpoint, CheckpointError, CheckpointStore
+from common.checkpoint import Checkpoint, CheckpointStore
 from common.config import Config, build, load_toml, merge, suggest, to_toml, with_actors
+from common.errors import CheckpointError, UserError
 from common.storage import LocalStorage, Storage, open_storage
-from common.types import EnvironmentSpec, UserError
+from common.types import EnvironmentSpec
 from deploy.control.file import discard
 from deploy.reporting.view import SilentView
 from deploy.resources.memory import check_memory, object_store_bytes

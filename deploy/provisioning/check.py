@@ -17,7 +17,7 @@ from gymnasium.error import NameNotFound, VersionNotFound
 
 from actors.environments import environment_spec
 from common.config import Config
-from common.types import UserError
+from common.errors import UserError
 from deploy.provisioning.cluster_file import (
     KUBERAY,
     LOCAL,

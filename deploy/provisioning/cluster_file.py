@@ -23,7 +23,7 @@ from ray.autoscaler._private.local.config import LOCAL_CLUSTER_NODE_TYPE
 from ray.autoscaler._private.util import prepare_config, validate_config
 
 from common.config import suggest
-from common.types import UserError
+from common.errors import UserError
 
 LOCAL, KUBERAY = "local", "kuberay"
 PROVIDERS = ("aws", "azure", "gcp", LOCAL)

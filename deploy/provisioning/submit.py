@@ -23,7 +23,7 @@ from datetime import datetime
 from pathlib import Path
 
 from common.config import Config, to_toml
-from common.types import UserError
+from common.errors import UserError
 from deploy.runtime.packaging import code_for
 from deploy.runtime.placement import TOKEN_HINT
 

@@ -11,10 +11,11 @@ from PIL import Image
 from actors.evaluator import Evaluator
 from common import wire
 from common.config import Config, build, merge
+from common.errors import EnvironmentFailedError, UserError
 from common.handles import InlineHandle
 from common.networks import make_network, shape_difference
 from common.seeding import Role
-from common.types import Array, EnvironmentFailedError, EnvironmentSpec, UserError
+from common.types import Array, EnvironmentSpec
 from common.weights import Variables, unpack_weights
 from deploy.runs.checkpoint_schema import check_origin
 from deploy.runs.metrics import RunFolder

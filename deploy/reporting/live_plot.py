@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from common.types import UserError
+from common.errors import UserError
 from deploy.reporting.plot import draw, to_png
 
 

@@ -17,7 +17,8 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
-from common.types import Array, UserError
+from common.errors import UserError
+from common.types import Array
 from deploy.runs.metrics import read_metrics
 
 AVERAGE_OVER = 100

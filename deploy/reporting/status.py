@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from common.types import UserError
+from common.errors import UserError
 from deploy.supervisor.slots import Seat
 
 OLD_AFTER_S = 15.0

@@ -11,7 +11,8 @@ from pathlib import Path
 import psutil
 
 from common.config import NATURE_CONVOLUTIONS, NOTEBOOK_HIDDEN, Config
-from common.types import EnvironmentSpec, UserError
+from common.errors import UserError
+from common.types import EnvironmentSpec
 from replay_server.client import CHUNKS_PER_TURN
 from replay_server.codec import GROUP_FRAMES
 from replay_server.frames import GROUP_BYTES, MAX_ROWS

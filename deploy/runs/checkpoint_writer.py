@@ -18,7 +18,7 @@ from common.handles import Failed, Future, Handle
 from common.types import Array
 from deploy.runs.checkpoint_schema import FORMAT, shard_file
 from replay_server.client import shard_title
-from replay_server.shard_checkpoint import StillSavingError
+from common.errors import StillSavingError
 
 POLL_S = 0.05
 GRACE_S = 5.0

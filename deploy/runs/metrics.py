@@ -32,7 +32,8 @@ from common import wire
 from common.checkpoint import CheckpointStore
 from common.config import Config, build, load_toml, merge, to_toml
 from common.storage import open_storage, write_atomically
-from common.types import Array, EvaluationReport, UserError
+from common.types import Array, EvaluationReport
+from common.errors import UserError
 from deploy.runs.checkpoint_schema import check_state
 
 if TYPE_CHECKING:  # not before the start: its import takes a while

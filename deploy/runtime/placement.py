@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from common.config import Config
-from common.handles import Future, Mapped, Ready, RemoteDiedError
+from common.errors import RemoteDiedError, UserError
+from common.handles import Future, Mapped, Ready
 from common.storage import open_storage
-from common.types import EnvironmentSpec, UserError
+from common.types import EnvironmentSpec
 from deploy.control.service import NAMESPACE, names_of_boards
 from deploy.resources.memory import check_memory
 from deploy.resources.requests import ACTOR_NODES, LEARNER_NODES, SHARE, Demand, demands

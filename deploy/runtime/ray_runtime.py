@@ -20,8 +20,8 @@ from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from common.config import Config
-from common.handles import Future, Handle, InlineHandle, Mapped, Ready, RemoteDiedError
-from common.types import EnvironmentFailedError, UserError
+from common.errors import EnvironmentFailedError, RemoteDiedError, UserError
+from common.handles import Future, Handle, InlineHandle, Mapped, Ready
 from deploy import VERSION
 from deploy.resources.memory import ACTOR_BYTES, available_bytes
 from deploy.resources.requests import demands

@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from common.handles import Future, Handle, RemoteDiedError
+from common.errors import RemoteDiedError
+from common.handles import Future, Handle
 from deploy.runtime.ray_runtime import Runtime
 from deploy.supervisor.actor_pool import Crew
 from deploy.supervisor.slots import Seat

@@ -17,19 +17,22 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any, Protocol
 
 from common import wire
-from common.checkpoint import Checkpoint, CheckpointError, UnreadableError
+from common.checkpoint import Checkpoint
 from common.config import Config, with_actors
-from common.handles import Future, Handle, RemoteDiedError
-from common.storage import write_atomically
-from common.types import (
-    ActorReport,
-    Array,
+from common.errors import (
+    CheckpointError,
+    DivergedError,
     EnvironmentFailedError,
-    EvaluationReport,
-    LearnerReport,
-    ShardStatistics,
+    RemoteDiedError,
+    RunFailedError,
+    StalledError,
+    UnreadableError,
+    UnresponsiveError,
     UserError,
 )
+from common.handles import Future, Handle
+from common.storage import write_atomically
+from common.types import ActorReport, Array, EvaluationReport, LearnerReport, ShardStatistics
 from deploy.control.chaos import CRASH, parse_wish
 from deploy.control.file import APPLIED, LOOK_EVERY_S, ControlFile, changed, describe, keys_of
 from deploy.control.service import TITLE as BOARD
@@ -43,7 +46,7 @@ from deploy.runtime.ray_runtime import check_count, part_name
 from deploy.supervisor.actor_autoscaler import Room
 from deploy.supervisor.actor_pool import Crew
 from deploy.supervisor.restore_source import Origins
-from deploy.supervisor.slots import LIVED_S, HungError, Seat, Watch, cause_of
+from deploy.supervisor.slots import LIVED_S, Seat, Watch, cause_of
 from replay_server.client import shard_title
 from replay_server.rate_limiter import RateLimiter
 
@@ -88,18 +91,6 @@ PING_S = 1.0
 """How long a part that nobody waits for has to show that it does not hang."""
 NAMED_PARTS = 5
 """How many parts without an answer an error names; it stays one line with hundreds of actors."""
-
-
-class RunFailedError(Exception):
-    """The run cannot go on; the message says why."""
-
-
-class StalledError(RunFailedError):
-    """Nothing was inserted and nothing sampled for too long."""
-
-
-class DivergedError(RunFailedError):
-    """Training diverged: what the learner holds is not worth saving."""
 
 
 class View(Protocol):
@@ -656,7 +647,7 @@ class Supervisor:
         now = time.monotonic()
         # Actors and evaluators show by their reports that they work.
         lived = seat.always and seat.up and now - seat.up_s >= LIVED_S
-        if seat is self._learner and not isinstance(error, (RemoteDiedError, HungError)):
+        if seat is self._learner and not isinstance(error, (RemoteDiedError, UnresponsiveError)):
             lived = self._counters.learner_steps > self._erred_steps
             self._erred_steps = max(self._erred_steps, self._counters.learner_steps)
         of_machine = isinstance(error, RemoteDiedError) and error.machine

@@ -4,13 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from common.checkpoint import (
-    LISTINGS,
-    Checkpoint,
-    CheckpointError,
-    CheckpointStore,
-    UnreadableError,
-)
+from common.checkpoint import LISTINGS, Checkpoint, CheckpointStore
+from common.errors import CheckpointError, UnreadableError
 from deploy.supervisor.slots import Seat
 
 

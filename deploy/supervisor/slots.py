@@ -14,7 +14,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from common.handles import Future, Handle, RemoteDiedError
+from common.errors import RemoteDiedError, UnresponsiveError
+from common.handles import Future, Handle
 from deploy.runtime.ray_runtime import Place, Runtime, part_name
 
 PING_EVERY_S = 0.5
@@ -34,10 +35,6 @@ ASK_AGAIN_S = 30.0
 """How often it is asked of a part that waits for a machine whether it still does."""
 ANSWER_S = 5.0
 """How long that question may take."""
-
-
-class HungError(Exception):
-    """A part that gave no sign of life, or no answer, for too long."""
 
 
 @dataclass(slots=True, eq=False)
@@ -197,17 +194,17 @@ class Watch:
             seat.suspect = False
         if seat.ping is not None and seat.up and now - seat.pinged_s > self._patience_s:
             waited_s = now - seat.pinged_s
-            return HungError(f"{seat.title} showed no sign of life for {waited_s:,.0f} s")
+            return UnresponsiveError(f"{seat.title} showed no sign of life for {waited_s:,.0f} s")
         age_s = min(age_s, now - seat.up_s)  # before it was up it was not at it
         if self._call_timeout_s is not None and seat.up and age_s > self._call_timeout_s:
-            return HungError(f"{seat.title} did not answer for {age_s:,.0f} s")
+            return UnresponsiveError(f"{seat.title} did not answer for {age_s:,.0f} s")
         return self._start_error_of(seat, now)
 
     def _start_error_of(self, seat: Seat, now: float) -> Exception | None:
         # Late, and it has been heard since that it waits for no machine.
         if not self._late(seat, now) or seat.homeless or seat.asked_s <= seat.made_s:
             return None
-        return HungError(f"{seat.title} did not come up within {now - seat.made_s:,.0f} s")
+        return UnresponsiveError(f"{seat.title} did not come up within {now - seat.made_s:,.0f} s")
 
     def _late(self, seat: Seat, now: float) -> bool:
         limit_s = self._start_timeout_s
@@ -258,6 +255,6 @@ class Watch:
 
 def cause_of(error: Exception) -> str:
     """One line: the last of what an error says."""
-    if isinstance(error, (RemoteDiedError, HungError)):
+    if isinstance(error, (RemoteDiedError, UnresponsiveError)):
         return str(error)
     return (str(error).strip().splitlines() or [type(error).__name__])[-1]

@@ -11,7 +11,7 @@ import pytest
 
 from common import wire
 from common.config import merge
-from common.types import UserError
+from common.errors import UserError
 from deploy.launch.run import make_config, resume, train
 from deploy.runs.metrics import RunFolder, read_metrics
 from replay_server import sum_tree

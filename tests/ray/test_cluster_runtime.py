@@ -18,8 +18,8 @@ import yaml
 
 from actors.environments import environment_spec
 from common.config import Config
-from common.handles import Failed, RemoteDiedError
-from common.types import UserError
+from common.errors import RemoteDiedError, UserError
+from common.handles import Failed
 from deploy.cli.main import main
 from deploy.control.service import NAMESPACE, Board, boards_at, names_of_boards
 from deploy.resources.memory import check_memory
@@ -207,7 +207,7 @@ def one_port(method, token="t" * 64):
 WITH_TOKEN = """
 import ray, sys
 from deploy.runtime.placement import connect
-from common.types import UserError
+from common.errors import UserError
 ray.init = lambda **_: print("let in")
 for address in sys.argv[1:]:
     try:

@@ -16,8 +16,7 @@ import psutil
 import pytest
 
 from common.config import Config
-from common.handles import RemoteDiedError
-from common.types import UserError
+from common.errors import RemoteDiedError, UserError
 from deploy import VERSION
 from deploy.runtime.ray_runtime import (
     InlineRuntime,

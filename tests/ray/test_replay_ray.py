@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pytest
 
-from common.handles import RemoteDiedError
+from common.errors import RemoteDiedError
 from common.types import Chunk, FrameSpec
 from deploy.runtime.ray_runtime import local_ray
 from replay_server.client import ReplaySampler, ReplayWriter

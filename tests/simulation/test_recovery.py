@@ -21,12 +21,12 @@ from test_supervisor import (
     tiny,
 )
 
-from common.checkpoint import CheckpointError, CheckpointStore, read_verified
+from common.checkpoint import CheckpointStore, read_verified
+from common.errors import CheckpointError, RunFailedError, StorageError
 from common.handles import Failed
-from common.storage import LocalStorage, StorageError
+from common.storage import LocalStorage
 from deploy.launch.run import train
 from deploy.runtime.ray_runtime import InlineRuntime
-from deploy.supervisor.loop import RunFailedError
 
 NO_EVALUATION = {"every_learner_steps": 10**6}
 

@@ -14,8 +14,8 @@ import deploy.launch.run
 import deploy.program
 from common.checkpoint import CheckpointStore, read_verified
 from common.config import merge
+from common.errors import UserError
 from common.storage import open_storage
-from common.types import UserError
 from deploy.launch.run import LIFE, fetch_run, make_config, resume, train
 from deploy.runs.metrics import RunFolder
 from support.program import TINY

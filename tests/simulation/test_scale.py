@@ -16,8 +16,8 @@ from rich.console import Console
 from actors.actor import Actor
 from actors.environments import environment_spec
 from common.config import Config, build, merge, to_toml, with_actors
+from common.errors import UserError
 from common.handles import InlineHandle, Ready
-from common.types import UserError
 from common.weights import Variables
 from deploy.cli.main import main
 from deploy.control.file import APPLIED

@@ -7,14 +7,14 @@ import time
 
 import pytest
 
-from common.handles import Failed, InlineHandle, Ready, RemoteDiedError
+from common.errors import RemoteDiedError, UnresponsiveError
+from common.handles import Failed, InlineHandle, Ready
 from deploy.runtime.ray_runtime import InlineRuntime
 from deploy.supervisor.slots import (
     ANSWER_S,
     ASK_AGAIN_S,
     MAX_AWAY_S,
     PING_EVERY_S,
-    HungError,
     Seat,
     Watch,
     cause_of,
@@ -117,7 +117,7 @@ def test_a_part_without_a_sign_of_life_for_too_long_hangs():
     assert scene.go_on(9.0) == []
     ((seat, error), *_) = scene.go_on(3.0)
     assert seat is first
-    assert isinstance(error, HungError)
+    assert isinstance(error, UnresponsiveError)
     assert str(error) == "part-0 showed no sign of life for 10 s"
 
 
@@ -250,7 +250,7 @@ def test_the_time_of_a_call_is_noted_before_it_is_made():
     ("error", "line"),
     [
         (RemoteDiedError("shard-0-1", "it was killed"), "shard-0-1 died (it was killed)"),
-        (HungError("shard-0 showed no sign of life for 60 s"), None),
+        (UnresponsiveError("shard-0 showed no sign of life for 60 s"), None),
         (ValueError("first\nsecond\n"), "second"),
         (ValueError(), "ValueError"),
     ],

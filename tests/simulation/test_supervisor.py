@@ -17,14 +17,14 @@ from common import wire
 from common.checkpoint import Checkpoint, CheckpointStore
 from common.config import Config, EnvConfig, merge
 from common.config import build as build_config
-from common.handles import Failed, InlineHandle, RemoteDiedError
-from common.types import UserError
+from common.errors import RemoteDiedError, RunFailedError, UserError
+from common.handles import Failed, InlineHandle
 from deploy.launch.run import environment_spec, make_config, resume, train
 from deploy.program import build
 from deploy.runs.checkpoint_schema import FORMAT, check_origin
 from deploy.runs.metrics import MetricsWriter, RunFolder, read_metrics
 from deploy.runtime.ray_runtime import InlineRuntime
-from deploy.supervisor.loop import NAMED_PARTS, VERSIONS_BESIDE, RunFailedError, Supervisor
+from deploy.supervisor.loop import NAMED_PARTS, VERSIONS_BESIDE, Supervisor
 from replay_server.rate_limiter import RateLimiter
 from support.program import TINY, checkpoints_in, reports_in
 

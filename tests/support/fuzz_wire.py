@@ -1,6 +1,6 @@
 """Coverage-guided fuzzing of everything that decodes bytes of others (needs atheris).
 
-    python tests/fuzz_wire.py -max_total_time=60
+    python tests/support/fuzz_wire.py -max_total_time=60
 
 Whatever the bytes, decoding ends in what was asked for or in WireError, and claims no more memory
 than the bytes justify. Run by `test_fuzz.py` for a few seconds.
@@ -19,6 +19,7 @@ from common.types import Chunk, FrameSpec
 
 with atheris.instrument_imports(include=["common", "replay_server"]):
     from common import wire
+    from common.errors import WireError
     from replay_server import codec, messages, sum_tree
     from replay_server.table import Table
 
@@ -54,12 +55,12 @@ def test_one(data: bytes) -> None:
     tracemalloc.reset_peak()
     before = tracemalloc.get_traced_memory()[0]
     for decode in (wire.decode, messages.decode_chunk, messages.decode_sample):
-        with suppress(wire.WireError):
+        with suppress(WireError):
             decode(data)
     for one in CODECS:
-        with suppress(wire.WireError):
+        with suppress(WireError):
             one.unpack(data, 5)
-    with suppress(wire.WireError):
+    with suppress(WireError):
         chunk = messages.decode_chunk(data)
         for table in TABLES:
             with suppress(ValueError):  # refused: nothing of it is there

@@ -14,7 +14,8 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from actors.environments import Environment, environment_spec, make_environment
 from common.config import EnvConfig
-from common.types import EnvironmentFailedError, EnvironmentSpec, FrameSpec, UserError
+from common.errors import EnvironmentFailedError, UserError
+from common.types import EnvironmentSpec, FrameSpec
 from support.acting import (
     COUNTING,
     COUNTING_LIMITED,

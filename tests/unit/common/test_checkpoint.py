@@ -21,13 +21,9 @@ import pytest
 from safetensors import SafetensorError
 
 from common import checkpoint
-from common.checkpoint import (
-    CheckpointError,
-    CheckpointStore,
-    entry_of,
-    read_verified,
-)
-from common.storage import LocalStorage, StorageError, open_storage
+from common.checkpoint import CheckpointStore, entry_of, read_verified
+from common.errors import CheckpointError, StorageError
+from common.storage import LocalStorage, open_storage
 
 TENSORS = {
     "learner": {"w": np.arange(6, dtype=np.float32).reshape(2, 3), "steps": np.array(7)},

@@ -19,7 +19,7 @@ from common.config import (
     suggest,
     to_toml,
 )
-from common.types import UserError
+from common.errors import UserError
 
 PRESETS = sorted(
     (p for p in resources.files("deploy.presets").iterdir() if p.name.endswith(".toml")),

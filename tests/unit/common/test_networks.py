@@ -3,8 +3,9 @@ import torch
 from torch import nn
 
 from common.config import NetworkConfig
+from common.errors import UserError
 from common.networks import Dueling, QNetwork, choose_device, make_network
-from common.types import EnvironmentSpec, FrameSpec, UserError
+from common.types import EnvironmentSpec, FrameSpec
 
 VECTOR = EnvironmentSpec(FrameSpec((4,), "float32", 1.0), stack=1, num_actions=2, protocol={})
 NOTEBOOK = EnvironmentSpec(

@@ -17,15 +17,8 @@ import numpy as np
 import pytest
 
 from common import storage as storage_module
-from common.storage import (
-    FsspecStorage,
-    LocalStorage,
-    StorageError,
-    is_name,
-    open_storage,
-    write_atomically,
-)
-from common.types import UserError
+from common.errors import StorageError, UserError
+from common.storage import FsspecStorage, LocalStorage, is_name, open_storage, write_atomically
 
 needs_s3 = pytest.mark.skipif(
     find_spec("moto") is None or find_spec("s3fs") is None,

@@ -3,7 +3,8 @@ import pytest
 import torch
 
 from common import wire
-from common.handles import Failed, InlineHandle, Ready, RemoteDiedError
+from common.errors import RemoteDiedError
+from common.handles import Failed, InlineHandle, Ready
 from common.weights import VariableClient, Variables, pack_weights, unpack_weights
 from support.replay import HeldHandle
 

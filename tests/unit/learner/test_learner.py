@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from common import wire
+from common.errors import UserError
 from common.handles import InlineHandle, Ready
 from common.networks import make_network
-from common.types import Chunk, EnvironmentSpec, FrameSpec, UserError
+from common.types import Chunk, EnvironmentSpec, FrameSpec
 from common.weights import Variables, pack_weights, unpack_weights
 from learner.learner import Learner
 from learner.losses import bellman_target

@@ -7,13 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common import wire
-from common.handles import InlineHandle, Ready, RemoteDiedError
-from replay_server.client import (
-    CHUNKS_PER_TURN,
-    EmptyMemoryError,
-    ReplaySampler,
-    ReplayWriter,
-)
+from common.errors import EmptyMemoryError, RemoteDiedError
+from common.handles import InlineHandle, Ready
+from replay_server.client import CHUNKS_PER_TURN, ReplaySampler, ReplayWriter
 from replay_server.codec import Codec
 from replay_server.messages import decode_chunk, encode_chunk
 from replay_server.server import ReplayServer

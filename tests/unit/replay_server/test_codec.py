@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from common.types import FrameSpec, UserError
-from common.wire import WireError
+from common.errors import UserError, WireError
+from common.types import FrameSpec
 from replay_server.codec import COMPRESSIONS, GROUP_FRAMES, Codec, make_codec
 from support.replay import PICTURE, VECTOR
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common import wire
-from common.wire import WireError
+from common.errors import WireError
 from replay_server.codec import Codec
 from replay_server.messages import decode_chunk, decode_sample, encode_chunk
 from support.replay import PICTURE, columns_of, filled_table, random_chunk

@@ -8,7 +8,7 @@ import pytest
 
 import replay_server
 from common import wire
-from common.wire import WireError
+from common.errors import WireError
 from replay_server.messages import decode_chunk, decode_sample, encode_chunk
 from replay_server.server import ReplayServer
 from support.replay import PICTURE, columns_of, random_chunk

@@ -19,7 +19,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common import wire
-from common.checkpoint import CheckpointError, entry_of
+from common.checkpoint import entry_of
+from common.errors import CheckpointError, StillSavingError, UnknownFramesError
 from common.storage import FsspecStorage, LocalStorage, open_storage
 from replay_server import shard_checkpoint as saving
 from replay_server.codec import GROUP_FRAMES, Codec
@@ -28,12 +29,11 @@ from replay_server.server import ReplayServer
 from replay_server.shard_checkpoint import (
     ShardOrigin,
     ShardSaver,
-    StillSavingError,
     _share,
     restore_shard,
     segment_frames,
 )
-from replay_server.table import PRIORITY_FLOOR, Table, UnknownFramesError
+from replay_server.table import PRIORITY_FLOOR, Table
 from support.replay import (
     PICTURE,
     VECTOR,

@@ -7,10 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common import types
+from common.errors import UnknownFramesError
 from common.types import PAD, TIMES, FrameSpec
 from replay_server.codec import GROUP_FRAMES, Codec
 from replay_server.frames import make_frame_store
-from replay_server.table import PRIORITY_FLOOR, Table, UnknownFramesError
+from replay_server.table import PRIORITY_FLOOR, Table
 from support.replay import (
     PICTURE,
     VECTOR,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from common.types import UserError
+from common.errors import UserError
 from deploy.bench.reliability import GROWTH_MIB, MemoryByPart, _middle, _settled, soak_figures
 
 

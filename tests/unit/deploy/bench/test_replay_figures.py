@@ -7,7 +7,8 @@ import json
 import numpy as np
 import pytest
 
-from common.types import FrameSpec, UserError
+from common.errors import UserError
+from common.types import FrameSpec
 from deploy.bench import peers as bench_peers
 from deploy.bench import replay as bench_replay
 from deploy.bench.replay import Stream

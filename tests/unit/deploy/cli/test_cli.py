@@ -13,7 +13,7 @@ import gymnasium as gym
 import pytest
 
 from common.config import build, merge
-from common.types import UserError
+from common.errors import UserError
 from deploy.cli.main import main, split_overrides
 from deploy.launch import run as run_module
 from deploy.launch.run import make_config, preset_names, train

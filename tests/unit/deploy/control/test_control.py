@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.config import KEYS, build, merge
-from common.types import UserError
+from common.errors import UserError
 from deploy.cli.main import main
 from deploy.control import file as control
 from deploy.control.file import LIVE_KEYS, ControlFile, changed, describe, keys_of

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from ray._private.runtime_env.packaging import create_package, get_uri_for_directory
 
 from common.config import build
-from common.types import UserError
+from common.errors import UserError
 from deploy import PACKAGES, VERSION
 from deploy.cli.main import main
 from deploy.launch.run import make_config

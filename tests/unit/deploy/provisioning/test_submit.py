@@ -19,7 +19,7 @@ import pytest
 import yaml
 
 from common.config import Config, build
-from common.types import UserError
+from common.errors import UserError
 from deploy.provisioning import submit
 from deploy.provisioning.submit import hints
 from support.paths import ROOT

@@ -7,8 +7,8 @@ import pytest
 from actors.environments import Environment
 from actors.evaluator import Evaluator
 from common.config import merge
+from common.errors import UserError
 from common.handles import InlineHandle
-from common.types import UserError
 from common.weights import Variables
 from deploy.launch.run import make_config, train
 from deploy.reporting.evaluation import evaluate, film

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from matplotlib.colors import to_rgb
 from PIL import Image
 
-from common.types import UserError
+from common.errors import UserError
 from deploy.cli import main as cli
 from deploy.launch.run import make_config, train
 from deploy.reporting.live_plot import LivePlot

@@ -8,9 +8,10 @@ import pytest
 
 from actors.actor import Actor
 from actors.environments import environment_spec
+from common.errors import UserError
 from common.handles import InlineHandle
 from common.networks import make_network
-from common.types import EnvironmentSpec, FrameSpec, UserError
+from common.types import EnvironmentSpec, FrameSpec
 from common.weights import Variables
 from deploy.launch.run import make_config
 from deploy.resources import memory as sizing

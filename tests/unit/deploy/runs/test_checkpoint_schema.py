@@ -9,10 +9,11 @@ import json
 import numpy as np
 import pytest
 
-from common.checkpoint import Checkpoint, CheckpointError, CheckpointStore
+from common.checkpoint import Checkpoint, CheckpointStore
+from common.errors import CheckpointError
 from common.config import Config
 from common.storage import open_storage
-from common.types import UserError
+from common.errors import UserError
 from deploy.runs.metrics import RunFolder
 from deploy.runs.statistics import Counters, Records
 from deploy.launch.run import fetch_run

@@ -13,7 +13,8 @@ from support.replay import PICTURE, random_chunk
 from common import wire
 from common.checkpoint import CheckpointStore
 from common.config import CheckpointConfig
-from common.handles import InlineHandle, RemoteDiedError
+from common.handles import InlineHandle
+from common.errors import RemoteDiedError
 from common.storage import LocalStorage, open_storage
 from deploy.runs.checkpoint_writer import Checkpointer, Saving
 from deploy.runs.checkpoint_schema import learner_state, shard_origin

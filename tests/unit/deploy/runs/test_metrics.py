@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from common import wire
-from common.types import EvaluationReport, UserError
+from common.types import EvaluationReport
+from common.errors import UserError
 from deploy.runs.metrics import CONTROL, REQUIRED, MetricsWriter, Rate, RunFolder, read_metrics
 from deploy.launch.run import make_config
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from common.config import build
-from common.types import UserError
+from common.errors import UserError
 from deploy import PACKAGES
 from deploy.provisioning import submit
 from deploy.provisioning.submit import stage
