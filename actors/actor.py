@@ -17,7 +17,7 @@ from common.handles import Handle
 from common.networks import make_network
 from common.seeding import Role, integer_seeds, seed_sequence
 from common.types import ActorReport, Array, Episode
-from common.weights import VariableClient
+from common.weights import WeightClient
 from replay_server.client import ReplayWriter, shard_index, shard_title
 from replay_server.codec import make_codec
 
@@ -55,7 +55,7 @@ class Actor:
             torch.device("cpu"),
             np.random.default_rng(rng_seed),
         )
-        self.redeal(config.actors.count)
+        self.set_actor_count(config.actors.count)
         self._stacks = FrameStack(copies, spec.stack, spec.frame)
         self._accumulator = NStepAccumulator(
             spec,
@@ -71,7 +71,7 @@ class Actor:
             incarnation=incarnation,
             codec=make_codec(config.replay.compression, spec.frame),
         )
-        self._variables = VariableClient(variables)
+        self._weight_store = WeightClient(variables)
         self._closed = False
         self._steps_since_chunk = 0
         self._frames = self._environment.reset(env_seed)
@@ -90,7 +90,7 @@ class Actor:
         start = time.perf_counter()
         env_s = policy_s = 0.0
         waited = self._writer.wait_s
-        fetches = self._variables.fetches
+        fetches = self._weight_store.fetches
         self._fetch_weights()
         copies, env_steps = self._environment.num_envs, 0
         episodes: list[Episode] = []
@@ -111,7 +111,7 @@ class Actor:
                 action=choice.actions,
                 q_taken=choice.q_taken,
                 q_max=choice.q_max,
-                version=self._variables.version,
+                version=self._weight_store.version,
                 reward=self._learned_reward(step.reward),
                 terminated=step.terminated,
                 truncated=step.truncated,
@@ -142,31 +142,31 @@ class Actor:
             transitions=self._writer.take_accepted(),
             episodes=episodes,
             epsilon=float(epsilons.mean()),
-            version=self._variables.version,
-            fetches=self._variables.fetches - fetches,
+            version=self._weight_store.version,
+            fetches=self._weight_store.fetches - fetches,
             inserts_in_flight=self._writer.in_flight,
             dropped=self._writer.take_dropped(),
-            lost=[*map(shard_title, sorted(self._writer.lost))]
-            + ["variables"] * self._variables.lost,
+            unreachable=[*map(shard_title, sorted(self._writer.unreachable))]
+            + ["variables"] * self._weight_store.unreachable,
             wall_s=time.perf_counter() - start,
             env_s=env_s,
             policy_s=policy_s,
             insert_wait_s=self._writer.wait_s - waited,
         )
 
-    def redeal(self, actors: int) -> None:
+    def set_actor_count(self, actors: int) -> None:
         """There are so many actors from now on: ε changes with this one's place among them."""
         self._actors = actors
         self._schedule = EpsilonSchedule(
             self._config.exploration, self._index, actors, self._config.actors.envs
         )
 
-    def connect(self, part: str, handle: Handle) -> None:
+    def reconnect(self, part: str, handle: Handle) -> None:
         """Another part has taken the place of one that died: `variables`, or `shard-` and index."""
         if part == "variables":
-            self._variables.connect(handle)
+            self._weight_store.reconnect(handle)
         else:
-            self._writer.connect(shard_index(part), handle)
+            self._writer.reconnect(shard_index(part), handle)
 
     def close(self) -> int:
         """Send all that was experienced, wait until it is stored, free the environments.
@@ -187,7 +187,7 @@ class Actor:
         return self._writer.take_accepted()
 
     def _fetch_weights(self) -> None:
-        weights = self._variables.fetch()
+        weights = self._weight_store.fetch()
         if weights is not None:
             self._agent.load_weights(weights)
 

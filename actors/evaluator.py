@@ -17,7 +17,7 @@ from common.handles import Handle
 from common.networks import make_network
 from common.seeding import Role, integer_seeds, seed_sequence
 from common.types import Array, EvaluationReport
-from common.weights import VariableClient
+from common.weights import WeightClient
 
 
 @dataclass(slots=True)
@@ -55,7 +55,7 @@ class Evaluator:
             role: gives other episodes than those of another role.
         """
         self._config = config
-        self._variables = VariableClient(variables)
+        self._weight_store = WeightClient(variables)
         self._weights: Array | None = None
         evaluation = config.evaluation
         self._copies = min(evaluation.envs, evaluation.episodes)
@@ -81,7 +81,7 @@ class Evaluator:
             The report; None as long as episodes are to be played: call again.
         """
         if self._playing is None:
-            weights = self._variables.fetch()
+            weights = self._weight_store.fetch()
             if weights is not None:
                 # Copied: a view would pin Ray's shared memory for as long as the report lives.
                 self._weights = np.array(weights)
@@ -89,14 +89,14 @@ class Evaluator:
             self.begin(self._config.evaluation.episodes)
         report = self.play_on(slice_s)
         if report is not None:
-            report.version = self._variables.version
+            report.version = self._weight_store.version
             report.weights = self._weights
         return report
 
-    def connect(self, part: str, handle: Handle) -> None:
+    def reconnect(self, part: str, handle: Handle) -> None:
         """Another part, the `variables`, has taken the place of one that died."""
         assert part == "variables"
-        self._variables.connect(handle)
+        self._weight_store.reconnect(handle)
 
     def load_weights(self, weights: Array) -> None:
         """Evaluate these weights (wire format) instead of published ones."""

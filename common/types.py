@@ -287,7 +287,7 @@ class ActorReport:
     fetches: int
     inserts_in_flight: int
     dropped: int
-    lost: list[str]
+    unreachable: list[str]
     wall_s: float
     env_s: float
     policy_s: float
@@ -326,7 +326,7 @@ class LearnerReport:
     rounds_in_flight: int
     wall_s: float
     sample_wait_s: float
-    lost: list[str] = field(default_factory=list)
+    unreachable: list[str] = field(default_factory=list)
     diverged: bool = False
     batch: Array | None = None
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # torch must stay out of the processes that only pass weights
     import torch
 
 
-class Variables:
+class WeightStore:
     """Holds the newest published weights.
 
     The payload is a shared reference: it is handed on, never opened here, so that a fetch costs
@@ -55,29 +55,29 @@ class Variables:
         return self._version, self._payload
 
 
-class VariableClient:
+class WeightClient:
     """The reader's side: remembers which version it has."""
 
     def __init__(self, variables: Handle) -> None:
-        self._variables = variables
+        self._weight_store = variables
         self.version = -1
         self.fetches = 0
-        self.lost = False  # the variables died; `connect` ends that
+        self.unreachable = False  # the variables died; `reconnect` ends that
 
-    def connect(self, variables: Handle) -> None:
+    def reconnect(self, variables: Handle) -> None:
         """Fetch from here from now on."""
-        self._variables, self.lost = variables, False
+        self._weight_store, self.unreachable = variables, False
 
     def fetch(self) -> Array | None:
         """The newest weights (wire format) if newer than those fetched before, else None."""
         try:
-            answer = self._variables.call("fetch", self.version).result()
+            answer = self._weight_store.call("fetch", self.version).result()
             if answer is None:
                 return None
             version, reference = answer
             weights: Array = reference.result()
         except RemoteDiedError:  # whoever published, or who keeps it: go on with what is there
-            self.lost = True
+            self.unreachable = True
             return None
         if version <= self.version:  # others that came after a loss may begin with older ones
             return None

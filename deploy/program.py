@@ -19,16 +19,16 @@ from common.config import Config
 from common.handles import Handle
 from common.networks import choose_device, make_network
 from common.types import Array, EnvironmentSpec
-from common.weights import Variables
+from common.weights import WeightStore
 from deploy.resources.memory import frame_capacity, shard_capacity, shard_frame_bytes
-from deploy.runs.checkpoint_schema import learner_state, shard_origin
+from deploy.runs.checkpoint_schema import learner_state, shard_restore
 from deploy.runtime.ray_runtime import Runtime, part_name
 from deploy.supervisor.slots import actor_title
 from learner.learner import Learner
 from replay_server.client import shard_title
 from replay_server.codec import make_codec
 from replay_server.server import ReplayServer
-from replay_server.shard_checkpoint import ShardOrigin
+from replay_server.shard_checkpoint import ShardRestore
 
 
 @dataclass
@@ -40,16 +40,16 @@ class Program:
     runtime: Runtime
     incarnation: int  # of all parts at the start; parts that are replaced get the next
     frame_bytes: int | None  # that each shard may take; see `shard_frame_bytes`
-    variables: Handle = field(init=False)
+    weight_store: Handle = field(init=False)
     shards: list[Handle] = field(default_factory=list)
     learner: Handle = field(init=False)
     actors: list[Handle] = field(default_factory=list)
 
-    def spawn_variables(self, floor: int, incarnation: int) -> Handle:
+    def spawn_weight_store(self, floor: int, incarnation: int) -> Handle:
         """Where weights are published, in versions above `floor`."""
-        return self._spawn(Variables, floor, title="variables", incarnation=incarnation)
+        return self._spawn(WeightStore, floor, title="variables", incarnation=incarnation)
 
-    def spawn_shard(self, index: int, origin: ShardOrigin | None, incarnation: int) -> Handle:
+    def spawn_shard(self, index: int, origin: ShardRestore | None, incarnation: int) -> Handle:
         """A shard; keys of one that it replaces are stale.
 
         Args:
@@ -82,7 +82,7 @@ class Program:
             self.config,
             self.spec,
             self.shards,
-            self.variables,
+            self.weight_store,
             incarnation,
             state,
             title="learner",
@@ -94,7 +94,7 @@ class Program:
         return self._spawn(
             Evaluator,
             self.config,
-            self.variables,
+            self.weight_store,
             incarnation,
             title="evaluator",
             incarnation=incarnation,
@@ -108,7 +108,7 @@ class Program:
             index,
             incarnation,
             self.shards,
-            self.variables,
+            self.weight_store,
             title=actor_title(index),
             incarnation=incarnation,
         )
@@ -151,12 +151,12 @@ def build(
         checkpoint: what learner and shards go on from.
     """
     # Once: what is free changes as shards start.
-    frame_bytes = runtime.ask(shard_title(0), shard_frame_bytes, config, spec)
+    frame_bytes = runtime.run_on(shard_title(0), shard_frame_bytes, config, spec)
     program = Program(config, spec, runtime, incarnation, frame_bytes)
-    program.variables = program.spawn_variables(-1, incarnation)
+    program.weight_store = program.spawn_weight_store(-1, incarnation)
     shards = config.replay.shards
     for index in range(shards):
-        origin = shard_origin(checkpoint, index, shards) if checkpoint else None
+        origin = shard_restore(checkpoint, index, shards) if checkpoint else None
         program.shards.append(program.spawn_shard(index, origin, incarnation))
     state = learner_state(checkpoint) if checkpoint else None
     program.learner = program.spawn_learner(state, incarnation)

@@ -80,7 +80,7 @@ class Learner:
         self._shards = list(shards)
         self._sampler = self._make_sampler(incarnation)
         self._stager = Stager(self._device)
-        self._variables = variables
+        self._weight_store = variables
         self._variables_lost = False
         self._steps = 0
         self._version = -1
@@ -107,22 +107,22 @@ class Learner:
             np.random.default_rng(seed_sequence(config.seed, Role.SAMPLER, 0, incarnation)),
         )
 
-    def begin_life(self, incarnation: int) -> None:
+    def new_attempt(self, incarnation: int) -> None:
         """Go on as a learner would that was made from `state` at this moment."""
         self._sampler = self._make_sampler(incarnation)
         self._round = self._device_round = None
         self.publish()
 
-    def connect(self, part: str, handle: Handle) -> None:
+    def reconnect(self, part: str, handle: Handle) -> None:
         """Another part has taken the place of one that died: `variables`, or `shard-` and index."""
         if part == "variables":
-            self._variables, self._variables_lost = handle, False
+            self._weight_store, self._variables_lost = handle, False
             self._version = max(self._version, handle.call("newest_version").result())
             self.publish()
         else:
             index = shard_index(part)
             self._shards[index] = handle
-            self._sampler.connect(index, handle)
+            self._sampler.reconnect(index, handle)
 
     def train(self, steps: int) -> LearnerReport:
         """`steps` updates, fewer if the memory is empty because shards died.
@@ -180,7 +180,7 @@ class Learner:
             rounds_in_flight=self._sampler.in_flight,
             wall_s=time.perf_counter() - start,
             sample_wait_s=self._sampler.wait_s - waited,
-            lost=[*map(shard_title, sorted(self._sampler.lost))]
+            unreachable=[*map(shard_title, sorted(self._sampler.unreachable))]
             + ["variables"] * self._variables_lost,
             diverged=diverged is not None,
             batch=diverged,
@@ -190,9 +190,9 @@ class Learner:
         """Offer the weights as they are now to whoever fetches; each time a new version."""
         self._version += 1
         weights = pack_weights(self._policy.state_dict(), {"learner_steps": self._steps})
-        shared = self._variables.share(weights)
+        shared = self._weight_store.share(weights)
         try:
-            self._variables.call("publish", self._version, shared).result()
+            self._weight_store.call("publish", self._version, shared).result()
         except RemoteDiedError:  # published anew when others take their place
             self._variables_lost = True
 

@@ -43,7 +43,7 @@ class ReplayWriter:
         accepted: transitions stored, since that was last taken.
         orphaned: transitions refused because the shard lacked frames that they reuse.
         dropped: transitions that no shard took because it was, or all were, dead.
-        lost: indices of shards that died; see `connect`.
+        lost: indices of shards that died; see `reconnect`.
         wait_s: seconds spent waiting for answers.
     """
 
@@ -79,7 +79,7 @@ class ReplayWriter:
         self.accepted = 0
         self.orphaned = 0
         self.dropped = 0
-        self.lost: set[int] = set()
+        self.unreachable: set[int] = set()
         self.wait_s = 0.0
 
     @property
@@ -100,7 +100,7 @@ class ReplayWriter:
                 number are set here.
         """
         assert self.continues or not len(chunk.reused)
-        if len(self.lost) == len(self._shards):  # nobody is there to wait for
+        if len(self.unreachable) == len(self._shards):  # nobody is there to wait for
             self.dropped += len(chunk)
             return
         self._number += 1
@@ -120,11 +120,11 @@ class ReplayWriter:
             (len(chunk), index, shard, shard.call("insert", encode_chunk(chunk)))
         )
 
-    def connect(self, index: int, shard: Handle) -> None:
+    def reconnect(self, index: int, shard: Handle) -> None:
         """Send to this shard from now on what is shard `index`'s."""
         self._shards[index] = shard
-        self.lost.discard(index)
-        if index == self._shard or self._shard in self.lost:
+        self.unreachable.discard(index)
+        if index == self._shard or self._shard in self.unreachable:
             self._shard, self._sent_in_turn = index, 0
 
     def flush(self) -> None:
@@ -162,7 +162,7 @@ class ReplayWriter:
             self._sent_in_turn = 0
 
     def _lose(self, index: int) -> None:
-        self.lost.add(index)
+        self.unreachable.add(index)
         if index == self._shard:
             self._next_turn()
 
@@ -171,7 +171,7 @@ class ReplayWriter:
         self._sent_in_turn = 0
         for _ in self._shards:
             self._shard = (self._shard + 1) % len(self._shards)
-            if self._shard not in self.lost:
+            if self._shard not in self.unreachable:
                 return
 
 
@@ -243,7 +243,7 @@ class ReplaySampler:
         self._rounds: deque[tuple[Array, Array, list[tuple[int, Future[Array]]]]] = deque()
         self._updates: deque[list[Future[None]]] = deque()
         self._summaries: dict[int, ShardSummary] = {}  # of the shards that are there
-        self.lost: set[int] = set()
+        self.unreachable: set[int] = set()
         self.wait_s = 0.0
 
     @property
@@ -256,10 +256,10 @@ class ReplaySampler:
         """The newest summary of each shard that is there."""
         return [self._summaries[index] for index in sorted(self._summaries)]
 
-    def connect(self, index: int, shard: Handle) -> None:
+    def reconnect(self, index: int, shard: Handle) -> None:
         """Draw from this shard from now on what is shard `index`'s."""
         self._shards[index] = shard
-        self.lost.discard(index)
+        self.unreachable.discard(index)
         self._summaries.pop(index, None)
         # Rounds under way were asked of the one before; their masses hold no longer.
         self._rounds.clear()
@@ -276,7 +276,7 @@ class ReplaySampler:
         while True:
             if not any(summary.total > 0 for summary in self._summaries.values()):
                 self._ask_for_summaries(range(len(self._shards)))
-            missing = set(range(len(self._shards))) - self._summaries.keys() - self.lost
+            missing = set(range(len(self._shards))) - self._summaries.keys() - self.unreachable
             self._ask_for_summaries(sorted(missing))
             while len(self._rounds) < self._window:
                 self._request()
@@ -296,7 +296,7 @@ class ReplaySampler:
             return self._assemble(chosen, shares, samples)
 
     def _ask_for_summaries(self, indices: Iterable[int]) -> None:
-        asked = [(i, self._shards[i].call("summary")) for i in indices if i not in self.lost]
+        asked = [(i, self._shards[i].call("summary")) for i in indices if i not in self.unreachable]
         for index, answer in asked:
             try:
                 self._summaries[index] = answer.result()
@@ -304,7 +304,7 @@ class ReplaySampler:
                 self._lose(index)
 
     def _lose(self, index: int) -> None:
-        self.lost.add(index)
+        self.unreachable.add(index)
         self._summaries.pop(index, None)
         self._rounds.clear()
 

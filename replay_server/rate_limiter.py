@@ -95,14 +95,14 @@ class RateLimiter:
             self._from_inserted, self._from_sampled = self.inserted, self.sampled
             self._ratio_from = (self.inserted, self.sampled)
         self._samples_per_insert, self._error = samples_per_insert, error
-        self._note_who_waits()
+        self._update_waiting_side()
 
-    def begin_anew(self, held: int) -> None:
+    def reset(self, held: int) -> None:
         """The memory holds only so many transitions now: nothing is owed, and it fills up first."""
         self._empty_at = self.inserted - held
         self._from_inserted = max(self.inserted, self._empty_at + self.min_size)
         self._from_sampled, self._ahead_before = self.sampled, 0.0
-        self._note_who_waits()
+        self._update_waiting_side()
 
     def state(self) -> dict[str, float]:
         """Where both sides stand, for a checkpoint. The ratio is there only to be compared."""
@@ -126,7 +126,7 @@ class RateLimiter:
             held: transitions in the memory.
         """
         self.inserted, self.sampled = int(state["inserted"]), int(state["sampled"])
-        self.begin_anew(held)
+        self.reset(held)
         if state.get("samples_per_insert") == self._samples_per_insert:
             inserted, sampled = state["ratio_from_inserted"], state["ratio_from_sampled"]
             self._ratio_from = (int(inserted), int(sampled))
@@ -213,9 +213,9 @@ class RateLimiter:
     def _note(self, count: int) -> None:
         if count:
             self._moved_s = self._clock()
-        self._note_who_waits()
+        self._update_waiting_side()
 
-    def _note_who_waits(self) -> None:
+    def _update_waiting_side(self) -> None:
         waiting = self._who_waits()
         if waiting != self.waiting:
             self.waiting, self._waiting_from_s = waiting, self._clock()

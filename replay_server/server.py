@@ -13,7 +13,7 @@ from common.seeding import Role, seed_sequence
 from common.types import Array, FrameSpec, ShardStatistics, ShardSummary
 from replay_server.codec import make_codec
 from replay_server.messages import decode_chunk, sample_buffer
-from replay_server.shard_checkpoint import ShardOrigin, ShardSaver, restore_shard
+from replay_server.shard_checkpoint import ShardRestore, ShardSaver, restore_shard
 from replay_server.table import Table
 
 
@@ -32,7 +32,7 @@ class ReplayServer:
         incarnation: int = 0,
         compression: str = "none",
         max_frame_bytes: int | None = None,
-        origin: ShardOrigin | None = None,
+        origin: ShardRestore | None = None,
     ) -> None:
         """See `Table`; `seed` is the run's, `compression` names a codec.
 
@@ -62,9 +62,9 @@ class ReplayServer:
     def _rng(self, shard: int, incarnation: int) -> np.random.Generator:
         return np.random.default_rng(seed_sequence(self._seed, Role.SHARD, shard, incarnation))
 
-    def begin_life(self, incarnation: int) -> None:
+    def new_attempt(self, incarnation: int) -> None:
         """Go on as a shard would that was restored from a checkpoint of this moment."""
-        self._table.begin_life(incarnation, self._rng(self._table.shard, incarnation))
+        self._table.new_attempt(incarnation, self._rng(self._table.shard, incarnation))
 
     def begin_save(self, url: str, name: str, beside: bool) -> None:
         """See `ShardSaver.begin`."""

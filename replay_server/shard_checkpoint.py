@@ -44,7 +44,7 @@ MAX_PRIORITY = 1e100
 
 
 @dataclass(frozen=True, slots=True)
-class ShardOrigin:
+class ShardRestore:
     """What a shard begins with: a part of what a checkpoint holds.
 
     Attributes:
@@ -310,7 +310,7 @@ def _items(arrays: dict[str, Array], stack: int) -> Array:
     return items
 
 
-def restore_shard(table: Table, saver: ShardSaver, frame: FrameSpec, origin: ShardOrigin) -> None:
+def restore_shard(table: Table, saver: ShardSaver, frame: FrameSpec, origin: ShardRestore) -> None:
     """Fill an empty table with its part of a checkpoint.
 
     As many shards of the same layout as were saved become exactly what they were. Otherwise all
@@ -338,7 +338,7 @@ def restore_shard(table: Table, saver: ShardSaver, frame: FrameSpec, origin: Sha
     _deal(table, storage, frame, origin)
 
 
-def _deal(table: Table, storage: Storage, frame: FrameSpec, origin: ShardOrigin) -> None:
+def _deal(table: Table, storage: Storage, frame: FrameSpec, origin: ShardRestore) -> None:
     """This part's share of all shards' items, in order of age as far as that is known."""
     sources: list[Table] = []
     for name in origin.shards:

@@ -453,7 +453,7 @@ class Table:
         """Where the frames are; they are saved apart from the items."""
         return self._frames
 
-    def begin_life(self, incarnation: int, rng: np.random.Generator) -> None:
+    def new_attempt(self, incarnation: int, rng: np.random.Generator) -> None:
         """Go on as a table of the same contents would that was only just restored.
 
         Keys handed out before are stale from here on, and streams of chunks begin anew.

@@ -21,7 +21,7 @@ import numpy as np
 import psutil
 
 from common.errors import UserError
-from common.weights import Variables
+from common.weights import WeightStore
 from deploy.bench.measurement import Figure
 from deploy.bench.replay import PICTURE, STACK, Stream
 from deploy.control.file import APPLIED, TAKEN_WITHIN_S, ask, changed, keys_of
@@ -31,7 +31,7 @@ from deploy.runtime.ray_runtime import local_ray
 from deploy.supervisor.slots import PING_EVERY_S
 from replay_server.messages import encode_chunk
 from replay_server.server import ReplayServer
-from replay_server.shard_checkpoint import ShardOrigin
+from replay_server.shard_checkpoint import ShardRestore
 
 GIB = 1 << 30
 BATCH = 512
@@ -108,7 +108,7 @@ def bench_checkpoint(repeat: int | None) -> Iterator[Figure]:
                     measured["between two samples", f"saving {what}"].append(max(gaps, default=0))
                     insert(int(frames * NEW_SHARE))
                 runtime.kill(shard)
-                origin = ShardOrigin(folder, ("c1/shard-0.rdqn",), files, 0, 1)
+                origin = ShardRestore(folder, ("c1/shard-0.rdqn",), files, 0, 1)
                 begin = time.perf_counter()
                 again = runtime.spawn(
                     ReplayServer, *arguments, 1, "none", None, origin, name="shard-0-1"
@@ -158,7 +158,7 @@ def bench_supervision(repeat: int | None, start: Callable[..., Process]) -> Iter
 def _signs_of_life() -> Iterator[Figure]:
     """What it takes of a core to ask a learner, the weights' holder and one shard for them."""
     with local_ray(100 << 20) as runtime:
-        handle = runtime.spawn(Variables, -1, name="variables")
+        handle = runtime.spawn(WeightStore, -1, name="variables")
         place = runtime.ping(handle).result()
         assert place is not None
         processes = [psutil.Process(), psutil.Process(place.pid)]

@@ -163,14 +163,14 @@ class Parrot:
             fetches=0,
             inserts_in_flight=0,
             dropped=0,
-            lost=[],
+            unreachable=[],
             wall_s=0.1,
             env_s=0.1,
             policy_s=0.0,
             insert_wait_s=0.0,
         )
 
-    def connect(self, title: str, handle: Handle) -> None:
+    def reconnect(self, title: str, handle: Handle) -> None:
         """It talks to nobody."""
 
     def close(self) -> None:
@@ -178,7 +178,7 @@ class Parrot:
 
 
 class _Crowd(RayRuntime):
-    """One parrot sits on the seats of all actors."""
+    """One parrot sits on the slots of all actors."""
 
     def __init__(self, actors: int) -> None:
         super().__init__(OneMachine())
@@ -191,7 +191,7 @@ class _Crowd(RayRuntime):
             return self._parrot
         return super().spawn(cls, *args, name=name, title=title, public_name=public_name)
 
-    def limit(self) -> int | None:
+    def max_actors(self) -> int | None:
         return None
 
 
@@ -232,7 +232,7 @@ class _Stopwatch:
         if report["env_steps"]:
             self.seen.append((time.monotonic(), time.process_time(), report["env_steps"]))
 
-    def message(self, text: str) -> None:
+    def notify(self, text: str) -> None:
         pass
 
     def close(self) -> None:

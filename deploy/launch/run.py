@@ -27,7 +27,7 @@ from deploy.reporting.view import SilentView
 from deploy.resources.memory import check_memory, object_store_bytes
 from deploy.runs.checkpoint_schema import check_origin, check_state
 from deploy.runs.metrics import RunFolder, check_free, check_unused, is_run
-from deploy.runtime.placement import check_memories, check_storage, in_one_line, joined_cluster
+from deploy.runtime.placement import as_user_errors, check_memories, check_storage, joined_cluster
 from deploy.runtime.ray_runtime import (
     InlineRuntime,
     Runtime,
@@ -35,11 +35,11 @@ from deploy.runtime.ray_runtime import (
     collecting_no_garbage,
     local_ray,
 )
-from deploy.supervisor.loop import Supervisor, View
+from deploy.supervisor.loop import ProgressView, Supervisor
 
 DEFAULT_PRESET = "cartpole"
 STOPPING = {signal.SIGINT, signal.SIGTERM}
-LIFE = 1 << 16
+ATTEMPT_STRIDE = 1 << 16
 """Incarnations of one life of a run; the next life, after a resume, begins with the next."""
 
 
@@ -140,7 +140,7 @@ def train(
     *,
     inline: bool = True,
     address: str | None = None,
-    view: View | None = None,
+    view: ProgressView | None = None,
     started_s: float | None = None,
 ) -> dict[str, Any]:
     """Train from the beginning.
@@ -191,7 +191,7 @@ def resume(
     checkpoint_name: str | None = None,
     inline: bool = True,
     address: str | None = None,
-    view: View | None = None,
+    view: ProgressView | None = None,
     started_s: float | None = None,
 ) -> dict[str, Any]:
     """Go on with a run from its newest checkpoint, or the one named; else as `train`."""
@@ -274,7 +274,12 @@ def _check_goes_on(checkpoint: Checkpoint, folder: RunFolder) -> None:
 
 @contextmanager
 def _runtime(
-    config: Config, spec: EnvironmentSpec, inline: bool, address: str | None, view: View, run: str
+    config: Config,
+    spec: EnvironmentSpec,
+    inline: bool,
+    address: str | None,
+    view: ProgressView,
+    run: str,
 ) -> Iterator[Runtime]:
     """A runtime for a configuration that is sound; ended on the way out. `run` is the run's name.
 
@@ -282,10 +287,10 @@ def _runtime(
         UserError: it is not sound, or there is no such cluster.
     """
     if address is not None:
-        view.message(f"joining the cluster at {address} …")
+        view.notify(f"joining the cluster at {address} …")
         _check(config, spec, here=False)
         with joined_cluster(address, config, view, run) as runtime:
-            with in_one_line(f"--address={address}"):
+            with as_user_errors(f"--address={address}"):
                 check_memories(config, spec, runtime)
             yield runtime
         return
@@ -294,7 +299,7 @@ def _runtime(
         _check(config, spec)
         yield InlineRuntime()
         return
-    view.message("starting Ray …")
+    view.notify("starting Ray …")
     # Ray needs seconds to start and mostly waits; torch is imported meanwhile, in a thread: Ray's
     # processes end with the thread that started them.
     with ExitStack() as stack:
@@ -303,7 +308,7 @@ def _runtime(
             def say(line: str) -> None:
                 if came():
                     raise KeyboardInterrupt
-                view.message(line)
+                view.notify(line)
 
             checking = pool.submit(_check, config, spec)
             runtime = stack.enter_context(local_ray(object_store_bytes(config, spec), config, say))
@@ -357,7 +362,7 @@ def run_parts(
     spec: EnvironmentSpec,
     checkpoint: Checkpoint | None,
     runtime: Runtime,
-    view: View,
+    view: ProgressView,
     started_s: float,
 ) -> dict[str, Any]:
     """Make all parts in a runtime, and train; see `train`."""
@@ -365,13 +370,13 @@ def run_parts(
 
     try:
         with folder.lock(), _own_changes(folder):
-            with in_one_line("the cluster") if runtime.elastic else nullcontext():
-                if runtime.elastic and folder.config.checkpoint.replay:
+            with as_user_errors("the cluster") if runtime.autoscaling else nullcontext():
+                if runtime.autoscaling and folder.config.checkpoint.replay:
                     url = folder.checkpoints.storage.url
                     check_storage(url, runtime, folder.config.replay.shards)
-                incarnation = _begin_life(folder, checkpoint, runtime.parallel)
+                incarnation = _new_attempt(folder, checkpoint, runtime.parallel)
                 with _way_out(folder, checkpoint):  # inline, shards are filled when they are made
-                    count = folder.config.actors.count or runtime.room([], 0).result()
+                    count = folder.config.actors.count or runtime.capacity([], 0).result()
                     check_count(count, runtime)
                     config = with_actors(folder.config, count)
                     program = build_program(config, spec, runtime, incarnation, checkpoint)
@@ -381,22 +386,22 @@ def run_parts(
                     with _way_out(folder, checkpoint):
                         supervisor.restore(checkpoint)
                     folder.save_config()
-                view.message(f"run folder: {folder.path}")
+                view.notify(f"run folder: {folder.path}")
                 return supervisor.run()
     finally:
         view.close()
 
 
-def _begin_life(folder: RunFolder, checkpoint: Checkpoint | None, parallel: bool) -> int:
+def _new_attempt(folder: RunFolder, checkpoint: Checkpoint | None, parallel: bool) -> int:
     """The first incarnation of all parts; another in every life."""
     before = int(checkpoint.state["incarnation"]) if checkpoint is not None else 0
     # Room for as many replacements in each life: no random stream repeats. A folder that was made
     # anew, because its machine is gone, does not know how often the run was started.
-    lives = folder.begin_life(least=math.ceil(before / LIFE))
+    lives = folder.new_attempt(least=math.ceil(before / ATTEMPT_STRIDE))
     if checkpoint is not None and not parallel:
         # What the run drew after the checkpoint is lost; it is drawn again, bit for bit.
         return before
-    return lives * LIFE
+    return lives * ATTEMPT_STRIDE
 
 
 @contextmanager
@@ -420,7 +425,7 @@ def _own_changes(folder: RunFolder) -> Iterator[None]:
 
 
 @contextmanager
-def _signals(supervisor: Supervisor, view: View) -> Iterator[None]:
+def _signals(supervisor: Supervisor, view: ProgressView) -> Iterator[None]:
     """The first SIGINT or SIGTERM asks for a clean stop, the second ends the command at once."""
     if threading.current_thread() is not threading.main_thread():
         yield  # Python hands signals to the main thread only
@@ -439,7 +444,7 @@ def _signals(supervisor: Supervisor, view: View) -> Iterator[None]:
         seen = True
         supervisor.request_stop(names[signal.Signals(number)])
         with suppress(RuntimeError):  # it came while a line was being printed
-            view.message(
+            view.notify(
                 f"{names[signal.Signals(number)]}: ends what is under way and saves a checkpoint; "
                 "once more stops at once, without one"
             )

@@ -32,7 +32,7 @@ from deploy.provisioning.cluster_file import (
 )
 from deploy.provisioning.local_machine import find_missing
 from deploy.provisioning.rules import find_mistakes
-from deploy.resources.requests import NO_LIMIT, Demand, demands
+from deploy.resources.requests import NO_LIMIT, ResourceRequest, resource_requests
 from deploy.runtime.packaging import comes_with_raydqn, is_here, module_of, travels
 
 EXAMPLE = re.compile(r"\w+://(my-|your-)?bucket(/|$)")
@@ -56,9 +56,9 @@ class Node:
     left: dict[str, float]  # of its resources
     held: Counter[str] = field(default_factory=Counter)  # remotes by title
 
-    def hold(self, demand: Demand, count: int) -> None:
+    def hold(self, demand: ResourceRequest, count: int) -> None:
         """Take so many of them."""
-        demand.take(self.left, count)
+        demand.reserve(self.left, count)
         self.held[demand.title] += count
 
 
@@ -136,14 +136,16 @@ def check_cluster(path: Path, config: Config) -> Report:
     if all(node_type.cpus is not None for node_type in cluster.nodes):
         startable = [node_type for node_type in cluster.nodes if node_type.most]
         offered = frozenset().union(*(node_type.offers for node_type in startable))
-        wanted = demands(config, offered, any(node_type.gpus for node_type in startable))
+        wanted = resource_requests(config, offered, any(node_type.gpus for node_type in startable))
         nodes, missing = place(cluster, wanted)
         findings += [*missing, *_find_far_shards(cluster, nodes, config)]
         findings += _find_spot_shards(nodes, config)
     return Report(cluster, nodes, sorted(findings, key=lambda finding: finding.level))
 
 
-def place(cluster: ClusterFile, wanted: Sequence[Demand]) -> tuple[list[Node], list[Finding]]:
+def place(
+    cluster: ClusterFile, wanted: Sequence[ResourceRequest]
+) -> tuple[list[Node], list[Finding]]:
     """Place remotes as Ray would: on nodes that are there, else on new ones.
 
     Args:
@@ -278,25 +280,29 @@ def _node(kind: NodeType) -> Node:
     return Node(kind, {"CPU": kind.cpus or 0, "GPU": kind.gpus, **offered})
 
 
-def _fill(node: Node, demand: Demand, left: int) -> int:
-    count = min(left, demand.fits(node.left))
+def _fill(node: Node, demand: ResourceRequest, left: int) -> int:
+    count = min(left, demand.count_fitting(node.left))
     if count:
         node.hold(demand, count)
     return count
 
 
-def _next_type(cluster: ClusterFile, used: Counter[str], demand: Demand) -> NodeType | None:
+def _next_type(
+    cluster: ClusterFile, used: Counter[str], demand: ResourceRequest
+) -> NodeType | None:
     """What to start for a remote: no GPU that it does not ask for, else the largest."""
     if used.total() > cluster.max_workers:  # the head is one of them
         return None
-    kinds = [k for k in cluster.nodes if used[k.name] < k.most and demand.fits(_node(k).left)]
+    kinds = [
+        k for k in cluster.nodes if used[k.name] < k.most and demand.count_fitting(_node(k).left)
+    ]
     return min(kinds, key=lambda kind: (kind.gpus, -(kind.cpus or 0)), default=None)
 
 
-def _unfit(cluster: ClusterFile, demand: Demand) -> Finding | None:
+def _unfit(cluster: ClusterFile, demand: ResourceRequest) -> Finding | None:
     """Why no node at all can hold one of these remotes."""
     kinds = [kind for kind in cluster.nodes if kind.most]
-    if any(demand.fits(_node(kind).left) for kind in kinds):
+    if any(demand.count_fitting(_node(kind).left) for kind in kinds):
         return None
     that = ""
     if demand.resource is not None:
@@ -313,7 +319,7 @@ def _unfit(cluster: ClusterFile, demand: Demand) -> Finding | None:
     return error(_nodes_key(cluster, demand), None, wish)
 
 
-def _too_many(cluster: ClusterFile, demand: Demand, fit: int) -> Finding:
+def _too_many(cluster: ClusterFile, demand: ResourceRequest, fit: int) -> Finding:
     """More remotes than there will ever be room for."""
     key = {"actor": "actors.count", "shard": "replay.shards"}.get(demand.title)
     where = f" on nodes that offer {demand.resource}" if demand.resource else ""
@@ -324,7 +330,7 @@ def _too_many(cluster: ClusterFile, demand: Demand, fit: int) -> Finding:
     )
 
 
-def _nodes_key(cluster: ClusterFile, demand: Demand) -> str:
+def _nodes_key(cluster: ClusterFile, demand: ResourceRequest) -> str:
     """Where the file says what the nodes offer that are to hold it."""
     if cluster.provider == LOCAL:
         role = "head" if demand.resource in cluster.nodes[0].offers else "worker"

@@ -370,9 +370,9 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
+    with socket.socket() as events:
+        events.bind(("127.0.0.1", 0))
+        port: int = events.getsockname()[1]
     return port
 
 

@@ -16,7 +16,7 @@ from common.handles import InlineHandle
 from common.networks import make_network, shape_difference
 from common.seeding import Role
 from common.types import Array, EnvironmentSpec
-from common.weights import Variables, unpack_weights
+from common.weights import WeightStore, unpack_weights
 from deploy.runs.checkpoint_schema import check_origin
 from deploy.runs.metrics import RunFolder
 
@@ -77,7 +77,7 @@ def evaluate(folder: RunFolder, episodes: int, which: str = "best") -> dict[str,
         EnvironmentFailedError: the environment raised.
     """
     weights, source = load_weights(folder, which)
-    evaluator = Evaluator(folder.config, InlineHandle(Variables()), role=Role.EXAMINER)
+    evaluator = Evaluator(folder.config, InlineHandle(WeightStore()), role=Role.EXAMINER)
     try:
         check_weights(weights, evaluator.spec, folder.config, source)
         evaluator.load_weights(weights)
@@ -112,7 +112,7 @@ def film(folder: RunFolder, path: Path, which: str = "best") -> int:
         merge(folder.config.model_dump(), {"evaluation": {"episodes": 1, "envs": 1}}), str(path)
     )
     weights, source = load_weights(folder, which)
-    evaluator = Evaluator(config, InlineHandle(Variables()), render=True, role=Role.EXAMINER)
+    evaluator = Evaluator(config, InlineHandle(WeightStore()), render=True, role=Role.EXAMINER)
     try:
         check_weights(weights, evaluator.spec, config, source)
         evaluator.load_weights(weights)

@@ -10,7 +10,7 @@ from deploy.reporting.plot import draw, to_png
 
 
 class LivePlot:
-    """A `View` for notebooks: one output that changes in its place.
+    """A `ProgressView` for notebooks: one output that changes in its place.
 
     Drawing takes time from the run when both share a process, so it is done now and then only;
     the last state is always drawn.
@@ -49,7 +49,7 @@ class LivePlot:
         if time.monotonic() - self._drawn_s >= self._every_s:
             self._draw()
 
-    def message(self, text: str) -> None:
+    def notify(self, text: str) -> None:
         """Print it, where the notebook prints."""
         print(text, flush=True)
 

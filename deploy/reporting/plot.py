@@ -57,7 +57,7 @@ def draw(runs: dict[str, Reports], figure: Figure | None = None) -> Figure:
     """Six panels: returns, score, loss, ε, speeds, samples per insert.
 
     Args:
-        runs: name → reports, as `read_metrics` returns them or as a `View` is given them.
+        runs: name → reports, as `read_metrics` returns them or as a `ProgressView` is given them.
         figure: to draw into; a new one by default.
     """
     layout = ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.08)

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from common.errors import UserError
-from deploy.supervisor.slots import Seat
+from deploy.supervisor.slots import Slot
 
 OLD_AFTER_S = 15.0
 """A status that was not renewed for so long says how old it is."""
@@ -25,11 +25,11 @@ class PartStatus:
     """One row: a part, as the supervisor sees it.
 
     Attributes:
-        part: the title of its seat. incarnation: which one sits there.
+        part: the title of its slot. incarnation: which one sits there.
         host, pid: where it lives; None: in the driver's own process, or not known yet.
         state: up, waiting (for its process, or for a node), silent (since so many seconds).
         rate, unit: what it does per second; None for parts that only answer.
-        age_s: since it showed its first sign of life. restarts: of this seat, in this life.
+        age_s: since it showed its first sign of life. restarts: of this slot, in this life.
     """
 
     part: str
@@ -43,30 +43,30 @@ class PartStatus:
     restarts: int
 
 
-def part_status(seat: Seat, now: float, rate: float = math.nan, unit: str = "") -> PartStatus:
-    """The row of a seat.
+def part_status(slot: Slot, now: float, rate: float = math.nan, unit: str = "") -> PartStatus:
+    """The row of a slot.
 
     Args:
-        seat: of the part.
+        slot: of the part.
         now: `time.monotonic()`.
         rate: what it does per second; NaN: not known.
         unit: of the rate.
     """
-    silent_s = now - seat.pinged_s if seat.ping is not None else 0.0
-    if not seat.up:
+    silent_s = now - slot.pinged_s if slot.ping is not None else 0.0
+    if not slot.up:
         state = "waiting"
     else:
         state = f"silent {silent_s:.0f} s" if silent_s > SILENT_AFTER_S else "up"
     return PartStatus(
-        part=seat.title,
-        incarnation=seat.incarnation,
-        host=seat.place.host if seat.place else None,
-        pid=seat.place.pid if seat.place else None,
+        part=slot.title,
+        incarnation=slot.incarnation,
+        host=slot.place.host if slot.place else None,
+        pid=slot.place.pid if slot.place else None,
         state=state,
         rate=round(rate, 1) if math.isfinite(rate) else None,
         unit=unit,
-        age_s=round(now - seat.up_s, 1) if seat.up else None,
-        restarts=seat.replaced,
+        age_s=round(now - slot.up_s, 1) if slot.up else None,
+        restarts=slot.restarts,
     )
 
 

@@ -12,12 +12,12 @@ from rich.live import Live
 from rich.table import Table
 
 from common.config import StopConfig
-from deploy.supervisor.loop import View
+from deploy.supervisor.loop import ProgressView
 
 PLAIN_EVERY_S = 5.0
 
 
-def make_view(stop: StopConfig, stream: TextIO | None = None) -> View:
+def make_view(stop: StopConfig, stream: TextIO | None = None) -> ProgressView:
     """The view that fits the stream: live on a terminal, lines elsewhere."""
     stream = stream or sys.stdout
     return LiveView(stop, stream) if stream.isatty() else PlainView(stop, stream)
@@ -29,7 +29,7 @@ class SilentView:
     def update(self, report: dict[str, Any]) -> None:
         """Ignored."""
 
-    def message(self, text: str) -> None:
+    def notify(self, text: str) -> None:
         """Ignored."""
 
     def close(self) -> None:
@@ -53,7 +53,7 @@ class PlainView:
             return
         self._print(report)
 
-    def message(self, text: str) -> None:
+    def notify(self, text: str) -> None:
         """Print it."""
         with suppress(BrokenPipeError):  # nobody reads on (`| head`): the run goes on
             print(text, file=self._stream, flush=True)
@@ -77,7 +77,7 @@ class PlainView:
             f"loss {number(report['loss'], 4)}",
             f"{report['limiter']}{missing(report)}",
         ]
-        self.message("  ".join(parts))
+        self.notify("  ".join(parts))
 
 
 class LiveView:
@@ -94,7 +94,7 @@ class LiveView:
             self._live.start()
         self._live.update(live_table(report, self._stop))
 
-    def message(self, text: str) -> None:
+    def notify(self, text: str) -> None:
         """A line above the table."""
         self._live.console.print(text, markup=False, highlight=False)
 

@@ -23,7 +23,7 @@ NO_LIMIT = 1 << 31
 
 
 @dataclass(frozen=True, slots=True)
-class Demand:
+class ResourceRequest:
     """What one remote, or each of `count` equal ones, takes of the node it runs on."""
 
     title: str
@@ -39,18 +39,20 @@ class Demand:
             named[self.resource] = SHARE
         return {name: amount for name, amount in named.items() if amount > 0}
 
-    def fits(self, node: Mapping[str, float]) -> int:
+    def count_fitting(self, node: Mapping[str, float]) -> int:
         """How many of it a node with these resources can hold."""
         shares = [node.get(name, 0.0) / amount for name, amount in self.bundle().items()]
         return math.floor(min([*shares, NO_LIMIT]) + 1e-6)
 
-    def take(self, node: MutableMapping[str, float], count: int = 1) -> None:
+    def reserve(self, node: MutableMapping[str, float], count: int = 1) -> None:
         """Take so many of it off what is left of a node's resources."""
         for name, amount in self.bundle().items():
             node[name] = node.get(name, 0.0) - count * amount
 
 
-def demands(config: Config, offered: Collection[str], gpus_offered: bool) -> list[Demand]:
+def resource_requests(
+    config: Config, offered: Collection[str], gpus_offered: bool
+) -> list[ResourceRequest]:
     """What the parts of a run ask for, in the order in which they are placed.
 
     `actors.count = "auto"` comes out as a count of 0.
@@ -66,11 +68,11 @@ def demands(config: Config, offered: Collection[str], gpus_offered: bool) -> lis
     gpus = _gpus(learner.device, gpus_offered)
     near = learner_nodes if placement.shards == "near" else None
     return [
-        Demand("learner", float(learner.threads), gpus, learner_nodes),
-        Demand("shard", placement.shard_cpus, 0, near, config.replay.shards),
-        Demand("variables", 0.0, 0, learner_nodes),
-        Demand("evaluator", EVALUATOR_CPUS, 0, actor_nodes),
-        Demand("actor", placement.actor_cpus, 0, actor_nodes, config.actors.count),
+        ResourceRequest("learner", float(learner.threads), gpus, learner_nodes),
+        ResourceRequest("shard", placement.shard_cpus, 0, near, config.replay.shards),
+        ResourceRequest("variables", 0.0, 0, learner_nodes),
+        ResourceRequest("evaluator", EVALUATOR_CPUS, 0, actor_nodes),
+        ResourceRequest("actor", placement.actor_cpus, 0, actor_nodes, config.actors.count),
     ]
 
 

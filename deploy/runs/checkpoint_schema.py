@@ -13,7 +13,7 @@ from common.config import Config, build, one_line
 from common.types import Array
 from common.errors import UserError
 from replay_server.client import shard_title
-from replay_server.shard_checkpoint import ShardOrigin
+from replay_server.shard_checkpoint import ShardRestore
 
 FORMAT = 2
 LEARNING_KEYS = ("reward_clip", "life_loss_ends")
@@ -116,7 +116,7 @@ def shard_file(name: str, index: int) -> str:
     return f"{name}/{shard_title(index)}.rdqn"
 
 
-def shard_origin(checkpoint: Checkpoint, part: int, parts: int) -> ShardOrigin | None:
+def shard_restore(checkpoint: Checkpoint, part: int, parts: int) -> ShardRestore | None:
     """What shard `part` of `parts` begins with; None: with nothing.
 
     So it is if nothing was saved of the replay memory, or if nothing is to be gone on from.
@@ -125,7 +125,7 @@ def shard_origin(checkpoint: Checkpoint, part: int, parts: int) -> ShardOrigin |
     if not count or not checkpoint.replay:
         return None
     names = tuple(shard_file(checkpoint.name, index) for index in range(count))
-    return ShardOrigin(checkpoint.url, names, checkpoint.files, part, parts)
+    return ShardRestore(checkpoint.url, names, checkpoint.files, part, parts)
 
 
 def learner_state(checkpoint: Checkpoint) -> Array:

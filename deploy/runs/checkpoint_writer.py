@@ -1,4 +1,4 @@
-"""Saving a run: the learner, every shard, and what the supervisor knows, as one checkpoint.
+"""CheckpointJob a run: the learner, every shard, and what the supervisor knows, as one checkpoint.
 
 On Ray it is done beside the run, in a thread; each shard writes its own files, in its process.
 """
@@ -28,7 +28,7 @@ ABANDON_S = 60.0
 
 
 @dataclass(slots=True)
-class Saving:
+class CheckpointJob:
     """A checkpoint on its way.
 
     Attributes:
@@ -51,7 +51,7 @@ class Saving:
     wall_s: float = 0.0
 
 
-class Checkpointer:
+class CheckpointWriter:
     """Writes one checkpoint at a time."""
 
     def __init__(self, store: CheckpointStore, config: CheckpointConfig, beside: bool) -> None:
@@ -67,7 +67,7 @@ class Checkpointer:
         self._config = config
         self._beside = beside
         self._thread: threading.Thread | None = None
-        self._saving: Saving | None = None
+        self._saving: CheckpointJob | None = None
         self._late: threading.Thread | None = None  # of one that was given up: it may end yet
         self._late_from_s = 0.0
         self._end_s = math.inf
@@ -110,7 +110,7 @@ class Checkpointer:
         """From `end_s` on (`time.monotonic()`) nothing is waited for any more."""
         self._end_s = end_s
 
-    def begin(self, saving: Saving, learner_steps: int) -> None:
+    def begin(self, saving: CheckpointJob, learner_steps: int) -> None:
         """Write a checkpoint; see `take`."""
         assert self._saving is None
         self.tried_s, self.tried_steps = time.monotonic(), learner_steps
@@ -130,7 +130,7 @@ class Checkpointer:
         )
         self._thread.start()
 
-    def take(self, timeout_s: float = 0.0) -> Saving | None:
+    def take(self, timeout_s: float = 0.0) -> CheckpointJob | None:
         """The checkpoint that was begun, when it is written or has failed; else None.
 
         One that takes longer than `checkpoint.timeout_s` has failed.
@@ -158,7 +158,7 @@ class Checkpointer:
             f"{self._config.timeout_s:g}: {reason}"
         )
 
-    def _write(self, saving: Saving) -> None:
+    def _write(self, saving: CheckpointJob) -> None:
         start = time.perf_counter()
         try:
             self._written(saving)
@@ -166,7 +166,7 @@ class Checkpointer:
             saving.error = error
         saving.wall_s = time.perf_counter() - start
 
-    def _written(self, saving: Saving) -> None:
+    def _written(self, saving: CheckpointJob) -> None:
         deadline_s = self._deadline_s
         call = saving.learner.call("state")
         buffer: Array = self._answer(call, deadline_s, "the learner does not answer")

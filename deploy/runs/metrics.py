@@ -168,7 +168,7 @@ class RunFolder:
             raise UserError(f"{path}: does not say of which learner step it is")
         return wire.encode(tensors, {"learner_steps": int(steps)}), meta
 
-    def begin_life(self, least: int = 0) -> int:
+    def new_attempt(self, least: int = 0) -> int:
         """How often this run was started before; counted in a file, so that no two are alike.
 
         Args:

@@ -22,7 +22,13 @@ from common.storage import open_storage
 from common.types import EnvironmentSpec
 from deploy.control.service import NAMESPACE, names_of_boards
 from deploy.resources.memory import check_memory
-from deploy.resources.requests import ACTOR_NODES, LEARNER_NODES, SHARE, Demand, demands
+from deploy.resources.requests import (
+    ACTOR_NODES,
+    LEARNER_NODES,
+    SHARE,
+    ResourceRequest,
+    resource_requests,
+)
 from deploy.runtime.packaging import code_for
 from deploy.runtime.ray_runtime import RayRuntime, RemoteFuture, Runtime
 from replay_server.client import shard_title
@@ -53,16 +59,16 @@ HEAD_S = 120.0
 """How long the head has to say what it knows: its first task may have to unpack our code."""
 
 
-class Listener(Protocol):
+class EventSink(Protocol):
     """Whoever is told what is waited for."""
 
-    def message(self, text: str) -> None:
+    def notify(self, text: str) -> None:
         """Something worth a line."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
-class NodeKind:
+class NodeType:
     """Nodes that are alike: what each offers, and how many there can be."""
 
     resources: Mapping[str, float]
@@ -70,7 +76,7 @@ class NodeKind:
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class ClusterCapacity:
     """What the head knows of nodes that are not there yet.
 
     Attributes:
@@ -82,7 +88,7 @@ class Known:
         remark: what whoever starts a run should hear; empty: nothing.
     """
 
-    kinds: tuple[NodeKind, ...] | None
+    kinds: tuple[NodeType, ...] | None
     nodes: int | None
     offers: frozenset[str] = frozenset()
     remark: str = ""
@@ -90,14 +96,14 @@ class Known:
 
 @contextmanager
 def joined_cluster(
-    address: str, config: Config, listener: Listener, run: str
+    address: str, config: Config, events: EventSink, run: str
 ) -> Iterator[RayRuntime]:
     """Connected to a cluster, with room for learner and shards, for as long as it takes.
 
     Args:
         address: `auto`, `HOST:PORT` of the cluster's control store, or `ray://HOST:PORT`.
         config: of the run.
-        listener: told what is waited for.
+        events: told what is waited for.
         run: its name.
 
     Raises:
@@ -109,9 +115,9 @@ def joined_cluster(
 
     try:
         connect(address, code_for(config.env.id))
-        with in_one_line(f"--address={address}"):
+        with as_user_errors(f"--address={address}"):
             _check_nobody_is(run)
-            placement = Cluster(config, listener)
+            placement = Cluster(config, events)
         try:
             yield RayRuntime(placement)
         finally:
@@ -121,7 +127,7 @@ def joined_cluster(
 
 
 @contextmanager
-def in_one_line(where: str) -> Iterator[None]:
+def as_user_errors(where: str) -> Iterator[None]:
     """Whatever Ray finds wrong before a run goes on is an error of one line.
 
     Args:
@@ -344,7 +350,7 @@ def _runtime_env(code: Sequence[Path]) -> dict[str, Any] | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class ClusterSnapshot:
     """The nodes of a cluster, all at the same moment.
 
     Attributes:
@@ -357,7 +363,7 @@ class Seen:
     left: Mapping[str, Mapping[str, float]]
     places: Mapping[str, str]
 
-    def of_others(self, node: str, ours: Sequence[Demand]) -> dict[str, float]:
+    def of_others(self, node: str, ours: Sequence[ResourceRequest]) -> dict[str, float]:
         """What others hold there, if that is what we hold."""
         held = {}
         for name, total in self.total[node].items():
@@ -367,7 +373,7 @@ class Seen:
         return held
 
 
-def _look_around(remotes: Sequence[str]) -> Seen:
+def _look_around(remotes: Sequence[str]) -> ClusterSnapshot:
     """A task: the driver may be a client from outside, which is not told as much."""
     from ray._private import state
 
@@ -384,20 +390,20 @@ def _look_around(remotes: Sequence[str]) -> Seen:
         for node in ray.nodes()
         if node["Alive"] and node["NodeID"] in left
     }
-    return Seen(total, left, places)
+    return ClusterSnapshot(total, left, places)
 
 
 class Cluster:
     """Where remotes go on a cluster: learner and shards in a group of their own, actors around."""
 
-    elastic = True
+    autoscaling = True
 
-    def __init__(self, config: Config, listener: Listener) -> None:
+    def __init__(self, config: Config, events: EventSink) -> None:
         """Claim room for learner and shards; waits for nodes that are still to come.
 
         Args:
             config: of the run.
-            listener: told what is waited for.
+            events: told what is waited for.
 
         Raises:
             UserError: the cluster can never hold the run.
@@ -405,19 +411,19 @@ class Cluster:
         self._config = config
         self._known = _ask_head()
         if self._known.remark:
-            listener.message(self._known.remark)
+            events.notify(self._known.remark)
         self._plan()
         if self._learns_on_cpu_unknowingly:
-            listener.message(
+            events.notify(
                 "learning is on the CPU: no node has a GPU; should one come, start the run after it"
             )
         self._check()
-        self._claim(listener)
+        self._claim(events)
 
     def _plan(self) -> None:
         """What each part will ask for."""
         self._group: Any = None
-        self._goals: dict[str, str] = {}  # nodes for those who move, by the titles of their seats
+        self._goals: dict[str, str] = {}  # nodes for those who move, by the titles of their slots
         offers = [kind.resources for kind in self._kinds()]
         offered = {name for offer in offers for name, amount in offer.items() if amount > 0}
         if self._may_grow() and self._known.offers:
@@ -425,7 +431,7 @@ class Cluster:
         elif self._may_grow() and offered & {LEARNER_NODES, ACTOR_NODES}:
             # Nodes have roles here; those of the other role may be still to come.
             offered |= {LEARNER_NODES, ACTOR_NODES}
-        wanted = demands(self._config, offered, "GPU" in offered)
+        wanted = resource_requests(self._config, offered, "GPU" in offered)
         learner, shard, _, self._evaluator, self._actor = wanted
         # A bundle for each; whatever asks for nothing lives with the learner.
         self._fixed = [learner] + [
@@ -451,7 +457,7 @@ class Cluster:
             self._check_count(self._config.actors.count)
 
     def options(self, title: str) -> Mapping[str, Any]:
-        """Ray's options for the remote on the seat of that title."""
+        """Ray's options for the remote on the slot of that title."""
         from ray.util.scheduling_strategies import (
             NodeAffinitySchedulingStrategy,
             PlacementGroupSchedulingStrategy,
@@ -473,34 +479,36 @@ class Cluster:
         strategy = PlacementGroupSchedulingStrategy(self._group, 0)
         return {"num_cpus": 0, "scheduling_strategy": strategy}
 
-    def room(self, players: Mapping[str, str], starting: int) -> Future[int]:
+    def capacity(self, players: Mapping[str, str], starting: int) -> Future[int]:
         """How many actors there is room for, beside our other parts and what others run.
 
         Where it is known which nodes can be started, those count as if they were there.
 
         Args:
             players: names of actors and evaluator, by the ids of their remotes.
-            starting: see `Runtime.room`.
+            starting: see `Runtime.capacity`.
         """
-        return Mapped(self._look(players), partial(self._room_in, players, starting))
+        return Mapped(self._look(players), partial(self._capacity_in, players, starting))
 
-    def move(self, players: Mapping[str, str]) -> Future[str | None]:
-        """See `Runtime.move`; the id of the remote. Its successor is placed where it should be."""
+    def consolidate(self, players: Mapping[str, str]) -> Future[str | None]:
+        """See `Runtime.consolidate`; the id of the remote."""
         if self._known.kinds is None:  # no node ever goes
             return Ready(None)
-        return Mapped(self._look(players), partial(self._move_in, players))
+        return Mapped(self._look(players), partial(self._consolidate_in, players))
 
-    def _look(self, players: Mapping[str, str]) -> Future[Seen]:
+    def _look(self, players: Mapping[str, str]) -> Future[ClusterSnapshot]:
         import ray
 
         task = ray.remote(max_retries=0)(_look_around).options(**self.options(""))
         return RemoteFuture(task.remote(list(players)), "a question to Ray")
 
-    def _ours(self, players: Mapping[str, str], seen: Seen) -> dict[str, list[Demand]]:
+    def _ours(
+        self, players: Mapping[str, str], seen: ClusterSnapshot
+    ) -> dict[str, list[ResourceRequest]]:
         """What we hold, by the ids of nodes."""
         from ray.util import placement_group_table
 
-        ours: dict[str, list[Demand]] = {node: [] for node in seen.total}
+        ours: dict[str, list[ResourceRequest]] = {node: [] for node in seen.total}
         fixed = placement_group_table(self._group).get("bundles_to_node_id", {})
         for index, node in fixed.items():
             ours.get(node, []).append(self._fixed[int(index)])
@@ -509,31 +517,31 @@ class Cluster:
             ours.get(node, []).append(self._evaluator if evaluates else self._actor)
         return ours
 
-    def _room_in(self, players: Mapping[str, str], starting: int, seen: Seen) -> int:
+    def _capacity_in(self, players: Mapping[str, str], starting: int, seen: ClusterSnapshot) -> int:
         ours = self._ours(players, seen)
         nodes = {node: dict(total) for node, total in seen.total.items()}
         for node, held in ours.items():
             for demand in held:
                 if demand is not self._actor:
-                    demand.take(nodes[node])
+                    demand.reserve(nodes[node])
         if not any(self._evaluator in held for held in ours.values()):
             for room in nodes.values():  # it is still to come
-                if self._evaluator.fits(room):
-                    self._evaluator.take(room)
+                if self._evaluator.count_fitting(room):
+                    self._evaluator.reserve(room)
                     break
         most, fewer = 0, 0
         for node, room in nodes.items():
-            before = max(0, self._actor.fits(room))
+            before = max(0, self._actor.count_fitting(room))
             for name, amount in seen.of_others(node, ours[node]).items():
                 room[name] -= amount
             most += before
-            fewer += before - max(0, self._actor.fits(room))
+            fewer += before - max(0, self._actor.count_fitting(room))
         if self._known.kinds is not None:
-            most = self.limit() or 0
+            most = self.max_actors() or 0
         # Of those that start, some hold what seems to be held by others.
         return max(1, most - max(0, fewer - starting))
 
-    def _move_in(self, players: Mapping[str, str], seen: Seen) -> str | None:
+    def _consolidate_in(self, players: Mapping[str, str], seen: ClusterSnapshot) -> str | None:
         ours, actors = self._ours(players, seen), {}
         for node in seen.total:
             others = seen.of_others(node, ours[node]).values()
@@ -546,7 +554,7 @@ class Cluster:
             return None
         emptied = min(actors, key=lambda node: len(actors[node]))
         room = {
-            node: self._actor.fits(left)
+            node: self._actor.count_fitting(left)
             for node, left in seen.left.items()
             if node != emptied and (ours.get(node) or any(seen.of_others(node, []).values()))
         }
@@ -557,7 +565,7 @@ class Cluster:
         self._goals[players[part].rpartition("-")[0]] = goal
         return part
 
-    def limit(self) -> int | None:
+    def max_actors(self) -> int | None:
         """How many actors there can ever be room for; None: there is no telling."""
         if self._may_grow():
             return None
@@ -566,17 +574,17 @@ class Cluster:
         # Where not all can be there at once, nodes count only once they are needed.
         used, rest = (nodes, []) if most >= len(nodes) else (nodes[:1], nodes[1:])
         for demand in [*self._fixed, self._evaluator]:
-            able = [node for node in used if demand.fits(node)] or [
-                node for node in rest if demand.fits(node)
+            able = [node for node in used if demand.count_fitting(node)] or [
+                node for node in rest if demand.count_fitting(node)
             ]
             if able:  # where it takes the least room from actors
-                node = min(able, key=self._actor.fits)
-                demand.take(node)
+                node = min(able, key=self._actor.count_fitting)
+                demand.reserve(node)
                 if not any(node is other for other in used):
                     used.append(node)
                     rest = [other for other in rest if other is not node]
-        more = sorted((self._actor.fits(node) for node in rest), reverse=True)
-        there = sum(self._actor.fits(node) for node in used)
+        more = sorted((self._actor.count_fitting(node) for node in rest), reverse=True)
+        there = sum(self._actor.count_fitting(node) for node in used)
         return there + sum(more[: max(0, most - len(used))])
 
     def free(self) -> None:
@@ -589,13 +597,13 @@ class Cluster:
             with suppress(Exception):
                 remove_placement_group(group)
 
-    def _kinds(self) -> Sequence[NodeKind]:
+    def _kinds(self) -> Sequence[NodeType]:
         """All kinds of nodes that are there, or may come."""
         import ray
 
         if self._known.kinds is not None:
             return self._known.kinds
-        return [NodeKind(node["Resources"], 1) for node in ray.nodes() if node["Alive"]]
+        return [NodeType(node["Resources"], 1) for node in ray.nodes() if node["Alive"]]
 
     def _may_grow(self) -> bool:
         """Whether nodes may join that nobody knows of."""
@@ -603,8 +611,8 @@ class Cluster:
             return False
         return self._known.nodes is None or len(self._kinds()) < self._known.nodes
 
-    def _check_fits(self, demand: Demand, offers: Sequence[Mapping[str, float]]) -> None:
-        if self._may_grow() or any(demand.fits(offer) for offer in offers):
+    def _check_fits(self, demand: ResourceRequest, offers: Sequence[Mapping[str, float]]) -> None:
+        if self._may_grow() or any(demand.count_fitting(offer) for offer in offers):
             return
         wanted = ", ".join(f"{amount:g} {name}" for name, amount in demand.bundle().items())
         missing = [
@@ -619,7 +627,7 @@ class Cluster:
         )
 
     def _check_count(self, count: int) -> None:
-        limit = self.limit()
+        limit = self.max_actors()
         if limit is not None and count > limit:
             raise UserError(
                 f"actors.count={count}: the cluster can never hold more than {limit} beside "
@@ -627,7 +635,7 @@ class Cluster:
                 f"{self._config.placement.actor_cpus:g})"
             )
 
-    def _claim(self, listener: Listener) -> None:
+    def _claim(self, events: EventSink) -> None:
         from ray.util import placement_group
 
         strategy = "PACK" if self._config.placement.shards == "near" else "SPREAD"
@@ -646,7 +654,7 @@ class Cluster:
                         f"{limit_s:g}: are the nodes coming up, or does another run hold them?"
                     )
                 if now - told > TELL_EVERY_S or told == begin:
-                    listener.message(f"waiting for nodes with room for {self._fixed_in_words()} …")
+                    events.notify(f"waiting for nodes with room for {self._fixed_in_words()} …")
                     told = now
         except BaseException:
             self.free()
@@ -659,21 +667,21 @@ class Cluster:
         )
 
 
-def _options(demand: Demand) -> dict[str, Any]:
+def _options(demand: ResourceRequest) -> dict[str, Any]:
     resources = {k: v for k, v in demand.bundle().items() if k not in ("CPU", "GPU")}
     return {"num_cpus": demand.cpus, "num_gpus": demand.gpus, "resources": resources}
 
 
-def _ask_head() -> Known:
+def _ask_head() -> ClusterCapacity:
     """What the head knows of nodes to come; asked there, the driver may live elsewhere."""
     import ray
 
     task = ray.remote(num_cpus=0, resources={HEAD: 0.001}, max_retries=0)(known_nodes)
-    known: Known = ray.get(task.remote(), timeout=HEAD_S)
+    known: ClusterCapacity = ray.get(task.remote(), timeout=HEAD_S)
     return known
 
 
-def known_nodes(home: Path | None = None) -> Known:
+def known_nodes(home: Path | None = None) -> ClusterCapacity:
     """What this machine, the head, is told of its nodes: by a cluster file, or by Kubernetes.
 
     Args:
@@ -685,25 +693,27 @@ def known_nodes(home: Path | None = None) -> Known:
     if not path.is_file():
         if "KUBERNETES_SERVICE_HOST" in os.environ:
             return _kubernetes_nodes()
-        return Known(None, 0)  # started by hand: who is there is all there is
+        return ClusterCapacity(None, 0)  # started by hand: who is there is all there is
     try:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
         if document["provider"]["type"] == "local":
-            return Known(None, 1 + len(document["provider"]["worker_ips"]), _own_offers(document))
+            return ClusterCapacity(
+                None, 1 + len(document["provider"]["worker_ips"]), _own_offers(document)
+            )
         return _kinds_of(document)
     except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError):
-        return Known(None, None)  # not ours to judge
+        return ClusterCapacity(None, None)  # not ours to judge
 
 
-def _kinds_of(document: Mapping[str, Any]) -> Known:
+def _kinds_of(document: Mapping[str, Any]) -> ClusterCapacity:
     """Kinds of nodes in a file of `ray up`, as Ray completed it."""
     head, most = document["head_node_type"], document["max_workers"] + 1
-    kinds: list[NodeKind] = []
+    kinds: list[NodeType] = []
     for name, node_type in document["available_node_types"].items():
         resources = {k: float(v) for k, v in (node_type.get("resources") or {}).items()}
         count = node_type.get("max_workers", 0) + (name == head)
-        kinds.insert(0 if name == head else len(kinds), NodeKind(resources, min(count, most)))
-    return Known(tuple(kinds), most)
+        kinds.insert(0 if name == head else len(kinds), NodeType(resources, min(count, most)))
+    return ClusterCapacity(tuple(kinds), most)
 
 
 def _own_offers(document: Mapping[str, Any]) -> frozenset[str]:
@@ -719,7 +729,7 @@ def _own_offers(document: Mapping[str, Any]) -> frozenset[str]:
     return frozenset(offers)
 
 
-def _kubernetes_nodes() -> Known:
+def _kubernetes_nodes() -> ClusterCapacity:
     """Groups of pods, as Kubernetes has them; the head may ask, as Ray's autoscaler does there."""
     from ray.autoscaler._private.kuberay import autoscaling_config, node_provider
 
@@ -732,7 +742,7 @@ def _kubernetes_nodes() -> Known:
                 group["minReplicas"] = group["maxReplicas"] = group.get("replicas", 1)
         return _kinds_of(autoscaling_config._derive_autoscaling_config_from_ray_cr(resource))
     except Exception as error:  # of the network, of Kubernetes, of Ray, which stumbles anywhere
-        return Known(
+        return ClusterCapacity(
             None,
             None,
             remark=f"Kubernetes does not say which nodes may come ({type(error).__name__}: "
@@ -747,10 +757,10 @@ def check_memories(config: Config, spec: EnvironmentSpec, runtime: Runtime) -> N
         UserError: one has not (see `check_memory`).
     """
     titles = [shard_title(index) for index in range(config.replay.shards)]
-    hosts = [runtime.ask(title, _host) for title in titles]
+    hosts = [runtime.run_on(title, _host) for title in titles]
     for host in dict.fromkeys(hosts):
         share = hosts.count(host) / len(hosts)
-        runtime.ask(titles[hosts.index(host)], check_memory, config, spec, True, share)
+        runtime.run_on(titles[hosts.index(host)], check_memory, config, spec, True, share)
 
 
 def _host() -> str:
@@ -772,7 +782,7 @@ def check_storage(url: str, runtime: Runtime, shards: int) -> None:
     try:
         storage.write(PROBE, token.encode())
         for index in range(shards):
-            host, seen = runtime.ask(shard_title(index), _read_probe, url)
+            host, seen = runtime.run_on(shard_title(index), _read_probe, url)
             if seen != token:
                 raise UserError(
                     f"checkpoint.storage: {host}, where {shard_title(index)} is to live, does not "

@@ -24,7 +24,7 @@ from common.errors import EnvironmentFailedError, RemoteDiedError, UserError
 from common.handles import Future, Handle, InlineHandle, Mapped, Ready
 from deploy import VERSION
 from deploy.resources.memory import ACTOR_BYTES, available_bytes
-from deploy.resources.requests import demands
+from deploy.resources.requests import resource_requests
 
 T = TypeVar("T")
 
@@ -59,11 +59,11 @@ class Runtime(Protocol):
 
     Attributes:
         parallel: parts work side by side; where they do not, a call is over when it was made.
-        elastic: machines come and go, so a part may have to wait for one.
+        autoscaling: machines come and go, so a part may have to wait for one.
     """
 
     parallel: bool
-    elastic: bool
+    autoscaling: bool
 
     def spawn(
         self, cls: type, *args: Any, name: str, title: str = "", public_name: str | None = None
@@ -74,7 +74,7 @@ class Runtime(Protocol):
             cls: of the part.
             args: for it.
             name: of this one part, in process lists and errors.
-            title: of its seat: where it is placed, and what it may use, depends on that.
+            title: of its slot: where it is placed, and what it may use, depends on that.
             public_name: by which other drivers of the same cluster find it.
         """
         ...
@@ -87,11 +87,11 @@ class Runtime(Protocol):
         """
         ...
 
-    def ask(self, title: str, function: Callable[..., T], *args: Any) -> T:
+    def run_on(self, title: str, function: Callable[..., T], *args: Any) -> T:
         """What `function(*args)` returns on the machine where the part of that title lives."""
         ...
 
-    def room(self, players: Sequence[Handle], starting: int) -> Future[int]:
+    def capacity(self, players: Sequence[Handle], starting: int) -> Future[int]:
         """How many actors there is room for, beside whatever others run there.
 
         Args:
@@ -100,14 +100,14 @@ class Runtime(Protocol):
         """
         ...
 
-    def limit(self) -> int | None:
+    def max_actors(self) -> int | None:
         """How many actors there can ever be room for; None: there is no telling."""
         ...
 
-    def move(self, players: Sequence[Handle]) -> Future[Handle | None]:
+    def consolidate(self, players: Sequence[Handle]) -> Future[Handle | None]:
         """An actor that should live elsewhere, so that a machine gets empty and can go.
 
-        Whoever takes its seat next is placed on another machine, where there is room. None: there
+        Whoever takes its slot next is placed on another machine, where there is room. None: there
         is no such actor.
 
         Args:
@@ -127,11 +127,11 @@ class Runtime(Protocol):
         """End a part at once."""
         ...
 
-    def homeless(self, handles: Sequence[Handle]) -> Future[list[bool]]:
+    def pending_placement(self, handles: Sequence[Handle]) -> Future[list[bool]]:
         """Which parts have no place yet: where machines come and go, one may wait for its own."""
         ...
 
-    def give_up(self, future: Future[Any]) -> None:
+    def cancel(self, future: Future[Any]) -> None:
         """Nobody waits for this answer any more."""
         ...
 
@@ -142,9 +142,9 @@ def check_count(count: int, runtime: Runtime) -> None:
     Raises:
         UserError: there cannot.
     """
-    limit = runtime.limit()
+    limit = runtime.max_actors()
     if limit is not None and count > limit:
-        where = "the cluster" if runtime.elastic else "the memory of this machine"
+        where = "the cluster" if runtime.autoscaling else "the memory of this machine"
         raise UserError(f"actors.count={count}: {where} can never hold more than {limit}")
 
 
@@ -152,7 +152,7 @@ class InlineRuntime:
     """Everything in this process and thread: no Ray, deterministic, breakpoints work."""
 
     parallel = False
-    elastic = False
+    autoscaling = False
 
     def spawn(
         self, cls: type, *args: Any, name: str, title: str = "", public_name: str | None = None
@@ -165,19 +165,19 @@ class InlineRuntime:
         assert isinstance(handle, InlineHandle)
         return handle.ping()
 
-    def ask(self, title: str, function: Callable[..., T], *args: Any) -> T:
+    def run_on(self, title: str, function: Callable[..., T], *args: Any) -> T:
         """Here."""
         return function(*args)
 
-    def room(self, players: Sequence[Handle], starting: int) -> Future[int]:
+    def capacity(self, players: Sequence[Handle], starting: int) -> Future[int]:
         """One: more would only take turns."""
         return Ready(1)
 
-    def limit(self) -> int | None:
+    def max_actors(self) -> int | None:
         """None: they only take turns."""
         return None
 
-    def move(self, players: Sequence[Handle]) -> Future[Handle | None]:
+    def consolidate(self, players: Sequence[Handle]) -> Future[Handle | None]:
         """Nobody."""
         return Ready(None)
 
@@ -193,11 +193,11 @@ class InlineRuntime:
     def kill(self, handle: Handle) -> None:
         """Nothing: it ends with the last reference to it."""
 
-    def homeless(self, handles: Sequence[Handle]) -> Future[list[bool]]:
+    def pending_placement(self, handles: Sequence[Handle]) -> Future[list[bool]]:
         """Nobody."""
         return Ready([False] * len(handles))
 
-    def give_up(self, future: Future[Any]) -> None:
+    def cancel(self, future: Future[Any]) -> None:
         """Nothing: it is there already."""
 
 
@@ -392,34 +392,34 @@ def _groups_of_their_own() -> Iterator[list[subprocess.Popen[Any]]]:
 class Placement(Protocol):
     """Where remotes go, and what they take up there."""
 
-    elastic: bool
+    autoscaling: bool
 
     def options(self, title: str) -> Mapping[str, Any]:
-        """Ray's options for the remote on the seat of that title."""
+        """Ray's options for the remote on the slot of that title."""
         ...
 
-    def room(self, players: Mapping[str, str], starting: int) -> Future[int]:
+    def capacity(self, players: Mapping[str, str], starting: int) -> Future[int]:
         """How many actors there is room for.
 
         Args:
             players: names of actors and evaluator, by the ids of their remotes.
-            starting: see `Runtime.room`.
+            starting: see `Runtime.capacity`.
         """
         ...
 
-    def limit(self) -> int | None:
+    def max_actors(self) -> int | None:
         """How many actors there can ever be room for; None: there is no telling."""
         ...
 
-    def move(self, players: Mapping[str, str]) -> Future[str | None]:
-        """See `Runtime.move`; by the ids of the remotes."""
+    def consolidate(self, players: Mapping[str, str]) -> Future[str | None]:
+        """See `Runtime.consolidate`; by the ids of the remotes."""
         ...
 
 
 class OneMachine:
     """Everything on this machine; how many remotes share its cores is for the user to decide."""
 
-    elastic = False
+    autoscaling = False
 
     def __init__(self, config: Config | None = None) -> None:
         """Without a configuration there is no learner."""
@@ -435,19 +435,19 @@ class OneMachine:
             # For more than Ray knows of, it would wait for ever. At none it hides none from a
             # remote: CUDA may work where Ray cannot count its devices.
             there = int(ray.cluster_resources().get("GPU", 0))
-            gpus = min(demands(self._config, (), there > 0)[0].gpus, there)
+            gpus = min(resource_requests(self._config, (), there > 0)[0].gpus, there)
         return {"num_cpus": 0, "num_gpus": gpus}
 
-    def room(self, players: Mapping[str, str], starting: int) -> Future[int]:
+    def capacity(self, players: Mapping[str, str], starting: int) -> Future[int]:
         """One for each core that the learner leaves."""
         learner = self._config.learner.threads if self._config is not None else 0
         return Ready(max(1, len(os.sched_getaffinity(0)) - learner))
 
-    def limit(self) -> int | None:
+    def max_actors(self) -> int | None:
         """As many as its memory holds processes."""
         return self._limit
 
-    def move(self, players: Mapping[str, str]) -> Future[str | None]:
+    def consolidate(self, players: Mapping[str, str]) -> Future[str | None]:
         """Nobody."""
         return Ready(None)
 
@@ -555,7 +555,7 @@ class RayRuntime:
     def __init__(self, placement: Placement) -> None:
         """`placement` says what goes where."""
         self._placement = placement
-        self.elastic = placement.elastic
+        self.autoscaling = placement.autoscaling
 
     def spawn(
         self, cls: type, *args: Any, name: str, title: str = "", public_name: str | None = None
@@ -619,27 +619,27 @@ class RayRuntime:
         assert isinstance(handle, RemoteHandle)
         ray.kill(handle.remote)
 
-    def homeless(self, handles: Sequence[Handle]) -> Future[list[bool]]:
+    def pending_placement(self, handles: Sequence[Handle]) -> Future[list[bool]]:
         """For which parts Ray has not found room yet.
 
         Asked in a task, as the driver may be a client from outside.
         """
         import ray
 
-        if not self.elastic:
+        if not self.autoscaling:
             return Ready([False] * len(handles))
         options = {**self._placement.options(""), "num_cpus": 0}
         task = ray.remote(max_retries=0)(_without_process).options(**options)
         return RemoteFuture(task.remote(list(map(_id_of, handles))), "a question to Ray")
 
-    def give_up(self, future: Future[Any]) -> None:
+    def cancel(self, future: Future[Any]) -> None:
         """A question that waits for a node of its own need not be answered any more."""
         import ray
 
         assert isinstance(future, RemoteFuture)
         ray.cancel(future.reference)
 
-    def ask(self, title: str, function: Callable[..., T], *args: Any) -> T:
+    def run_on(self, title: str, function: Callable[..., T], *args: Any) -> T:
         """What `function(*args)` returns on the machine where the part of that title lives."""
         import ray
 
@@ -648,20 +648,20 @@ class RayRuntime:
         answer: T = RemoteFuture(task.remote(*args), f"a question to {title}").result()
         return answer
 
-    def room(self, players: Sequence[Handle], starting: int) -> Future[int]:
+    def capacity(self, players: Sequence[Handle], starting: int) -> Future[int]:
         """How many actors there is room for, beside whatever others run there."""
         names = {_id_of(handle): _name_of(handle) for handle in players}
-        return self._placement.room(names, starting)
+        return self._placement.capacity(names, starting)
 
-    def limit(self) -> int | None:
+    def max_actors(self) -> int | None:
         """How many actors there can ever be room for; None: there is no telling."""
-        return self._placement.limit()
+        return self._placement.max_actors()
 
-    def move(self, players: Sequence[Handle]) -> Future[Handle | None]:
+    def consolidate(self, players: Sequence[Handle]) -> Future[Handle | None]:
         """An actor that should live elsewhere, so that a machine gets empty and can go."""
         by_id = {_id_of(handle): handle for handle in players}
         names = {actor_id: _name_of(handle) for actor_id, handle in by_id.items()}
         return Mapped(
-            self._placement.move(names),
+            self._placement.consolidate(names),
             lambda actor_id: None if actor_id is None else by_id[actor_id],
         )

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from common.errors import RemoteDiedError
 from common.handles import Future, Handle
 from deploy.runtime.ray_runtime import Runtime
-from deploy.supervisor.actor_pool import Crew
-from deploy.supervisor.slots import Seat
+from deploy.supervisor.actor_pool import ActorPool
+from deploy.supervisor.slots import Slot
 
 LOOK_EVERY_S = 5.0
 """How often it is looked how much room there is, or who should live elsewhere."""
@@ -33,18 +33,18 @@ class Room:
         self._answer: Future[int] | None = None
         self._mover: Future[Handle | None] | None = None
 
-    def count(self, now: float, crew: Crew, players: Sequence[Seat]) -> int | None:
+    def count(self, now: float, pool: ActorPool, players: Sequence[Slot]) -> int | None:
         """With `actors.count = "auto"`: how many actors there should be; None: no answer yet.
 
         Args:
             now: `time.monotonic()`.
-            crew: the actors.
+            pool: the actors.
             players: everybody with environments, those on their way out included.
         """
         if self._answer is None and now - self._asked_s >= LOOK_EVERY_S:
             self._asked_s = now
             starting = sum(not s.up and now - s.made_s < STARTING_S for s in players)
-            self._answer = self._runtime.room([seat.handle for seat in players], starting)
+            self._answer = self._runtime.capacity([slot.handle for slot in players], starting)
         if self._answer is None or not self._answer.done():
             return None
         answer, self._answer = self._answer, None
@@ -53,7 +53,7 @@ class Room:
         except RemoteDiedError:
             return None  # asked again
         # Fewer only if that was seen twice: what a part held that has left is free a bit later.
-        before = len(crew.seats)
+        before = len(pool.slots)
         count = room if room >= before else min(before, max(room, self._before))
         self._before = room
         return count
@@ -62,25 +62,27 @@ class Room:
         """Whatever is answered now is the answer to an old question."""
         self._answer = None
 
-    def mover(self, now: float, crew: Crew, players: Sequence[Seat], once: bool) -> Seat | None:
+    def mover(
+        self, now: float, pool: ActorPool, players: Sequence[Slot], once: bool
+    ) -> Slot | None:
         """Where there were more actors: who is to live elsewhere, so that a node gets empty.
 
         One at a time, and only as long as that empties a node; the cluster then lets it go.
 
         Args:
             now: `time.monotonic()`.
-            crew: the actors.
+            pool: the actors.
             players: actors and evaluator.
             once: no second one is asked for: with `auto` another actor takes the room.
         """
         if not self.scattered:
             return None
         if self._mover is None:
-            settled = not crew.leaving and not crew.closing and all(s.up for s in crew.seats)
+            settled = not pool.leaving and not pool.closing and all(s.up for s in pool.slots)
             if not settled:
                 self._settled_s = now
             elif now - self._settled_s >= LOOK_EVERY_S:  # Ray takes a moment to see who left
-                self._mover = self._runtime.move([seat.handle for seat in players])
+                self._mover = self._runtime.consolidate([slot.handle for slot in players])
             return None
         if not self._mover.done():
             return None
@@ -91,4 +93,4 @@ class Room:
         except RemoteDiedError:
             return None  # asked again
         self.scattered = handle is not None and not once
-        return next((seat for seat in crew.seats if seat.handle is handle), None)
+        return next((slot for slot in pool.slots if slot.handle is handle), None)

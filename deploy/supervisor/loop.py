@@ -38,15 +38,15 @@ from deploy.control.file import APPLIED, LOOK_EVERY_S, ControlFile, changed, des
 from deploy.control.service import TITLE as BOARD
 from deploy.control.service import Board
 from deploy.reporting.status import PartStatus, part_status, run_status
-from deploy.runs.checkpoint_schema import learner_state, shard_origin
-from deploy.runs.checkpoint_writer import Checkpointer, Saving
+from deploy.runs.checkpoint_schema import learner_state, shard_restore
+from deploy.runs.checkpoint_writer import CheckpointJob, CheckpointWriter
 from deploy.runs.metrics import CONTROL, MIN_RATE_S, MetricsWriter, RunFolder
 from deploy.runs.statistics import Counters, Records
 from deploy.runtime.ray_runtime import check_count, part_name
 from deploy.supervisor.actor_autoscaler import Room
-from deploy.supervisor.actor_pool import Crew
-from deploy.supervisor.restore_source import Origins
-from deploy.supervisor.slots import LIVED_S, Seat, Watch, cause_of
+from deploy.supervisor.actor_pool import ActorPool
+from deploy.supervisor.restore_source import RestoreSource
+from deploy.supervisor.slots import STABLE_AFTER_S, HealthMonitor, Slot, cause_of
 from replay_server.client import shard_title
 from replay_server.rate_limiter import RateLimiter
 
@@ -60,7 +60,7 @@ VERSIONS_BESIDE = 1_000
 MAX_RESTARTS_WITHOUT_REPORT = 3
 """A part that dies so often before it did any work has a reason that restarts do not mend."""
 RETRY_S = 2.0
-"""How long a seat stays empty, at the least, where what its part begins with cannot be read."""
+"""How long a slot stays empty, at the least, where what its part begins with cannot be read."""
 UNREADABLE_S = 300.0
 """A storage that cannot be read for so long ends the run. Its checkpoints stay as they are."""
 POLL_S = 0.05
@@ -93,14 +93,14 @@ NAMED_PARTS = 5
 """How many parts without an answer an error names; it stays one line with hundreds of actors."""
 
 
-class View(Protocol):
+class ProgressView(Protocol):
     """Where progress is shown."""
 
     def update(self, report: dict[str, Any]) -> None:
         """A new report."""
         ...
 
-    def message(self, text: str) -> None:
+    def notify(self, text: str) -> None:
         """Something worth a line of its own."""
         ...
 
@@ -124,7 +124,9 @@ class NoReport:
 class Supervisor:
     """Runs a program until a stop condition, a signal, or a failure."""
 
-    def __init__(self, program: Program, folder: RunFolder, view: View, started_s: float) -> None:
+    def __init__(
+        self, program: Program, folder: RunFolder, view: ProgressView, started_s: float
+    ) -> None:
         """A supervisor at the start of a run.
 
         Args:
@@ -139,19 +141,21 @@ class Supervisor:
         self._view = view
         self._records = Records(program.config, started_s)
         first = program.incarnation
-        self._crew = Crew(program)
-        self._variables = Seat("variables", self._new_variables, program.variables, first, True)
+        self._pool = ActorPool(program)
+        self._weight_store = Slot(
+            "variables", self._new_weight_store, program.weight_store, first, True
+        )
         self._shards = [
-            Seat(shard_title(i), partial(self._new_shard, i), handle, first, True)
+            Slot(shard_title(i), partial(self._new_shard, i), handle, first, True)
             for i, handle in enumerate(program.shards)
         ]
-        self._learner = Seat("learner", self._new_learner, program.learner, first, True)
+        self._learner = Slot("learner", self._new_learner, program.learner, first, True)
         self._training: deque[_Training] = deque()
-        self._evaluator: Seat | None = None  # made when first needed
+        self._evaluator: Slot | None = None  # made when first needed
         self._sampled_before = 0  # in earlier lives
         # (who found it dead, what it found), in order: whoever lost a part is told who took its
         # place, once, however often it reported the loss.
-        self._to_connect: dict[tuple[Seat, str], None] = {}
+        self._to_reconnect: dict[tuple[Slot, str], None] = {}
         self._starved = False  # the learner found nothing to draw: every shard is lost
         self._erred_steps = -1  # learner steps when the learner last failed by an error of its own
         config = self._config
@@ -167,26 +171,26 @@ class Supervisor:
         self._next_evaluation = config.evaluation.every_learner_steps
         self._begun = self._done()
         self._saved: Counters | None = None
-        self._checkpointer = Checkpointer(
+        self._checkpoint_writer = CheckpointWriter(
             folder.checkpoints, config.checkpoint, beside=program.runtime.parallel
         )
         supervision = config.supervision
-        self._watch = Watch(
+        self._health = HealthMonitor(
             program.runtime,
             supervision.hung_after_s,
             supervision.call_timeout_s,
             supervision.start_timeout_s,
         )
-        self._origins = Origins(folder.checkpoints, view.message)
+        self._restore_source = RestoreSource(folder.checkpoints, view.notify)
         self._resumed_from = ""  # until another is written
         self._refilled = False  # a shard came back since the memory was looked at
         self._left: list[Future[Any]] = []  # shards that were asked what they hold then
         self._stall_from_s = started_s
         self._control = ControlFile(folder.path)
         # On a cluster others find the run by its board, wherever the driver lives.
-        self._board: Seat | None = None
-        if program.runtime.elastic:
-            self._board = Seat("board", self._new_board, self._new_board(first), first, True)
+        self._board: Slot | None = None
+        if program.runtime.autoscaling:
+            self._board = Slot("board", self._new_board, self._new_board(first), first, True)
         self._post: Future[None] | None = None  # under way
         self._wishes: Future[list[tuple[int, dict[str, Any]]]] | None = None  # asked for
         self._answers: dict[int, str] = {}
@@ -206,7 +210,7 @@ class Supervisor:
             CheckpointError: what was saved of a shard is damaged.
         """
         state = checkpoint.state
-        self._origins.any, self._resumed_from = True, checkpoint.name
+        self._restore_source.any, self._resumed_from = True, checkpoint.name
         self._records.restore(state)
         asked = [shard.handle.call("summary") for shard in self._shards]
         self._limiter.restore(state["limiter"], sum(call.result().size for call in asked))
@@ -214,7 +218,7 @@ class Supervisor:
         self._next_evaluation = self._evaluation_after(counters.learner_steps)
         self._sampled_before = self._limiter.sampled
         self._begun = self._saved = self._done()
-        self._checkpointer.tried_steps = counters.learner_steps
+        self._checkpoint_writer.tried_steps = counters.learner_steps
 
     def _evaluation_after(self, steps: int) -> int:
         every = self._config.evaluation.every_learner_steps
@@ -271,8 +275,10 @@ class Supervisor:
                 return reason
             handed_out = self._hand_out()
             calls = self._calls()
-            coming = runtime.elastic and not all(seat.up for seat in self._crew.seats)
-            waiting = coming or self._to_connect or any(seat.vacant for seat in self._fixed)
+            coming = runtime.autoscaling and not all(slot.up for slot in self._pool.slots)
+            waiting = (
+                coming or self._to_reconnect or any(slot.awaiting_restore for slot in self._fixed)
+            )
             if not calls and not handed_out and not waiting:
                 raise RunFailedError(f"nobody can go on: {self._limiter.explain()}")
             if not calls and not handed_out:  # for somebody who is not there yet
@@ -301,15 +307,15 @@ class Supervisor:
         return isinstance(error, UserError) and self._done() == self._begun
 
     @property
-    def _fixed(self) -> list[Seat]:
+    def _fixed(self) -> list[Slot]:
         """Everybody who is there once, or once per shard."""
         board = [self._board] if self._board is not None else []
-        return [self._variables, *self._shards, self._learner, *board]
+        return [self._weight_store, *self._shards, self._learner, *board]
 
     @property
-    def _players(self) -> list[Seat]:
+    def _players(self) -> list[Slot]:
         """Everybody who has environments."""
-        return [*self._crew.seats, *([self._evaluator] if self._evaluator else [])]
+        return [*self._pool.slots, *([self._evaluator] if self._evaluator else [])]
 
     @property
     def _evaluating(self) -> bool:
@@ -325,20 +331,20 @@ class Supervisor:
             return True
         amount = config.insert_quantum
         # Each idle actor is asked once: inline, a call is over before the next is made.
-        for _ in range(len(self._crew.idle)):
+        for _ in range(len(self._pool.idle)):
             if not self._limiter.can_insert(amount):
                 break
-            seat = self._crew.idle.popleft()
-            if self._program.runtime.elastic and not seat.up:
-                self._crew.idle.append(seat)  # it waits for a machine; what it would do is not due
+            slot = self._pool.idle.popleft()
+            if self._program.runtime.autoscaling and not slot.up:
+                self._pool.idle.append(slot)  # it waits for a machine; what it would do is not due
                 continue
             self._limiter.begin_insert(amount)
-            seat.begin("collect", config.actors.collect_steps, self._counters.env_steps)
+            slot.begin("collect", config.actors.collect_steps, self._counters.env_steps)
             anybody = True
         learner = self._learner
         # One shard that is lost holds nobody up: the learner draws from the others.
-        held_up = learner.vacant or (
-            self._starved and any(seat is learner for seat, _ in self._to_connect)
+        held_up = learner.awaiting_restore or (
+            self._starved and any(slot is learner for slot, _ in self._to_reconnect)
         )
         while len(self._training) < TRAIN_CALLS_IN_FLIGHT and not held_up:
             steps = min(
@@ -364,19 +370,19 @@ class Supervisor:
     def _evaluate(self) -> None:
         if self._evaluator is None:  # its process would slow the start of all others
             incarnation, spawn = self._program.incarnation, self._program.spawn_evaluator
-            self._evaluator = Seat("evaluator", spawn, spawn(incarnation), incarnation)
+            self._evaluator = Slot("evaluator", spawn, spawn(incarnation), incarnation)
         self._play_on(self._evaluator)
 
     @staticmethod
-    def _play_on(evaluator: Seat) -> None:
+    def _play_on(evaluator: Slot) -> None:
         """In slices: an evaluation may be long, and the loop has other things to see to."""
         evaluator.begin("evaluate", EVALUATION_SLICE_S)
 
     def _calls(self) -> list[Future[Any]]:
-        actors = self._crew.all
-        calls: list[Future[Any]] = [seat.call for seat in actors if seat.call is not None]
-        if self._program.runtime.elastic:  # who comes up gets work at once
-            calls += [seat.ping for seat in actors if seat.ping is not None and not seat.up]
+        actors = self._pool.all
+        calls: list[Future[Any]] = [slot.call for slot in actors if slot.call is not None]
+        if self._program.runtime.autoscaling:  # who comes up gets work at once
+            calls += [slot.ping for slot in actors if slot.ping is not None and not slot.up]
         if self._training:
             calls.append(self._training[0].call)
         if self._evaluator is not None and self._evaluator.call is not None:
@@ -385,12 +391,12 @@ class Supervisor:
 
     def _settle(self, ready: list[Future[Any]], replace: bool = True) -> None:
         done = {id(future) for future in ready}
-        for seat in self._crew.seats:
-            if seat.call is not None and id(seat.call) in done:
-                self._settle_actor(seat, replace)
-        for seat in [*self._crew.leaving, *self._crew.closing]:
-            if seat.call is not None and id(seat.call) in done:
-                self._settle_leaving(seat)
+        for slot in self._pool.slots:
+            if slot.call is not None and id(slot.call) in done:
+                self._settle_actor(slot, replace)
+        for slot in [*self._pool.leaving, *self._pool.closing]:
+            if slot.call is not None and id(slot.call) in done:
+                self._settle_leaving(slot)
         while self._training and (
             id(self._training[0].call) in done or self._training[0].call.done()
         ):
@@ -399,155 +405,153 @@ class Supervisor:
         if evaluator is not None and evaluator.call is not None and id(evaluator.call) in done:
             self._settle_evaluation(evaluator)
 
-    def _outcome(self, seat: Seat, replace: bool) -> Any:
-        """What the seat's call returned; `NoReport`, and a new part on the seat, if it failed."""
-        assert seat.call is not None
-        call, seat.call = seat.call, None
+    def _outcome(self, slot: Slot, replace: bool) -> Any:
+        """What the slot's call returned; `NoReport`, and a new part on the slot, if it failed."""
+        assert slot.call is not None
+        call, slot.call = slot.call, None
         try:
             return call.result()
         except Exception as error:  # whatever an environment raises, or the end of its process
             if self._is_mistake(error):
                 raise
-            of_another = isinstance(error, RemoteDiedError) and error.part != seat.name
+            of_another = isinstance(error, RemoteDiedError) and error.part != slot.name
             # A shard that could not be made says why to all who call it.
             of_another |= isinstance(error, CheckpointError)
             if replace and not of_another:
-                self._replace(seat, error)
+                self._replace(slot, error)
             return NoReport()
 
-    def _settle_actor(self, seat: Seat, replace: bool = True) -> None:
-        report: ActorReport | NoReport = self._outcome(seat, replace)
-        self._crew.idle.append(seat)
-        self._take_report(seat, report)
+    def _settle_actor(self, slot: Slot, replace: bool = True) -> None:
+        report: ActorReport | NoReport = self._outcome(slot, replace)
+        self._pool.idle.append(slot)
+        self._take_report(slot, report)
 
-    def _take_report(self, seat: Seat, report: ActorReport | NoReport) -> None:
+    def _take_report(self, slot: Slot, report: ActorReport | NoReport) -> None:
         transitions = 0 if isinstance(report, NoReport) else report.transitions
         self._limiter.end_insert(self._config.insert_quantum, transitions)
         if isinstance(report, NoReport):
             return
         now = time.monotonic()
-        if not seat.up:
-            seat.up, seat.up_s = True, now
-        seat.failures = 0
-        since_s = seat.called_s if math.isnan(seat.reported_s) else seat.reported_s
-        seat.rate = report.env_steps / max(now - since_s, MIN_RATE_S)
-        seat.reported_s = now
+        if not slot.up:
+            slot.up, slot.up_s = True, now
+        slot.failures = 0
+        since_s = slot.called_s if math.isnan(slot.reported_s) else slot.reported_s
+        slot.rate = report.env_steps / max(now - since_s, MIN_RATE_S)
+        slot.reported_s = now
         self._records.actor(report)
-        self._note_lost(seat, report.lost)
+        self._note_lost(slot, report.unreachable)
 
     # --- more actors, or fewer ---------------------------------------------------------------
 
     def _resize(self) -> None:
         """Go on with as many actors as the configuration says now."""
-        crew, count = self._crew, self._config.actors.count
-        self._room.scattered = count < len(crew.seats)
-        crew.grow(count)
-        idle = crew.shrink(count)
-        crew.redeal()
+        pool, count = self._pool, self._config.actors.count
+        self._room.scattered = count < len(pool.slots)
+        pool.grow(count)
+        idle = pool.shrink(count)
+        pool.set_actor_count()
         self._records.resize(self._config)
-        for seat in idle:
-            if seat.up or not self._program.runtime.elastic:
-                self._close(seat)
+        for slot in idle:
+            if slot.up or not self._program.runtime.autoscaling:
+                self._close(slot)
             else:  # it never came up
-                self._program.runtime.kill(seat.handle)
+                self._program.runtime.kill(slot.handle)
 
-    def _close(self, seat: Seat) -> None:
+    def _close(self, slot: Slot) -> None:
         """Have an actor that was given up hand in what it has."""
-        self._crew.closing.append(seat)
-        seat.begin("close")
+        self._pool.closing.append(slot)
+        slot.begin("close")
         if not self._program.runtime.parallel:
-            self._settle_leaving(seat)
+            self._settle_leaving(slot)
 
-    def _settle_leaving(self, seat: Seat) -> None:
+    def _settle_leaving(self, slot: Slot) -> None:
         """Of an actor that was given up: its last report, or what it handed in."""
-        crew, outcome = self._crew, self._outcome(seat, replace=False)
-        hands_in = seat in crew.closing
-        crew.forget(seat)
+        pool, outcome = self._pool, self._outcome(slot, replace=False)
+        hands_in = slot in pool.closing
+        pool.forget(slot)
         if not hands_in:
-            self._take_report(seat, outcome)
+            self._take_report(slot, outcome)
             if not isinstance(outcome, NoReport):
-                self._close(seat)
+                self._close(slot)
                 return
         elif not isinstance(outcome, NoReport):
             self._limiter.end_insert(0, outcome)
             self._counters.transitions += outcome
-        self._program.runtime.kill(seat.handle)
+        self._program.runtime.kill(slot.handle)
 
     def _see_who_is_late(self, now: float) -> None:
         """Who was to leave and does not answer goes all the same."""
-        crew = self._crew
-        for seat in [*crew.leaving, *crew.closing]:
+        pool = self._pool
+        for slot in [*pool.leaving, *pool.closing]:
             # Its work may have been long under way when it was to leave.
-            if now - max(seat.called_s, seat.leaving_s) > FINISH_S:
-                if seat in crew.leaving:
+            if now - max(slot.called_s, slot.leaving_s) > FINISH_S:
+                if slot in pool.leaving:
                     self._limiter.end_insert(self._config.insert_quantum, 0)
-                crew.forget(seat)
-                self._program.runtime.kill(seat.handle)
+                pool.forget(slot)
+                self._program.runtime.kill(slot.handle)
 
     def _use_the_room(self, now: float) -> None:
         """On a cluster: as many actors as there is room for, if so wished; together, if fewer."""
-        crew, runtime = self._crew, self._program.runtime
-        if not runtime.elastic:
+        pool, runtime = self._pool, self._program.runtime
+        if not runtime.autoscaling:
             return
         auto = not self._folder.config.actors.count
         if auto:
-            players = [*self._players, *crew.leaving, *crew.closing]
-            count, before = self._room.count(now, crew, players), len(crew.seats)
+            players = [*self._players, *pool.leaving, *pool.closing]
+            count, before = self._room.count(now, pool, players), len(pool.slots)
             if count is not None and count != before:
                 self._take_over(with_actors(self._config, count))
-                self._view.message(
-                    f"actors.count: {before} → {count}, as many as there is room for"
-                )
+                self._view.notify(f"actors.count: {before} → {count}, as many as there is room for")
         else:
             self._room.forget()
-        seat = self._room.mover(now, crew, self._players, once=auto)
-        if seat is not None:
-            self._view.message(f"{seat.title} moves: a node gets empty")
-            if crew.move(seat):
-                self._close(seat)
+        slot = self._room.mover(now, pool, self._players, once=auto)
+        if slot is not None:
+            self._view.notify(f"{slot.title} moves: a node gets empty")
+            if pool.move(slot):
+                self._close(slot)
 
     # --- parts that die or hang --------------------------------------------------------------
 
-    def _tend(self, now: float, players: list[Seat]) -> None:
+    def _tend(self, now: float, players: list[Slot]) -> None:
         """Replace parts that died or hang, and tell those who lost them.
 
         Args:
             now: `time.monotonic()`.
             players: those with environments who are worth it.
         """
-        for seat in self._fixed:
-            if seat.vacant and now - seat.tried_s >= RETRY_S:
-                self._fill(seat)
-        for seat, error in self._watch.look([*self._fixed, *players], now):
-            if self._is_mistake(error) and not seat.up:
+        for slot in self._fixed:
+            if slot.awaiting_restore and now - slot.tried_s >= RETRY_S:
+                self._fill(slot)
+        for slot, error in self._health.look([*self._fixed, *players], now):
+            if self._is_mistake(error) and not slot.up:
                 raise error  # a part that could not even be made
             if isinstance(error, UnreadableError):
-                self._program.runtime.kill(seat.handle)
-                self._leave_vacant(seat, error)
+                self._program.runtime.kill(slot.handle)
+                self._await_restore(slot, error)
                 continue
             if isinstance(error, CheckpointError):
-                self._origins.distrust(seat, error)
-                seat.failures -= 1  # there are only so many checkpoints
-            self._replace(seat, error)
-            if seat.call is None and seat in self._crew.seats and seat not in self._crew.idle:
+                self._restore_source.distrust(slot, error)
+                slot.failures -= 1  # there are only so many checkpoints
+            self._replace(slot, error)
+            if slot.call is None and slot in self._pool.slots and slot not in self._pool.idle:
                 self._limiter.end_insert(self._config.insert_quantum, 0)
-                self._crew.idle.append(seat)
-        by_title = {seat.title: seat for seat in chain([self._variables], self._shards)}
-        for seat, title in list(self._to_connect):
+                self._pool.idle.append(slot)
+        by_title = {slot.title: slot for slot in chain([self._weight_store], self._shards)}
+        for slot, title in list(self._to_reconnect):
             # Not before it is up: one that could not be made fails whoever calls it.
             if by_title[title].up and not by_title[title].suspect:
-                seat.handle.call("connect", title, by_title[title].handle)
-                del self._to_connect[seat, title]
-                self._starved &= seat is not self._learner
+                slot.handle.call("reconnect", title, by_title[title].handle)
+                del self._to_reconnect[slot, title]
+                self._starved &= slot is not self._learner
         self._see_what_is_left()
 
-    def _note_lost(self, seat: Seat, titles: list[str]) -> None:
+    def _note_lost(self, slot: Slot, titles: list[str]) -> None:
         """Somebody found parts dead: a ping will tell, and it is told who took their place."""
         for title in titles:
-            for other in chain([self._variables], self._shards):
+            for other in chain([self._weight_store], self._shards):
                 if other.title == title:
                     other.suspect = True
-                    self._to_connect[seat, title] = None
+                    self._to_reconnect[slot, title] = None
 
     def _new_board(self, incarnation: int) -> Handle:
         run = self._folder.path.name
@@ -558,19 +562,19 @@ class Supervisor:
             Board, run, incarnation > 0, name=name, title=BOARD, public_name=f"{run}:{name}"
         )
 
-    def _new_variables(self, incarnation: int) -> Handle:
+    def _new_weight_store(self, incarnation: int) -> Handle:
         program = self._program
         # Above whatever was published unheard of: actors never take an older one.
         learner = self._config.learner
         in_training = TRAIN_CALLS_IN_FLIGHT * math.ceil(learner.train_steps / learner.publish_steps)
         floor = self._records.version + in_training + VERSIONS_BESIDE
-        program.variables = program.spawn_variables(floor, incarnation)
+        program.weight_store = program.spawn_weight_store(floor, incarnation)
         # Actors find out by themselves; the learner only when it publishes next, and an evaluator
         # would go on with the weights it has.
-        self._to_connect[self._learner, "variables"] = None
+        self._to_reconnect[self._learner, "variables"] = None
         if self._evaluator is not None:
-            self._to_connect[self._evaluator, "variables"] = None
-        return program.variables
+            self._to_reconnect[self._evaluator, "variables"] = None
+        return program.weight_store
 
     def _new_shard(self, index: int, incarnation: int) -> Handle:
         """A shard with what the newest checkpoint holds of its part.
@@ -578,19 +582,19 @@ class Supervisor:
         Raises:
             UnreadableError: there is no telling now what that is.
         """
-        program, seat = self._program, self._shards[index]
+        program, slot = self._program, self._shards[index]
         count = len(program.shards)
         while True:
-            checkpoint = self._origins.newest(seat)
-            if checkpoint is None and self._origins.any:
-                self._view.message(f"{seat.title} begins empty: no checkpoint of it is sound")
-            origin = shard_origin(checkpoint, index, count) if checkpoint else None
+            checkpoint = self._restore_source.newest(slot)
+            if checkpoint is None and self._restore_source.any:
+                self._view.notify(f"{slot.title} begins empty: no checkpoint of it is sound")
+            origin = shard_restore(checkpoint, index, count) if checkpoint else None
             try:
                 program.shards[index] = program.spawn_shard(index, origin, incarnation)
             except UnreadableError:
                 raise
             except CheckpointError as error:  # inline; on Ray a ping tells
-                self._origins.distrust(seat, error)
+                self._restore_source.distrust(slot, error)
                 continue
             self._refilled = True
             self._left.clear()
@@ -598,10 +602,10 @@ class Supervisor:
 
     def _see_what_is_left(self) -> None:
         """Shards that were replaced may hold less: if all do too little, the memory fills first."""
-        if not self._refilled or not all(seat.up for seat in self._shards):
+        if not self._refilled or not all(slot.up for slot in self._shards):
             return
         if not self._left:
-            self._left = [seat.handle.call("summary") for seat in self._shards]
+            self._left = [slot.handle.call("summary") for slot in self._shards]
         if not all(answer.done() for answer in self._left):
             return  # one is busy
         asked, self._left = self._left, []
@@ -611,15 +615,15 @@ class Supervisor:
             return  # gone again: asked anew when another has taken its place
         self._refilled = False
         if held < self._limiter.min_size:
-            self._limiter.begin_anew(held)
+            self._limiter.reset(held)
 
     def _give_up_training(self) -> None:
         """The learner is gone, and with it the results of what is under way."""
         for training in self._training:
             self._limiter.end_sample(training.steps * self._config.learner.batch_size, 0)
         self._training.clear()
-        for wish in [wish for wish in self._to_connect if wish[0] is self._learner]:
-            del self._to_connect[wish]
+        for wish in [wish for wish in self._to_reconnect if wish[0] is self._learner]:
+            del self._to_reconnect[wish]
         self._starved = False
 
     def _new_learner(self, incarnation: int) -> Handle:
@@ -630,8 +634,8 @@ class Supervisor:
             RunFailedError: no checkpoint is sound. To begin anew would be to lose them all: each
                 new checkpoint takes the place of an old one.
         """
-        program, checkpoint = self._program, self._origins.newest(self._learner)
-        if checkpoint is None and self._origins.any:
+        program, checkpoint = self._program, self._restore_source.newest(self._learner)
+        if checkpoint is None and self._restore_source.any:
             raise RunFailedError("learner cannot be replaced: no checkpoint of it is sound")
         self._give_up_training()
         state = learner_state(checkpoint) if checkpoint else None
@@ -639,58 +643,58 @@ class Supervisor:
         steps = int(checkpoint.state["learner"]["learner_steps"]) if checkpoint else 0
         self._counters.learner_steps = steps
         self._next_evaluation = self._evaluation_after(steps)
-        self._checkpointer.tried_steps = steps
+        self._checkpoint_writer.tried_steps = steps
         return program.learner
 
-    def _replace(self, seat: Seat, error: Exception) -> None:
-        """A new part on the seat of one that failed: same index, same ε, fresh streams."""
+    def _replace(self, slot: Slot, error: Exception) -> None:
+        """A new part on the slot of one that failed: same index, same ε, fresh streams."""
         now = time.monotonic()
         # Actors and evaluators show by their reports that they work.
-        lived = seat.always and seat.up and now - seat.up_s >= LIVED_S
-        if seat is self._learner and not isinstance(error, (RemoteDiedError, UnresponsiveError)):
+        lived = slot.always and slot.up and now - slot.up_s >= STABLE_AFTER_S
+        if slot is self._learner and not isinstance(error, (RemoteDiedError, UnresponsiveError)):
             lived = self._counters.learner_steps > self._erred_steps
             self._erred_steps = max(self._erred_steps, self._counters.learner_steps)
         of_machine = isinstance(error, RemoteDiedError) and error.machine
-        seat.failures = 1 if lived else seat.failures + (not of_machine)
+        slot.failures = 1 if lived else slot.failures + (not of_machine)
         cause = cause_of(error)
-        if seat.failures > MAX_RESTARTS_WITHOUT_REPORT:
+        if slot.failures > MAX_RESTARTS_WITHOUT_REPORT:
             raise RunFailedError(
-                f"{seat.title} failed {seat.failures} times in a row: {cause}"
+                f"{slot.title} failed {slot.failures} times in a row: {cause}"
             ) from error
-        self._program.runtime.kill(seat.handle)
-        if seat is self._learner:
+        self._program.runtime.kill(slot.handle)
+        if slot is self._learner:
             self._give_up_training()
-        seat.cause = cause
-        self._fill(seat)
+        slot.cause = cause
+        self._fill(slot)
 
-    def _fill(self, seat: Seat) -> None:
-        """Put a part on a seat where nobody sits, if what it begins with can be read."""
+    def _fill(self, slot: Slot) -> None:
+        """Put a part on a slot where nobody sits, if what it begins with can be read."""
         try:
-            seat.renew(seat.incarnation + 1)
+            slot.renew(slot.incarnation + 1)
         except UnreadableError as error:
-            self._leave_vacant(seat, error)
+            self._await_restore(slot, error)
             return
         self._counters.restarts += 1
-        seat.replaced += 1
+        slot.restarts += 1
         self._stall_from_s = time.monotonic()  # the new one has as long as any to begin
-        self._view.message(f"{seat.title} was replaced: {seat.cause}")
+        self._view.notify(f"{slot.title} was replaced: {slot.cause}")
 
-    def _leave_vacant(self, seat: Seat, error: UnreadableError) -> None:
-        """Nobody takes the seat for now: it is tried again when the storage may answer.
+    def _await_restore(self, slot: Slot, error: UnreadableError) -> None:
+        """Nobody takes the slot for now: it is tried again when the storage may answer.
 
         Raises:
             RunFailedError: it did not for too long.
         """
         now = time.monotonic()
-        seat.clear()
-        seat.vacant, seat.tried_s = True, now
-        if math.isnan(seat.unread_s):
-            seat.unread_s = now
-            self._view.message(
-                f"{seat.title} cannot be replaced yet: {error}; tried again for {UNREADABLE_S:g} s"
+        slot.clear()
+        slot.awaiting_restore, slot.tried_s = True, now
+        if math.isnan(slot.unread_s):
+            slot.unread_s = now
+            self._view.notify(
+                f"{slot.title} cannot be replaced yet: {error}; tried again for {UNREADABLE_S:g} s"
             )
-        if now - seat.unread_s > UNREADABLE_S:
-            raise RunFailedError(f"{seat.title} cannot be replaced: {error}") from error
+        if now - slot.unread_s > UNREADABLE_S:
+            raise RunFailedError(f"{slot.title} cannot be replaced: {error}") from error
 
     def _settle_learner(self) -> None:
         training, learner = self._training[0], self._learner
@@ -714,12 +718,12 @@ class Supervisor:
             return
         self._note_work(report)
         self._records.learner(report)
-        self._note_lost(learner, report.lost)
+        self._note_lost(learner, report.unreachable)
         if report.steps < training.steps and not report.diverged:
-            if report.lost:
+            if report.unreachable:
                 self._starved = True
             else:
-                self._limiter.begin_anew(0)  # shards came back empty
+                self._limiter.reset(0)  # shards came back empty
         if report.diverged:
             self._fail_diverged(report)
 
@@ -728,17 +732,17 @@ class Supervisor:
         # What fails again at the same step did not get on by getting there once more.
         if report.learner_steps > self._erred_steps:
             self._learner.failures = 0
-        if report.version > self._records.version and "variables" not in report.lost:
-            self._variables.failures = 0
+        if report.version > self._records.version and "variables" not in report.unreachable:
+            self._weight_store.failures = 0
         for summary in report.replay:
-            seat = self._shards[summary.shard]
-            if summary.incarnation != seat.incarnation:
+            slot = self._shards[summary.shard]
+            if summary.incarnation != slot.incarnation:
                 continue
             done = summary.inserted + summary.sampled
-            if seat.worked_from is None:
-                seat.worked_from = done
-            elif done > seat.worked_from:
-                seat.failures = 0
+            if slot.progress_baseline is None:
+                slot.progress_baseline = done
+            elif done > slot.progress_baseline:
+                slot.failures = 0
 
     def _fail_diverged(self, report: LearnerReport) -> None:
         path = self._folder.path / "diverged-batch.rdqn"
@@ -750,16 +754,16 @@ class Supervisor:
             "rewards"
         )
 
-    def _settle_evaluation(self, seat: Seat) -> None:
-        report: EvaluationReport | NoReport | None = self._outcome(seat, replace=True)
+    def _settle_evaluation(self, slot: Slot) -> None:
+        report: EvaluationReport | NoReport | None = self._outcome(slot, replace=True)
         if isinstance(report, NoReport):
             return
         if report is None:  # not over yet
-            self._play_on(seat)
+            self._play_on(slot)
             return
         if report.weights is None:
             return  # nothing was published, as whoever held it had died: it is begun anew
-        seat.failures = 0
+        slot.failures = 0
         every = self._config.evaluation.every_learner_steps
         self._next_evaluation = max(
             self._next_evaluation + every, self._counters.learner_steps // every * every
@@ -784,7 +788,7 @@ class Supervisor:
                 return
             self._control.answer(self._take_wish(changes))
         except (UserError, OSError) as error:
-            self._view.message(f"{error}; nothing was changed")
+            self._view.notify(f"{error}; nothing was changed")
         self._control.remove()
 
     def _take_wish(self, changes: dict[str, Any]) -> str:
@@ -794,7 +798,7 @@ class Supervisor:
             outcome = f"{APPLIED}{self._go_on_with(new, keys_of(changes))}"
         except (UserError, OSError) as error:
             outcome = f"{error}; nothing was changed"
-        self._view.message(outcome)
+        self._view.notify(outcome)
         return outcome
 
     def _crash(self, wish: Any) -> None:
@@ -804,14 +808,14 @@ class Supervisor:
             UserError: no such part.
         """
         kind, number = parse_wish(wish)
-        found = [seat for seat in [*self._fixed, *self._players] if seat.title.startswith(kind)]
+        found = [slot for slot in [*self._fixed, *self._players] if slot.title.startswith(kind)]
         if found:
-            seat = found[number % len(found)]
-            if seat.failures or not seat.up:  # dying faster than it starts, none would ever work
-                self._view.message(f"chaos: {seat.title} has not worked since it came: spared")
+            slot = found[number % len(found)]
+            if slot.failures or not slot.up:  # dying faster than it starts, none would ever work
+                self._view.notify(f"chaos: {slot.title} has not worked since it came: spared")
                 return
-            self._view.message(f"chaos: {seat.title} dies")
-            self._program.runtime.crash(seat.handle)
+            self._view.notify(f"chaos: {slot.title} dies")
+            self._program.runtime.crash(slot.handle)
 
     def _go_on_with(self, new: Config, keys: list[str]) -> str:
         """Go on with another configuration; what is different about it."""
@@ -826,7 +830,9 @@ class Supervisor:
             raise
         count = new.actors.count
         if not count:  # on a cluster it is looked at, and asked of Ray, from now on
-            count = len(self._crew.seats) if runtime.elastic else runtime.room([], 0).result()
+            count = (
+                len(self._pool.slots) if runtime.autoscaling else runtime.capacity([], 0).result()
+            )
         self._take_over(with_actors(new, count))
         return describe(old, new, keys)
 
@@ -835,7 +841,7 @@ class Supervisor:
         old = self._config
         self._config = self._program.config = new
         self._limiter.change(new.learner.samples_per_insert, new.ratio_error)
-        self._checkpointer.change(new.checkpoint)
+        self._checkpoint_writer.change(new.checkpoint)
         if new.actors.count != old.actors.count:
             self._resize()
 
@@ -850,11 +856,13 @@ class Supervisor:
             return
         # Processes may take minutes to come up. Once the learner learns, the run as a whole has
         # begun: an actor that never comes up must not hide a stall.
-        parts = [*self._fixed, *self._crew.seats]
+        parts = [*self._fixed, *self._pool.slots]
         learning = self._limiter.sampled > self._sampled_before
-        starting = not learning and not all(seat.up for seat in parts)
+        starting = not learning and not all(slot.up for slot in parts)
         held_up = self._evaluating and not self._program.runtime.parallel
-        vacant = any(seat.vacant for seat in parts)  # for which there is a limit of its own
+        vacant = any(
+            slot.awaiting_restore for slot in parts
+        )  # for which there is a limit of its own
         if starting or held_up or vacant:
             self._stall_from_s = now
         if min(now - self._stall_from_s, self._limiter.idle_s) < limit:
@@ -870,10 +878,12 @@ class Supervisor:
         """Parts that may be what hangs, and since how many seconds a call is unanswered."""
         # These are called by other parts only: whether they hang is found out by asking them.
         runtime = self._program.runtime
-        pings = {seat.title: runtime.ping(seat.handle) for seat in [self._variables, *self._shards]}
+        pings = {
+            slot.title: runtime.ping(slot.handle) for slot in [self._weight_store, *self._shards]
+        }
         silent = self._wait_for(list(pings.values()), PING_S)
-        seats = [*self._players, self._learner]
-        called = [(seat.called_s, seat.title) for seat in seats if seat.call is not None]
+        slots = [*self._players, self._learner]
+        called = [(slot.called_s, slot.title) for slot in slots if slot.call is not None]
         parts = [name for name, ping in pings.items() if ping in silent]
         parts += [f"{title} for {now - called_s:,.0f} s" for called_s, title in sorted(called)]
         more = len(parts) - NAMED_PARTS
@@ -925,13 +935,13 @@ class Supervisor:
     def _published(self) -> bool:
         """Have the learner publish what it has; whether it did, to variables that live."""
         deadline = time.monotonic() + SAVE_S
-        variables, learner = self._variables, self._learner
+        variables, learner = self._weight_store, self._learner
         variables.suspect = True  # only the learner would find out, and its report is in
         asked: tuple[Handle, Future[Any]] | None = None
         while time.monotonic() < deadline and not self._hurry:
             self._tend(time.monotonic(), [])
-            unheard = any(title == variables.title for _, title in self._to_connect)
-            if not variables.up or variables.suspect or learner.vacant or unheard:
+            unheard = any(title == variables.title for _, title in self._to_reconnect)
+            if not variables.up or variables.suspect or learner.awaiting_restore or unheard:
                 asked = None
                 time.sleep(POLL_S)
                 continue
@@ -958,9 +968,9 @@ class Supervisor:
             deadline = begin + (HURRY_S if self._stop_requested is not None else FINISH_S)
             calls: list[Future[Any]] = [training.call for training in self._training]
             if time.monotonic() < deadline:
-                calls += [seat.call for seat in self._crew.all if seat.call is not None]
+                calls += [slot.call for slot in self._pool.all if slot.call is not None]
             evaluator = self._evaluator
-            needed: list[Seat] = []
+            needed: list[Slot] = []
             if evaluation and not self._hurry and evaluator is not None and evaluator.call:
                 calls.append(evaluator.call)
                 needed.append(evaluator)
@@ -974,18 +984,18 @@ class Supervisor:
                 break  # the learner too: its last checkpoint must do
             if self._training:  # actors have their deadline, an evaluation may be long
                 self._stop_if_stalled(time.monotonic())
-        for seat in self._crew.seats:
-            if seat.call is not None:
+        for slot in self._pool.slots:
+            if slot.call is not None:
                 limit = HURRY_S if self._stop_requested is not None else FINISH_S
-                self._view.message(f"{seat.title} did not answer within {limit:g} s")
+                self._view.notify(f"{slot.title} did not answer within {limit:g} s")
 
     def _close_parts(self) -> None:
         """Let environments free what they hold, as far as they do so soon."""
         closing = []
-        for seat in self._players:
-            if seat.call is None:
+        for slot in self._players:
+            if slot.call is None:
                 with suppress(EnvironmentFailedError):  # inline; the run is over all the same
-                    closing.append(seat.handle.call("close"))
+                    closing.append(slot.handle.call("close"))
         self._wait_for(closing, CLOSE_S)
 
     # --- records ----------------------------------------------------------------------------
@@ -997,28 +1007,28 @@ class Supervisor:
         # replaced first.
         if inline and (self._evaluating or not self._all_alive()):
             return
-        if not inline and not all(seat.up for seat in [*self._shards, self._learner]):
+        if not inline and not all(slot.up for slot in [*self._shards, self._learner]):
             return  # nothing can be asked of it yet
         counters = self._counters
-        if self._checkpointer.due(now, counters.learner_steps, counters.transitions):
+        if self._checkpoint_writer.due(now, counters.learner_steps, counters.transitions):
             self._begin_checkpoint()
             if inline:
                 self._take_checkpoint()
-                self._begin_life()
+                self._new_attempt()
 
     def _all_alive(self) -> bool:
         ping = self._program.runtime.ping
         try:
-            for seat in [*self._fixed, *self._crew.seats]:
-                ping(seat.handle).result()
+            for slot in [*self._fixed, *self._pool.slots]:
+                ping(slot.handle).result()
         except RemoteDiedError:
             return False
         return True
 
     def _take_checkpoint(self, timeout_s: float = 0.0) -> bool:
         """See how the one under way ended, if it did; whether none is under way any more."""
-        if self._checkpointer.busy:
-            saving = self._checkpointer.take(timeout_s)
+        if self._checkpoint_writer.busy:
+            saving = self._checkpoint_writer.take(timeout_s)
             if saving is None:
                 return False
             self._settle_checkpoint(saving)
@@ -1038,10 +1048,10 @@ class Supervisor:
             "config": self._config.model_dump(mode="json"),
         }
         shards = [shard.handle for shard in self._shards] if self._config.checkpoint.replay else []
-        saving = Saving(state, self._learner.handle, shards, mark=self._done())
-        self._checkpointer.begin(saving, counters.learner_steps)
+        saving = CheckpointJob(state, self._learner.handle, shards, mark=self._done())
+        self._checkpoint_writer.begin(saving, counters.learner_steps)
 
-    def _settle_checkpoint(self, saving: Saving) -> None:
+    def _settle_checkpoint(self, saving: CheckpointJob) -> None:
         """A checkpoint that cannot be written does not end the run: the one before it is intact.
 
         Raises:
@@ -1052,7 +1062,7 @@ class Supervisor:
             self._note_saved(saving)
             self._records.checkpoint(saving.wall_s)
             if saving.remark is not None:
-                self._view.message(saving.remark)
+                self._view.notify(saving.remark)
             return
         # CheckpointError: of a shard that could not be made from what another one holds.
         if not isinstance(error, (OSError, RemoteDiedError, CheckpointError)):
@@ -1061,28 +1071,28 @@ class Supervisor:
         message = f"checkpoint could not be written: {error}"
         if isinstance(error, OSError) and self._config.checkpoint.on_failure == "stop":
             raise RunFailedError(message) from error
-        self._view.message(f"{message}; going on")
+        self._view.notify(f"{message}; going on")
 
-    def _note_saved(self, saving: Saving) -> None:
+    def _note_saved(self, saving: CheckpointJob) -> None:
         self._saved = saving.mark
-        self._origins.any, self._resumed_from = True, ""
+        self._restore_source.any, self._resumed_from = True, ""
 
     @property
     def _incarnation(self) -> int:
         """The greatest of all parts."""
-        return max(self._crew.incarnation, *(seat.incarnation for seat in self._fixed))
+        return max(self._pool.incarnation, *(slot.incarnation for slot in self._fixed))
 
     def _end_episodes(self) -> None:
         """Inline: have every actor hand in what it has; environments cannot be saved."""
-        for seat in self._crew.seats:
+        for slot in self._pool.slots:
             try:
-                stored = seat.handle.call("close").result()
+                stored = slot.handle.call("close").result()
             except (RemoteDiedError, EnvironmentFailedError):
                 continue  # it is replaced in any case
             self._limiter.end_insert(0, stored)
             self._counters.transitions += stored
 
-    def _begin_life(self) -> None:
+    def _new_attempt(self) -> None:
         """Inline: go on exactly as a run would that is resumed from the checkpoint just made.
 
         So a run that was killed and resumed is, bit for bit, one that was not.
@@ -1091,13 +1101,13 @@ class Supervisor:
         self._program.incarnation = incarnation
         held = 0
         for shard in self._shards:
-            shard.handle.call("begin_life", incarnation).result()
+            shard.handle.call("new_attempt", incarnation).result()
             shard.incarnation = incarnation
             held += shard.handle.call("summary").result().size
         self._limiter.restore(self._limiter.state(), held)
-        self._learner.handle.call("begin_life", incarnation).result()
+        self._learner.handle.call("new_attempt", incarnation).result()
         self._learner.incarnation = incarnation
-        self._crew.begin_life(incarnation)
+        self._pool.new_attempt(incarnation)
         if self._evaluator is not None:
             with suppress(EnvironmentFailedError):
                 self._evaluator.handle.call("close")
@@ -1106,7 +1116,7 @@ class Supervisor:
 
     def _save_at_the_end(self) -> dict[str, Array]:
         """The last checkpoint, if anything was done since the one before; the learner's tensors."""
-        checkpointer, tries = self._checkpointer, 0
+        checkpointer, tries = self._checkpoint_writer, 0
         deadline = time.monotonic() + self._left_of(SAVE_S)
         if self._stop_requested is not None:  # whoever sent the signal waits: once, not each time
             checkpointer.end_by(deadline)
@@ -1132,12 +1142,12 @@ class Supervisor:
         """Replace those who died at the very end: whoever is to be saved must be there."""
         deadline = time.monotonic() + self._left_of(SAVE_S)
         wanted = [*self._shards, self._learner]
-        for seat in wanted:
-            seat.suspect = True
+        for slot in wanted:
+            slot.suspect = True
         time.sleep(POLL_S)
         while time.monotonic() < deadline:
             self._tend(time.monotonic(), [])
-            if all(seat.up and not seat.suspect for seat in wanted):
+            if all(slot.up and not slot.suspect for slot in wanted):
                 return
             time.sleep(POLL_S)
 
@@ -1147,7 +1157,7 @@ class Supervisor:
         if not self._wait_for([call], self._left_of(STATE_S)):
             with suppress(RemoteDiedError):
                 return wire.decode(call.result())[0]
-        store = self._checkpointer.store
+        store = self._checkpoint_writer.store
         return store.load(self._resumed_from or store.names()[-1]).tensors["learner"]
 
     def _left_of(self, limit_s: float) -> float:
@@ -1157,17 +1167,17 @@ class Supervisor:
     def _save_what_can_be(self) -> None:
         with suppress(Exception):  # the run has failed already: its reason is what counts
             limit_s = self._left_of(LAST_STATE_S)
-            if self._checkpointer.take(limit_s) is None and self._checkpointer.busy:
-                self._view.message(f"no answer within {LAST_STATE_S:g} s: not saved")
+            if self._checkpoint_writer.take(limit_s) is None and self._checkpoint_writer.busy:
+                self._view.notify(f"no answer within {LAST_STATE_S:g} s: not saved")
                 return
             if self._saved == self._done():
                 return
             self._begin_checkpoint()
-            saving = self._checkpointer.take(self._left_of(LAST_STATE_S))
+            saving = self._checkpoint_writer.take(self._left_of(LAST_STATE_S))
             if saving is None:
-                self._view.message(f"learner did not answer within {LAST_STATE_S:g} s: not saved")
+                self._view.notify(f"learner did not answer within {LAST_STATE_S:g} s: not saved")
             elif saving.error is not None:
-                self._view.message(f"not saved: {saving.error}")
+                self._view.notify(f"not saved: {saving.error}")
 
     def _report_if_due(self, metrics: MetricsWriter) -> None:
         now = time.monotonic()
@@ -1185,13 +1195,13 @@ class Supervisor:
             asked.clear()
         due = now - self._asked_s >= self._config.report.replay_every_s
         # One that could not be made would answer with the reason, which is the watch's to take.
-        if not asked and due and all(seat.up for seat in self._shards):
+        if not asked and due and all(slot.up for slot in self._shards):
             self._asked_s = now
             asked += [shard.call("statistics") for shard in self._program.shards]
 
     def _report(self, metrics: MetricsWriter) -> None:
         inline = not self._program.runtime.parallel  # there, who was made is up
-        up = sum(seat.up or inline for seat in self._crew.seats)
+        up = sum(slot.up or inline for slot in self._pool.slots)
         line = self._records.line(self._limiter, self._evaluating, up)
         self._record(partial(metrics.write, line))
         self._view.update(line)
@@ -1210,7 +1220,7 @@ class Supervisor:
             write()
         except OSError as error:
             if not self._unwritten:
-                self._view.message(f"{self._folder.path}: cannot be written: {error}; going on")
+                self._view.notify(f"{self._folder.path}: cannot be written: {error}; going on")
             self._unwritten = True
         else:
             self._unwritten = False
@@ -1234,14 +1244,14 @@ class Supervisor:
             self._wishes = board.handle.call("hear", answers)
 
     def _part_statuses(self, now: float) -> Iterator[PartStatus]:
-        for seat in self._fixed:
-            if seat is self._learner:
+        for slot in self._fixed:
+            if slot is self._learner:
                 rate = self._records.learner_steps_per_s(now)
-                yield part_status(seat, now, rate, "learner steps/s")
+                yield part_status(slot, now, rate, "learner steps/s")
             else:
-                yield part_status(seat, now)
-        for seat in self._players:
-            yield part_status(seat, now, seat.rate, "env steps/s")
+                yield part_status(slot, now)
+        for slot in self._players:
+            yield part_status(slot, now, slot.rate, "env steps/s")
 
     def _summary(self, reason: str, tensors: dict[str, Array]) -> dict[str, Any]:
         policy = {k: v for k, v in tensors.items() if k.startswith("policy.")}
@@ -1254,7 +1264,7 @@ class Supervisor:
 
     def _resume_hint(self) -> str:
         try:
-            saved = self._checkpointer.store.names()
+            saved = self._checkpoint_writer.store.names()
         except OSError as error:  # the reason why the run failed is what counts
             return f"its checkpoints cannot be read ({error})"
         if saved:

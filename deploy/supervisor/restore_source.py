@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 from common.checkpoint import LISTINGS, Checkpoint, CheckpointStore
 from common.errors import CheckpointError, UnreadableError
-from deploy.supervisor.slots import Seat
+from deploy.supervisor.slots import Slot
 
 
-class Origins:
+class RestoreSource:
     """The checkpoints of a run, as far as parts can be made from them.
 
     Attributes:
@@ -24,20 +24,20 @@ class Origins:
         self.any = False
         self.damaged: set[tuple[str, str]] = set()
 
-    def newest(self, seat: Seat) -> Checkpoint | None:
-        """The newest from which the seat's part can be made; the seat notes its name.
+    def newest(self, slot: Slot) -> Checkpoint | None:
+        """The newest from which the slot's part can be made; the slot notes its name.
 
         None: there never was one, or none is sound.
 
         Raises:
             UnreadableError: the storage does not answer, or shows nothing of what is there.
         """
-        seat.origin = ""
+        slot.origin = ""
         names = self._names()
         for _ in range(LISTINGS):
             there = names
             for name in reversed(there):
-                if {("", name), (seat.title, name)} & self.damaged:
+                if {("", name), (slot.title, name)} & self.damaged:
                     continue
                 try:
                     checkpoint = self._store.load(name)
@@ -50,16 +50,16 @@ class Origins:
                     self._say(f"{error}; going on without it")
                     self.damaged.add(("", name))
                 else:
-                    seat.origin = name
+                    slot.origin = name
                     return checkpoint
             else:
                 return None
         raise UnreadableError(f"{self._store.storage.url}: holds what goes at once")
 
-    def distrust(self, seat: Seat, error: CheckpointError) -> None:
-        """The seat's part of the checkpoint it came from is damaged: the one before it is next."""
+    def distrust(self, slot: Slot, error: CheckpointError) -> None:
+        """The slot's part of the checkpoint it came from is damaged: the one before it is next."""
         self._say(f"{error}; going on without it")
-        self.damaged.add((seat.title, seat.origin))
+        self.damaged.add((slot.title, slot.origin))
 
     def _names(self) -> list[str]:
         url = self._store.storage.url

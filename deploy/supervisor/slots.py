@@ -22,12 +22,12 @@ PING_EVERY_S = 0.5
 """How often parts are asked for a sign of life that only others call."""
 MAX_AWAY_S = 5.0
 """If nobody looked for longer (a laptop slept, the driver was stopped), no part is to blame."""
-LIVED_S = 10.0
+STABLE_AFTER_S = 10.0
 """A part that lived so long has not failed at once."""
 
 
 def actor_title(index: int) -> str:
-    """What the seat of an actor is called."""
+    """What the slot of an actor is called."""
     return f"actor-{index}"
 
 
@@ -38,7 +38,7 @@ ANSWER_S = 5.0
 
 
 @dataclass(slots=True, eq=False)
-class Seat:
+class Slot:
     """The place of a part that can be replaced: who sits there, and what it is at.
 
     Attributes:
@@ -56,7 +56,7 @@ class Seat:
         origin: name of the checkpoint that the part was made from.
         vacant: nobody sits here: what a part begins with cannot be read. cause: why the last one
             had to go. unread_s: since when. tried_s: when it was last tried.
-        worked_from: what the part had done when that was first heard of; None: not yet.
+        progress_baseline: what the part had done when that was first heard of; None: not yet.
     """
 
     title: str
@@ -68,24 +68,24 @@ class Seat:
     called_s: float = 0.0
     leaving_s: float = -math.inf
     failures: int = 0
-    replaced: int = 0
+    restarts: int = 0
     up: bool = False
     place: Place | None = None
     rate: float = math.nan
     reported_s: float = math.nan
     up_s: float = 0.0
     suspect: bool = False
-    homeless: bool = False
+    pending_placement: bool = False
     asked_s: float = 0.0
     ping: Future[Place | None] | None = None
     pinged_s: float = 0.0
     made_s: float = field(default_factory=time.monotonic)
     origin: str = ""
-    vacant: bool = False
+    awaiting_restore: bool = False
     cause: str = ""
     unread_s: float = math.nan
     tried_s: float = 0.0
-    worked_from: int | None = None
+    progress_baseline: int | None = None
 
     @property
     def name(self) -> str:
@@ -103,29 +103,29 @@ class Seat:
         self.incarnation = incarnation
         self.clear()
         self.made_s = time.monotonic()
-        self.vacant = False
+        self.awaiting_restore = False
 
     def clear(self) -> None:
         """Nothing is known of who sits here, or nobody does."""
         self.call = self.ping = None
-        self.up = self.suspect = self.homeless = False
+        self.up = self.suspect = self.pending_placement = False
         self.place = None
         self.rate = self.reported_s = math.nan
-        self.worked_from = None
+        self.progress_baseline = None
 
 
 @dataclass(frozen=True, slots=True)
 class _Question:
     """Which parts wait for a machine: under way since `asked_s`."""
 
-    seats: list[Seat]
+    slots: list[Slot]
     handles: list[Handle]
     answer: Future[list[bool]]
     asked_s: float
 
 
-class Watch:
-    """Looks after all seats: who is dead, who hangs."""
+class HealthMonitor:
+    """Looks after all slots: who is dead, who hangs."""
 
     def __init__(
         self,
@@ -150,103 +150,103 @@ class Watch:
         self._looked_s = time.monotonic()
         self._homeless: _Question | None = None
 
-    def look(self, seats: Iterable[Seat], now: float) -> list[tuple[Seat, Exception]]:
-        """Seats whose part must be replaced, and why.
+    def look(self, slots: Iterable[Slot], now: float) -> list[tuple[Slot, Exception]]:
+        """Slots whose part must be replaced, and why.
 
         Args:
-            seats: all of them.
+            slots: all of them.
             now: `time.monotonic()`.
         """
-        seats = list(seats)
+        slots = list(slots)
         away_s, self._looked_s = now - self._looked_s, now
         if away_s > MAX_AWAY_S:
-            for seat in seats:
-                seat.pinged_s += away_s
-                seat.called_s += away_s
-                seat.made_s += away_s
+            for slot in slots:
+                slot.pinged_s += away_s
+                slot.called_s += away_s
+                slot.made_s += away_s
         self._hear_who_waits(now)
         found = []
-        for seat in seats:
-            if seat.vacant:
+        for slot in slots:
+            if slot.awaiting_restore:
                 continue
-            error = self._error_of(seat, now)
+            error = self._error_of(slot, now)
             if error is not None:
-                found.append((seat, error))
-        self._ask_who_waits(seats, now)
+                found.append((slot, error))
+        self._ask_who_waits(slots, now)
         return found
 
-    def _error_of(self, seat: Seat, now: float) -> Exception | None:
-        age_s = now - seat.called_s if seat.call is not None else 0.0
-        if seat.ping is None:
-            quiet_s = now - seat.pinged_s
+    def _error_of(self, slot: Slot, now: float) -> Exception | None:
+        age_s = now - slot.called_s if slot.call is not None else 0.0
+        if slot.ping is None:
+            quiet_s = now - slot.pinged_s
             # Hundreds of actors are asked only if their own report is long in coming.
-            wanted = seat.always or not seat.up or age_s > self._patience_s / 2
-            if (wanted and quiet_s >= PING_EVERY_S) or seat.suspect:
-                seat.ping, seat.pinged_s = self._runtime.ping(seat.handle), now
-        if seat.ping is not None and seat.ping.done():
-            ping, seat.ping = seat.ping, None
+            wanted = slot.always or not slot.up or age_s > self._patience_s / 2
+            if (wanted and quiet_s >= PING_EVERY_S) or slot.suspect:
+                slot.ping, slot.pinged_s = self._runtime.ping(slot.handle), now
+        if slot.ping is not None and slot.ping.done():
+            ping, slot.ping = slot.ping, None
             try:
-                seat.place = ping.result()
+                slot.place = ping.result()
             except Exception as error:  # it died, or could not be made
                 return error
-            if not seat.up:
-                seat.up, seat.up_s, seat.unread_s = True, now, math.nan
-            seat.suspect = False
-        if seat.ping is not None and seat.up and now - seat.pinged_s > self._patience_s:
-            waited_s = now - seat.pinged_s
-            return UnresponsiveError(f"{seat.title} showed no sign of life for {waited_s:,.0f} s")
-        age_s = min(age_s, now - seat.up_s)  # before it was up it was not at it
-        if self._call_timeout_s is not None and seat.up and age_s > self._call_timeout_s:
-            return UnresponsiveError(f"{seat.title} did not answer for {age_s:,.0f} s")
-        return self._start_error_of(seat, now)
+            if not slot.up:
+                slot.up, slot.up_s, slot.unread_s = True, now, math.nan
+            slot.suspect = False
+        if slot.ping is not None and slot.up and now - slot.pinged_s > self._patience_s:
+            waited_s = now - slot.pinged_s
+            return UnresponsiveError(f"{slot.title} showed no sign of life for {waited_s:,.0f} s")
+        age_s = min(age_s, now - slot.up_s)  # before it was up it was not at it
+        if self._call_timeout_s is not None and slot.up and age_s > self._call_timeout_s:
+            return UnresponsiveError(f"{slot.title} did not answer for {age_s:,.0f} s")
+        return self._start_error_of(slot, now)
 
-    def _start_error_of(self, seat: Seat, now: float) -> Exception | None:
+    def _start_error_of(self, slot: Slot, now: float) -> Exception | None:
         # Late, and it has been heard since that it waits for no machine.
-        if not self._late(seat, now) or seat.homeless or seat.asked_s <= seat.made_s:
+        if not self._late(slot, now) or slot.pending_placement or slot.asked_s <= slot.made_s:
             return None
-        return UnresponsiveError(f"{seat.title} did not come up within {now - seat.made_s:,.0f} s")
+        return UnresponsiveError(f"{slot.title} did not come up within {now - slot.made_s:,.0f} s")
 
-    def _late(self, seat: Seat, now: float) -> bool:
+    def _late(self, slot: Slot, now: float) -> bool:
         limit_s = self._start_timeout_s
-        return not seat.up and limit_s is not None and now - seat.made_s > limit_s
+        return not slot.up and limit_s is not None and now - slot.made_s > limit_s
 
-    def _ask_who_waits(self, seats: Iterable[Seat], now: float) -> None:
+    def _ask_who_waits(self, slots: Iterable[Slot], now: float) -> None:
         """Whoever is late may still wait for a machine. It costs a question: one for all."""
         if self._homeless is not None:
             return
         due = [
-            seat
-            for seat in seats
-            if not seat.vacant
+            slot
+            for slot in slots
+            if not slot.awaiting_restore
             and (
-                now - seat.asked_s >= ASK_AGAIN_S
-                if seat.homeless
-                else self._late(seat, now) and seat.asked_s <= seat.made_s
+                now - slot.asked_s >= ASK_AGAIN_S
+                if slot.pending_placement
+                else self._late(slot, now) and slot.asked_s <= slot.made_s
             )
         ]
         if due:
-            handles = [seat.handle for seat in due]
-            self._homeless = _Question(due, handles, self._runtime.homeless(handles), now)
+            handles = [slot.handle for slot in due]
+            self._homeless = _Question(due, handles, self._runtime.pending_placement(handles), now)
 
     def _hear_who_waits(self, now: float) -> None:
         """Take the answer, if it is there."""
         question = self._homeless
         if question is None:
             return
-        waiting = [True] * len(question.seats)  # unless the answer says otherwise
+        waiting = [True] * len(question.slots)  # unless the answer says otherwise
         if question.answer.done():
             with suppress(RemoteDiedError):
                 waiting = question.answer.result()
         elif now - question.asked_s > ANSWER_S:
-            self._runtime.give_up(question.answer)
+            self._runtime.cancel(question.answer)
         else:
             return
         self._homeless = None
-        for seat, handle, waits in zip(question.seats, question.handles, waiting, strict=True):
-            if seat.handle is handle and not seat.up:
-                seat.homeless, seat.asked_s = waits, now
+        for slot, handle, waits in zip(question.slots, question.handles, waiting, strict=True):
+            if slot.handle is handle and not slot.up:
+                slot.pending_placement, slot.asked_s = waits, now
                 if waits:
-                    seat.made_s = now
+                    slot.made_s = now
 
     @property
     def _patience_s(self) -> float:

@@ -23,18 +23,18 @@ from common.handles import Failed
 from deploy.cli.main import main
 from deploy.control.service import NAMESPACE, Board, boards_at, names_of_boards
 from deploy.resources.memory import check_memory
-from deploy.resources.requests import ACTOR_NODES, LEARNER_NODES, demands
+from deploy.resources.requests import ACTOR_NODES, LEARNER_NODES, resource_requests
 from deploy.runtime import placement as cluster_runtime
 from deploy.runtime.placement import (
     BOOTSTRAP,
     Cluster,
-    Known,
-    NodeKind,
-    Seen,
+    ClusterCapacity,
+    ClusterSnapshot,
+    NodeType,
     _ask_head,
+    as_user_errors,
     check_memories,
     connect,
-    in_one_line,
     joined_cluster,
     known_nodes,
 )
@@ -49,9 +49,9 @@ from deploy.runtime.ray_runtime import (
 from support.paths import ROOT, TESTS, import_path
 from support.program import environment_without_ray, wait_for
 
-HEAD = NodeKind({"CPU": 0.0}, 1)
-GPU = NodeKind({"CPU": 4.0, "GPU": 1.0, LEARNER_NODES: 1000}, 1)
-SPOT = NodeKind({"CPU": 8.0, ACTOR_NODES: 1000}, 10)
+HEAD = NodeType({"CPU": 0.0}, 1)
+GPU = NodeType({"CPU": 4.0, "GPU": 1.0, LEARNER_NODES: 1000}, 1)
+SPOT = NodeType({"CPU": 8.0, ACTOR_NODES: 1000}, 10)
 
 
 class Lines:
@@ -60,7 +60,7 @@ class Lines:
     def __init__(self):
         self.lines = []
 
-    def message(self, text):
+    def notify(self, text):
         self.lines.append(text)
 
 
@@ -68,24 +68,24 @@ def cluster(kinds, nodes=None, offers=frozenset(), **values):
     """Of kinds that are known; claims nothing."""
     made = Cluster.__new__(Cluster)
     made._config = Config.model_validate(values)
-    made._known = Known(None if kinds is None else tuple(kinds), nodes, offers)
+    made._known = ClusterCapacity(None if kinds is None else tuple(kinds), nodes, offers)
     made._plan()
     return made
 
 
 def test_actors_fill_the_nodes_that_are_for_them_beside_the_evaluator():
-    assert cluster([HEAD, GPU, SPOT]).limit() == 10 * 8 - 1
-    assert cluster([HEAD, GPU, SPOT], placement={"actor_cpus": 0.5}).limit() == 10 * 16 - 2
-    assert cluster([HEAD, GPU, SPOT], placement={"actor_cpus": 16.0}).limit() == 0
+    assert cluster([HEAD, GPU, SPOT]).max_actors() == 10 * 8 - 1
+    assert cluster([HEAD, GPU, SPOT], placement={"actor_cpus": 0.5}).max_actors() == 10 * 16 - 2
+    assert cluster([HEAD, GPU, SPOT], placement={"actor_cpus": 16.0}).max_actors() == 0
 
 
 def test_nodes_of_all_kinds_together_have_a_limit_too():
     # Head, learner's, and two for actors.
-    assert cluster([HEAD, GPU, SPOT], nodes=4).limit() == 2 * 8 - 1
-    assert cluster([HEAD, GPU, SPOT], nodes=100).limit() == 10 * 8 - 1
+    assert cluster([HEAD, GPU, SPOT], nodes=4).max_actors() == 2 * 8 - 1
+    assert cluster([HEAD, GPU, SPOT], nodes=100).max_actors() == 10 * 8 - 1
     # The better kind is taken as long as there is any.
-    small = NodeKind({"CPU": 2.0, ACTOR_NODES: 1000}, 10)
-    assert cluster([HEAD, GPU, small, NodeKind(SPOT.resources, 1)], nodes=4).limit() == 8 + 1
+    small = NodeType({"CPU": 2.0, ACTOR_NODES: 1000}, 10)
+    assert cluster([HEAD, GPU, small, NodeType(SPOT.resources, 1)], nodes=4).max_actors() == 8 + 1
     with pytest.raises(
         UserError, match=r"actors\.count=16: the cluster can never hold more than 15"
     ):
@@ -94,7 +94,7 @@ def test_nodes_of_all_kinds_together_have_a_limit_too():
 
 def test_without_roles_everybody_shares():
     # learner 1, shard 1, evaluator 1: five are left.
-    assert cluster([NodeKind({"CPU": 8.0}, 1)]).limit() == 5
+    assert cluster([NodeType({"CPU": 8.0}, 1)]).max_actors() == 5
 
 
 @pytest.mark.parametrize(
@@ -108,18 +108,18 @@ def test_without_roles_everybody_shares():
 )
 def test_what_no_node_can_hold_is_refused(values, message):
     with pytest.raises(UserError, match=message):
-        cluster([NodeKind({"CPU": 8.0}, 1)], **values)._check()
+        cluster([NodeType({"CPU": 8.0}, 1)], **values)._check()
 
 
 def test_a_learner_that_may_choose_takes_a_gpu_where_there_is_one():
-    with_gpu = demands(Config(), {"CPU", "GPU"}, True)[0]
+    with_gpu = resource_requests(Config(), {"CPU", "GPU"}, True)[0]
     assert with_gpu.gpus == 1
     cluster([HEAD, GPU, SPOT])._check()
 
 
 def test_the_head_knows_its_cluster_file(tmp_path, monkeypatch):
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
-    assert known_nodes(tmp_path) == Known(None, 0), "started by hand: who is there is all"
+    assert known_nodes(tmp_path) == ClusterCapacity(None, 0), "started by hand: who is there is all"
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
     monkeypatch.delenv("RAY_CLUSTER_NAME", raising=False)
     unread = known_nodes(tmp_path)
@@ -136,12 +136,14 @@ def test_the_head_knows_its_cluster_file(tmp_path, monkeypatch):
         },
     }
     file.write_text(yaml.safe_dump(document))
-    assert known_nodes(tmp_path) == Known((NodeKind({"CPU": 0.0}, 1), NodeKind({"CPU": 8.0}, 5)), 5)
+    assert known_nodes(tmp_path) == ClusterCapacity(
+        (NodeType({"CPU": 0.0}, 1), NodeType({"CPU": 8.0}, 5)), 5
+    )
     file.write_text(yaml.safe_dump({"provider": {"type": "local", "worker_ips": ["a", "b"]}}))
-    assert known_nodes(tmp_path) == Known(None, 3)
+    assert known_nodes(tmp_path) == ClusterCapacity(None, 3)
     for text in ("[1, 2]", "provider: {", "{}"):
         file.write_text(text)
-        assert known_nodes(tmp_path) == Known(None, None)
+        assert known_nodes(tmp_path) == ClusterCapacity(None, None)
 
 
 @pytest.mark.parametrize(
@@ -159,9 +161,9 @@ def test_a_host_that_no_machine_can_have(host):
 
 
 def test_an_address_that_does_not_answer(capsys):
-    with socket.socket() as listener:  # bound, and not listening
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
+    with socket.socket() as events:  # bound, and not listening
+        events.bind(("127.0.0.1", 0))
+        port = events.getsockname()[1]
         assert main(["train", "--address", f"127.0.0.1:{port}"]) == 2
         assert main(["status", "--address", f"ray://127.0.0.1:{port}"]) == 2
     err = capsys.readouterr().err.splitlines()
@@ -340,7 +342,7 @@ def test_on_kubernetes_roles_and_gpus_are_known_before_any_pod_is_there(tmp_path
     made = cluster(known.kinds, known.nodes)
     assert made._fixed[0].bundle() == {"CPU": 1.0, "GPU": 1.0, LEARNER_NODES: 0.001}
     assert ACTOR_NODES in made._actor.bundle()
-    assert made.limit() == 16 * 16 - 1
+    assert made.max_actors() == 16 * 16 - 1
     made._check()
 
 
@@ -371,8 +373,8 @@ def test_on_machines_of_ones_own_a_gpu_and_roles_still_to_come_are_waited_for(
     document["head_start_ray_commands"], document["worker_start_ray_commands"] = workers, head
     (tmp_path / BOOTSTRAP).write_text(yaml.safe_dump(document))
     known = known_nodes(tmp_path)
-    assert known == Known(None, 3, frozenset({"GPU", LEARNER_NODES, ACTOR_NODES}))
-    node = NodeKind({"CPU": 8.0, ACTOR_NODES: 1000}, 1)
+    assert known == ClusterCapacity(None, 3, frozenset({"GPU", LEARNER_NODES, ACTOR_NODES}))
+    node = NodeType({"CPU": 8.0, ACTOR_NODES: 1000}, 1)
     monkeypatch.setattr(Cluster, "_kinds", lambda self: [node])
     made = cluster(None, 3, known.offers)
     assert made._fixed[0].bundle() == {"CPU": 1.0, "GPU": 1.0, LEARNER_NODES: 0.001}
@@ -440,7 +442,7 @@ def test_two_runs_share_a_cluster_and_what_one_holds_is_no_room_for_the_other(on
     assert [line for line in view.lines if "learning is on the CPU: no node has a GPU" in line]
 
     def room(of, parts=(), starting=0):
-        return RayRuntime(of).room(list(parts), starting).result()
+        return RayRuntime(of).capacity(list(parts), starting).result()
 
     # A learner, a shard and, still to come, an evaluator of one's own; learner and shard of theirs.
     wait_for(lambda: (room(mine), room(theirs)) == (3, 3))
@@ -464,12 +466,14 @@ def test_where_nodes_can_be_started_there_is_room_on_them_less_what_others_hold(
     total = {"head": dict(HEAD.resources), "gpu": dict(GPU.resources), "spot": spot}
     used = {**spot, "CPU": 8.0 - 1 - 2 - 4}  # our evaluator and two actors; four of others
     places = {"a": "spot", "b": "spot", "e": "spot"}
-    seen = Seen(total, {"head": {}, "gpu": {"CPU": 2.0}, "spot": used}, places)
+    seen = ClusterSnapshot(total, {"head": {}, "gpu": {"CPU": 2.0}, "spot": used}, places)
     players = {"a": "actor-0-0", "b": "actor-1-0", "e": "evaluator-0", "c": "actor-2-0"}
-    assert made._room_in(players, 0, seen) == made.limit() - 4
-    assert made._room_in(players, 1, seen) == made.limit() - 3, "that may be the one that starts"
-    monkeypatch.setattr(made, "_known", Known(None, None))
-    assert made._room_in(players, 0, seen) == 8 - 1 - 4, "only nodes that are there"
+    assert made._capacity_in(players, 0, seen) == made.max_actors() - 4
+    assert made._capacity_in(players, 1, seen) == made.max_actors() - 3, (
+        "that may be the one that starts"
+    )
+    monkeypatch.setattr(made, "_known", ClusterCapacity(None, None))
+    assert made._capacity_in(players, 0, seen) == 8 - 1 - 4, "only nodes that are there"
 
 
 def test_a_name_that_a_run_has_is_refused(one_node, monkeypatch):
@@ -516,7 +520,7 @@ def test_a_node_that_lacks_what_our_code_needs_is_an_error_of_one_line(one_node,
         "^--address=ray://a:1: a node there has no module no_such_module; install raydqn's "
         "dependencies on all nodes, in the versions of constraints.txt$"
     )
-    with pytest.raises(UserError, match=says), in_one_line("--address=ray://a:1"):
+    with pytest.raises(UserError, match=says), as_user_errors("--address=ray://a:1"):
         RemoteFuture(ray.remote(asked).remote(), "it").result()
 
     def slow():
@@ -526,7 +530,7 @@ def test_a_node_that_lacks_what_our_code_needs_is_an_error_of_one_line(one_node,
     monkeypatch.setattr(cluster_runtime, "HEAD_S", 0.5)
 
     def says_of(work):
-        with pytest.raises(UserError) as caught, in_one_line("it"):
+        with pytest.raises(UserError) as caught, as_user_errors("it"):
             work()
         return str(caught.value)
 
@@ -559,8 +563,8 @@ def test_every_machine_that_is_to_hold_shards_is_asked_for_memory_for_its_own(on
             super().__init__(placement)
             self.asked = []
 
-        def ask(self, title, function, *arguments):
-            answer = super().ask(title, function, *arguments)
+        def run_on(self, title, function, *arguments):
+            answer = super().run_on(title, function, *arguments)
             if function is not check_memory:
                 return f"{answer}-{title == 'shard-2'}"
             self.asked.append((title, arguments[-1]))
@@ -574,8 +578,8 @@ def test_every_machine_that_is_to_hold_shards_is_asked_for_memory_for_its_own(on
 
 def test_who_lives_alone_moves_to_others_so_that_its_node_becomes_empty(one_node, monkeypatch):
     small = {"CPU": 2.0, ACTOR_NODES: 1000.0}
-    kinds = (NodeKind({"CPU": 8.0}, 1), NodeKind(small, 2))
-    monkeypatch.setattr(cluster_runtime, "_ask_head", lambda: Known(kinds, 3))
+    kinds = (NodeType({"CPU": 8.0}, 1), NodeType(small, 2))
+    monkeypatch.setattr(cluster_runtime, "_ask_head", lambda: ClusterCapacity(kinds, 3))
     made = Cluster(SMALL, Lines())
     runtime = RayRuntime(made)
     added = [one_more(one_node, num_cpus=2, resources={ACTOR_NODES: 1000}) for _ in range(2)]
@@ -594,12 +598,14 @@ def test_who_lives_alone_moves_to_others_so_that_its_node_becomes_empty(one_node
         made._goals["actor-0"] = node
         actors.append(spawn(len(actors)))
     wait_for(lambda: places(*actors) == [first, second])
-    mover = wait_for(lambda: runtime.move(actors).result())
+    mover = wait_for(lambda: runtime.consolidate(actors).result())
     (stays,) = [actor for actor in actors if actor is not mover]
     successor = spawn(2)
     runtime.kill(mover)
     wait_for(lambda: places(successor) == places(stays) != [None])
-    assert runtime.move([successor, stays]).result() is None, "there is only one node left in use"
+    assert runtime.consolidate([successor, stays]).result() is None, (
+        "there is only one node left in use"
+    )
     for actor in (successor, stays):
         runtime.kill(actor)
     made.free()
@@ -668,15 +674,15 @@ def test_who_moves_is_of_the_node_with_the_fewest(monkeypatch, taken, moves):
         left[node]["CPU"] -= 1
         left[node][ACTOR_NODES] -= 0.001
     players = {part: f"actor-{'xyz'.index(part)}-7" for part in taken}
-    assert made._move_in(players, Seen(total, left, taken)) == moves
+    assert made._consolidate_in(players, ClusterSnapshot(total, left, taken)) == moves
     if moves is None:
         return
     title = players[moves].rpartition("-")[0]
     assert made._goals == {title: {"x": "b-b", "y": "a"}[moves]}
     # What others run on a node keeps it; without enough room nobody moves either.
     left[taken[moves]]["CPU"] -= 1
-    assert made._move_in(players, Seen(total, left, taken)) not in (moves, None)
+    assert made._consolidate_in(players, ClusterSnapshot(total, left, taken)) not in (moves, None)
     left[taken[moves]]["CPU"] += 1
     (goal,) = set(taken.values()) - {taken[moves]}
     left[goal]["CPU"] = 0.5
-    assert made._move_in(players, Seen(total, left, taken)) is None
+    assert made._consolidate_in(players, ClusterSnapshot(total, left, taken)) is None

@@ -210,44 +210,49 @@ def test_whatever_ray_itself_says_went_wrong_is_a_death_in_one_line(monkeypatch,
     assert "\x1b" not in str(caught.value)
 
 
-class Elastic(OneMachine):
+class Autoscaling(OneMachine):
     """One machine that acts as if more could come; one part asks for more than there is."""
 
-    elastic = True
+    autoscaling = True
 
     def options(self, title):
         return {"num_cpus": 99} if title == "homeless" else {"num_cpus": 0}
 
 
 def test_a_part_that_is_being_made_has_a_machine_and_one_without_room_waits_for_one(ray_runtime):
-    elastic = RayRuntime(Elastic())
-    slow = elastic.spawn(SlowPart, name="slow", title="slow")
-    homeless = elastic.spawn(Part, 0, name="homeless", title="homeless")
+    autoscaling = RayRuntime(Autoscaling())
+    slow = autoscaling.spawn(SlowPart, name="slow", title="slow")
+    homeless = autoscaling.spawn(Part, 0, name="homeless", title="homeless")
     deadline = time.monotonic() + 60
     both = [slow, homeless]
-    while elastic.homeless(both).result() != [False, True] and time.monotonic() < deadline:
+    while (
+        autoscaling.pending_placement(both).result() != [False, True]
+        and time.monotonic() < deadline
+    ):
         time.sleep(0.2)
-    assert elastic.homeless(both).result() == [False, True]
-    assert ray_runtime.homeless(both).result() == [False, False], "no machine will ever come here"
+    assert autoscaling.pending_placement(both).result() == [False, True]
+    assert ray_runtime.pending_placement(both).result() == [False, False], (
+        "no machine will ever come here"
+    )
     for handle in (slow, homeless):
-        elastic.kill(handle)
+        autoscaling.kill(handle)
 
 
 def test_a_question_that_nobody_can_answer_is_given_up(ray_runtime):
-    class Nowhere(Elastic):
+    class Nowhere(Autoscaling):
         def options(self, title):
             return {"resources": {"no such node": 1}}
 
-    elastic = RayRuntime(Nowhere())
-    question = elastic.homeless([])
+    autoscaling = RayRuntime(Nowhere())
+    question = autoscaling.pending_placement([])
     assert not question.done()
-    elastic.give_up(question)
+    autoscaling.cancel(question)
     with pytest.raises(RemoteDiedError):
         question.result()
 
 
 def test_more_actors_than_the_memory_holds_are_refused(ray_runtime):
-    limit = ray_runtime.limit()
+    limit = ray_runtime.max_actors()
     check_count(limit, ray_runtime)
     says = f"actors.count={limit + 1}: the memory of this machine can never hold more than {limit}"
     with pytest.raises(UserError, match=re.escape(says)):

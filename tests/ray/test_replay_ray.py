@@ -16,7 +16,7 @@ from replay_server.client import ReplaySampler, ReplayWriter
 from replay_server.codec import make_codec
 from replay_server.messages import decode_sample
 from replay_server.server import ReplayServer
-from replay_server.shard_checkpoint import ShardOrigin
+from replay_server.shard_checkpoint import ShardRestore
 from support.paths import TESTS, import_path
 from support.replay import random_chunk
 
@@ -198,7 +198,7 @@ def test_a_shard_whose_process_is_killed_comes_back_with_what_was_saved_and_refu
     with pytest.raises(RemoteDiedError):
         shard.call("summary").result()
 
-    back = spawn(1, ShardOrigin(str(tmp_path), (name,), files, 0, 1))
+    back = spawn(1, ShardRestore(str(tmp_path), (name,), files, 0, 1))
     summary = back.call("summary").result()
     assert (summary.size, summary.inserted) == (saved.size, saved.inserted)
     assert summary.total == pytest.approx(saved.total)

@@ -100,7 +100,9 @@ class Outage(Crashing):
     def update(self, report) -> None:
         if self.titles and report["learner_steps"] >= self.after_steps:
             store = self.supervisor._folder.checkpoints
-            while self.supervisor._checkpointer.busy and not self.supervisor._take_checkpoint(5.0):
+            while self.supervisor._checkpoint_writer.busy and not self.supervisor._take_checkpoint(
+                5.0
+            ):
                 pass
             self.names, self.begun = store.names(), True
         super().update(report)
@@ -148,11 +150,11 @@ def test_a_shard_that_cannot_read_its_part_for_a_while_comes_back_with_it(tmp_pa
         return read(storage, name)
 
     monkeypatch.setattr(LocalStorage, "read", flaky)
-    view.message = view.lines.append
+    view.notify = view.lines.append
     summary = supervisor.run()
     assert len(failures) == 3
     assert summary["learner_steps"] == 400
-    assert supervisor._origins.damaged == set(), "not for good: the storage was to blame"
+    assert supervisor._restore_source.damaged == set(), "not for good: the storage was to blame"
     assert supervisor._shards[1].origin
     assert not any("begins empty" in line for line in view.lines)
     assert sound_checkpoints(supervisor)
@@ -194,7 +196,7 @@ def test_a_checkpoint_that_goes_while_it_is_read_is_not_damaged_its_successor_is
     monkeypatch.setattr(CheckpointStore, "load", late)
     assert supervisor.run()["learner_steps"] == 400
     assert view.looked["learner"] > 0
-    assert supervisor._origins.damaged == set()
+    assert supervisor._restore_source.damaged == set()
 
 
 def test_what_one_part_finds_damaged_says_nothing_of_another_checkpoint(tmp_path):
@@ -203,14 +205,14 @@ def test_what_one_part_finds_damaged_says_nothing_of_another_checkpoint(tmp_path
     *_, before, newest = supervisor._folder.checkpoints.names()
     shard, learner = supervisor._shards[1], supervisor._learner
     shard.origin = before  # when that was the newest
-    assert supervisor._origins.newest(learner).name == newest
+    assert supervisor._restore_source.newest(learner).name == newest
     # Now comes the news that the shard's file was damaged there.
-    supervisor._origins.distrust(shard, CheckpointError(f"{before}/shard-1.rdqn: damaged"))
-    assert supervisor._origins.newest(shard).name == newest
+    supervisor._restore_source.distrust(shard, CheckpointError(f"{before}/shard-1.rdqn: damaged"))
+    assert supervisor._restore_source.newest(shard).name == newest
     shard.origin = newest
-    supervisor._origins.distrust(shard, CheckpointError(f"{newest}/shard-1.rdqn: damaged"))
-    assert supervisor._origins.newest(learner).name == newest, "its own part is sound"
-    assert supervisor._origins.newest(supervisor._shards[0]).name == newest
+    supervisor._restore_source.distrust(shard, CheckpointError(f"{newest}/shard-1.rdqn: damaged"))
+    assert supervisor._restore_source.newest(learner).name == newest, "its own part is sound"
+    assert supervisor._restore_source.newest(supervisor._shards[0]).name == newest
 
 
 # --- one shard of several -----------------------------------------------------------------------
@@ -231,7 +233,7 @@ class Starting(SideBySide):
 
 def test_the_learner_goes_on_with_the_other_shards_until_one_is_back(tmp_path):
     view = Crashing(["shard-1"])
-    view.message = view.lines.append
+    view.notify = view.lines.append
     supervisor, _ = crashing(
         tmp_path / "run",
         None,
@@ -243,7 +245,7 @@ def test_the_learner_goes_on_with_the_other_shards_until_one_is_back(tmp_path):
     assert supervisor.run()["stop_reason"] == "learner_steps"
     assert not supervisor._shards[1].up
     # Learner and actor, however often each of them reported the loss.
-    assert len(supervisor._to_connect) == 2
+    assert len(supervisor._to_reconnect) == 2
 
 
 def test_a_shard_that_is_busy_when_it_is_asked_what_is_left_is_heard_later(tmp_path):
@@ -264,10 +266,10 @@ def test_a_shard_that_is_busy_when_it_is_asked_what_is_left_is_heard_later(tmp_p
         SideBySide(),
         checkpoint={"every_learner_steps": None, "every_s": None},
     )
-    view.message = view.lines.append
+    view.notify = view.lines.append
     begun, asked = [], []
-    begin_anew = supervisor._limiter.begin_anew
-    supervisor._limiter.begin_anew = lambda held: (begun.append(held), begin_anew(held))
+    reset = supervisor._limiter.reset
+    supervisor._limiter.reset = lambda held: (begun.append(held), reset(held))
     spawn = supervisor._program.spawn_shard
 
     def busy(*args):
@@ -305,17 +307,17 @@ class Again(Crashing):
 
     def update(self, report) -> None:
         one, steps = self.supervisor, report["learner_steps"]
-        seat = self.seats()[self.title]
-        pending = any(found == self.title for _, found in one._to_connect)
-        if not seat.up or seat.suspect or pending:
+        slot = self.slots()[self.title]
+        pending = any(found == self.title for _, found in one._to_reconnect)
+        if not slot.up or slot.suspect or pending:
             self.next_steps = steps + 60
         elif steps >= self.next_steps and self.times:
             self.times, self.next_steps = self.times - 1, float("inf")
-            one._program.runtime.crash(seat.handle)
+            one._program.runtime.crash(slot.handle)
         elif steps >= self.next_steps:
             one.request_stop("terminated")
 
-    def message(self, text) -> None:
+    def notify(self, text) -> None:
         self.lines.append(text)
         if "was replaced" in text:
             self.next_steps = self.supervisor._counters.learner_steps + 60
@@ -375,8 +377,8 @@ def test_versions_go_up_however_many_a_call_publishes(tmp_path):
     config = config_for(learner={"train_steps": 5_000, "publish_steps": 1})
     supervisor = supervisor_for(config, tmp_path / "run")
     floors = []
-    supervisor._program.spawn_variables = lambda floor, incarnation: floors.append(floor)
-    supervisor._new_variables(1)
+    supervisor._program.spawn_weight_store = lambda floor, incarnation: floors.append(floor)
+    supervisor._new_weight_store(1)
     assert floors[0] >= supervisor._records.version + 2 * 5_000
 
 
@@ -432,7 +434,7 @@ def test_variables_that_die_before_the_only_evaluation_are_replaced_for_it(tmp_p
 
     def late() -> None:
         if supervisor._evaluator is None:
-            supervisor._program.runtime.crash(supervisor._variables.handle)
+            supervisor._program.runtime.crash(supervisor._weight_store.handle)
         evaluate()
 
     supervisor._evaluate = late
@@ -448,7 +450,7 @@ def test_variables_that_always_die_cost_the_last_score_and_not_the_end(tmp_path,
     evaluate = supervisor._evaluate
 
     def late() -> None:
-        supervisor._program.runtime.crash(supervisor._variables.handle)
+        supervisor._program.runtime.crash(supervisor._weight_store.handle)
         evaluate()
 
     supervisor._evaluate = late
@@ -478,7 +480,7 @@ def test_after_a_signal_all_waits_together_have_a_limit(tmp_path, monkeypatch):
     )
 
     def update(report) -> None:
-        busy, asked = supervisor._checkpointer.busy, supervisor._stop_requested is not None
+        busy, asked = supervisor._checkpoint_writer.busy, supervisor._stop_requested is not None
         if report["learner_steps"] >= 60 and not busy and not asked:
             supervisor._shards[1].handle.call = Silent().call  # a save never ends
             supervisor.request_stop("terminated")

@@ -16,7 +16,7 @@ from common.checkpoint import CheckpointStore, read_verified
 from common.config import merge
 from common.errors import UserError
 from common.storage import open_storage
-from deploy.launch.run import LIFE, fetch_run, make_config, resume, train
+from deploy.launch.run import ATTEMPT_STRIDE, fetch_run, make_config, resume, train
 from deploy.runs.metrics import RunFolder
 from support.program import TINY
 
@@ -78,11 +78,14 @@ def test_a_run_whose_folder_is_gone_does_not_begin_its_first_life_again(
         over = {"replay": {"shards": 2 + life}, "stop": {"learner_steps": 250 + 70 * life}}
         resume(path, over, inline=False)
         assert (path / "lives").read_text() == str(life + 1)
-    assert as_on_ray == [0, LIFE, 2 * LIFE]
+    assert as_on_ray == [0, ATTEMPT_STRIDE, 2 * ATTEMPT_STRIDE]
     assert unharmed(store) != before
 
 
-@pytest.mark.parametrize(("saved", "life"), [(1, 1), (LIFE, 1), (LIFE + 1, 2), (5 * LIFE, 5)])
+@pytest.mark.parametrize(
+    ("saved", "life"),
+    [(1, 1), (ATTEMPT_STRIDE, 1), (ATTEMPT_STRIDE + 1, 2), (5 * ATTEMPT_STRIDE, 5)],
+)
 def test_a_life_begins_above_all_that_the_checkpoint_knows_of(tmp_path, as_on_ray, saved, life):
     run = tmp_path / "run"
     train(config_of(stop={"learner_steps": 30}), run)  # in one process it counts otherwise
@@ -91,7 +94,7 @@ def test_a_life_begins_above_all_that_the_checkpoint_knows_of(tmp_path, as_on_ra
     store.save(30, found.tensors, {**found.state, "shards": 0, "incarnation": saved})
     as_on_ray.clear()
     resume(run, {"stop": {"learner_steps": 60}}, inline=False)
-    assert as_on_ray == [life * LIFE]
+    assert as_on_ray == [life * ATTEMPT_STRIDE]
 
 
 # --- two runs in one place -----------------------------------------------------------------------

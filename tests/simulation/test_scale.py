@@ -18,7 +18,7 @@ from actors.environments import environment_spec
 from common.config import Config, build, merge, to_toml, with_actors
 from common.errors import UserError
 from common.handles import InlineHandle, Ready
-from common.weights import Variables
+from common.weights import WeightStore
 from deploy.cli.main import main
 from deploy.control.file import APPLIED
 from deploy.control.service import COUNTERS, WISHES_KEPT, Board, ask_board, board_of, metric_name
@@ -28,7 +28,7 @@ from deploy.reporting.status import PartStatus, run_status, show
 from deploy.runs.metrics import CONTROL, RunFolder, read_metrics
 from deploy.runtime.ray_runtime import InlineRuntime
 from deploy.supervisor.actor_autoscaler import LOOK_EVERY_S
-from deploy.supervisor.actor_pool import Crew
+from deploy.supervisor.actor_pool import ActorPool
 from deploy.supervisor.loop import FINISH_S, Supervisor
 from support.program import TINY
 
@@ -48,7 +48,7 @@ class Asks:
             count = self.wishes.pop(0)[1]
             (self.run / CONTROL).write_text(f"[actors]\ncount = {json.dumps(count)}\n")
 
-    def message(self, text):
+    def notify(self, text):
         self.lines.append(text)
 
     def close(self):
@@ -85,35 +85,35 @@ def test_the_ladder_is_dealt_anew_and_a_seed_is_never_used_twice(tmp_path):
     config = tiny(actors={"count": 3})
     spec = environment_spec(config.env)
     program = build_program(config, spec, InlineRuntime())
-    crew = Crew(program)
+    pool = ActorPool(program)
 
     def epsilons():
-        return [seat.handle.call("collect", 1, 0).result().epsilon for seat in crew.seats]
+        return [slot.handle.call("collect", 1, 0).result().epsilon for slot in pool.slots]
 
     before = epsilons()
-    assert [seat.title for seat in crew.shrink(1)] == ["actor-2", "actor-1"]
-    crew.redeal()
+    assert [slot.title for slot in pool.shrink(1)] == ["actor-2", "actor-1"]
+    pool.set_actor_count()
     alone = epsilons()
     assert len(alone) == 1
     assert alone[0] < before[0], "its copies have the whole ladder now"
     program.config = with_actors(config, 3)
-    crew.grow(3)
-    crew.redeal()
+    pool.grow(3)
+    pool.set_actor_count()
     np.testing.assert_allclose(epsilons(), before)
-    assert [seat.incarnation for seat in crew.seats] == [0, 1, 1]
-    assert crew.incarnation == 1
-    crew.shrink(1)
-    assert crew.incarnation == 1, "of those who left, too: a checkpoint counts on from there"
+    assert [slot.incarnation for slot in pool.slots] == [0, 1, 1]
+    assert pool.incarnation == 1
+    pool.shrink(1)
+    assert pool.incarnation == 1, "of those who left, too: a checkpoint counts on from there"
 
 
 def test_an_actor_has_its_place_among_as_many_as_there_are():
     config = tiny(actors={"count": 2}, exploration={"kind": "ladder"})
     shard = InlineHandle(object())  # never called here
-    actor = Actor(config, 1, 0, [shard], InlineHandle(Variables()))
+    actor = Actor(config, 1, 0, [shard], InlineHandle(WeightStore()))
     two = actor._schedule.epsilons(0)
-    actor.redeal(1_000)
+    actor.set_actor_count(1_000)
     assert actor._schedule.epsilons(0).min() > two.min()
-    actor.redeal(2)
+    actor.set_actor_count(2)
     np.testing.assert_array_equal(actor._schedule.epsilons(0), two)
 
 
@@ -142,19 +142,19 @@ def test_auto_is_settled_when_the_run_begins_and_stays_in_its_folder(tmp_path):
 class Limited(InlineRuntime):
     """A cluster that can never hold more than five actors; how many now, the test says."""
 
-    elastic = True
+    autoscaling = True
 
     def __init__(self):
         self.rooms = []
         self.moves = []
 
-    def move(self, players):
+    def consolidate(self, players):
         return Ready(self.moves.pop(0))
 
-    def limit(self):
+    def max_actors(self):
         return 5
 
-    def room(self, players, starting):
+    def capacity(self, players, starting):
         self.asked = [handle.name for handle in players], starting
         return Ready(self.rooms.pop(0))
 
@@ -170,17 +170,17 @@ def test_more_than_the_cluster_can_ever_hold_is_refused(tmp_path):
     supervisor = supervisor_in(folder, Limited())
     answer = supervisor._take_wish({"actors": {"count": 6}})
     assert answer == ("actors.count=6: the cluster can never hold more than 5; nothing was changed")
-    assert len(supervisor._crew.seats) == 1
+    assert len(supervisor._pool.slots) == 1
     assert folder.config == config
     assert supervisor._take_wish({"actors": {"count": 5}}).startswith(APPLIED)
-    assert len(supervisor._crew.seats) == 5
+    assert len(supervisor._pool.slots) == 5
 
 
 def test_a_run_that_fills_its_cluster_grows_at_once_and_shrinks_when_it_has_seen_it_twice(tmp_path):
     runtime = Limited()
     supervisor = supervisor_in(RunFolder.create(tmp_path / "run", tiny()), runtime)
     assert supervisor._take_wish({"actors": {"count": "auto"}}).startswith(APPLIED)
-    assert len(supervisor._crew.seats) == 1, "looked at from now on"
+    assert len(supervisor._pool.slots) == 1, "looked at from now on"
     now = time.monotonic() + 1e6
 
     def after(*rooms):
@@ -190,7 +190,7 @@ def test_a_run_that_fills_its_cluster_grows_at_once_and_shrinks_when_it_has_seen
             runtime.rooms.append(room)
             now += LOOK_EVERY_S
             supervisor._use_the_room(now)
-            counts.append(len(supervisor._crew.seats))
+            counts.append(len(supervisor._pool.slots))
         return counts
 
     assert after(4) == [4]
@@ -204,7 +204,7 @@ def test_after_a_shrink_actors_move_one_at_a_time_as_long_as_that_empties_a_node
     runtime = Limited()
     config = tiny(actors={"count": 3})
     supervisor = supervisor_in(RunFolder.create(tmp_path / "run", config), runtime)
-    crew, now = supervisor._crew, time.monotonic() + 1e6
+    pool, now = supervisor._pool, time.monotonic() + 1e6
 
     def look():
         nonlocal now
@@ -213,19 +213,19 @@ def test_after_a_shrink_actors_move_one_at_a_time_as_long_as_that_empties_a_node
             supervisor._use_the_room(now)
 
     def come_up():
-        for seat in crew.seats:
-            seat.up = True
+        for slot in pool.slots:
+            slot.up = True
 
     come_up()
     look()  # with nobody to move: nothing was asked
     assert supervisor._take_wish({"actors": {"count": 2}}).startswith(APPLIED)
-    mover, stays = crew.seats
+    mover, stays = pool.slots
     runtime.moves = [mover.handle, None]
     look()
-    assert [seat.name for seat in crew.seats] == ["actor-0-1", "actor-1-0"]
-    assert crew.seats[1] is stays
-    assert list(crew.idle) == [stays, crew.seats[0]]
-    assert (crew.leaving, crew.closing) == ([], []), "it handed in what it had, and left"
+    assert [slot.name for slot in pool.slots] == ["actor-0-1", "actor-1-0"]
+    assert pool.slots[1] is stays
+    assert list(pool.idle) == [stays, pool.slots[0]]
+    assert (pool.leaving, pool.closing) == ([], []), "it handed in what it had, and left"
     assert supervisor._counters.restarts == 0
     look()
     assert runtime.moves == [None], "not before the one that moved is up"
@@ -241,17 +241,17 @@ def test_a_second_actor_is_to_move_only_where_room_is_not_looked_for_all_the_tim
     runtime = Limited()
     folder = RunFolder.create(tmp_path / "run", tiny(actors={"count": 2}))
     supervisor = supervisor_in(folder, runtime)
-    room, crew, now = supervisor._room, supervisor._crew, time.monotonic() + 1e6
-    for seat in supervisor._players:
-        seat.up = True
-    runtime.moves = [*(seat.handle for seat in crew.seats), None]
+    room, pool, now = supervisor._room, supervisor._pool, time.monotonic() + 1e6
+    for slot in supervisor._players:
+        slot.up = True
+    runtime.moves = [*(slot.handle for slot in pool.slots), None]
     room.scattered = True
     movers = []
     for _ in range(6):
         now += LOOK_EVERY_S
-        movers.append(room.mover(now, crew, supervisor._players, once))
-    moved = [seat for seat in movers if seat is not None]
-    assert moved == crew.seats[: 1 if once else 2]
+        movers.append(room.mover(now, pool, supervisor._players, once))
+    moved = [slot for slot in movers if slot is not None]
+    assert moved == pool.slots[: 1 if once else 2]
 
 
 def test_whoever_is_to_leave_may_end_the_work_it_began_long_ago(tmp_path):
@@ -261,15 +261,15 @@ def test_whoever_is_to_leave_may_end_the_work_it_began_long_ago(tmp_path):
 
     config = tiny(actors={"count": 2})
     supervisor = supervisor_in(RunFolder.create(tmp_path / "run", config), Limited())
-    crew, now = supervisor._crew, time.monotonic()
-    seat = crew.seats[1]
-    crew.idle.remove(seat)
-    seat.up, seat.call, seat.called_s = True, Busy(), now - 100.0
+    pool, now = supervisor._pool, time.monotonic()
+    slot = pool.slots[1]
+    pool.idle.remove(slot)
+    slot.up, slot.call, slot.called_s = True, Busy(), now - 100.0
     assert supervisor._take_wish({"actors": {"count": 1}}).startswith(APPLIED)
     supervisor._see_who_is_late(now + FINISH_S - 1)
-    assert crew.leaving == [seat]
+    assert pool.leaving == [slot]
     supervisor._see_who_is_late(now + FINISH_S + 1)
-    assert crew.leaving == []
+    assert pool.leaving == []
 
 
 # --- what others see ----------------------------------------------------------------------------

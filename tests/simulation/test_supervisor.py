@@ -38,7 +38,7 @@ class Messages:
     def update(self, report) -> None:
         pass
 
-    def message(self, text: str) -> None:
+    def notify(self, text: str) -> None:
         self.lines.append(text)
 
     def close(self) -> None:
@@ -263,8 +263,8 @@ def test_a_part_that_cannot_be_made_again_ends_the_run_with_what_was_learnt(tmp_
 
 def test_a_part_that_can_be_made_again_at_a_later_try_goes_on(tmp_path, fading):
     class Refuelling(Messages):
-        def message(self, text) -> None:
-            super().message(text)
+        def notify(self, text) -> None:
+            super().notify(text)
             fading.fuel = 10**9 if "cannot be made" in text else fading.fuel
 
     config = tiny(
@@ -597,8 +597,8 @@ def checkpoints_of(supervisor):
 
 def test_a_run_in_which_nothing_moves_stops_and_says_who_waits_and_who_does_not_answer(tmp_path):
     supervisor = stalling(tmp_path / "run")
-    seat = supervisor._crew.seats[0]
-    seat.handle = Hanging(seat.handle, after=30)
+    slot = supervisor._pool.slots[0]
+    slot.handle = Hanging(slot.handle, after=30)
     with pytest.raises(RunFailedError) as caught:
         supervisor.run()
     said = str(caught.value)
@@ -723,8 +723,8 @@ def test_a_signal_does_not_wait_for_ever_either_where_no_stall_timeout_is_set(
 def test_the_time_until_all_parts_run_does_not_count(tmp_path):
     supervisor = stalling(tmp_path / "run")
     supervisor._program.runtime.silent = "all"
-    for seat in supervisor._crew.seats:
-        seat.handle = Hanging(seat.handle)
+    for slot in supervisor._pool.slots:
+        slot.handle = Hanging(slot.handle)
     begun = time.monotonic()
 
     class Starting(Messages):
@@ -740,7 +740,7 @@ def test_the_time_until_all_parts_run_does_not_count(tmp_path):
 
 def test_an_actor_that_never_comes_up_does_not_hide_a_stall(tmp_path):
     supervisor = stalling(tmp_path / "run", actors={"count": 2, "envs": 4, "collect_steps": 8})
-    first, second = supervisor._crew.seats
+    first, second = supervisor._pool.slots
     supervisor._program.runtime.silent = second.handle
     first.handle, second.handle = Hanging(first.handle, after=30), Hanging(second.handle)
     with pytest.raises(RunFailedError, match=r"actor-1 for \d s, actor-0 for \d s; if"):
@@ -762,18 +762,18 @@ def test_a_long_evaluation_in_one_process_is_no_stall(tmp_path, endless):
 
 def test_a_part_that_was_replaced_has_the_whole_time_anew(tmp_path):
     supervisor = stalling(tmp_path / "run")
-    seat = supervisor._crew.seats[0]
-    seat.handle = Hanging(seat.handle, after=30)
+    slot = supervisor._pool.slots[0]
+    slot.handle = Hanging(slot.handle, after=30)
     hung = []
 
     class Replacing(Messages):
         def update(self, report) -> None:
-            if seat.call is not None and time.monotonic() - seat.called_s > 0.3 and not hung:
+            if slot.call is not None and time.monotonic() - slot.called_s > 0.3 and not hung:
                 hung.append(time.monotonic())
-                seat.call = Failed(OSError("the simulator is gone"))
+                slot.call = Failed(OSError("the simulator is gone"))
 
     supervisor._view = Replacing()
-    seat.spawn = lambda incarnation: Hanging(seat.handle)
+    slot.spawn = lambda incarnation: Hanging(slot.handle)
     with pytest.raises(RunFailedError, match="without an answer: actor-0"):
         supervisor.run()
     assert time.monotonic() - hung[0] > 0.4
@@ -787,8 +787,8 @@ def test_without_a_stall_timeout_nothing_is_watched_and_many_parts_are_counted(t
         actors={"count": count, "envs": 1},
         stop={"wall_s": 1.5},
     )
-    for seat in supervisor._crew.seats:
-        seat.begin("collect", 1, 0)
+    for slot in supervisor._pool.slots:
+        slot.begin("collect", 1, 0)
     supervisor._tend(time.monotonic(), supervisor._players)  # all of them are up
     supervisor._stop_if_stalled(time.monotonic() + 1e9)
     supervisor._config = tiny(learner={"stall_timeout_s": 5.0})
@@ -811,23 +811,23 @@ class Crashing(Messages):
         self.looked = {}  # by title
         self.version = -1
 
-    def seats(self):
+    def slots(self):
         one = self.supervisor
-        seats = [one._variables, *one._shards, one._learner, *one._crew.seats]
-        return {seat.title: seat for seat in seats}
+        slots = [one._weight_store, *one._shards, one._learner, *one._pool.slots]
+        return {slot.title: slot for slot in slots}
 
     def update(self, report) -> None:
         if report["learner_steps"] >= self.after_steps and self.titles:
             titles, self.titles = self.titles, []
             self.version = self.supervisor._records.version
             for title in titles:
-                self.supervisor._program.runtime.crash(self.seats()[title].handle)
+                self.supervisor._program.runtime.crash(self.slots()[title].handle)
 
-    def message(self, text) -> None:
-        super().message(text)
+    def notify(self, text) -> None:
+        super().notify(text)
         title, found, _ = text.partition(" was replaced")
         if found and title.startswith("shard"):
-            self.looked[title] = self.seats()[title].handle.call("summary").result()
+            self.looked[title] = self.slots()[title].handle.call("summary").result()
         elif found:
             self.looked[title] = self.supervisor._counters.learner_steps
 
@@ -859,10 +859,10 @@ def test_whatever_dies_is_replaced_and_the_run_ends_as_planned(tmp_path, titles,
         assert re.fullmatch(rf"{title} was replaced: {title}-\d+ died \(it was ended\)", line)
     # Nobody is left behind with the handle of one that is gone.
     report = supervisor._learner.handle.call("train", 1).result()
-    assert report.lost == []
+    assert report.unreachable == []
     assert [shard.shard for shard in report.replay] == [0, 1]
     report = supervisor._program.spawn_actor(0, 9_999)._target.collect(1, 0)
-    assert report.lost == []
+    assert report.unreachable == []
     saved = supervisor._folder.checkpoints.newest().state
     assert saved["counters"]["restarts"] == len(titles)
 
@@ -905,7 +905,7 @@ def test_a_memory_that_is_lost_as_a_whole_is_filled_anew_and_the_run_ends_as_pla
     supervisor, view, summary = run_with_deaths(tmp_path / "run", titles, every=None)
     assert summary["learner_steps"] == 400
     assert [view.looked[title].size for title in titles] == [0, 0]
-    assert all(seat.handle.call("summary").result().size > 0 for seat in supervisor._shards)
+    assert all(slot.handle.call("summary").result().size > 0 for slot in supervisor._shards)
 
 
 def test_versions_of_the_weights_go_up_when_those_who_held_them_died(tmp_path):
@@ -913,7 +913,7 @@ def test_versions_of_the_weights_go_up_when_those_who_held_them_died(tmp_path):
     assert supervisor._records.version > view.version + VERSIONS_BESIDE
     told = [r["weights_version"] for r in read_metrics(tmp_path / "run") if r["weights_version"]]
     assert told == sorted(told)
-    assert supervisor._crew.seats[0].handle.call("collect", 1, 0).result().version > view.version
+    assert supervisor._pool.slots[0].handle.call("collect", 1, 0).result().version > view.version
 
 
 @pytest.mark.parametrize("title", ["learner", "shard-0", "variables"])
@@ -928,7 +928,7 @@ def test_a_part_that_dies_whenever_it_is_made_ends_the_run(tmp_path, monkeypatch
         return handle
 
     monkeypatch.setattr(supervisor._program, f"spawn_{title.partition('-')[0]}", stillborn)
-    view.message = view.lines.append
+    view.notify = view.lines.append
     with pytest.raises(RunFailedError, match=rf"{title} failed 4 times in a row: stillborn died"):
         supervisor.run()
     assert sum("was replaced" in line for line in view.lines) == 3
@@ -945,7 +945,7 @@ def test_a_shard_whose_part_of_all_checkpoints_is_damaged_begins_empty(tmp_path)
                     path.write_bytes(data)
                 super().update(report)
 
-        def message(self, text) -> None:
+        def notify(self, text) -> None:
             self.lines.append(text)
 
     config = tiny(
@@ -978,8 +978,8 @@ def test_a_part_without_a_sign_of_life_is_replaced(tmp_path, title):
     view.supervisor = supervisor = supervisor_for(config, tmp_path / "run", view, SideBySide())
 
     def hang(handle):
-        seat = view.seats()[title]
-        supervisor._program.runtime.silent = seat.handle = Hanging(seat.handle)
+        slot = view.slots()[title]
+        supervisor._program.runtime.silent = slot.handle = Hanging(slot.handle)
         if title == "learner":  # what is under way is not answered either
             supervisor._training = type(supervisor._training)(
                 dataclasses.replace(t, call=Never()) for t in supervisor._training

@@ -15,7 +15,7 @@ from common.config import Config, build
 from common.handles import InlineHandle, Ready
 from common.networks import QNetwork, make_network
 from common.types import Array, Chunk, EnvironmentSpec, FrameSpec
-from common.weights import Variables, pack_weights
+from common.weights import WeightStore, pack_weights
 from replay_server.messages import decode_chunk
 from replay_server.server import ReplayServer
 from support.replay import Reader
@@ -172,7 +172,9 @@ def vector_spec(size: int, actions: int, stack: int = 1) -> EnvironmentSpec:
     return EnvironmentSpec(FrameSpec((size,), "float32", 1.0), stack, actions, {})
 
 
-def publish(variables: Variables, version: int, network: QNetwork, learner_steps: int = 0) -> None:
+def publish(
+    variables: WeightStore, version: int, network: QNetwork, learner_steps: int = 0
+) -> None:
     weights = pack_weights(network.state_dict(), {"learner_steps": learner_steps})
     variables.publish(version, Ready(weights))
 

@@ -10,7 +10,7 @@ from actors.actor import Actor
 from actors.environments import environment_spec
 from common.handles import InlineHandle
 from common.networks import make_network
-from common.weights import Variables
+from common.weights import WeightStore
 from replay_server.client import CHUNKS_PER_TURN
 from support.acting import (
     ACTION_PAYS,
@@ -36,9 +36,9 @@ class Scene:
         self.spec = environment_spec(self.config.env)
         self.servers = [make_server(self.spec, shard) for shard in range(shards)]
         self.handles = [handle(server) for server in self.servers]
-        self.variables = Variables()
+        self.weight_store = WeightStore()
         self.actor = Actor(
-            self.config, index, incarnation, self.handles, InlineHandle(self.variables)
+            self.config, index, incarnation, self.handles, InlineHandle(self.weight_store)
         )
 
     @property
@@ -47,7 +47,7 @@ class Scene:
 
     def prefer(self, action, version):
         network = network_that_prefers(self.spec, self.config, action)
-        publish(self.variables, version, network)
+        publish(self.weight_store, version, network)
 
 
 def env(**kwargs):
@@ -133,7 +133,7 @@ def test_the_agent_sees_the_stack_that_is_stored():
         learner={"gamma": 0.5, "double": False},
     )
     network = make_network(scene.spec, scene.config.network, seed=9)
-    publish(scene.variables, 0, network)
+    publish(scene.weight_store, 0, network)
     scene.actor.collect(24, 0)
     server = scene.server
 
@@ -158,7 +158,7 @@ def test_weights_are_fetched_only_when_newer():
     scene.prefer(action=2, version=4)
     report = scene.actor.collect(1, 0)
     assert (report.fetches, report.version) == (1, 4)
-    assert scene.variables.fetches == 2
+    assert scene.weight_store.fetches == 2
 
 
 def test_each_transition_carries_the_version_of_the_weights_that_chose_its_action():

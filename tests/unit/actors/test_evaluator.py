@@ -9,7 +9,7 @@ from actors.actor import Actor
 from actors.evaluator import Evaluator
 from common.handles import InlineHandle
 from common.networks import make_network
-from common.weights import Variables, pack_weights, unpack_weights
+from common.weights import WeightStore, pack_weights, unpack_weights
 from support.acting import (
     ACTION_PAYS,
     COUNTING,
@@ -31,7 +31,7 @@ def make():
 
     def make(**sections):
         config = make_config(**sections)
-        variables = Variables()
+        variables = WeightStore()
         evaluator = Evaluator(config, InlineHandle(variables))
         made.append(evaluator)
         return evaluator, variables, config

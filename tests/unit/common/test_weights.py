@@ -5,7 +5,7 @@ import torch
 from common import wire
 from common.errors import RemoteDiedError
 from common.handles import Failed, InlineHandle, Ready
-from common.weights import VariableClient, Variables, pack_weights, unpack_weights
+from common.weights import WeightClient, WeightStore, pack_weights, unpack_weights
 from support.replay import HeldHandle
 
 
@@ -20,13 +20,13 @@ class CountingReady(Ready):
 
 
 def test_nothing_is_fetched_before_the_first_publish():
-    assert VariableClient(InlineHandle(Variables())).fetch() is None
-    assert Variables().fetch(-1) is None
+    assert WeightClient(InlineHandle(WeightStore())).fetch() is None
+    assert WeightStore().fetch(-1) is None
 
 
 def test_weights_are_fetched_once_per_version():
-    variables = Variables()
-    client = VariableClient(InlineHandle(variables))
+    variables = WeightStore()
+    client = WeightClient(InlineHandle(variables))
     first, second = np.arange(3), np.arange(4)
     variables.publish(0, Ready(first))
     assert client.fetch() is first
@@ -38,17 +38,17 @@ def test_weights_are_fetched_once_per_version():
 
 
 def test_the_newest_version_is_fetched_not_every_one():
-    variables = Variables()
+    variables = WeightStore()
     for version in range(4):
         variables.publish(version, Ready(version))
-    client = VariableClient(InlineHandle(variables))
+    client = WeightClient(InlineHandle(variables))
     assert client.fetch() == 3
     assert client.fetches == 1
 
 
 @pytest.mark.parametrize("version", [3, 2, -1])
 def test_a_version_that_is_not_newer_is_refused_and_changes_nothing(version):
-    variables = Variables()
+    variables = WeightStore()
     variables.publish(3, Ready("kept"))
     with pytest.raises(ValueError, match=f"version={version}: must be newer than 3"):
         variables.publish(version, Ready("refused"))
@@ -59,24 +59,24 @@ def test_a_version_that_is_not_newer_is_refused_and_changes_nothing(version):
 
 def test_one_publish_serves_all_and_is_never_opened_on_the_way():
     # TRAPS 23: the server hands the reference on; each reader opens it for itself, when newer.
-    variables = Variables()
+    variables = WeightStore()
     payload = CountingReady(np.arange(3))
     variables.publish(0, payload)
-    clients = [VariableClient(InlineHandle(variables)) for _ in range(3)]
+    clients = [WeightClient(InlineHandle(variables)) for _ in range(3)]
     assert payload.reads == 0
     assert all(client.fetch() is not None for client in clients)
     assert payload.reads == 3
     assert all(client.fetch() is None for client in clients)
-    late = VariableClient(InlineHandle(variables))
+    late = WeightClient(InlineHandle(variables))
     assert late.fetch() is not None
     assert payload.reads == 4  # the late one cost the others nothing
 
 
 def test_a_client_asks_with_the_version_it_has():
-    variables = Variables()
+    variables = WeightStore()
     variables.publish(2, Ready("weights"))
     handle = HeldHandle(variables, ("fetch",))
-    client = VariableClient(handle)
+    client = WeightClient(handle)
     client.fetch()
     client.fetch()
     assert handle.calls == [("fetch", (-1,)), ("fetch", (2,))]
@@ -113,7 +113,7 @@ def test_unpacking_copies_out_of_a_shared_read_only_buffer():
 
 
 def test_versions_begin_above_the_floor():
-    variables = Variables(floor=40)
+    variables = WeightStore(floor=40)
     assert variables.newest_version() == 40
     assert variables.fetch(-1) is None, "there is nothing yet"
     with pytest.raises(ValueError, match="version=40: must be newer than 40"):
@@ -125,35 +125,35 @@ def test_versions_begin_above_the_floor():
 
 
 def test_a_client_never_takes_weights_that_are_older_than_its_own():
-    # Variables may come back with less than there was, whatever they answer.
+    # WeightStore may come back with less than there was, whatever they answer.
     class Forgetful:
         def fetch(self, have):
             return 3, Ready("old")
 
-    variables = Variables()
+    variables = WeightStore()
     variables.publish(7, Ready("new"))
-    client = VariableClient(InlineHandle(variables))
+    client = WeightClient(InlineHandle(variables))
     assert client.fetch() == "new"
-    client.connect(InlineHandle(Forgetful()))
+    client.reconnect(InlineHandle(Forgetful()))
     assert client.fetch() is None
     assert (client.version, client.fetches) == (7, 1)
 
 
 def test_a_client_survives_variables_that_died_and_goes_on_with_those_that_come():
-    variables = Variables()
+    variables = WeightStore()
     variables.publish(0, Ready("first"))
     handle = InlineHandle(variables)
-    client = VariableClient(handle)
+    client = WeightClient(handle)
     assert client.fetch() == "first"
-    assert not client.lost
+    assert not client.unreachable
     handle.end()
     assert client.fetch() is None
     assert client.fetch() is None
-    assert (client.lost, client.version) == (True, 0)
-    another = Variables(floor=100)
-    client.connect(InlineHandle(another))
+    assert (client.unreachable, client.version) == (True, 0)
+    another = WeightStore(floor=100)
+    client.reconnect(InlineHandle(another))
     assert client.fetch() is None, "nothing is published there yet"
-    assert not client.lost
+    assert not client.unreachable
     another.publish(101, Ready("second"))
     assert client.fetch() == "second"
     assert client.version == 101
@@ -161,9 +161,9 @@ def test_a_client_survives_variables_that_died_and_goes_on_with_those_that_come(
 
 def test_a_client_survives_weights_whose_owner_died():
     # The reference is there, what it leads to went with the learner's process.
-    variables = Variables()
+    variables = WeightStore()
     variables.publish(0, Failed(RemoteDiedError("learner", "it was killed")))
-    client = VariableClient(InlineHandle(variables))
+    client = WeightClient(InlineHandle(variables))
     assert client.fetch() is None
     assert (client.version, client.fetches) == (-1, 0)
     variables.publish(1, Ready("of the next learner"))

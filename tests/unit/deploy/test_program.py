@@ -27,7 +27,7 @@ class NotingRuntime:
     def spawn(self, cls, *args, name, title):
         self.titles[name] = title
 
-    def ask(self, title, function, *args):
+    def run_on(self, title, function, *args):
         return function(*args)
 
 

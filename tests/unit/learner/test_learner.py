@@ -15,7 +15,7 @@ from common.errors import UserError
 from common.handles import InlineHandle, Ready
 from common.networks import make_network
 from common.types import Chunk, EnvironmentSpec, FrameSpec
-from common.weights import Variables, pack_weights, unpack_weights
+from common.weights import WeightStore, pack_weights, unpack_weights
 from learner.learner import Learner
 from learner.losses import bellman_target
 from replay_server.messages import encode_chunk
@@ -90,9 +90,9 @@ class Bench:
             for i in range(shards)
         ]
         self.handles = [handle(server) for server in self.servers]
-        self.variables = variables or Variables()
+        self.weight_store = variables or WeightStore()
         self.learner = Learner(
-            self.config, SPEC, self.handles, InlineHandle(self.variables), life, state
+            self.config, SPEC, self.handles, InlineHandle(self.weight_store), life, state
         )
 
     def network(self, which):
@@ -101,7 +101,7 @@ class Bench:
 
     def published(self):
         """(version, weights, meta) of what actors would fetch."""
-        version, reference = self.variables.fetch(-1)
+        version, reference = self.weight_store.fetch(-1)
         return version, *unpack_weights(reference.result())
 
 
@@ -179,7 +179,7 @@ def test_every_publish_steps_a_new_version_holds_the_weights_of_that_moment():
 
 def test_published_weights_do_not_change_while_training_goes_on():
     bench = Bench()
-    _, reference = bench.variables.fetch(-1)
+    _, reference = bench.weight_store.fetch(-1)
     before = reference.result().copy()
     bench.learner.train(5)
     assert np.array_equal(reference.result(), before)
@@ -379,7 +379,7 @@ def test_a_state_is_copied_out_of_a_shared_read_only_buffer():
     "network", [{"hidden": [17]}, {"hidden": [16, 16]}, {"hidden": [16], "dueling": True}], ids=str
 )
 def test_the_state_of_another_network_is_refused_and_nothing_of_it_is_published(network):
-    state, variables = Bench(network=network).learner.state(), Variables()
+    state, variables = Bench(network=network).learner.state(), WeightStore()
     with pytest.raises(UserError, match="another network") as caught:
         Bench(state=state, variables=variables)
     assert "\n" not in str(caught.value)
@@ -393,7 +393,7 @@ def test_versions_of_a_learner_that_goes_on_are_above_those_saved_and_those_publ
     # It may go on from a checkpoint that is older than what was published since.
     bench = Bench(learner={"publish_steps": 1})
     assert bench.learner.train(saved).version == saved
-    variables = Variables()
+    variables = WeightStore()
     if there >= 0:
         variables.publish(there, Ready(pack_weights({}, {})))
     other = Bench(state=bench.learner.state(), variables=variables)
@@ -402,7 +402,7 @@ def test_versions_of_a_learner_that_goes_on_are_above_those_saved_and_those_publ
 
 
 def test_a_learner_that_replaces_another_goes_on_above_the_floor_of_new_variables():
-    bench = Bench(variables=Variables(floor=1_000))
+    bench = Bench(variables=WeightStore(floor=1_000))
     assert bench.published()[0] == 1_001
 
 
@@ -416,7 +416,7 @@ def test_a_life_that_begins_anew_is_bit_for_bit_one_that_was_resumed_from_the_st
     bench = Bench(shards=2, learner=ROUNDS)
     bench.learner.train(6)
     state, servers = bench.learner.state(), copy.deepcopy(bench.servers)
-    bench.learner.begin_life(3)
+    bench.learner.new_attempt(3)
     resumed = Bench(shards=2, learner=ROUNDS, servers=servers, state=state, life=3)
     assert bench.published()[0] == resumed.published()[0] == 1
     for one in (bench, resumed):
@@ -431,7 +431,7 @@ def test_another_life_draws_other_samples():
     for life in (1, 2):
         bench = Bench(shards=2, learner=ROUNDS)
         bench.learner.train(6)
-        bench.learner.begin_life(life)
+        bench.learner.new_attempt(life)
         bench.learner.train(9)
         states.append(bench.learner.state())
     assert not np.array_equal(*states)
@@ -442,17 +442,17 @@ def test_another_life_draws_other_samples():
 
 def test_a_dead_shard_is_told_and_what_is_left_is_trained_on_until_another_takes_its_place():
     bench = Bench(shards=2, learner=ROUNDS)
-    assert bench.learner.train(2).lost == []
+    assert bench.learner.train(2).unreachable == []
     bench.handles[1].end()
     report = bench.learner.train(8)
     assert report.steps == 8
-    assert report.lost == ["shard-1"]
+    assert report.unreachable == ["shard-1"]
     assert [summary.shard for summary in report.replay] == [0]
-    assert bench.learner.train(1).lost == ["shard-1"], "as long as nothing took its place"
+    assert bench.learner.train(1).unreachable == ["shard-1"], "as long as nothing took its place"
     server = filled_server(1, 7, random_items(seed=8))
-    bench.learner.connect("shard-1", InlineHandle(server))
+    bench.learner.reconnect("shard-1", InlineHandle(server))
     report = bench.learner.train(8)
-    assert (report.lost, report.steps) == ([], 8)
+    assert (report.unreachable, report.steps) == ([], 8)
     assert [summary.incarnation for summary in report.replay] == [0, 7]
     assert {incarnation for *_, incarnation in server.updates} == {7}
 
@@ -463,24 +463,24 @@ def test_without_anything_to_sample_training_ends_early_and_says_so():
     for handle in bench.handles:
         handle.end()
     report = bench.learner.train(5)
-    assert (report.steps, report.samples, report.lost) == (0, 0, ["shard-0", "shard-1"])
+    assert (report.steps, report.samples, report.unreachable) == (0, 0, ["shard-0", "shard-1"])
     assert not report.diverged
     for index in range(2):
         empty = make_server(SPEC, index, incarnation=1)
-        bench.learner.connect(f"shard-{index}", InlineHandle(empty))
+        bench.learner.reconnect(f"shard-{index}", InlineHandle(empty))
     report = bench.learner.train(5)
-    assert (report.steps, report.lost) == (0, []), "they came back empty"
+    assert (report.steps, report.unreachable) == (0, []), "they came back empty"
     empty.insert(encode_chunk(random_items()))
     assert bench.learner.train(5).steps == 5
 
 
 def test_dead_variables_are_told_and_those_that_come_get_the_weights_of_now():
     bench = Bench(learner={"publish_steps": 1})
-    bench.learner._variables.end()
+    bench.learner._weight_store.end()
     report = bench.learner.train(4)
-    assert (report.steps, report.version, report.lost) == (4, 4, ["variables"])
-    variables = Variables(floor=100)
-    bench.learner.connect("variables", InlineHandle(variables))
+    assert (report.steps, report.version, report.unreachable) == (4, 4, ["variables"])
+    variables = WeightStore(floor=100)
+    bench.learner.reconnect("variables", InlineHandle(variables))
     version, reference = variables.fetch(-1)
     weights, meta = unpack_weights(reference.result())
     assert version == 101
@@ -488,7 +488,7 @@ def test_dead_variables_are_told_and_those_that_come_get_the_weights_of_now():
     policy = bench.network("policy").state_dict()
     assert all(torch.equal(weights[name], policy[name]) for name in policy)
     report = bench.learner.train(1)
-    assert (report.version, report.lost) == (102, [])
+    assert (report.version, report.unreachable) == (102, [])
 
 
 # ── divergence ──────────────────────────────────────────────────────────────────────────────────

@@ -551,7 +551,7 @@ def test_a_shard_that_dies_is_left_out_and_what_it_had_is_counted_as_dropped():
     handles[0].die()
     write_all(writer, range(4, 100))
     writer.flush()
-    assert writer.lost == {0}
+    assert writer.unreachable == {0}
     # Known to be stored were 2 of the first 4; until the death was noticed, more went that way.
     dropped = writer.take_dropped()
     assert 2 <= dropped <= 2 + 2
@@ -582,7 +582,7 @@ def test_if_all_shards_are_dead_nothing_hangs_and_everything_is_dropped():
         handle.die()
     write_all(writer, range(50))
     writer.flush()
-    assert writer.lost == {0, 1}
+    assert writer.unreachable == {0, 1}
     assert (writer.take_accepted(), writer.take_dropped(), writer.in_flight) == (0, 50, 0)
     assert not writer.continues
 
@@ -596,16 +596,16 @@ def test_a_shard_that_takes_the_place_of_a_dead_one_is_written_to(which):
     write_all(writer, range(5))
     writer.flush()
     back = Ledger()
-    writer.connect(which, MortalHandle(back))
-    assert writer.lost == {1 - which}
+    writer.reconnect(which, MortalHandle(back))
+    assert writer.unreachable == {1 - which}
     assert not writer.continues
     write_all(writer, range(5, 5 + 2 * CHUNKS_PER_TURN))
     writer.flush()
     assert numbers_in(back) == list(range(5, 5 + 2 * CHUNKS_PER_TURN))
     assert writer.take_accepted() == 2 * CHUNKS_PER_TURN
     other = Ledger()
-    writer.connect(1 - which, MortalHandle(other))
-    assert writer.lost == set()
+    writer.reconnect(1 - which, MortalHandle(other))
+    assert writer.unreachable == set()
     write_all(writer, range(100, 100 + 2 * CHUNKS_PER_TURN))
     writer.flush()
     assert len(other.chunks) == CHUNKS_PER_TURN
@@ -616,10 +616,10 @@ def test_the_late_news_of_a_death_does_not_count_against_the_one_that_came_after
     writer = ReplayWriter([old], 4)
     write_all(writer, range(3))
     old.die()
-    writer.connect(0, MortalHandle(new))
+    writer.reconnect(0, MortalHandle(new))
     write_all(writer, range(3, 6))
     writer.flush()
-    assert writer.lost == set()
+    assert writer.unreachable == set()
     assert (writer.take_accepted(), writer.take_dropped()) == (3, 3)
     assert [len(chunk.reused) for chunk in new.chunks] == [0, 1, 1]
 
@@ -647,12 +647,12 @@ def test_whoever_dies_when_all_is_counted_and_no_shard_is_sent_what_it_cannot_re
         elif event == "connect" and handles[value].target is None:
             everyone.append(Ledger())
             handles[value] = MortalHandle(everyone[-1])
-            writer.connect(value, handles[value])
+            writer.reconnect(value, handles[value])
         elif event == "take":
             accepted += writer.take_accepted()
             dropped += writer.take_dropped()
         assert writer.in_flight <= bound
-        assert all(handles[index].target is None for index in writer.lost)
+        assert all(handles[index].target is None for index in writer.unreachable)
     writer.flush()
     accepted += writer.take_accepted()
     dropped += writer.take_dropped()
@@ -685,7 +685,7 @@ def test_without_a_dead_shard_items_are_drawn_by_their_share_of_those_that_are_t
         expected = 1 / probability[action]
         expected /= expected.max(axis=1, keepdims=True)
         np.testing.assert_allclose(round_.weights, expected, rtol=1e-5)
-    assert sampler.lost == {2}
+    assert sampler.unreachable == {2}
     assert counts[7:9].sum() == 0
     there = masses > 0
     assert chi_square_is_plausible(counts[there], probability[there])
@@ -703,7 +703,7 @@ def test_rounds_under_way_are_discarded_when_a_shard_dies_and_whole_ones_asked_f
     assert round_.rows.shape == (2, 32)
     assert {sample.summary.shard for sample in round_.samples} == {0, 2}
     assert sum(len(sample.key) for sample in round_.samples) == 64
-    assert sampler.lost == {1}
+    assert sampler.unreachable == {1}
     assert sampler.in_flight == 2
     sampler.update_priorities(round_, np.ones((2, 32)))
 
@@ -716,7 +716,7 @@ def test_priorities_for_a_shard_that_died_meanwhile_are_no_error():
         round_ = sampler.next_round()
         handles[1].die()
         sampler.update_priorities(round_, np.ones(round_.rows.shape))
-    assert sampler.lost == {1}
+    assert sampler.unreachable == {1}
 
 
 def test_a_shard_that_takes_a_dead_ones_place_is_drawn_from_as_soon_as_it_holds_something():
@@ -727,8 +727,8 @@ def test_a_shard_that_takes_a_dead_ones_place_is_drawn_from_as_soon_as_it_holds_
     handles[1].die()
     sampler.next_round()
     back = ReplayServer(64, PICTURE, 2, 1.0, 256, 3, 1, incarnation=5)
-    sampler.connect(1, MortalHandle(back))
-    assert (sampler.lost, sampler.in_flight) == (set(), 0)
+    sampler.reconnect(1, MortalHandle(back))
+    assert (sampler.unreachable, sampler.in_flight) == (set(), 0)
     assert {s.summary.shard for s in sampler.next_round().samples if len(s.key)} == {0}
     back.insert(encode_chunk(random_chunk(np.random.default_rng(0), 4, 4, priority=[100.0] * 4)))
     for _ in range(2 * 3):  # it hears of that with an answer, and has three rounds under way
@@ -750,10 +750,10 @@ def test_without_any_shard_there_is_nothing_to_sample_and_that_is_said_at_once()
     for _ in range(3):
         with pytest.raises(EmptyMemoryError, match="no shard holds anything"):
             sampler.next_round()
-    assert sampler.lost == {0, 1}
+    assert sampler.unreachable == {0, 1}
     assert sampler.summaries == []
     empty = ReplayServer(64, PICTURE, 2, 1.0, 256, 3, 0, incarnation=1)
-    sampler.connect(0, MortalHandle(empty))
+    sampler.reconnect(0, MortalHandle(empty))
     with pytest.raises(EmptyMemoryError):
         sampler.next_round()
     empty.insert(encode_chunk(random_chunk(np.random.default_rng(0), 4, 4)))

@@ -577,7 +577,7 @@ def test_a_memory_that_came_back_with_less_fills_up_and_the_run_goes_on(argument
     _, min_size, _, quantum, batch = arguments
     limiter = played(arguments, before)
     held = data.draw(st.integers(0, limiter.inserted), "held")
-    limiter.begin_anew(held)
+    limiter.reset(held)
     assert limiter.state()["ahead"] <= 0, "nothing is owed to the learner"
     while held < min_size:
         assert limiter.sampleable(batch) == 0
@@ -594,7 +594,7 @@ def test_work_under_way_when_the_memory_is_lost_is_settled_as_ever():
     insert(limiter, 20)
     limiter.begin_insert(5)
     limiter.begin_sample(8)
-    limiter.begin_anew(0)
+    limiter.reset(0)
     limiter.end_sample(8, 0)
     limiter.end_insert(5, 5)
     assert limiter.explain() == "learner waits: 5 of 10 first transitions"
@@ -607,7 +607,7 @@ def test_work_under_way_when_the_memory_is_lost_is_settled_as_ever():
 def test_a_change_while_a_lost_memory_fills_up_counts_as_if_it_had_been_so_before():
     limiter = make(ratio=2.0, min_size=10, error=100.0)
     insert(limiter, 50)
-    limiter.begin_anew(4)
+    limiter.reset(4)
     limiter.change(20.0, 100.0)
     while limiter.sampleable(4) == 0:
         assert limiter.can_insert(1)

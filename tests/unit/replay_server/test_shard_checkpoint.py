@@ -27,7 +27,7 @@ from replay_server.codec import GROUP_FRAMES, Codec
 from replay_server.frames import PackedFrameStore
 from replay_server.server import ReplayServer
 from replay_server.shard_checkpoint import (
-    ShardOrigin,
+    ShardRestore,
     ShardSaver,
     _share,
     restore_shard,
@@ -123,7 +123,7 @@ class Life:
         self.saver.begin(url, name, beside=False)
         files = self.saver.outcome()
         assert files is not None
-        return ShardOrigin(url, (name,), files, 0, 1)
+        return ShardRestore(url, (name,), files, 0, 1)
 
     def restored(self, origin, **named):
         """A table and its saver, with another random state than this one's."""
@@ -203,8 +203,8 @@ def test_a_restored_shard_is_what_was_saved_and_lives_on_like_it(
     assert_same_tables(life.table, table)
     assert contents(life.table) == contents(table)
     # What goes on in the same process is what another would restore.
-    life.table.begin_life(2, np.random.default_rng(5))
-    table.begin_life(2, np.random.default_rng(5))
+    life.table.new_attempt(2, np.random.default_rng(5))
+    table.new_attempt(2, np.random.default_rng(5))
     life.twin.incarnation, life.twin.streams = 2, {}
     life.twin.stale = table.stale
     restored = copy.copy(life)
@@ -232,7 +232,7 @@ def test_keys_and_streams_of_the_life_before_are_refused():
     chunk.number = life.number + 1
     for one in (table, life.table):
         if one is life.table:
-            life.table.begin_life(2, np.random.default_rng(0))
+            life.table.new_attempt(2, np.random.default_rng(0))
         with pytest.raises(UnknownFramesError):
             one.insert(chunk)
 
@@ -248,9 +248,9 @@ def test_a_server_begins_with_what_another_saved_beside_its_work(tmp_path):
     before.begin_save(str(tmp_path), name, True)
     while (files := before.saved()) is None:
         time.sleep(0.001)
-    after = make(incarnation=4, origin=ShardOrigin(str(tmp_path), (name,), files, 0, 1))
+    after = make(incarnation=4, origin=ShardRestore(str(tmp_path), (name,), files, 0, 1))
     after.check()
-    before.begin_life(4)
+    before.new_attempt(4)
     assert np.array_equal(before.sample(20), after.sample(20))
     assert before.summary() == after.summary()
 
@@ -306,7 +306,7 @@ def test_segments_are_written_once_and_go_on_after_a_restore(tmp_path, kind):
         shared = {name for name in files if name in again.files}
         assert shared == (segments | new if url == str(tmp_path) else set())
         name = f"{FOLDER}/shard-2.rdqn"
-        twice, _ = life.restored(ShardOrigin(url, (name,), files, 0, 1))
+        twice, _ = life.restored(ShardRestore(url, (name,), files, 0, 1))
         assert_same_tables(table, twice)
     assert_untouched()
 
@@ -409,7 +409,7 @@ def test_a_thread_saves_whole_tables_while_inserts_go_on(tmp_path, kind, monkeyp
             for _ in range(5):
                 life.insert()
             time.sleep(0.0003)
-        table, _ = life.restored(ShardOrigin(str(tmp_path), (name,), files, 0, 1))
+        table, _ = life.restored(ShardRestore(str(tmp_path), (name,), files, 0, 1))
         left = contents(table)
         assert list(left) == list(items)[len(items) - len(left) :]
         assert all(items[version] == item for version, item in left.items())
@@ -479,7 +479,7 @@ def test_a_full_disk_fails_the_save_and_not_the_next(tmp_path, monkeypatch, full
     life.saver.begin(str(tmp_path), "a/b", beside)
     files = outcome()
     assert set(written) <= set(files)
-    table, _ = life.restored(ShardOrigin(str(tmp_path), ("a/b",), files, 0, 1))
+    table, _ = life.restored(ShardRestore(str(tmp_path), ("a/b",), files, 0, 1))
     assert_same_tables(life.table, table)
 
 
@@ -521,7 +521,7 @@ def saved_shards(seeds, url, **named):
 def origin_of(lives, url, part, parts):
     files = {name: entry for life in lives for name, entry in life.origin.files.items()}
     shards = tuple(life.origin.shards[0] for life in lives)
-    return ShardOrigin(url, shards, files, part, parts)
+    return ShardRestore(url, shards, files, part, parts)
 
 
 @contextmanager

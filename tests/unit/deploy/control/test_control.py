@@ -225,7 +225,7 @@ class Asking:
         if self.texts and report["learner_steps"] >= self.steps and not path.exists():
             path.write_text(self.texts.pop(0))
 
-    def message(self, text: str) -> None:
+    def notify(self, text: str) -> None:
         self.lines.append(text)
 
     def close(self) -> None:

@@ -24,7 +24,7 @@ from deploy.launch.run import make_config
 from deploy.provisioning.check import check_cluster, place
 from deploy.provisioning.cluster_file import MAX_NODES, ClusterFile, NodeType, load_cluster
 from deploy.provisioning.rules import STOP_WAIT_S
-from deploy.resources.requests import ACTOR_NODES, LEARNER_NODES, Demand, demands
+from deploy.resources.requests import ACTOR_NODES, LEARNER_NODES, ResourceRequest, resource_requests
 from deploy.runtime.packaging import EXTRAS_OF_NODES
 from deploy.supervisor.loop import SIGNAL_S
 from support.paths import ROOT
@@ -775,12 +775,13 @@ def node(name: str, cpus: int, gpus: int = 0, most: int = 1, offers=(), head=Fal
 
 def test_demands_follow_the_configuration():
     config = build({"actors": {"count": 5}, "replay": {"shards": 3}, "learner": {"threads": 2}})
-    assert demands(config, (), gpus_offered=False) == [
-        Demand("learner", 2, 0, None, 1), Demand("shard", 1, 0, None, 3),
-        Demand("variables", 0, 0, None, 1), Demand("evaluator", 1, 0, None, 1),
-        Demand("actor", 1, 0, None, 5),
+    assert resource_requests(config, (), gpus_offered=False) == [
+        ResourceRequest("learner", 2, 0, None, 1), ResourceRequest("shard", 1, 0, None, 3),
+        ResourceRequest("variables", 0, 0, None, 1), ResourceRequest("evaluator", 1, 0, None, 1),
+        ResourceRequest("actor", 1, 0, None, 5),
     ]  # fmt: skip
-    assert [d.resource for d in demands(config, (LEARNER_NODES, ACTOR_NODES, "x"), True)] == [
+    asked = resource_requests(config, (LEARNER_NODES, ACTOR_NODES, "x"), True)
+    assert [d.resource for d in asked] == [
         LEARNER_NODES, LEARNER_NODES, LEARNER_NODES, ACTOR_NODES, ACTOR_NODES,
     ]  # fmt: skip
 
@@ -790,8 +791,10 @@ def test_no_node_holds_more_than_it_has_and_nothing_starts_in_vain():
         node("head", 0, head=True), node("gpu", 4, 1, 2), node("small", 2, most=3),
         node("large", 8, most=2),
     )  # fmt: skip
-    nodes, found = place(cluster, [Demand("learner", 1, 1, None, 1), Demand("shard", 1, 0, None, 2),
-                                   Demand("actor", 1, 0, None, 12)])  # fmt: skip
+    nodes, found = place(cluster, [
+        ResourceRequest("learner", 1, 1, None, 1), ResourceRequest("shard", 1, 0, None, 2),
+        ResourceRequest("actor", 1, 0, None, 12),
+    ])  # fmt: skip
     assert found == []
     assert [(n.type.name, dict(n.held)) for n in nodes] == [
         ("head", {}), ("gpu", {"learner": 1, "shard": 2, "actor": 1}), ("large", {"actor": 8}),
@@ -802,7 +805,10 @@ def test_no_node_holds_more_than_it_has_and_nothing_starts_in_vain():
 def test_shards_go_to_the_learner_though_another_node_has_room():
     there = NodeType("there", "there", False, True, 1, 1, 8, 0, frozenset())
     cluster = cluster_of(there, node("gpu", 4, 1))
-    nodes, _ = place(cluster, [Demand("learner", 1, 1, None, 1), Demand("shard", 1, 0, None, 2)])
+    nodes, _ = place(
+        cluster,
+        [ResourceRequest("learner", 1, 1, None, 1), ResourceRequest("shard", 1, 0, None, 2)],
+    )
     assert [(n.type.name, dict(n.held)) for n in nodes] == [
         ("there", {}), ("gpu", {"learner": 1, "shard": 2}),
     ]  # fmt: skip
@@ -810,7 +816,7 @@ def test_shards_go_to_the_learner_though_another_node_has_room():
 
 def test_all_types_together_stay_within_max_workers():
     cluster = cluster_of(node("head", 0, head=True), node("a", 2, most=9), max_workers=3)
-    nodes, found = place(cluster, [Demand("actor", 1, 0, None, 100)])
+    nodes, found = place(cluster, [ResourceRequest("actor", 1, 0, None, 100)])
     assert sum(n.held["actor"] for n in nodes) == 6
     assert [str(f) for f in found] == [
         "error: actors.count=100: no room for more than 6 actors, even with all nodes started"
@@ -820,7 +826,8 @@ def test_all_types_together_stay_within_max_workers():
 def test_no_number_of_actors_means_as_many_as_fit():
     cluster = cluster_of(node("head", 0, head=True), node("a", 3, most=5))
     nodes, found = place(
-        cluster, [Demand("evaluator", 1, 0, None, 1), Demand("actor", 1, 0, None, 0)]
+        cluster,
+        [ResourceRequest("evaluator", 1, 0, None, 1), ResourceRequest("actor", 1, 0, None, 0)],
     )
     assert found == []
     assert sum(n.held["actor"] for n in nodes) == 14
@@ -828,7 +835,7 @@ def test_no_number_of_actors_means_as_many_as_fit():
 
 def test_ten_thousand_actors_are_placed_at_once():
     cluster = cluster_of(node("head", 0, head=True), node("a", 1, most=20_000))
-    nodes, found = place(cluster, [Demand("actor", 1, 0, None, 10_000)])
+    nodes, found = place(cluster, [ResourceRequest("actor", 1, 0, None, 10_000)])
     assert len(nodes) == 10_001
     assert found == []
 

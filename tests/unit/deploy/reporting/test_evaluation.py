@@ -9,7 +9,7 @@ from actors.evaluator import Evaluator
 from common.config import merge
 from common.errors import UserError
 from common.handles import InlineHandle
-from common.weights import Variables
+from common.weights import WeightStore
 from deploy.launch.run import make_config, train
 from deploy.reporting.evaluation import evaluate, film
 from deploy.runs.metrics import RunFolder
@@ -31,7 +31,7 @@ def test_other_episodes_are_played_than_the_run_was_scored_with(folder, monkeypa
         return reset(self, seed)
 
     monkeypatch.setattr(Environment, "reset", noted)
-    evaluator = Evaluator(folder.config, InlineHandle(Variables()))
+    evaluator = Evaluator(folder.config, InlineHandle(WeightStore()))
     evaluator.play(1)
     evaluator.close()
     first, second = (evaluate(folder, 3) for _ in range(2))

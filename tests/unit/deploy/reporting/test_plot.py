@@ -38,7 +38,7 @@ def short_run(path: Path, seed: int) -> list[dict[str, Any]]:
         def update(self, report: dict[str, Any]) -> None:
             self.reports.append(report)
 
-        def message(self, text: str) -> None: ...
+        def notify(self, text: str) -> None: ...
 
         def close(self) -> None: ...
 
@@ -276,7 +276,7 @@ def test_live_plots_do_not_share_an_output(displayed: list[dict[str, Any]]) -> N
 def test_live_plot_prints_messages(
     displayed: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    LivePlot().message("actor 0 was replaced: boom")
+    LivePlot().notify("actor 0 was replaced: boom")
     assert capsys.readouterr().out == "actor 0 was replaced: boom\n"
     assert displayed == []
 

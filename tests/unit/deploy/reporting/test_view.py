@@ -55,7 +55,7 @@ def test_without_a_terminal_there_are_plain_lines():
     assert isinstance(view, PlainView)
     view.update(report())
     view.update(report(learner_steps=500))  # too soon after the first: held back
-    view.message("actor 1 was replaced: out of memory")
+    view.notify("actor 1 was replaced: out of memory")
     view.update(report(learner_steps=800))
     view.close()
     first, message, last = stream.getvalue().splitlines()

@@ -12,7 +12,7 @@ from common.errors import UserError
 from common.handles import InlineHandle
 from common.networks import make_network
 from common.types import EnvironmentSpec, FrameSpec
-from common.weights import Variables
+from common.weights import WeightStore
 from deploy.launch.run import make_config
 from deploy.resources import memory as sizing
 from deploy.resources.memory import (
@@ -45,7 +45,7 @@ def test_frames_last_as_long_as_transitions(n_step, stack):
     shard = ReplayServer(
         shard_capacity(config, spec), spec.frame, stack, 0.6, frame_capacity(config, spec), 1, 0
     )
-    actor = Actor(config, 0, 0, [InlineHandle(shard)], InlineHandle(Variables()))
+    actor = Actor(config, 0, 0, [InlineHandle(shard)], InlineHandle(WeightStore()))
     actor.collect(600, 0)
     assert shard.summary().inserted > 2_000
     assert shard.summary().size == 1_000, "frames ran out before transitions did"
@@ -124,7 +124,7 @@ def test_many_actors_on_few_shards_get_room_for_the_frames_that_their_next_chunk
     for index in range(2):
         shard.append(ReplayServer(capacity, spec.frame, 3, 0.6, frames, 1, index))
     handles = [InlineHandle(server) for server in shard]
-    actors = [Actor(config, i, 0, handles, InlineHandle(Variables())) for i in range(24)]
+    actors = [Actor(config, i, 0, handles, InlineHandle(WeightStore())) for i in range(24)]
     for _ in range(12):
         for actor in actors:
             actor.collect(8, 0)
@@ -201,7 +201,7 @@ def test_groups_that_are_not_full_cost_rows_but_no_transitions(envs, chunk_steps
         *(shard_capacity(config, spec), spec.frame, 2, 0.6, frame_capacity(config, spec), 1, 0, 0),
         *("lz4", shard_frame_bytes(config, spec)),
     )
-    actor = Actor(config, 0, 0, [InlineHandle(shard)], InlineHandle(Variables()))
+    actor = Actor(config, 0, 0, [InlineHandle(shard)], InlineHandle(WeightStore()))
     actor.collect(4_000 // envs, 0)
     assert shard.summary().inserted > 2_400
     assert shard.summary().size == 1_200

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from common.config import Config
-from deploy.resources.requests import ACTOR_NODES, LEARNER_NODES, Demand, demands
+from deploy.resources.requests import ACTOR_NODES, LEARNER_NODES, ResourceRequest, resource_requests
 
 
 def by_title(values=None, offered=(), gpus=False):
-    wanted = demands(Config.model_validate(values or {}), offered, gpus)
+    wanted = resource_requests(Config.model_validate(values or {}), offered, gpus)
     return {demand.title: demand for demand in wanted}
 
 
@@ -67,8 +67,8 @@ def test_cpus_are_those_of_the_configuration():
 
 
 def test_how_many_fit_a_node():
-    demand = Demand("actor", 0.1, resource=ACTOR_NODES)
-    assert demand.fits({"CPU": 0.3, ACTOR_NODES: 1000}) == 3
-    assert demand.fits({"CPU": 8.0}) == 0
-    assert Demand("learner", 1.0, gpus=1).fits({"CPU": 8.0, "GPU": 1.0}) == 1
-    assert Demand("shard-0", 0.0, resource="x").bundle() == {"x": 0.001}
+    demand = ResourceRequest("actor", 0.1, resource=ACTOR_NODES)
+    assert demand.count_fitting({"CPU": 0.3, ACTOR_NODES: 1000}) == 3
+    assert demand.count_fitting({"CPU": 8.0}) == 0
+    assert ResourceRequest("learner", 1.0, gpus=1).count_fitting({"CPU": 8.0, "GPU": 1.0}) == 1
+    assert ResourceRequest("shard-0", 0.0, resource="x").bundle() == {"x": 0.001}

@@ -24,7 +24,7 @@ from deploy.runs.checkpoint_schema import (
     check_state,
     learner_state,
     shard_file,
-    shard_origin,
+    shard_restore,
 )
 from replay_server.rate_limiter import RateLimiter
 
@@ -59,7 +59,7 @@ def go_on_from(checkpoint):
     limiter.restore(checkpoint.state["limiter"], 5)
     assert limiter.explain()
     assert learner_state(checkpoint).nbytes
-    shard_origin(checkpoint, 0, 2)
+    shard_restore(checkpoint, 0, 2)
     check_origin(checkpoint, Config())
 
 
@@ -149,8 +149,8 @@ def test_another_version_and_a_checkpoint_without_a_learner_are_told():
 
 def test_a_replay_memory_that_nobody_wants_is_none():
     checkpoint = make_checkpoint(make_state())
-    assert shard_origin(checkpoint, 0, 2) is not None
-    assert shard_origin(dataclasses.replace(checkpoint, replay=False), 0, 2) is None
+    assert shard_restore(checkpoint, 0, 2) is not None
+    assert shard_restore(dataclasses.replace(checkpoint, replay=False), 0, 2) is None
 
 
 # --- a run whose machine is gone -----------------------------------------------------------------

@@ -16,8 +16,8 @@ from common.config import CheckpointConfig
 from common.handles import InlineHandle
 from common.errors import RemoteDiedError
 from common.storage import LocalStorage, open_storage
-from deploy.runs.checkpoint_writer import Checkpointer, Saving
-from deploy.runs.checkpoint_schema import learner_state, shard_origin
+from deploy.runs.checkpoint_writer import CheckpointWriter, CheckpointJob
+from deploy.runs.checkpoint_schema import learner_state, shard_restore
 from replay_server.messages import encode_chunk
 from replay_server.server import ReplayServer
 
@@ -46,13 +46,13 @@ def make_shard(index, items=5, frames=6):
 
 def make_checkpointer(path, beside=False, **config):
     store = CheckpointStore(open_storage(str(path)), 3)
-    return Checkpointer(store, CheckpointConfig(**config), beside)
+    return CheckpointWriter(store, CheckpointConfig(**config), beside)
 
 
 def make_saving(learner, shards=(), transitions=0, **state):
     counters = {"learner_steps": 60, "env_steps": 8, "transitions": transitions}
     handles = [shard if hasattr(shard, "call") else InlineHandle(shard) for shard in shards]
-    return Saving({"counters": counters, **state}, InlineHandle(learner), handles, mark="mine")
+    return CheckpointJob({"counters": counters, **state}, InlineHandle(learner), handles, mark="mine")
 
 
 @pytest.mark.parametrize("beside", [False, True])
@@ -173,7 +173,7 @@ def test_every_file_of_every_shard_is_in_the_manifest_and_restores_it(tmp_path, 
         assert entry["bytes"] == (tmp_path / path).stat().st_size
     assert checkpoint.state["shards"] == 3
     for index, shard in enumerate(shards):
-        origin = shard_origin(checkpoint, index, 3)
+        origin = shard_restore(checkpoint, index, 3)
         again = ReplayServer(64, PICTURE, 2, 0.6, 256, 1, index, 1, origin=origin)
         again.check()
         assert again.summary().size == shard.summary().size == 5 + index
@@ -189,7 +189,7 @@ def test_without_replay_nothing_of_it_is_saved_and_shards_begin_empty(tmp_path):
         "state.json",
     }
     assert checkpoint.state["shards"] == 0
-    assert shard_origin(checkpoint, 0, 4) is None
+    assert shard_restore(checkpoint, 0, 4) is None
 
 
 def test_the_learners_own_count_is_the_checkpoints(tmp_path):

@@ -98,7 +98,7 @@ def test_two_processes_cannot_run_in_one_folder(tmp_path):
     with folder.lock(), pytest.raises(UserError, match="another process"), folder.lock():
         pass
     with folder.lock():
-        assert [folder.begin_life() for _ in range(3)] == [0, 1, 2]
+        assert [folder.new_attempt() for _ in range(3)] == [0, 1, 2]
 
 
 def test_a_folder_knows_whether_its_run_goes_on_and_asking_leaves_no_trace(tmp_path):
@@ -152,9 +152,9 @@ def test_an_empty_folder_of_the_users_is_empty_again_and_stays(tmp_path):
 
 def test_a_run_was_started_as_often_as_is_known_for_certain(tmp_path):
     folder = RunFolder.create(tmp_path / "run", make_config("cartpole"))
-    assert folder.begin_life(least=3) == 3
-    assert folder.begin_life(least=1) == 4
-    assert folder.begin_life() == 5
+    assert folder.new_attempt(least=3) == 3
+    assert folder.new_attempt(least=1) == 4
+    assert folder.new_attempt() == 5
 
 
 @pytest.mark.parametrize("content", [b"", b"many", b"-1", b"1.5", b"\xff\xfe"])
@@ -162,7 +162,7 @@ def test_a_count_of_lives_that_is_damaged_is_named(tmp_path, content):
     folder = RunFolder.create(tmp_path / "run", make_config("cartpole"))
     (tmp_path / "run" / "lives").write_bytes(content)
     with pytest.raises(UserError, match=r"run/lives: .*whole number") as caught:
-        folder.begin_life()
+        folder.new_attempt()
     assert "\n" not in str(caught.value)
 
 
