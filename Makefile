@@ -13,7 +13,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 PIP_INSTALL := $(BIN)/python -m pip --disable-pip-version-check --quiet install --no-compile
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: train test check lint setup clean
+.PHONY: train test check lint docs release-check setup clean
 
 train: $(VENV)/.installed
 	$(BIN)/raydqn train $(ARGS)
@@ -22,13 +22,21 @@ test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 # Every check that continuous integration runs, tests included.
-check: lint test
+check: lint docs test
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# The documentation site, in build/docs; a warning fails.
+docs: $(VENV)/.installed-dev
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet --fresh-env docs build/docs
+
+# Builds wheel and sdist in dist/ and tries each in a fresh environment (RELEASING.md).
+release-check: $(VENV)/.installed-dev
+	.ci/release-check
 
 setup: $(VENV)/.installed-dev
 
@@ -47,4 +55,4 @@ $(VENV)/.installed-dev: $(VENV)/bin/python pyproject.toml constraints.txt
 	@touch $@ $(VENV)/.installed
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
