@@ -13,10 +13,14 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 PIP_INSTALL := $(BIN)/python -m pip --disable-pip-version-check --quiet install --no-compile
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: train test check lint docs release-check setup clean
+.PHONY: train quick test check lint docs release-check setup clean
 
 train: $(VENV)/.installed
 	$(BIN)/raydqn train $(ARGS)
+
+# Unit tests and simulations: no process of Ray's.
+quick: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -n 2 $(ARGS) tests/unit tests/simulation
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)

@@ -327,7 +327,7 @@ def test_one_question_is_asked_for_all_and_nobody_is_held_up_by_it():
         answers.append(answer)
         return answer
 
-    scene.runtime.homeless, scene.runtime.give_up = ask, given_up.append
+    scene.runtime.pending_placement, scene.runtime.cancel = ask, given_up.append
     assert scene.go_on(61.0) == [], "the answer is not there yet"
     assert scene.go_on(ANSWER_S + 1.0) == [], "nobody answers: nobody is to blame"
     assert given_up == answers
