@@ -27,7 +27,7 @@ META = st.dictionaries(
 )
 
 
-def notify(columns, meta=None, length=None, payload=0):
+def message(columns, meta=None, length=None, payload=0):
     """Bytes with a header of the attacker's choice."""
     header = msgpack.packb({"meta": {} if meta is None else meta, "columns": columns})
     size = len(header) if length is None else length
