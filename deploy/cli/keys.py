@@ -118,8 +118,8 @@ def _title(section: str) -> str:
 
     if not section:
         return "the run"
-    described = Config.model_fields[section].annotation
-    text = ((described and described.__doc__) or "").splitlines()[0].rstrip(".")
+    model = Config.model_fields[section].annotation
+    text = str(model.__doc__ if model is not None else "").partition("\n")[0].rstrip(".")
     return f"{section} – {text[:1].lower()}{text[1:]}"
 
 
