@@ -35,7 +35,7 @@ def load_config(
         overrides: values on top of both, nested by section.
 
     Returns:
-        The configuration, which is frozen: call `load_config` again for other values.
+        The configuration. It is frozen; call `load_config` again for other values.
 
     Raises:
         UserError: an unknown preset, an unreadable file, or a wrong key or value.

@@ -25,10 +25,10 @@ class Summary(TypedDict):
         score_epsilon: probability of a random action in that evaluation.
         best_score: score of the best evaluation, None before the first.
         restarts: parts that were replaced.
-        dropped: transitions that could not be inserted.
+        dropped: transitions lost because their shard had died.
         weights_sha256: hash of the last weights; equal runs have equal hashes.
         protocol: what the score depends on, such as the version of the environment.
-        stop_reason: the key of the stop condition, `interrupted` or `terminated`.
+        stop_reason: a key of `stop`, such as `score`, or `interrupted` or `terminated`.
     """
 
     run: str
@@ -39,8 +39,8 @@ class Summary(TypedDict):
     episodes: int
     wall_s: float
     acting_after_s: float | None
-    env_steps_per_s: float | None
-    learner_steps_per_s: float | None
+    env_steps_per_s: float
+    learner_steps_per_s: float
     samples_per_insert: float
     score: float | None
     score_episodes: int
