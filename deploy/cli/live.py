@@ -96,8 +96,8 @@ def _status(options: argparse.Namespace, _: Overrides) -> int:
         from deploy.control.service import statuses_at
 
         running = True
-        found, silent = statuses_at(options.address, options.run_folder)
-        for line in silent:
+        found, unresponsive = statuses_at(options.address, options.run_folder)
+        for line in unresponsive:
             print(f"raydqn: {line}", file=sys.stderr)
         if not found:
             print("no run has reported at", options.address)
