@@ -9,7 +9,7 @@ from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from pathlib import Path
 
-from deploy import PACKAGES
+from common.version import PACKAGES
 
 EXTRAS_OF_NODES = ("atari", "fast", "minatar")
 """Which of pyproject.toml the cluster files install everywhere."""

@@ -22,7 +22,7 @@ from typing import Any, Protocol, TypeVar
 from common.config import Config
 from common.errors import EnvironmentFailedError, RemoteDiedError, UserError
 from common.handles import Future, Handle, InlineHandle, Mapped, Ready
-from deploy import VERSION
+from common.version import VERSION
 from deploy.resources.memory import ACTOR_BYTES, available_bytes
 from deploy.resources.requests import resource_requests
 

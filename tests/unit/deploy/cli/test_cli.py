@@ -14,7 +14,8 @@ import pytest
 
 from common.config import build, merge
 from common.errors import UserError
-from deploy.cli.main import main, split_overrides
+from deploy.cli.main import main
+from deploy.cli.overrides import split_overrides
 from deploy.launch import run as run_module
 from deploy.launch.run import make_config, preset_names, train
 from support.program import TINY, TINY_OPTIONS

@@ -18,7 +18,7 @@ from ray._private.runtime_env.packaging import create_package, get_uri_for_direc
 
 from common.config import build
 from common.errors import UserError
-from deploy import PACKAGES, VERSION
+from common.version import PACKAGES, VERSION
 from deploy.cli.main import main
 from deploy.launch.run import make_config
 from deploy.provisioning.check import check_cluster, place
