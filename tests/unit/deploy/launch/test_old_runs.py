@@ -18,15 +18,16 @@ import shutil
 import pytest
 
 from deploy.cli.main import main
-from deploy.launch.run import resume
+from deploy.launch.resume import resume
 from deploy.reporting.evaluation import evaluate
 from deploy.reporting.plot import plot_runs
-from deploy.runs.metrics import RunFolder, read_metrics
+from deploy.runs.folder import RunFolder
+from deploy.runs.metrics import read_metrics
 from support.paths import ROOT
 
 OLD_RUN = ROOT / "tests" / "support" / "runs" / "before-the-house"
 RESUMED_SHA256 = "6d486e108a7455699b21af752bbae4b295d1a118c963d050a5640364027a3572"
-"""Of the earlier version: raydqn resume before-the-house --inline --stop.learner-steps 200 --json"""
+"""By the same version: raydqn resume before-the-house --inline --stop.learner-steps 200 --json"""
 
 
 @pytest.fixture

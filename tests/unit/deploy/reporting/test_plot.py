@@ -22,10 +22,12 @@ from PIL import Image
 
 from common.errors import UserError
 from deploy.cli import main as cli
-from deploy.launch.run import make_config, train
+from deploy.launch.presets import make_config
+from deploy.launch.train import train
 from deploy.reporting.live_plot import LivePlot
 from deploy.reporting.plot import COLOURS, draw, moving_average, plot_runs, to_png
-from deploy.runs.metrics import RunFolder, read_metrics
+from deploy.runs.folder import RunFolder
+from deploy.runs.metrics import read_metrics
 
 
 def short_run(path: Path, seed: int) -> list[dict[str, Any]]:
@@ -38,7 +40,7 @@ def short_run(path: Path, seed: int) -> list[dict[str, Any]]:
         def update(self, report: dict[str, Any]) -> None:
             self.reports.append(report)
 
-        def notify(self, text: str) -> None: ...
+        def notify(self, text: str, level: int = 20, detail: str = "") -> None: ...
 
         def close(self) -> None: ...
 
