@@ -39,11 +39,12 @@ class RunLog:
         self._logger = logging.Logger("raydqn.run", logging.DEBUG)
         self._handler = _Handler(path, failed)
         self._logger.addHandler(self._handler)
+        self._closed = False
 
     def notify(
         self, text: str, level: int = logging.INFO, detail: str = "", at_s: float | None = None
     ) -> None:
-        """Append an event.
+        """Append an event; after `close` it is ignored.
 
         Args:
             text: one line; further lines count as detail.
@@ -51,6 +52,8 @@ class RunLog:
             detail: lines below it, such as a traceback.
             at_s: seconds since the epoch; by default now.
         """
+        if self._closed:
+            return
         lines = [*text.splitlines(), *detail.splitlines()] or [""]
         record = logging.LogRecord("raydqn.run", level, "", 0, "", None, None)
         record.created = at_s if at_s is not None else record.created
@@ -61,7 +64,7 @@ class RunLog:
 
     def close(self) -> None:
         """Close the file. May be called again."""
-        self._logger.removeHandler(self._handler)
+        self._closed = True
         with suppress(OSError):  # text that a full disk refused before; it was reported then
             self._handler.close()
 
@@ -91,12 +94,14 @@ def last_events(path: Path, count: int = EVENTS) -> list[dict[str, str]]:
     An empty list if there is no log, or it cannot be read.
     """
     found: list[dict[str, str]] = []
-    for line in _tail(path).splitlines():
+    for line in _tail(path).split("\n"):
         head = _HEAD.fullmatch(line)
         if head is not None:
             found.append({"at": head[1], "level": head[2], "text": head[3], "detail": ""})
-        elif found:
-            found[-1]["detail"] += line.removeprefix(INDENT) + "\n"
+        elif found and line.startswith(INDENT):
+            line = line.removeprefix(INDENT)
+            before = found[-1]["detail"]
+            found[-1]["detail"] = f"{before}\n{line}" if before else line
     return found[-count:]
 
 

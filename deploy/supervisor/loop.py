@@ -1199,6 +1199,7 @@ class Supervisor:
             self._folder.write_status(status)
             board = self._board
             if board is not None and board.up and (self._post is None or self._post.done()):
+                status |= self._folder.read_log()
                 self._post = board.handle.call("post", line, status)
 
     def _record(self, write: Callable[[], None]) -> None:
