@@ -9,7 +9,6 @@ import pytest
 import torch
 from test_learner import ACTIONS, Bench, items, without_versions
 from test_prefetch import PICTURES, VECTORS, next_round
-from test_reliability import contents_of
 
 from common import wire
 from common.config import merge
@@ -20,6 +19,7 @@ from deploy.launch.train import train
 from learner.prefetch import Stager
 from support import elsewhere
 from support.program import TINY, checkpoints_in
+from support.reliability import contents_of
 from support.replay import random_chunk
 
 THERE = torch.device(elsewhere.NAME)
