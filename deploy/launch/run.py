@@ -46,7 +46,7 @@ def run_parts(
         folder: of the run; events go to its log from now on.
         spec: of the environment.
         checkpoint: that learner and shards restore; None: the run begins.
-        runtime: that the parts live in.
+        runtime: of the parts.
         view: shows progress, or `RunEvents` with events from before; it is closed at the end.
         started_s: `time.monotonic()` when the command began.
         mode: kind of the runtime, for the log.

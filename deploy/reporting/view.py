@@ -202,7 +202,7 @@ def evaluating(report: dict[str, Any]) -> str:
 def missing(report: dict[str, Any]) -> str:
     """The number of ready actors, an empty string if all are."""
     up, actors = report["actors_up"], report["actors"]
-    return f"; {up} of {actors} actors up" if up < actors else ""
+    return f"; {up} of {actors} actors ready" if up < actors else ""
 
 
 def number(value: float | None, digits: int = 1) -> str:

@@ -22,7 +22,7 @@ from replay_server.client import shard_title
 
 POLL_S = 0.05
 GRACE_S = 5.0
-"""Time beyond `checkpoint.timeout_s` in which the job can report itself what has timed out."""
+"""Time beyond `checkpoint.timeout_s` in which the job itself can name the part that timed out."""
 ABANDON_S = 60.0
 """Time in which the other shards can finish writing when one has failed."""
 

@@ -97,7 +97,7 @@ def test_a_log_that_cannot_be_written_is_shown_once(tmp_path, view):
     assert "No space left" in text
 
 
-def test_the_detail_of_an_error_holds_its_chain_and_what_came_from_other_processes():
+def test_the_detail_of_an_error_holds_its_chain_and_the_causes_in_other_processes():
     class DiedError(Exception):
         detail = "Ray's whole text"
 

@@ -13,7 +13,7 @@ from deploy.launch.signals import STOP_REASONS, deferred_signals, stop_on_signal
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_while_ray_starts_counts_even_if_a_handlers_exception_is_dropped(number):
-    """Python drops what a handler of Ray's raises, if the signal comes in the middle of a fork."""
+    """Python drops the exception of Ray's handler if the signal arrives during a fork."""
 
     def handler(number, frame):
         raise SystemExit(1)

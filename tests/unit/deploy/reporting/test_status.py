@@ -1,4 +1,4 @@
-"""What `raydqn status` prints of a status."""
+"""Output of `raydqn status`."""
 
 from __future__ import annotations
 

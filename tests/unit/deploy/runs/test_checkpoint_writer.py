@@ -1,4 +1,4 @@
-"""When checkpoints are written, in the background or not, and what belongs to one."""
+"""When checkpoints are written, in the background or not, and the files that belong to one."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from support.replay import PICTURE, random_chunk
 
 
 class Learner:
-    """Has a state, and can be held up in giving it."""
+    """A learner whose `state` can be delayed."""
 
     def __init__(self, steps=70):
         self.steps = steps
@@ -74,10 +74,10 @@ def test_it_is_due_after_so_many_steps_and_not_again_before_as_many(tmp_path, ba
 def test_in_the_background_the_clock_counts_if_there_is_progress(tmp_path):
     writer = make_writer(tmp_path, True, every_learner_steps=None, every_s=60.0)
     start = writer.tried_s
-    assert not writer.due(start + 60.0, 0, 900), "what a run begins with was not done by it"
+    assert not writer.due(start + 60.0, 0, 900), "a resumed run has no progress of its own yet"
     assert not writer.due(start + 59.9, 10, 1_000)
     assert writer.due(start + 60.0, 1, 900)
-    assert writer.due(start + 60.0, 0, 901), "a memory that fills up is worth job"
+    assert writer.due(start + 60.0, 0, 901), "a memory that fills up is worth saving"
     writer.begin(make_job(Learner(0), transitions=1_000), 0)
     assert writer.take(10.0) is not None
     later = writer.tried_s + 60.0
@@ -197,7 +197,7 @@ def test_without_replay_nothing_of_it_is_saved_and_shards_begin_empty(tmp_path):
 
 
 def test_the_learners_own_count_is_the_checkpoints(tmp_path):
-    # It may be a call ahead of what was reported.
+    # The learner may be a call ahead of its last report.
     writer, learner = make_writer(tmp_path), Learner(steps=80)
     writer.begin(make_job(learner, score=3.0), 60)
     checkpoint = writer.store.newest()
@@ -208,7 +208,7 @@ def test_the_learners_own_count_is_the_checkpoints(tmp_path):
     assert np.array_equal(learner_state(checkpoint), learner.state())
 
 
-# --- what hangs, and what is late -----------------------------------------------------------------
+# --- hanging parts and storage -------------------------------------------------------------------
 
 
 class Never:
@@ -347,7 +347,7 @@ def test_a_shard_that_never_finishes_the_previous_one_fails_it_in_time(tmp_path,
     held.go_on.set()
 
 
-def test_when_a_shard_dies_the_others_end_what_they_write(tmp_path, monkeypatch):
+def test_when_a_shard_dies_the_others_finish_writing(tmp_path, monkeypatch):
     shards = [make_shard(index, items=40, frames=70) for index in range(2)]
     job = make_job(Learner(), shards)
     job.shards[0].end()
@@ -358,7 +358,7 @@ def test_when_a_shard_dies_the_others_end_what_they_write(tmp_path, monkeypatch)
     held.go_on.set()
     assert isinstance(writer.take(10.0).error, RemoteDiedError)
     assert not list(tmp_path.glob("*-step-*"))
-    # What the others wrote need not be written again.
+    # The other shards need not write their frames again.
     kept = frames_in(tmp_path)
     assert kept
     assert all(name.startswith("1-") for name in kept)
@@ -395,7 +395,7 @@ def test_frames_of_checkpoints_that_fail_again_and_again_do_not_pile_up(tmp_path
     assert {f"frames/{name}" for name in frames_in(tmp_path)} == needed
 
 
-def test_what_could_not_be_removed_is_a_remark_and_no_error(tmp_path, monkeypatch):
+def test_a_failed_removal_of_old_checkpoints_is_a_remark_and_no_error(tmp_path, monkeypatch):
     def refuse(*_):
         raise PermissionError(13, "Access denied")
 

@@ -92,7 +92,7 @@ def learner(**over):
     return LearnerReport(**(values | over))
 
 
-def test_what_only_the_learner_knows_is_unknown_until_it_reports(limiter):
+def test_values_of_the_learner_are_nan_until_it_reports(limiter):
     # Shards fill up in the warm-up: 0 would be wrong, and after a resume every total would fall.
     expected = {
         "replay_size": 100, "replay_evicted": 20, "stale_priorities": 4, "refused_priorities": 6,
@@ -184,7 +184,7 @@ def test_equal_hashes_mean_equal_bytes_under_equal_names():
     assert hash_arrays(one) != hash_arrays({"a": np.arange(3.0), "b": np.array([1, 1 + 1e-16 * 4])})
 
 
-def test_a_line_says_who_waits_and_how_long_for_programs_too():
+def test_a_line_names_the_waiting_side_and_its_seconds_for_programs_too():
     now_s = [0.0]
     limiter = RateLimiter(8.0, 100, 1_000.0, 16, 32, lambda: now_s[0])
     now_s[0] = 12.3456
@@ -219,4 +219,4 @@ def test_statistics_of_the_memory_stand_in_one_line_per_shard_and_in_all(limiter
     assert whole["times_sampled"]["0"] == 120
     assert whole["priorities"]["<10"] == 2
     assert "shard" not in whole
-    assert kept.line(limiter, False, 2)["replay"] is None, "each is told once"
+    assert kept.line(limiter, False, 2)["replay"] is None, "each appears in one line"
