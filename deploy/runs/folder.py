@@ -224,8 +224,10 @@ class RunFolder:
         try:
             status = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
+            log = self.path / LOG
+            hint = f"; its log is {log}" if log.is_file() else ""
             raise UserError(
-                f"{self.path}: has no status yet; it comes with the first report"
+                f"{self.path}: has no status yet; it comes with the first report{hint}"
             ) from None
         except (OSError, ValueError) as error:
             raise UserError(f"{path}: cannot be read ({error})") from None
