@@ -15,7 +15,7 @@ from deploy.launch.results import Evaluation, Summary
 
 if TYPE_CHECKING:
     from common.config import Config
-    from deploy.supervisor.loop import ProgressView
+    from deploy.reporting.view import ProgressView
 
 __all__ = ["VERSION", "Evaluation", "Summary", "evaluate", "load_config", "resume", "train"]
 

@@ -43,7 +43,7 @@ def _check(options: argparse.Namespace, overrides: Overrides) -> int:
 def _run_on_cluster(options: argparse.Namespace, overrides: Overrides) -> Config:
     """The run that is meant for a cluster: what is named here, else the job in the cluster file."""
     from common.config import merge
-    from deploy.launch.run import DEFAULT_PRESET, make_config
+    from deploy.launch.presets import DEFAULT_PRESET, make_config
     from deploy.provisioning.cluster_file import load_cluster
 
     preset, config = options.preset, options.config
@@ -67,7 +67,7 @@ def _run_on_cluster(options: argparse.Namespace, overrides: Overrides) -> Config
 
 
 def _submit(options: argparse.Namespace, overrides: Overrides) -> int:
-    from deploy.launch.run import DEFAULT_PRESET
+    from deploy.launch.presets import DEFAULT_PRESET
     from deploy.provisioning.check import check_cluster
     from deploy.provisioning.cluster_file import KUBERAY
     from deploy.provisioning.submit import new_name, submit

@@ -71,7 +71,7 @@ def grammar_of(commands: Sequence[Command]) -> Grammar:
 def _values(action: argparse.Action) -> list[str] | None:
     """The values of an argument: nothing for free text, None for a path."""
     if action.dest == "preset":
-        from deploy.launch.run import preset_names
+        from deploy.launch.presets import preset_names
 
         return preset_names()
     if action.choices is not None:

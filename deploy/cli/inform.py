@@ -12,7 +12,7 @@ from deploy.cli.run import add_configuration
 
 def _config(options: argparse.Namespace, overrides: Overrides) -> int:
     from common.config import to_toml
-    from deploy.launch.run import DEFAULT_PRESET, make_config
+    from deploy.launch.presets import DEFAULT_PRESET, make_config
 
     preset = options.preset or DEFAULT_PRESET
     print(to_toml(make_config(preset, options.config, overrides)), end="")
@@ -20,7 +20,7 @@ def _config(options: argparse.Namespace, overrides: Overrides) -> int:
 
 
 def _presets(options: argparse.Namespace, _: Overrides) -> int:
-    from deploy.launch.run import DEFAULT_PRESET, preset_names, preset_summary
+    from deploy.launch.presets import DEFAULT_PRESET, preset_names, preset_summary
 
     for name in preset_names():
         mark = " (default)" if name == DEFAULT_PRESET else ""

@@ -56,7 +56,7 @@ def _change(options: argparse.Namespace, overrides: Overrides) -> int:
     from deploy.control.file import APPLIED, TAKEN_WITHIN_S, ask, changed, keys_of
 
     if options.address is None:
-        from deploy.runs.metrics import RunFolder
+        from deploy.runs.folder import RunFolder
 
         folder = RunFolder.open(path(options.run_folder))
         new = changed(folder.config, overrides, "command line")
@@ -87,7 +87,7 @@ def _status(options: argparse.Namespace, _: Overrides) -> int:
     if options.address is None:
         if options.run_folder is None:
             raise UserError("status: name the folder of a run, or the --address of a cluster")
-        from deploy.runs.metrics import RunFolder
+        from deploy.runs.folder import RunFolder
 
         folder = RunFolder.open(path(options.run_folder))
         running = folder.is_running()
@@ -108,7 +108,7 @@ def _status(options: argparse.Namespace, _: Overrides) -> int:
 
 def _chaos(options: argparse.Namespace, overrides: Overrides) -> int:
     from deploy.control.chaos import chaos
-    from deploy.runs.metrics import RunFolder
+    from deploy.runs.folder import RunFolder
 
     folder = RunFolder.open(options.run_folder)
     try:

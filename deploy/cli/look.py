@@ -32,7 +32,7 @@ def _add_plot(parser: Parser) -> None:
 
 def _evaluate(options: argparse.Namespace, _: Overrides) -> int:
     from deploy.reporting.evaluation import evaluate, film
-    from deploy.runs.metrics import RunFolder
+    from deploy.runs.folder import RunFolder
 
     overrides: Overrides = {"evaluation": {"episodes": options.episodes}}
     if options.epsilon is not None:

@@ -56,18 +56,20 @@ def _add_place(parser: Parser) -> None:
 
 
 def _train(options: argparse.Namespace, overrides: Overrides) -> int:
-    from deploy.launch import run
+    from deploy.launch.presets import DEFAULT_PRESET, make_config, preset_values
+    from deploy.launch.run_path import run_name, run_path
+    from deploy.launch.train import train
     from deploy.reporting.view import make_view
 
     started_s = command_started_s()
-    preset = options.preset or run.DEFAULT_PRESET
-    config = run.make_config(preset, options.config, overrides)
-    named = config.env.id != run.preset_values(preset)["env"]["id"]
-    name = run.run_name(config.env.id) if named else preset
-    with run.run_path(options.run_dir, name) as folder:
+    preset = options.preset or DEFAULT_PRESET
+    config = make_config(preset, options.config, overrides)
+    named = config.env.id != preset_values(preset)["env"]["id"]
+    name = run_name(config.env.id) if named else preset
+    with run_path(options.run_dir, name) as folder:
         return _finish(
             options,
-            lambda: run.train(
+            lambda: train(
                 config,
                 folder,
                 inline=options.inline,
@@ -80,17 +82,17 @@ def _train(options: argparse.Namespace, overrides: Overrides) -> int:
 
 
 def _resume(options: argparse.Namespace, overrides: Overrides) -> int:
-    from deploy.launch import run
+    from deploy.launch.resume import fetch_run, resume
     from deploy.reporting.view import make_view
-    from deploy.runs.metrics import RunFolder
+    from deploy.runs.folder import RunFolder
 
     started_s = command_started_s()
     given = options.run_folder
-    folder = run.fetch_run(given) if "://" in given else path(given)
+    folder = fetch_run(given) if "://" in given else path(given)
     config = RunFolder.open(folder, overrides).config
     return _finish(
         options,
-        lambda: run.resume(
+        lambda: resume(
             folder,
             overrides,
             checkpoint_name=options.checkpoint,
@@ -105,7 +107,7 @@ def _resume(options: argparse.Namespace, overrides: Overrides) -> int:
 
 def _finish(options: argparse.Namespace, work: Callable[[], dict[str, Any]], folder: Path) -> int:
     """Run, then print how the run ended and which command comes next."""
-    from deploy.runs.metrics import RunFolder, is_run
+    from deploy.runs.folder import RunFolder, is_run
 
     try:
         summary = work()

@@ -8,9 +8,11 @@ from typing import Any, cast
 
 from common.config import Config
 from common.errors import UserError
-from deploy.launch import run
+from deploy.launch import presets
+from deploy.launch import resume as resuming
+from deploy.launch import train as training
 from deploy.launch.results import Evaluation, Summary
-from deploy.supervisor.loop import ProgressView
+from deploy.reporting.view import ProgressView
 
 WEIGHTS = ("best", "latest")
 
@@ -19,7 +21,7 @@ def load_config(
     preset: str, file: str | Path | None, overrides: Mapping[str, Any] | None
 ) -> Config:
     """See `deploy.load_config`."""
-    return run.make_config(preset, _path(file) if file is not None else None, _plain(overrides))
+    return presets.make_config(preset, _path(file) if file is not None else None, _plain(overrides))
 
 
 def train(
@@ -32,7 +34,7 @@ def train(
 ) -> Summary:
     """See `deploy.train`."""
     folder = _path(run_dir) if run_dir is not None else None
-    return cast(Summary, run.train(config, folder, inline=inline, address=address, view=view))
+    return cast(Summary, training.train(config, folder, inline=inline, address=address, view=view))
 
 
 def resume(
@@ -46,8 +48,8 @@ def resume(
 ) -> Summary:
     """See `deploy.resume`."""
     is_url = isinstance(run_dir, str) and "://" in run_dir
-    folder = run.fetch_run(str(run_dir)) if is_url else _path(run_dir)
-    summary = run.resume(
+    folder = resuming.fetch_run(str(run_dir)) if is_url else _path(run_dir)
+    summary = resuming.resume(
         folder,
         _plain(overrides),
         checkpoint_name=checkpoint,
@@ -61,7 +63,7 @@ def resume(
 def evaluate(run_dir: str | Path, episodes: int, weights: str, epsilon: float | None) -> Evaluation:
     """See `deploy.evaluate`."""
     from deploy.reporting.evaluation import evaluate as evaluate_run
-    from deploy.runs.metrics import RunFolder
+    from deploy.runs.folder import RunFolder
 
     if weights not in WEIGHTS:
         raise UserError(f"weights={weights!r}: must be {' or '.join(WEIGHTS)}")

@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from common import wire
 from common.checkpoint import Checkpoint
@@ -38,10 +38,11 @@ from deploy.control.file import APPLIED, LOOK_EVERY_S, ControlFile, changed, des
 from deploy.control.service import TITLE as BOARD
 from deploy.control.service import Board
 from deploy.reporting.status import PartStatus, part_status, run_status
-from deploy.runs.checkpoint_schema import learner_state, shard_restore
+from deploy.runs.checkpoint_schema import learner_state, parse_state, shard_restore
 from deploy.runs.checkpoint_writer import CheckpointJob, CheckpointWriter
-from deploy.runs.metrics import CONTROL, MIN_RATE_S, MetricsWriter, RunFolder
-from deploy.runs.statistics import Counters, Records
+from deploy.runs.folder import CONTROL, RunFolder
+from deploy.runs.metrics import MIN_RATE_S, MetricsWriter
+from deploy.runs.statistics import Counters, RunStatistics
 from deploy.runtime.ray_runtime import check_count, part_name
 from deploy.supervisor.actor_autoscaler import Room
 from deploy.supervisor.actor_pool import ActorPool
@@ -52,6 +53,7 @@ from replay_server.rate_limiter import RateLimiter
 
 if TYPE_CHECKING:  # it imports torch; see deploy.launch.run
     from deploy.program import Program
+    from deploy.reporting.view import ProgressView
 
 TRAIN_CALLS_IN_FLIGHT = 2
 """Two, so that the learner never waits for the supervisor to hear of the first."""
@@ -93,22 +95,6 @@ NAMED_PARTS = 5
 """How many parts without an answer an error names; it stays one line with hundreds of actors."""
 
 
-class ProgressView(Protocol):
-    """Where progress is shown."""
-
-    def update(self, report: dict[str, Any]) -> None:
-        """A new report."""
-        ...
-
-    def notify(self, text: str) -> None:
-        """Something worth a line of its own."""
-        ...
-
-    def close(self) -> None:
-        """The run is over."""
-        ...
-
-
 @dataclass(frozen=True, slots=True)
 class _Training:
     """A `train` call under way."""
@@ -139,7 +125,7 @@ class Supervisor:
         self._config: Config = program.config
         self._folder = folder
         self._view = view
-        self._records = Records(program.config, started_s)
+        self._records = RunStatistics(program.config, started_s)
         first = program.incarnation
         self._pool = ActorPool(program)
         self._weight_store = Slot(
@@ -172,7 +158,7 @@ class Supervisor:
         self._begun = self._done()
         self._saved: Counters | None = None
         self._checkpoint_writer = CheckpointWriter(
-            folder.checkpoints, config.checkpoint, beside=program.runtime.parallel
+            folder.checkpoints, config.checkpoint, background=program.runtime.parallel
         )
         supervision = config.supervision
         self._health = HealthMonitor(
@@ -209,11 +195,12 @@ class Supervisor:
         Raises:
             CheckpointError: what was saved of a shard is damaged.
         """
-        state = checkpoint.state
+        state = parse_state(checkpoint)
         self._restore_source.any, self._resumed_from = True, checkpoint.name
         self._records.restore(state)
         asked = [shard.handle.call("summary") for shard in self._shards]
-        self._limiter.restore(state["limiter"], sum(call.result().size for call in asked))
+        held = sum(call.result().size for call in asked)
+        self._limiter.restore(state.limiter.model_dump(), held)
         counters = self._counters
         self._next_evaluation = self._evaluation_after(counters.learner_steps)
         self._sampled_before = self._limiter.sampled
@@ -640,7 +627,7 @@ class Supervisor:
         self._give_up_training()
         state = learner_state(checkpoint) if checkpoint else None
         program.learner = program.spawn_learner(state, incarnation)
-        steps = int(checkpoint.state["learner"]["learner_steps"]) if checkpoint else 0
+        steps = parse_state(checkpoint).learner.learner_steps if checkpoint else 0
         self._counters.learner_steps = steps
         self._next_evaluation = self._evaluation_after(steps)
         self._checkpoint_writer.tried_steps = steps
@@ -1048,7 +1035,7 @@ class Supervisor:
             "config": self._config.model_dump(mode="json"),
         }
         shards = [shard.handle for shard in self._shards] if self._config.checkpoint.replay else []
-        saving = CheckpointJob(state, self._learner.handle, shards, mark=self._done())
+        saving = CheckpointJob(state, self._learner.handle, shards, progress=self._done())
         self._checkpoint_writer.begin(saving, counters.learner_steps)
 
     def _settle_checkpoint(self, saving: CheckpointJob) -> None:
@@ -1074,7 +1061,7 @@ class Supervisor:
         self._view.notify(f"{message}; going on")
 
     def _note_saved(self, saving: CheckpointJob) -> None:
-        self._saved = saving.mark
+        self._saved = saving.progress
         self._restore_source.any, self._resumed_from = True, ""
 
     @property
@@ -1212,6 +1199,7 @@ class Supervisor:
             self._folder.write_status(status)
             board = self._board
             if board is not None and board.up and (self._post is None or self._post.done()):
+                status |= self._folder.read_log()
                 self._post = board.handle.call("post", line, status)
 
     def _record(self, write: Callable[[], None]) -> None:

@@ -25,7 +25,7 @@ from common.checkpoint import CheckpointStore, read_verified
 from common.errors import CheckpointError, RunFailedError, StorageError
 from common.handles import Failed
 from common.storage import LocalStorage
-from deploy.launch.run import train
+from deploy.launch.train import train
 from deploy.runtime.ray_runtime import InlineRuntime
 
 NO_EVALUATION = {"every_learner_steps": 10**6}
@@ -317,7 +317,7 @@ class Again(Crashing):
         elif steps >= self.next_steps:
             one.request_stop("terminated")
 
-    def notify(self, text) -> None:
+    def notify(self, text, level=20, detail="") -> None:
         self.lines.append(text)
         if "was replaced" in text:
             self.next_steps = self.supervisor._counters.learner_steps + 60

@@ -10,14 +10,17 @@ from pathlib import Path
 import pytest
 from test_supervisor import SideBySide
 
-import deploy.launch.run
+import deploy.launch.runtimes
 import deploy.program
 from common.checkpoint import CheckpointStore, read_verified
 from common.config import merge
 from common.errors import UserError
 from common.storage import open_storage
-from deploy.launch.run import ATTEMPT_STRIDE, fetch_run, make_config, resume, train
-from deploy.runs.metrics import RunFolder
+from deploy.launch.presets import make_config
+from deploy.launch.resume import fetch_run, resume
+from deploy.launch.run import ATTEMPT_STRIDE
+from deploy.launch.train import train
+from deploy.runs.folder import RunFolder
 from support.program import TINY
 
 
@@ -56,7 +59,7 @@ def as_on_ray(monkeypatch):
         begun.append(incarnation)
         return build(config, spec, runtime, incarnation, checkpoint)
 
-    monkeypatch.setattr(deploy.launch.run, "_runtime", runtime)
+    monkeypatch.setattr(deploy.launch.runtimes, "open_runtime", runtime)
     monkeypatch.setattr(deploy.program, "build", noted)
     return begun
 

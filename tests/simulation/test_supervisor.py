@@ -13,16 +13,20 @@ import time
 import gymnasium as gym
 import pytest
 
+from actors.environments import environment_spec
 from common import wire
 from common.checkpoint import Checkpoint, CheckpointStore
 from common.config import Config, EnvConfig, merge
 from common.config import build as build_config
 from common.errors import RemoteDiedError, RunFailedError, UserError
 from common.handles import Failed, InlineHandle
-from deploy.launch.run import environment_spec, make_config, resume, train
+from deploy.launch.presets import make_config
+from deploy.launch.resume import resume
+from deploy.launch.train import train
 from deploy.program import build
-from deploy.runs.checkpoint_schema import FORMAT, check_origin
-from deploy.runs.metrics import MetricsWriter, RunFolder, read_metrics
+from deploy.runs.checkpoint_schema import FORMAT, check_restorable
+from deploy.runs.folder import RunFolder
+from deploy.runs.metrics import MetricsWriter, read_metrics
 from deploy.runtime.ray_runtime import InlineRuntime
 from deploy.supervisor.loop import NAMED_PARTS, VERSIONS_BESIDE, Supervisor
 from replay_server.rate_limiter import RateLimiter
@@ -38,7 +42,7 @@ class Messages:
     def update(self, report) -> None:
         pass
 
-    def notify(self, text: str) -> None:
+    def notify(self, text: str, level: int = 20, detail: str = "") -> None:
         self.lines.append(text)
 
     def close(self) -> None:
@@ -263,7 +267,7 @@ def test_a_part_that_cannot_be_made_again_ends_the_run_with_what_was_learnt(tmp_
 
 def test_a_part_that_can_be_made_again_at_a_later_try_goes_on(tmp_path, fading):
     class Refuelling(Messages):
-        def notify(self, text) -> None:
+        def notify(self, text, level=20, detail="") -> None:
             super().notify(text)
             fading.fuel = 10**9 if "cannot be made" in text else fading.fuel
 
@@ -360,33 +364,33 @@ def test_a_checkpoint_that_lacks_something_is_of_another_version(key):
     checkpoint = checkpoint_of(Config())
     del checkpoint.state[key]
     with pytest.raises(UserError, match="x/000001-step-00000001: is of another version of raydqn"):
-        check_origin(checkpoint, Config())
+        check_restorable(checkpoint, Config())
     older = checkpoint_of(Config())
     older.state["format"] = FORMAT - 1
     with pytest.raises(UserError, match="another version"):
-        check_origin(older, Config())
+        check_restorable(older, Config())
 
 
 @pytest.mark.parametrize("key", EnvConfig.model_fields)
 def test_a_checkpoint_is_of_the_environment_in_all_that_makes_the_game_and_its_picture(key):
     config = build_config({"env": {key: OTHER_ENV[key]}})
-    check_origin(checkpoint_of(config), config)
+    check_restorable(checkpoint_of(config), config)
     shapes_learning_only = key in ("reward_clip", "life_loss_ends")
     for one, other in ((config, Config()), (Config(), config)):
         if shapes_learning_only:
-            check_origin(checkpoint_of(one), other)
+            check_restorable(checkpoint_of(one), other)
         else:
             with pytest.raises(UserError, match=rf"env\.{key}=.*another environment"):
-                check_origin(checkpoint_of(one), other)
+                check_restorable(checkpoint_of(one), other)
 
 
 def test_a_key_that_a_checkpoint_does_not_know_yet_had_its_default():
     checkpoint = checkpoint_of(Config())
     del checkpoint.state["config"]["env"]["noop_max"]
     del checkpoint.state["config"]["network"]["dueling"]
-    check_origin(checkpoint, Config())
+    check_restorable(checkpoint, Config())
     with pytest.raises(UserError, match=r"env\.noop_max=0: .*made with 30"):
-        check_origin(checkpoint, build_config({"env": {"noop_max": 0}}))
+        check_restorable(checkpoint, build_config({"env": {"noop_max": 0}}))
 
 
 def test_a_stop_that_is_asked_for_hands_out_nothing_more(tmp_path):
@@ -823,7 +827,7 @@ class Crashing(Messages):
             for title in titles:
                 self.supervisor._program.runtime.crash(self.slots()[title].handle)
 
-    def notify(self, text) -> None:
+    def notify(self, text, level=20, detail="") -> None:
         super().notify(text)
         title, found, _ = text.partition(" was replaced")
         if found and title.startswith("shard"):
@@ -949,7 +953,7 @@ def test_a_shard_whose_part_of_all_checkpoints_is_damaged_begins_empty(tmp_path)
                     path.write_bytes(data)
                 super().update(report)
 
-        def notify(self, text) -> None:
+        def notify(self, text, level=20, detail="") -> None:
             self.lines.append(text)
 
     config = tiny(

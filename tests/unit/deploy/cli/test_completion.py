@@ -13,7 +13,7 @@ from common.config import KEYS
 from deploy.bench.commands import BENCHMARKS
 from deploy.cli.main import COMMANDS, main
 from deploy.control.file import LIVE_KEYS
-from deploy.launch.run import preset_names
+from deploy.launch.presets import preset_names
 
 NAMES = {command.name for command in COMMANDS}
 ALL_KEYS = {f"--{key.replace('_', '-')}" for key in KEYS}
