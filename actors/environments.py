@@ -23,7 +23,8 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 from gymnasium.wrappers import AddRenderObservation, FlattenObservation
 
 from actors.preprocessing import preprocess_picture
-from common.config import EnvConfig, suggest
+from common.config_sections import EnvConfig
+from common.config_text import suggest
 from common.errors import EnvironmentFailedError, UserError
 from common.seeding import Role, integer_seeds, seed_sequence
 from common.types import Array, EnvironmentSpec, FrameSpec, TimeStep

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from common.config import ExplorationConfig
+from common.config_sections import ExplorationConfig
 from common.types import Array
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from common.config import NATURE_CONVOLUTIONS, NOTEBOOK_HIDDEN, NetworkConfig
+from common.config_sections import NATURE_CONVOLUTIONS, NOTEBOOK_HIDDEN, NetworkConfig
 from common.errors import UserError
 from common.types import EnvironmentSpec
 

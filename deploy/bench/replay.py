@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from actors.environments import make_environment
-from common.config import EnvConfig
+from common.config_sections import EnvConfig
 from common.handles import Future, Handle
 from common.types import Array, Chunk, FrameSpec
 from deploy.bench.measurement import Figure

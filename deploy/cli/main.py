@@ -36,7 +36,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NoReturn
 
-from common.config import AUTO, KEYS, Config, is_list, merge, parse_value, suggest, to_toml
+from common.config import Config
+from common.config_sections import AUTO
+from common.config_text import KEYS, is_list, merge, parse_value, suggest, to_toml
 from common.errors import EnvironmentFailedError, UserError
 from deploy import PACKAGES, VERSION
 

@@ -18,7 +18,8 @@ from typing import Any
 
 from actors.environments import environment_spec
 from common.checkpoint import Checkpoint, CheckpointStore
-from common.config import Config, build, load_toml, merge, suggest, to_toml, with_actors
+from common.config import Config
+from common.config_text import build, load_toml, merge, suggest, to_toml, with_actors
 from common.errors import CheckpointError, UserError
 from common.storage import LocalStorage, Storage, open_storage
 from common.types import EnvironmentSpec

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from common.config import StopConfig
+from common.config_sections import StopConfig
 from deploy.supervisor.loop import ProgressView
 
 PLAIN_EVERY_S = 5.0

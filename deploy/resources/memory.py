@@ -10,7 +10,8 @@ from pathlib import Path
 
 import psutil
 
-from common.config import NATURE_CONVOLUTIONS, NOTEBOOK_HIDDEN, Config
+from common.config import Config
+from common.config_sections import NATURE_CONVOLUTIONS, NOTEBOOK_HIDDEN
 from common.errors import UserError
 from common.types import EnvironmentSpec
 from replay_server.client import CHUNKS_PER_TURN

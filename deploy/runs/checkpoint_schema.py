@@ -9,7 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from common import wire
 from common.checkpoint import Checkpoint
 from common.errors import CheckpointError
-from common.config import Config, build, one_line
+from common.config import Config
+from common.config_text import build, one_line
 from common.types import Array
 from common.errors import UserError
 from replay_server.client import shard_title

@@ -13,7 +13,7 @@ from typing import Any
 
 from common import wire
 from common.checkpoint import CheckpointStore, Files
-from common.config import CheckpointConfig
+from common.config_sections import CheckpointConfig
 from common.handles import Failed, Future, Handle
 from common.types import Array
 from deploy.runs.checkpoint_schema import FORMAT, shard_file

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from common import wire
 from common.checkpoint import Checkpoint
-from common.config import Config, with_actors
+from common.config import Config
+from common.config_text import with_actors
 from common.errors import (
     CheckpointError,
     DivergedError,

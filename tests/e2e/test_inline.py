@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from common import wire
-from common.config import merge
+from common.config_text import merge
 from common.errors import UserError
 from deploy.launch.run import make_config, resume, train
 from deploy.runs.metrics import RunFolder, read_metrics

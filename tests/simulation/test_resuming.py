@@ -13,7 +13,7 @@ from test_supervisor import SideBySide
 import deploy.launch.run
 import deploy.program
 from common.checkpoint import CheckpointStore, read_verified
-from common.config import merge
+from common.config_text import merge
 from common.errors import UserError
 from common.storage import open_storage
 from deploy.launch.run import ATTEMPT_STRIDE, fetch_run, make_config, resume, train

@@ -12,7 +12,7 @@ from test_prefetch import PICTURES, VECTORS, next_round
 from test_reliability import contents_of
 
 from common import wire
-from common.config import merge
+from common.config_text import merge
 from common.types import EnvironmentSpec, FrameSpec
 from deploy.launch.run import make_config, resume, train
 from learner.prefetch import Stager

@@ -13,7 +13,7 @@ import pytest
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from actors.environments import Environment, environment_spec, make_environment
-from common.config import EnvConfig
+from common.config_sections import EnvConfig
 from common.errors import EnvironmentFailedError, UserError
 from common.types import EnvironmentSpec, FrameSpec
 from support.acting import (

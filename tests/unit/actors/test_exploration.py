@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actors.exploration import EpsilonSchedule, exponential, ladder, linear
-from common.config import ExplorationConfig
+from common.config_sections import ExplorationConfig
 
 
 @settings(deadline=None)

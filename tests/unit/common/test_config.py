@@ -8,17 +8,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from common.config import (
-    KEYS,
-    Config,
-    build,
-    is_list,
-    load_toml,
-    merge,
-    parse_value,
-    suggest,
-    to_toml,
-)
+from common.config import Config
+from common.config_text import KEYS, build, is_list, load_toml, merge, parse_value, suggest, to_toml
 from common.errors import UserError
 
 PRESETS = sorted(

@@ -12,7 +12,7 @@ from pathlib import Path
 import gymnasium as gym
 import pytest
 
-from common.config import build, merge
+from common.config_text import build, merge
 from common.errors import UserError
 from deploy.cli.main import main, split_overrides
 from deploy.launch import run as run_module
@@ -210,7 +210,7 @@ def test_every_preset_is_sound_and_its_configuration_reads_back(capsys):
 
 
 def test_every_key_of_the_configuration_is_explained(capsys):
-    from common.config import KEYS
+    from common.config_text import KEYS
 
     assert main(("config",)) == 0
     text = capsys.readouterr().out

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.config import KEYS, build, merge
+from common.config_text import KEYS, build, merge
 from common.errors import UserError
 from deploy.cli.main import main
 from deploy.control import file as control

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from ray._private.runtime_env.packaging import create_package, get_uri_for_directory
 
-from common.config import build
+from common.config_text import build
 from common.errors import UserError
 from deploy import PACKAGES, VERSION
 from deploy.cli.main import main

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 
-from common.config import merge
+from common.config_text import merge
 from deploy.control.service import metric_name
 from deploy.launch.run import make_config, train
 from deploy.runs.metrics import read_metrics

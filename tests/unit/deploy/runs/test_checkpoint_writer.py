@@ -12,7 +12,7 @@ from support.replay import PICTURE, random_chunk
 
 from common import wire
 from common.checkpoint import CheckpointStore
-from common.config import CheckpointConfig
+from common.config_sections import CheckpointConfig
 from common.handles import InlineHandle
 from common.errors import RemoteDiedError
 from common.storage import LocalStorage, open_storage
