@@ -28,7 +28,7 @@ from learner.learner import Learner
 from replay_server.client import shard_title
 from replay_server.codec import make_codec
 from replay_server.server import ReplayServer
-from replay_server.shard_checkpoint import ShardRestore
+from replay_server.shard_restore import ShardRestore
 
 
 @dataclass

@@ -29,7 +29,7 @@ Columns = dict[str, Array]
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class FrameCopy:
     """Frames on their way from one place in a ring to a newer one.
 
     Attributes:
@@ -74,12 +74,12 @@ class FrameStore(Protocol):
         """Append frames; rows that they overwrite must have been forgotten before."""
         ...
 
-    def hold(self, numbers: Array) -> Held:
+    def copy_out(self, numbers: Array) -> FrameCopy:
         """A copy of these frames (`[n]` int), to be written again."""
         ...
 
-    def write_held(self, held: Held) -> Array:
-        """Append what was held; returns the numbers that the frames have now, `[n]`."""
+    def write_copy(self, copy: FrameCopy) -> Array:
+        """Append copied frames; returns their new numbers, `[n]`."""
         ...
 
     def forget(self, before: int) -> None:
@@ -168,16 +168,16 @@ class RawFrames:
             self._rows[: len(frames) - head] = frames[head:]
         self.written += len(frames)
 
-    def hold(self, numbers: Array) -> Held:
+    def copy_out(self, numbers: Array) -> FrameCopy:
         """A copy of these frames."""
         frames = self._rows[numbers % self.capacity]
-        return Held(len(frames), frames.nbytes, np.arange(len(frames)), frames)
+        return FrameCopy(len(frames), frames.nbytes, np.arange(len(frames)), frames)
 
-    def write_held(self, held: Held) -> Array:
-        """Append what was held; returns the numbers that the frames have now."""
+    def write_copy(self, copy: FrameCopy) -> Array:
+        """Append copied frames; returns their new numbers."""
         begin = self.written
-        self.write(held.data)
-        return begin + held.places
+        self.write(copy.data)
+        return begin + copy.places
 
     def forget(self, before: int) -> None:
         """Give up all frames whose number is below `before`."""
@@ -281,21 +281,21 @@ class PackedFrameStore:
         self._bytes_written += len(group) + GROUP_BYTES
         self.written += GROUP_FRAMES
 
-    def hold(self, numbers: Array) -> Held:
+    def copy_out(self, numbers: Array) -> FrameCopy:
         """The groups of these frames, as they are."""
         groups, order = np.unique(numbers // GROUP_FRAMES, return_inverse=True)
         slots = (groups % len(self._groups)).tolist()
         data = [(self._groups[slot], int(self._counts[slot])) for slot in slots]
         nbytes = sum(len(group) + GROUP_BYTES for group, _ in data)
         places = order * GROUP_FRAMES + numbers % GROUP_FRAMES
-        return Held(len(groups) * GROUP_FRAMES, nbytes, places, data)
+        return FrameCopy(len(groups) * GROUP_FRAMES, nbytes, places, data)
 
-    def write_held(self, held: Held) -> Array:
-        """Append what was held; returns the numbers that the frames have now."""
+    def write_copy(self, copy: FrameCopy) -> Array:
+        """Append copied frames; returns their new numbers."""
         begin = self.written
-        for group, count in held.data:
+        for group, count in copy.data:
             self._append(group, count)
-        return begin + held.places
+        return begin + copy.places
 
     def forget(self, before: int) -> None:
         """Give up all groups that lie wholly below `before`."""

@@ -13,8 +13,10 @@ from common.seeding import Role, seed_sequence
 from common.types import Array, FrameSpec, ShardStatistics, ShardSummary
 from replay_server.codec import make_codec
 from replay_server.messages import decode_chunk, sample_buffer
-from replay_server.shard_checkpoint import ShardRestore, ShardSaver, restore_shard
+from replay_server.shard_checkpoint import ShardSaver
+from replay_server.shard_restore import ShardRestore, restore_shard
 from replay_server.table import Table
+from replay_server.table_statistics import take_statistics
 
 
 class ReplayServer:
@@ -66,9 +68,9 @@ class ReplayServer:
         """Go on as a shard would that was restored from a checkpoint of this moment."""
         self._table.new_attempt(incarnation, self._rng(self._table.shard, incarnation))
 
-    def begin_save(self, url: str, name: str, beside: bool) -> None:
+    def begin_save(self, url: str, name: str, background: bool) -> None:
         """See `ShardSaver.begin`."""
-        self._saver.begin(url, name, beside)
+        self._saver.begin(url, name, background)
 
     def saved(self) -> Files | None:
         """See `ShardSaver.outcome`."""
@@ -120,7 +122,7 @@ class ReplayServer:
 
     def statistics(self) -> ShardStatistics:
         """Histograms and means; see `ShardStatistics`."""
-        return self._table.statistics()
+        return take_statistics(self._table)
 
     def check(self) -> None:
         """Raise AssertionError if an invariant does not hold."""

@@ -14,7 +14,7 @@ from common.config_text import build, one_line
 from common.types import Array
 from common.errors import UserError
 from replay_server.client import shard_title
-from replay_server.shard_checkpoint import ShardRestore
+from replay_server.shard_restore import ShardRestore
 
 FORMAT = 2
 LEARNING_KEYS = ("reward_clip", "life_loss_ends")

@@ -16,7 +16,7 @@ from replay_server.client import ReplaySampler, ReplayWriter
 from replay_server.codec import make_codec
 from replay_server.messages import decode_sample
 from replay_server.server import ReplayServer
-from replay_server.shard_checkpoint import ShardRestore
+from replay_server.shard_restore import ShardRestore
 from support.paths import TESTS, import_path
 from support.replay import random_chunk
 

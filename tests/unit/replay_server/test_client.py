@@ -406,7 +406,7 @@ def test_priorities_go_back_to_the_very_items_they_are_of():
     sampler.update_priorities(round_, 10.0 + action)
     for shard, first, count in zip(shards, (0, 5, 14), (5, 9, 7), strict=True):
         shard.check()
-        masses = shard._table._tree.get(np.arange(count))
+        masses = shard._table.tree.get(np.arange(count))
         np.testing.assert_allclose(masses, 10.0 + first + np.arange(count), rtol=1e-6)
         assert shard.summary().stale == 0
 

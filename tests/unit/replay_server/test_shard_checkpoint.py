@@ -22,18 +22,15 @@ from common import wire
 from common.checkpoint import entry_of
 from common.errors import CheckpointError, StillSavingError, UnknownFramesError
 from common.storage import FsspecStorage, LocalStorage, open_storage
-from replay_server import shard_checkpoint as saving
+from replay_server import shard_deal
 from replay_server.codec import GROUP_FRAMES, Codec
 from replay_server.frames import PackedFrameStore
 from replay_server.server import ReplayServer
-from replay_server.shard_checkpoint import (
-    ShardRestore,
-    ShardSaver,
-    _share,
-    restore_shard,
-    segment_frames,
-)
+from replay_server.shard_checkpoint import ShardSaver, segment_frames
+from replay_server.shard_deal import MAX_PASSES, share
+from replay_server.shard_restore import ShardRestore, restore_shard
 from replay_server.table import PRIORITY_FLOOR, Table
+from replay_server.table_image import image_of, restore_image
 from support.replay import (
     PICTURE,
     VECTOR,
@@ -120,7 +117,7 @@ class Life:
         return self
 
     def save(self, url, name=f"{FOLDER}/shard-0.rdqn"):
-        self.saver.begin(url, name, beside=False)
+        self.saver.begin(url, name, background=False)
         files = self.saver.outcome()
         assert files is not None
         return ShardRestore(url, (name,), files, 0, 1)
@@ -136,14 +133,14 @@ class Life:
 
 def contents(table):
     """Version → everything else of each live item, stacks whole; by itself, from the rows."""
-    live = table._live_slots()
-    items, masses = table._items[live], table._tree.get(live)
+    live = table.live_slots()
+    items, masses = table.items[live], table.tree.get(live)
     rows = np.unique(items["stacks"])
-    frames = np.empty((len(rows), *table._frame.shape), table._frame.dtype)
+    frames = np.empty((len(rows), *table.frame.shape), table.frame.dtype)
     if len(rows):
-        table._frames.gather(rows, frames)
+        table.frames.gather(rows, frames)
     found = {}
-    for item, mass, times in zip(items, masses, table._times_sampled[live], strict=True):
+    for item, mass, times in zip(items, masses, table.times_sampled[live], strict=True):
         whole = frames[np.searchsorted(rows, item["stacks"])].tobytes()
         rest = tuple(item[name].item() for name in ("action", "reward", "discount"))
         found[int(item["version"])] = (whole, rest, float(mass), int(times))
@@ -157,7 +154,7 @@ def without_mass(items):
 
 def assert_same_tables(one, other):
     """Every bit that either would ever show is the same."""
-    images = one.image(), other.image()
+    images = image_of(one), image_of(other)
     for name in ("items", "mass", "times_sampled", "runs"):
         assert np.array_equal(*(getattr(image, name) for image in images)), name
     for name in ("first_frame", "written_frames", "layout", "inserted", "counters"):
@@ -237,11 +234,11 @@ def test_keys_and_streams_of_the_life_before_are_refused():
             one.insert(chunk)
 
 
-def test_a_server_begins_with_what_another_saved_beside_its_work(tmp_path):
+def test_a_server_begins_with_what_another_saved_background_its_work(tmp_path):
     life = Life().go_on(8)
     make = partial(ReplayServer, 12, PICTURE, 2, 0.6, 40, 3, 0)
     before = make(incarnation=1)
-    before._table.restore(Life(capacity=12).table.image())  # empty
+    restore_image(before._table, image_of(Life(capacity=12).table))  # empty
     before._table = life.table
     before._saver = life.saver
     name = f"{FOLDER}/shard-0.rdqn"
@@ -300,7 +297,7 @@ def test_segments_are_written_once_and_go_on_after_a_restore(tmp_path, kind):
     # Whoever is restored from it knows them; another storage does not.
     table, saver = life.restored(again, incarnation=3)
     for url in (str(tmp_path), str(tmp_path / "other")):
-        saver.begin(url, f"{FOLDER}/shard-2.rdqn", beside=False)
+        saver.begin(url, f"{FOLDER}/shard-2.rdqn", background=False)
         files = saver.outcome()
         assert files is not None
         shared = {name for name in files if name in again.files}
@@ -331,7 +328,7 @@ def test_who_goes_on_from_an_older_checkpoint_leaves_the_frames_of_newer_ones_al
     twin.table, twin.saver = life.restored(older, incarnation=1)
     newer = life.go_on(20).save(str(tmp_path), f"{FOLDER}/shard-1.rdqn")
     twin.go_on(20)
-    twin.saver.begin(str(tmp_path), f"{FOLDER}/shard-2.rdqn", beside=False)
+    twin.saver.begin(str(tmp_path), f"{FOLDER}/shard-2.rdqn", background=False)
     other = twin.saver.outcome()
     assert other is not None
     numbers = [{name[:17] for name in files if "frames" in name} for files in (newer.files, other)]
@@ -404,7 +401,7 @@ def test_a_thread_saves_whole_tables_while_inserts_go_on(tmp_path, kind, monkeyp
     for number in range(25):
         name = f"{number + 1:06d}-step-00000001/shard-0.rdqn"
         items = contents(life.table)
-        life.saver.begin(str(tmp_path), name, beside=True)
+        life.saver.begin(str(tmp_path), name, background=True)
         while (files := life.saver.outcome()) is None:
             for _ in range(5):
                 life.insert()
@@ -443,19 +440,19 @@ def test_one_save_at_a_time(tmp_path, monkeypatch):
         write(self, name, data)
 
     monkeypatch.setattr(LocalStorage, "write", held)
-    life.saver.begin(str(tmp_path), "a/b", beside=True)
+    life.saver.begin(str(tmp_path), "a/b", background=True)
     assert life.saver.outcome() is None
-    with pytest.raises(StillSavingError, match="is being saved already"):
-        life.saver.begin(str(tmp_path), "a/c", beside=True)
+    with pytest.raises(StillSavingError, match="the previous save is in progress"):
+        life.saver.begin(str(tmp_path), "a/c", background=True)
     go_on.set()
     while life.saver.outcome() is None:
         time.sleep(0.001)
     assert set(life.saver.outcome() or ()) >= {"a/b"}
 
 
-@pytest.mark.parametrize("beside", [False, True])
+@pytest.mark.parametrize("background", [False, True])
 @pytest.mark.parametrize("full_at", [0, 1, 3])
-def test_a_full_disk_fails_the_save_and_not_the_next(tmp_path, monkeypatch, full_at, beside):
+def test_a_full_disk_fails_the_save_and_not_the_next(tmp_path, monkeypatch, full_at, background):
     life = Life(capacity=60, frame_capacity=80).go_on(15)
     write, written = LocalStorage.write, []
 
@@ -472,11 +469,11 @@ def test_a_full_disk_fails_the_save_and_not_the_next(tmp_path, monkeypatch, full
 
     with monkeypatch.context() as patched:
         patched.setattr(LocalStorage, "write", until_full)
-        life.saver.begin(str(tmp_path), "a/b", beside)
+        life.saver.begin(str(tmp_path), "a/b", background)
         for _ in range(2):
             with pytest.raises(OSError, match="No space left"):
                 outcome()
-    life.saver.begin(str(tmp_path), "a/b", beside)
+    life.saver.begin(str(tmp_path), "a/b", background)
     files = outcome()
     assert set(written) <= set(files)
     table, _ = life.restored(ShardRestore(str(tmp_path), ("a/b",), files, 0, 1))
@@ -492,8 +489,8 @@ def test_shares_are_equal_and_cover_everything_once(sizes, parts):
     taken = [np.zeros(size, np.int32) for size in sizes]
     counts = []
     for part in range(parts):
-        pieces = list(_share(sizes, part, parts))
-        assert len(pieces) <= saving.MAX_ROUNDS * (len(sizes) + 2)
+        pieces = list(share(sizes, part, parts))
+        assert len(pieces) <= MAX_PASSES * (len(sizes) + 2)
         for place in range(len(sizes)):
             firsts = [first for where, first, _ in pieces if where == place]
             assert firsts == sorted(firsts), "not oldest first"
@@ -528,8 +525,8 @@ def origin_of(lives, url, part, parts):
 def small_rounds() -> Iterator[None]:
     """Items are dealt, and taken over, a few at a time."""
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(saving, "ROUND_ITEMS", 3)
-        patched.setattr(saving, "CHUNK_ITEMS", 7)
+        patched.setattr(shard_deal, "PASS_ITEMS", 3)
+        patched.setattr(shard_deal, "CHUNK_ITEMS", 7)
         yield
 
 
@@ -568,7 +565,7 @@ def test_items_are_dealt_to_any_number_of_shards_of_any_layout(
     assert sum(sizes) == len(together) == len(before)
     assert max(sizes) - min(sizes) <= 1
     assert without_mass(together) == without_mass(before)
-    greatest = max(life.table._max_priority for life in lives)
+    greatest = max(life.table.max_priority for life in lives)
     for version, item in before.items():
         mass = together[version][2]
         if alphas[1] == 0:
@@ -583,7 +580,7 @@ def test_items_are_dealt_to_any_number_of_shards_of_any_layout(
         left = contents(less)
         assert list(left) == list(items)[max(0, len(items) - room) :]
         assert less.inserted == table.inserted
-        assert less._max_priority == table._max_priority >= greatest * (1 - 1e-9)
+        assert less.max_priority == table.max_priority >= greatest * (1 - 1e-9)
         if len(less):
             less.sample(8)
             chunk = random_chunk(np.random.default_rng(0), 1, 1, stack, kind[1])
@@ -780,7 +777,7 @@ def test_groups_that_cannot_be_unpacked_are_refused_when_dealt():
     origin = life.save(fresh_url())
     for name in origin.files:
         columns, meta = wire.decode(bytearray(open_storage(origin.url).read(name)))
-        for column in ("packed", "frame.packed"):  # of a segment; of frames beside the items
+        for column in ("packed", "frame.packed"):  # of a segment; of frames background the items
             if column in columns:
                 columns[column].fill(0xFF)
         origin = put(origin, name, wire.encode(columns, meta))
@@ -833,5 +830,5 @@ def test_no_bytes_end_in_anything_but_a_shard_or_an_error_that_names_it(victim, 
 def test_a_table_of_another_layout_takes_no_image():
     life = Life().go_on(3)
     with pytest.raises(ValueError, match="another layout"):
-        make_table(5).restore(life.table.image())
+        restore_image(make_table(5), image_of(life.table))
     assert isinstance(life.table, Table)

@@ -12,6 +12,7 @@ from common.types import PAD, TIMES, FrameSpec
 from replay_server.codec import GROUP_FRAMES, Codec
 from replay_server.frames import make_frame_store
 from replay_server.table import PRIORITY_FLOOR, Table
+from replay_server.table_statistics import take_statistics
 from support.replay import (
     PICTURE,
     VECTOR,
@@ -102,8 +103,8 @@ def test_it_is_equal_to_a_twin_that_stores_whole_stacks(
                 evicted = table.insert(sent)
             except UnknownFramesError:
                 oldest = min(twin.streams[stream][i][1] for i in reused)
-                rows = twin.held_rows(chunk) + twin.round_up(frames)
-                assert rows > table.frame_capacity or oldest < table._frames.first, "it has them"
+                rows = twin.copied_rows(chunk) + twin.round_up(frames)
+                assert rows > table.frame_capacity or oldest < table.frames.first, "it has them"
                 orphaned += count
             else:
                 assert evicted == twin.insert(chunk)
@@ -197,9 +198,9 @@ def test_read_only_arrays_are_copied_in_and_no_view_of_them_is_kept():
         array[:] = 77 if array.dtype.kind != "f" else -0.5
     table.check()
     assert_same_as_twin(table, twin, draws=64)
-    parts = (table, table._tree, table._frames)
+    parts = (table, table.tree, table.frames, table.numbering)
     held = [a for part in parts for a in vars(part).values() if isinstance(a, np.ndarray)]
-    held += [numbers for _, numbers in table._streams.values()]
+    held += [numbers for _, numbers in table.streams.newest.values()]
     assert len(held) == 9
     for array in held:
         assert array.flags.writeable
@@ -273,7 +274,7 @@ def test_a_new_item_without_priority_gets_the_running_maximum_as_a_float():
     def insert(priority):
         table.insert(random_chunk(np.random.default_rng(0), 1, 1, priority=priority))
         table.check()
-        return float(table._tree.get(np.array([(table.inserted - 1) % 4]))[0])
+        return float(table.tree.get(np.array([(table.inserted - 1) % 4]))[0])
 
     assert insert(None) == 1.0 + PRIORITY_FLOOR  # before any is known
     assert insert([0.25]) == 0.25 + PRIORITY_FLOOR
@@ -294,7 +295,7 @@ def test_whole_numbers_as_priorities_do_not_truncate_the_maximum():
     chunk.priority = np.array([3, 0], np.int32)
     table.insert(chunk)
     table.update_priorities(np.array([0]), np.array([4], np.int64), 0)
-    assert type(table._max_priority) is float
+    assert type(table.max_priority) is float
     assert table.summary().total == pytest.approx(4.0, rel=1e-5)
 
 
@@ -307,7 +308,7 @@ def test_alpha_is_applied_once_on_either_way_in(alpha):
     updated = filled_table(np.ones(4), alpha=alpha)
     updated.update_priorities(np.arange(4), priorities, 0)
     for table in (inserted, updated):
-        np.testing.assert_allclose(table._tree.get(np.arange(4)), expected, rtol=1e-12)
+        np.testing.assert_allclose(table.tree.get(np.arange(4)), expected, rtol=1e-12)
         sample = table.sample(100)
         np.testing.assert_allclose(
             sample.probability, (expected / expected.sum())[sample.key], rtol=1e-12
@@ -437,19 +438,13 @@ def test_impossible_sizes_are_refused_by_name(named, message):
         make_table(**named)
 
 
-def test_it_can_sample_what_it_holds():
-    table = filled_table(np.ones(3))
-    assert table.can_sample(3)
-    assert not table.can_sample(4)
-
-
 def test_its_bytes_are_those_of_its_arrays():
     table = make_table(capacity=1000, frame_capacity=1100, stack=4)
     assert table.nbytes == 0
     rng = np.random.default_rng(0)
     for _ in range(30):
         table.insert(random_chunk(rng, 50, 50, stack=4))
-    parts = (table, table._tree, table._frames)
+    parts = (table, table.tree, table.frames, table.numbering)
     arrays = [a for part in parts for a in vars(part).values() if isinstance(a, np.ndarray)]
     held = [array for array in arrays if array.base is None]
     assert len(held) == 6
@@ -492,8 +487,8 @@ def test_eviction_costs_what_is_evicted_not_what_is_held(frames):
     for _ in range(capacity // 4096):
         table.insert(random_chunk(rng, 4096, 4096, 1, vector))
     leaves_set = []
-    tree_set = table._tree.set
-    table._tree.set = lambda leaves, masses, checked: (
+    tree_set = table.tree.set
+    table.tree.set = lambda leaves, masses, checked: (
         leaves_set.append(len(leaves)),
         tree_set(leaves, masses, checked),
     )
@@ -520,19 +515,19 @@ def test_no_state_is_left_from_the_last_sample():
     mass = np.ones(8)
     mass[second.key] = 2.0
     mass[first.key] = 3.0
-    np.testing.assert_allclose(table._tree.get(np.arange(8)), mass, rtol=1e-5)
+    np.testing.assert_allclose(table.tree.get(np.arange(8)), mass, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
     "damage",
     [
-        lambda t: t._tree.set(np.array([t.oldest % t.capacity]), np.zeros(1)),
-        lambda t: t._tree.set(np.array([(t.oldest - 1) % t.capacity]), np.ones(1)),
-        lambda t: t._frames._rows.__setitem__(-1, 1),
-        lambda t: t._items["stacks"].__setitem__(t.oldest % t.capacity, t.frame_capacity + 1),
-        lambda t: t._items["stacks"].__setitem__(t.oldest % t.capacity, 20),  # not written yet
-        lambda t: setattr(t._frames, "written", t._frames.written + t.frame_capacity),
-        lambda t: setattr(t._frames, "first", 3),
+        lambda t: t.tree.set(np.array([t.oldest % t.capacity]), np.zeros(1)),
+        lambda t: t.tree.set(np.array([(t.oldest - 1) % t.capacity]), np.ones(1)),
+        lambda t: t.frames._rows.__setitem__(-1, 1),
+        lambda t: t.items["stacks"].__setitem__(t.oldest % t.capacity, t.frame_capacity + 1),
+        lambda t: t.items["stacks"].__setitem__(t.oldest % t.capacity, 20),  # not written yet
+        lambda t: setattr(t.frames, "written", t.frames.written + t.frame_capacity),
+        lambda t: setattr(t.frames, "first", 3),
         lambda t: setattr(t, "oldest", t.inserted + 1),
     ],
 )
@@ -609,7 +604,7 @@ def test_frames_of_a_stream_are_kept_once():
         table.insert(chunk)
         table.check()
     assert table.evicted == 0
-    assert table.nbytes - len(table) * table._item_bytes == (6 + 99 * 4) * PICTURE.nbytes
+    assert table.nbytes - len(table) * table.item_bytes == (6 + 99 * 4) * PICTURE.nbytes
 
 
 @pytest.mark.parametrize("compression", ["none", "lz4", "zstd", "png"])
@@ -629,7 +624,7 @@ def test_bytes_stay_below_their_bound_and_what_is_left_is_whole(compression):
         twin.insert(chunk)
         twin.items = {k: item for k, item in twin.items.items() if k >= table.oldest}
         table.check()
-        assert table.nbytes - len(table) * table._item_bytes <= bound
+        assert table.nbytes - len(table) * table.item_bytes <= bound
         assert_same_as_twin(table, twin)
     assert evicted == table.evicted > 100
     assert table.nbytes > bound / 2, "more went than had to"
@@ -668,9 +663,9 @@ def test_sizes_of_groups_that_do_not_add_up_are_refused():
 def test_statistics_tell_what_was_drawn_and_what_is_held():
     table = filled_table([1e-5, 0.5, 0.5, 2.0, 20.0, 200.0], alpha=0.5, shard=2)
     table.update_priorities(np.array([1]), np.array([np.nan]), 0)
-    empty = make_table().statistics()
+    empty = take_statistics(make_table())
     assert (sum(empty.times_sampled), sum(empty.priorities), empty.drawn) == (0, 0, 0)
-    before = table.statistics()
+    before = take_statistics(table)
     assert before.times_sampled == [6, 0, 0, 0, 0, 0, 0, 0, 0, 0]
     assert dict(zip(types.PRIORITIES, before.priorities, strict=True)) == {
         **dict.fromkeys(types.PRIORITIES, 0),
@@ -682,7 +677,7 @@ def test_statistics_tell_what_was_drawn_and_what_is_held():
     }
     keys = np.concatenate([table.sample(50).key for _ in range(4)])
     times = np.bincount(keys, minlength=6)
-    after = table.statistics()
+    after = take_statistics(table)
     limits = [0, 1, 2, 4, 8, 16, 32, 64, 128, np.inf]
     expected = [0] * len(TIMES)
     for count in times:
@@ -690,7 +685,7 @@ def test_statistics_tell_what_was_drawn_and_what_is_held():
     assert after.times_sampled == expected
     assert after.drawn == 200
     assert after.age == pytest.approx((6 - keys).mean())
-    assert table.statistics().drawn == 0, "means are over what was drawn since"
+    assert take_statistics(table).drawn == 0, "means are over what was drawn since"
     assert after.summary == replace(table.summary())
     assert after.summary.refused == 1
 
@@ -701,8 +696,8 @@ def test_the_lag_is_behind_the_newest_version_that_acted():
     chunk.version = np.array([3, 9])
     table.insert(chunk)
     keys = table.sample(1000).key
-    assert table.statistics().version_lag == pytest.approx(6 * (keys == 0).mean())
-    assert table.statistics().priorities == []  # with α = 0 none are kept
+    assert take_statistics(table).version_lag == pytest.approx(6 * (keys == 0).mean())
+    assert take_statistics(table).priorities == []  # with α = 0 none are kept
 
 
 def test_items_that_go_without_having_been_drawn_are_counted():
@@ -738,7 +733,7 @@ def test_a_slot_that_is_used_again_begins_with_no_samples():
     table = filled_table(np.ones(4))
     table.sample(100)
     table.insert(random_chunk(np.random.default_rng(0), 4, 4))
-    assert table.statistics().times_sampled[0] == 4
+    assert take_statistics(table).times_sampled[0] == 4
 
 
 @pytest.mark.parametrize("compression", ["none", "lz4"])
