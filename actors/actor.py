@@ -18,8 +18,9 @@ from common.networks import make_network
 from common.seeding import Role, integer_seeds, seed_sequence
 from common.types import ActorReport, Array, Episode
 from common.weights import WeightClient
-from replay_server.client import ReplayWriter, shard_index, shard_title
 from replay_server.codec import make_codec
+from replay_server.titles import shard_index, shard_title
+from replay_server.writer import ReplayWriter
 
 
 class Actor:

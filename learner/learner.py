@@ -20,8 +20,9 @@ from common.types import Array, EnvironmentSpec, LearnerReport, Transition
 from common.weights import pack_weights
 from learner.losses import bellman_target, taken, weighted_loss
 from learner.optimizer import Adam
-from learner.prefetch import DeviceRound, Stager
-from replay_server.client import ReplaySampler, Round, shard_index, shard_title
+from learner.prefetch import DeviceBatchGroup, Stager
+from replay_server.sampler import BatchGroup, ReplaySampler
+from replay_server.titles import shard_index, shard_title
 
 
 @dataclass(slots=True)
@@ -88,8 +89,8 @@ class Learner:
             self._version = variables.call("newest_version").result()
         self._target_syncs = 0
         # The round being trained on: its batches go one by one.
-        self._round: Round | None = None
-        self._device_round: DeviceRound | None = None
+        self._group: BatchGroup | None = None
+        self._device_group: DeviceBatchGroup | None = None
         self._next_batch = 0
         self._priorities: Array = np.zeros((learner.batches_per_sample, learner.batch_size))
         if state is not None:
@@ -110,7 +111,7 @@ class Learner:
     def new_attempt(self, incarnation: int) -> None:
         """Go on as a learner would that was made from `state` at this moment."""
         self._sampler = self._make_sampler(incarnation)
-        self._round = self._device_round = None
+        self._group = self._device_group = None
         self.publish()
 
     def reconnect(self, part: str, handle: Handle) -> None:
@@ -135,29 +136,29 @@ class Learner:
         diverged: Array | None = None
         for _ in range(steps):
             try:
-                round_, device_round, number = self._take_batch()
+                group, device_group, number = self._take_batch()
             except EmptyMemoryError:
                 break
-            transition, weight = device_round.batch(number)
+            transition, weight = device_group.batch(number)
             step = self._update(transition, weight)
             if step is None:
                 diverged = self._encode_batch(transition, weight)
-                self._round = self._device_round = None
+                self._group = self._device_group = None
                 break
             loss, mean_q, grad_norm, td_error = step
             self._priorities[number] = td_error
-            versions = np.concatenate([sample.version for sample in round_.samples])
+            versions = np.concatenate([sample.version for sample in group.samples])
             means.add(
                 loss=loss,
                 mean_q=mean_q,
                 grad_norm=grad_norm,
                 td_error=float(td_error.mean()),
-                weight_lag=self._version - float(versions[round_.rows[number]].mean()),
-                data_age=float(round_.ages[number].mean()),
+                weight_lag=self._version - float(versions[group.rows[number]].mean()),
+                data_age=float(group.ages[number].mean()),
             )
-            if number + 1 == len(round_.rows):
-                self._sampler.update_priorities(round_, self._priorities)
-                self._round = self._device_round = None
+            if number + 1 == len(group.rows):
+                self._sampler.update_priorities(group, self._priorities)
+                self._group = self._device_group = None
             self._steps += 1
             if self._steps % self._config.learner.target_sync_steps == 0:
                 self._sync_target()
@@ -239,15 +240,15 @@ class Learner:
             raise UserError(f"checkpoint is of another network: optimizer.{difference}")
         self._optimizer.load(tensors)
 
-    def _take_batch(self) -> tuple[Round, DeviceRound, int]:
-        if self._round is None or self._device_round is None:
-            self._round = self._sampler.next_round()
-            self._device_round = self._stager.stage(self._round)
+    def _take_batch(self) -> tuple[BatchGroup, DeviceBatchGroup, int]:
+        if self._group is None or self._device_group is None:
+            self._group = self._sampler.next_group()
+            self._device_group = self._stager.stage(self._group)
             self._next_batch = 0
-            self._round.release()
+            self._group.release()
         number = self._next_batch
         self._next_batch += 1
-        return self._round, self._device_round, number
+        return self._group, self._device_group, number
 
     def _update(
         self, transition: Transition, weight: Tensor

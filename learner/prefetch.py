@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from common.types import Array, Sample, Transition
-from replay_server.client import Round
+from replay_server.sampler import BatchGroup
 
 _COLUMNS = ("observation", "next_observation", "action", "reward", "discount")
 
 
 @dataclass(slots=True)
-class DeviceRound:
+class DeviceBatchGroup:
     """A round on the device; `batch(i)` makes its i-th batch."""
 
     frames: Tensor  # [F, *frame]
@@ -53,20 +53,20 @@ class Stager:
         self._device = device
         self._pin = device.type == "cuda"
 
-    def stage(self, round_: Round) -> DeviceRound:
+    def stage(self, group: BatchGroup) -> DeviceBatchGroup:
         """Move a round to the device."""
         columns: dict[str, Tensor] = {}
         for name in _COLUMNS:
-            parts = [self._column(name, sample) for sample in round_.samples]
+            parts = [self._column(name, sample) for sample in group.samples]
             if name.endswith("observation"):
-                begin = np.cumsum([0] + [len(sample.frames) for sample in round_.samples])
+                begin = np.cumsum([0] + [len(sample.frames) for sample in group.samples])
                 parts = [part + offset for part, offset in zip(parts, begin[:-1], strict=True)]
             columns[name] = self._transfer([np.concatenate(parts)])
-        return DeviceRound(
-            frames=self._transfer([sample.frames for sample in round_.samples]),
+        return DeviceBatchGroup(
+            frames=self._transfer([sample.frames for sample in group.samples]),
             columns=columns,
-            rows=self._transfer([round_.rows]),
-            weights=self._transfer([round_.weights]),
+            rows=self._transfer([group.rows]),
+            weights=self._transfer([group.weights]),
         )
 
     @staticmethod

@@ -13,7 +13,7 @@ from common.config import Config
 from common.config_text import build, one_line
 from common.types import Array
 from common.errors import UserError
-from replay_server.client import shard_title
+from replay_server.titles import shard_title
 from replay_server.shard_restore import ShardRestore
 
 FORMAT = 2

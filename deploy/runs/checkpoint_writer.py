@@ -17,7 +17,7 @@ from common.config_sections import CheckpointConfig
 from common.handles import Failed, Future, Handle
 from common.types import Array
 from deploy.runs.checkpoint_schema import FORMAT, shard_file
-from replay_server.client import shard_title
+from replay_server.titles import shard_title
 from common.errors import StillSavingError
 
 POLL_S = 0.05

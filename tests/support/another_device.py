@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from test_learner import ACTIONS, Bench, items, without_versions
-from test_prefetch import PICTURES, VECTORS, next_round
+from test_prefetch import PICTURES, VECTORS, next_group
 from test_reliability import contents_of
 
 from common import wire
@@ -42,9 +42,9 @@ def test_what_is_not_moved_there_or_back_is_an_error():
 
 @pytest.mark.parametrize("spec", [PICTURES, VECTORS], ids=["pictures", "vectors"])
 def test_rounds_arrive_there_bit_for_bit(spec):
-    round_ = next_round(spec, shards=2)
-    there, here = Stager(THERE).stage(round_), Stager(torch.device("cpu")).stage(round_)
-    for number in range(len(round_.rows)):
+    group = next_group(spec, shards=2)
+    there, here = Stager(THERE).stage(group), Stager(torch.device("cpu")).stage(group)
+    for number in range(len(group.rows)):
         (moved, weight), (wanted, wanted_weight) = there.batch(number), here.batch(number)
         for column, wanted_column in zip((*moved, weight), (*wanted, wanted_weight), strict=True):
             assert column.device.type == elsewhere.NAME
