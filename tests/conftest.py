@@ -7,6 +7,10 @@ from collections.abc import Generator
 
 import pytest
 
+from support.hypothesis_profiles import load_profile
+
+load_profile()
+
 LONGEST = (
     *("test_on_hosts", "test_reliability", "test_program_ray", "test_chaos", "test_program_inline"),
     *("test_recovery", "test_supervisor", "test_backpressure", "test_bench_replay"),

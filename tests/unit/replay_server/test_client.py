@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from common import wire
@@ -15,6 +15,7 @@ from replay_server.sampler import ReplaySampler
 from replay_server.server import ReplayServer
 from replay_server.table import PRIORITY_FLOOR
 from replay_server.writer import CHUNKS_PER_TURN, ReplayWriter
+from support.hypothesis_profiles import examples
 from support.replay import (
     PICTURE,
     HeldHandle,
@@ -213,7 +214,7 @@ def test_a_bound_below_one_is_refused(bound):
 
 
 @given(st.integers(1, 5), st.lists(st.sampled_from(["write", "take", 0, 1, 2, 3]), max_size=60))
-@settings(max_examples=80, deadline=None)
+@examples(80)
 def test_whatever_completes_when_nothing_is_lost_and_the_bound_holds(bound, events):
     ledger = Ledger()
     handle = HeldHandle(ledger, ("insert",))
@@ -360,7 +361,7 @@ def test_a_shard_that_is_rarely_drawn_from_is_heard_all_the_same():
 def test_an_empty_memory_is_an_error_and_a_filled_one_is_none_afterwards():
     shards = make_shards([[], []])
     sampler = make_sampler(shards)
-    with pytest.raises(ValueError, match="no shard holds anything"):
+    with pytest.raises(ValueError, match="no reachable shard holds an item"):
         sampler.next_group()
     chunk = random_chunk(np.random.default_rng(0), 2, 2)
     shards[1].insert(encode_chunk(chunk))
@@ -633,7 +634,7 @@ EVENTS = st.one_of(
 
 
 @given(st.integers(1, 4), st.lists(EVENTS, max_size=40))
-@settings(max_examples=200, deadline=None)
+@examples(200)
 def test_whoever_dies_when_all_is_counted_and_no_shard_is_sent_what_it_cannot_read(bound, events):
     ledgers = [Ledger() for _ in range(3)]
     handles = [MortalHandle(ledger) for ledger in ledgers]
@@ -749,7 +750,7 @@ def test_without_any_shard_there_is_nothing_to_sample_and_that_is_said_at_once()
     for handle in handles:
         handle.die()
     for _ in range(3):
-        with pytest.raises(EmptyMemoryError, match="no shard holds anything"):
+        with pytest.raises(EmptyMemoryError, match="no reachable shard holds an item"):
             sampler.next_group()
     assert sampler.unreachable == {0, 1}
     assert sampler.summaries == []

@@ -1,8 +1,9 @@
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from replay_server.rate_limiter import RateLimiter
+from support.hypothesis_profiles import examples
 
 
 class Clock:
@@ -42,7 +43,7 @@ def settings_that_are_allowed(draw, slack=400):
 
 
 @given(settings_that_are_allowed())
-@settings(max_examples=60, deadline=None)
+@examples(60)
 def test_the_least_error_range_is_accepted_and_anything_below_is_refused(arguments):
     ratio, min_size, _, quantum, batch = arguments
     least = max(ratio * quantum, batch)
@@ -80,7 +81,7 @@ def test_a_quantum_below_one_is_refused(name):
 
 
 @given(settings_that_are_allowed(), st.data())
-@settings(max_examples=150, deadline=None)
+@examples(150)
 def test_the_surplus_stays_in_its_range_and_some_side_can_always_move(arguments, data):
     # Reports come back late and in any order, as from many actors: work under way is reserved.
     ratio, min_size, error, quantum, batch = arguments
@@ -112,7 +113,7 @@ def test_the_surplus_stays_in_its_range_and_some_side_can_always_move(arguments,
 
 
 @given(settings_that_are_allowed(slack=0), st.lists(st.booleans(), max_size=200))
-@settings(max_examples=100, deadline=None)
+@examples(100)
 def test_with_the_least_error_range_a_run_never_stops(arguments, preferences):
     ratio, _, _, quantum, batch = arguments
     limiter = RateLimiter(*arguments)
@@ -127,7 +128,7 @@ def test_with_the_least_error_range_a_run_never_stops(arguments, preferences):
 
 
 @given(settings_that_are_allowed(), st.data())
-@settings(max_examples=60, deadline=None)
+@examples(60)
 def test_reports_that_bring_more_or_less_than_reserved_never_stop_a_run(arguments, data):
     # Tails of n-step windows come late, and dead actors bring nothing.
     _, _, _, quantum, batch = arguments
@@ -298,7 +299,7 @@ ANY_RATIO = st.floats(0.01, 100.0)
 
 
 @given(settings_that_are_allowed(), st.data())
-@settings(max_examples=200, deadline=None)
+@examples(200)
 def test_whatever_is_changed_the_range_is_kept_and_never_do_both_sides_wait(arguments, data):
     # Against a twin that adds up, insert by insert and sample by sample, what each was worth when
     # it happened.
@@ -372,7 +373,7 @@ def test_at_the_ends_it_says_who_waits_for_whom():
 
 
 @given(settings_that_are_allowed(), st.lists(st.booleans(), max_size=60))
-@settings(max_examples=150, deadline=None)
+@examples(150)
 def test_a_side_that_cannot_move_is_said_to_wait(arguments, preferences):
     # Also with the least error range, where "may not move" begins close to the middle.
     _, min_size, _, quantum, batch = arguments
@@ -498,7 +499,7 @@ MOVES = st.lists(st.booleans(), max_size=60)
 
 
 @given(settings_with_any_ratio(), MOVES, MOVES)
-@settings(max_examples=150, deadline=None)
+@examples(150)
 def test_a_limiter_restored_from_its_own_state_stands_where_it_stood_bit_for_bit(
     arguments, before, after
 ):
@@ -561,7 +562,7 @@ def test_a_memory_that_holds_too_little_fills_up_first_and_then_owes_nothing(hel
 
 
 @given(settings_with_any_ratio(), MOVES, st.data())
-@settings(max_examples=200, deadline=None)
+@examples(200)
 def test_after_a_restore_under_other_settings_nobody_waits_for_ever(arguments, before, data):
     limiter = played(arguments, before)
     held = data.draw(st.integers(0, limiter.inserted), "held")
@@ -572,7 +573,7 @@ def test_after_a_restore_under_other_settings_nobody_waits_for_ever(arguments, b
 
 
 @given(settings_with_any_ratio(), MOVES, st.data())
-@settings(max_examples=150, deadline=None)
+@examples(150)
 def test_a_memory_that_came_back_with_less_fills_up_and_the_run_goes_on(arguments, before, data):
     _, min_size, _, quantum, batch = arguments
     limiter = played(arguments, before)

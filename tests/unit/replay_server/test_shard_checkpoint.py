@@ -15,7 +15,7 @@ from functools import partial
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from common import wire
@@ -31,6 +31,7 @@ from replay_server.shard_deal import MAX_PASSES, share
 from replay_server.shard_restore import ShardRestore, restore_shard
 from replay_server.table import PRIORITY_FLOOR, Table
 from replay_server.table_image import image_of, restore_image
+from support.hypothesis_profiles import examples
 from support.replay import (
     PICTURE,
     VECTOR,
@@ -188,7 +189,7 @@ def assert_same_samples(one, other, count=16):
     st.sampled_from([(12, 40), (3, 60), (40, 30), (1, 24)]),
     st.integers(0, 40),
 )
-@settings(max_examples=40, deadline=None)
+@examples(40)
 def test_a_restored_shard_is_what_was_saved_and_lives_on_like_it(
     seed, kind, stack, alpha, sizes, rounds
 ):
@@ -234,7 +235,7 @@ def test_keys_and_streams_of_the_life_before_are_refused():
             one.insert(chunk)
 
 
-def test_a_server_begins_with_what_another_saved_background_its_work(tmp_path):
+def test_a_server_begins_with_what_another_saved_in_the_background(tmp_path):
     life = Life().go_on(8)
     make = partial(ReplayServer, 12, PICTURE, 2, 0.6, 40, 3, 0)
     before = make(incarnation=1)
@@ -354,7 +355,7 @@ def test_what_the_ring_forgot_no_checkpoint_needs(tmp_path):
 
 
 @given(st.integers(0, 2**32 - 1), st.sampled_from(KINDS[:3]), st.integers(0, 12), st.integers(0, 9))
-@settings(max_examples=60, deadline=None)
+@examples(60)
 def test_what_comes_while_it_is_written_leaves_it_whole(seed, kind, meanwhile, before):
     # The ring may even turn over: then what was saved is what was left of it, and no less.
     life = Life(seed, kind, capacity=60, frame_capacity=80)
@@ -484,7 +485,7 @@ def test_a_full_disk_fails_the_save_and_not_the_next(tmp_path, monkeypatch, full
 
 
 @given(st.lists(st.integers(0, 60_000), min_size=1, max_size=5), st.integers(1, 6))
-@settings(max_examples=100, deadline=None)
+@examples(100)
 def test_shares_are_equal_and_cover_everything_once(sizes, parts):
     taken = [np.zeros(size, np.int32) for size in sizes]
     counts = []
@@ -547,7 +548,7 @@ def dealt(lives, url, parts, **named):
     st.integers(1, 3),
     st.integers(1, 30),
 )
-@settings(max_examples=40, deadline=None)
+@examples(40)
 def test_items_are_dealt_to_any_number_of_shards_of_any_layout(
     seeds, parts, kind, compression, alphas, stack, room
 ):
@@ -803,7 +804,7 @@ def test_a_file_that_is_cut_off_or_damaged_is_named(victim):
 
 
 @given(st.data())
-@settings(max_examples=150, deadline=None)
+@examples(150)
 def test_no_bytes_end_in_anything_but_a_shard_or_an_error_that_names_it(victim, data):
     life, origin, _ = victim
     name = data.draw(st.sampled_from(sorted(origin.files)))

@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from common import types
@@ -13,6 +13,7 @@ from replay_server.codec import GROUP_FRAMES, Codec
 from replay_server.frames import make_frame_store
 from replay_server.table import PRIORITY_FLOOR, Table
 from replay_server.table_statistics import take_statistics
+from support.hypothesis_profiles import examples
 from support.replay import (
     PICTURE,
     VECTOR,
@@ -64,7 +65,7 @@ def histories(draw):
     st.sampled_from(["none", "none", "lz4", "zstd"]),
     st.integers(0, 2**32 - 1),
 )
-@settings(max_examples=200, deadline=None)
+@examples(200)
 def test_it_is_equal_to_a_twin_that_stores_whole_stacks(
     history, stack, alpha, spec, compression, seed
 ):
