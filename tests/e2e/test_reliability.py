@@ -22,6 +22,7 @@ from support.program import (
     SHORT_RUN_S,
     TINY_OPTIONS,
     assert_all_gone,
+    contents_of,
     descendants,
     learner_steps_in,
     raydqn,
@@ -49,16 +50,6 @@ RECOVERY_S = 30.0
 
 def store_in(run: Path) -> CheckpointStore:
     return CheckpointStore(open_storage(str(run / "checkpoints")), 3)
-
-
-def contents_of(checkpoint) -> dict[str, str]:
-    """Check sums of everything but the state, which says how long things took."""
-    name = checkpoint.name
-    return {
-        path.removeprefix(f"{name}/"): entry["sha256"]
-        for path, entry in checkpoint.files.items()
-        if not path.endswith("state.json")
-    }
 
 
 # --- one process ---------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from replay_server.table import PRIORITY_FLOOR, Table
 
 VECTOR = FrameSpec(shape=(3,), dtype="float32", scale=1.0)
 PICTURE = FrameSpec(shape=(1, 2, 2), dtype="uint8", scale=1 / 255)
+NAN, INF = float("nan"), float("inf")
 
 
 def random_chunk(

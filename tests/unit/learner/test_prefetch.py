@@ -1,4 +1,4 @@
-"""Rounds on their way to the device, against stacks made naively from the samples' frames."""
+"""Batches on the learner's device."""
 
 from __future__ import annotations
 
@@ -10,48 +10,13 @@ import pytest
 import torch
 
 from common.handles import InlineHandle
-from common.types import PAD, Chunk, EnvironmentSpec, FrameSpec
 from learner.prefetch import Stager
-from replay_server.messages import decode_sample, encode_chunk
+from replay_server.messages import decode_sample
 from replay_server.sampler import BatchGroup, ReplaySampler
 from support.acting import make_server
+from support.batches import PICTURES, VECTORS, filled_servers, next_group
 
 CPU = torch.device("cpu")
-PICTURES = EnvironmentSpec(FrameSpec((1, 2, 3), "uint8", 1 / 255), 3, 4, {})
-VECTORS = EnvironmentSpec(FrameSpec((5,), "float32", 1.0), 1, 4, {})
-
-
-def some_chunk(spec, rng, count=12):
-    """Made-up experience: stacks padded at random, all columns telling."""
-    shape = (count + spec.stack, *spec.frame.shape)
-    frames = rng.integers(1, 256, shape).astype(spec.frame.dtype)
-    stacks = np.arange(count)[:, None] + np.arange(spec.stack)
-    padding = np.arange(spec.stack) < rng.integers(0, spec.stack, (count, 1))
-    return Chunk(
-        frames=frames,
-        observation=np.where(padding, PAD, stacks).astype(np.int32),
-        next_observation=(stacks + 1).astype(np.int32),
-        action=rng.integers(4, size=count).astype(np.int32),
-        reward=rng.normal(size=count).astype(np.float32),
-        discount=rng.choice([0.0, 0.9, 0.81], count).astype(np.float32),
-        priority=rng.random(count).astype(np.float32),
-        version=np.zeros(count, np.int64),
-    )
-
-
-def filled_servers(spec, shards):
-    rng = np.random.default_rng(1)
-    servers = [make_server(spec, shard) for shard in range(shards)]
-    for server in servers:
-        for _ in range(3):
-            server.insert(encode_chunk(some_chunk(spec, rng)))
-    return servers
-
-
-def next_group(spec, shards, batches=3, batch_size=16):
-    handles = [InlineHandle(server) for server in filled_servers(spec, shards)]
-    rng = np.random.default_rng(0)
-    return ReplaySampler(handles, batch_size, batches, 1, 0.4, rng).next_group()
 
 
 @pytest.mark.parametrize("spec", [PICTURES, VECTORS], ids=["pictures", "vectors"])
