@@ -78,7 +78,7 @@ def evaluate(folder: RunFolder, episodes: int, which: str = "best") -> dict[str,
         EnvironmentFailedError: the environment raised.
     """
     weights, source = load_weights(folder, which)
-    evaluator = Evaluator(folder.config, InlineHandle(WeightStore()), role=Role.EXAMINER)
+    evaluator = Evaluator(folder.config, InlineHandle(WeightStore()), role=Role.OFFLINE_EVALUATOR)
     try:
         check_weights(weights, evaluator.spec, folder.config, source)
         evaluator.load_weights(weights)
@@ -113,7 +113,9 @@ def film(folder: RunFolder, path: Path, which: str = "best") -> int:
         merge(folder.config.model_dump(), {"evaluation": {"episodes": 1, "envs": 1}}), str(path)
     )
     weights, source = load_weights(folder, which)
-    evaluator = Evaluator(config, InlineHandle(WeightStore()), render=True, role=Role.EXAMINER)
+    evaluator = Evaluator(
+        config, InlineHandle(WeightStore()), render=True, role=Role.OFFLINE_EVALUATOR
+    )
     try:
         check_weights(weights, evaluator.spec, config, source)
         evaluator.load_weights(weights)

@@ -184,8 +184,8 @@ class CheckpointWriter:
         }
         state["counters"] = {**state["counters"], "learner_steps": steps}
         self.store.commit(name, {"learner": tensors}, state, files)
-        if self.store.untidy is not None:
-            saving.remark = f"older checkpoints could not be removed: {self.store.untidy}"
+        if self.store.prune_error is not None:
+            saving.remark = f"older checkpoints could not be removed: {self.store.prune_error}"
 
     def _save_shards(self, shards: list[Handle], name: str, deadline_s: float) -> Files:
         """Have all shards write their parts, side by side; the files that they have written.

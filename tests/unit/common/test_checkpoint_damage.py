@@ -128,7 +128,7 @@ def test_the_way_out_does_not_need_the_file_that_is_bad(store, folder, sharing):
     # One that is bad in another way is no way out either.
     (folder / oldest / "state.json").write_bytes(b"")
     said = str(store.with_way_out(caught.value, newest))
-    assert said.endswith("; to go on with an empty replay memory: --checkpoint.replay false")
+    assert said.endswith("; to continue with an empty replay memory: --checkpoint.replay false")
     other = CheckpointError("x", f"{newest}/shard-0.rdqn")
     assert str(store.with_way_out(other, newest)) == f"x; the one before it: --checkpoint {before}"
 

@@ -85,10 +85,10 @@ def test_a_checkpoint_that_is_there_stays_though_tidying_fails(store, folder, mo
     with monkeypatch.context() as patched:
         patched.setattr(LocalStorage, "remove", fail)
         store.save(3, {}, {"step": 3})
-        assert "Input/output" in str(store.untidy)
+        assert "Input/output" in str(store.prune_error)
     assert store.newest().state == {"step": 3}
     store.save(4, {}, {"step": 4})
-    assert store.untidy is None
+    assert store.prune_error is None
     assert len(names(folder)) == 3
 
 
@@ -217,7 +217,13 @@ store.save(2, {"learner": {"w": np.arange(1000.0)}}, {"step": 2})
 
 @pytest.mark.parametrize(
     ("method", "moment", "newest"),
-    [("write", 0, 1), ("write", 2, 1), ("remove", 0, 2), ("remove", 1, 2), ("sweep", 0, 2)],
+    [
+        ("write", 0, 1),
+        ("write", 2, 1),
+        ("remove", 0, 2),
+        ("remove", 1, 2),
+        ("remove_partial", 0, 2),
+    ],
 )
 def test_killed_between_two_files_it_leaves_a_whole_checkpoint(folder, method, moment, newest):
     script = [sys.executable, "-c", DIE_AT, folder, method, str(moment)]

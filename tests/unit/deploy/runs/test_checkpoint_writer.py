@@ -400,7 +400,7 @@ def test_what_could_not_be_removed_is_a_remark_and_no_error(tmp_path, monkeypatc
         raise PermissionError(13, "Access denied")
 
     checkpointer = make_checkpointer(tmp_path)
-    monkeypatch.setattr(LocalStorage, "sweep", refuse)
+    monkeypatch.setattr(LocalStorage, "remove_partial", refuse)
     checkpointer.begin(make_saving(Learner()), 70)
     saving = checkpointer.take()
     assert saving.error is None
