@@ -87,12 +87,12 @@ class Config(Section):
 
     @property
     def insert_quantum(self) -> int:
-        """Transitions that one actor's work brings at once: they arrive message by message."""
+        """Transitions of one call of an actor, which arrive message by message."""
         return self.actors.envs * max(self.actors.collect_steps, self.actors.chunk_steps)
 
     @property
     def min_ratio_error(self) -> float:
-        """Smallest error range, in samples, with which one side can always move."""
+        """Smallest error range, in samples, that always lets one side continue."""
         return least_ratio_error(
             self.learner.samples_per_insert, self.insert_quantum, self.learner.batch_size
         )
@@ -101,7 +101,7 @@ class Config(Section):
     def ratio_error(self) -> float:
         """Error range of the limiter, in samples.
 
-        By default every actor and the learner may have one report under way at the same time.
+        By default it lets every actor and the learner have one call in flight at the same time.
         """
         given = self.learner.samples_per_insert_error
         if given is not None:

@@ -160,11 +160,11 @@ Count = Annotated[
     BeforeValidator(_count_of),
     PlainSerializer(lambda count: count or AUTO, return_type=int | str),
 ]
-"""A number, or `"auto"`, which is kept as 0: whoever runs the program settles it first."""
+"""A number, or `"auto"`, which is kept as 0 until the start of the run settles it."""
 
 
 class ActorsConfig(Section):
-    """Who acts, and how often they report."""
+    """The actors, and how often they report."""
 
     count: Count = Field(
         1,
@@ -176,7 +176,7 @@ class ActorsConfig(Section):
         16, ge=1, description="vector steps per report; one vector step steps each copy once"
     )
     chunk_steps: int = Field(16, ge=1, description="vector steps per message to the replay memory")
-    inserts_in_flight: int = Field(4, ge=1, description="messages under way per actor, at the most")
+    inserts_in_flight: int = Field(4, ge=1, description="messages in flight per actor, at the most")
 
 
 _BYTES = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]i?b)", re.IGNORECASE)
@@ -259,8 +259,8 @@ class LearnerConfig(Section):
         1_000, ge=1, description="transitions in the memory before learning starts"
     )
     train_steps: int = Field(20, ge=1, description="learner steps per report, at the most")
-    batches_per_sample: int = Field(4, ge=1, description="batches asked for in one message")
-    samples_in_flight: int = Field(2, ge=1, description="such messages under way per shard")
+    batches_per_sample: int = Field(4, ge=1, description="batches requested in one message")
+    samples_in_flight: int = Field(2, ge=1, description="such messages in flight per shard")
     stall_timeout_s: float | None = Field(
         600.0,
         gt=0,
@@ -274,7 +274,7 @@ class EvaluationConfig(Section):
 
     every_learner_steps: int = Field(500, ge=1, description="learner steps between evaluations")
     episodes: int = Field(100, ge=1, description="episodes of one evaluation: score is their mean")
-    envs: int = Field(100, ge=1, description="environment copies that play them side by side")
+    envs: int = Field(100, ge=1, description="environment copies that play them in parallel")
     epsilon: float = Field(0.0, ge=0, le=1, description="probability of a random action")
     max_episode_steps: int = Field(
         27_000, ge=1, description="env steps after which an evaluation episode is cut off"
@@ -314,8 +314,7 @@ class CheckpointConfig(Section):
     keep: int = Field(3, ge=1, description="newest checkpoints to keep")
     replay: bool = Field(
         True,
-        description="save the replay memory too; false on a resume: begin with an empty one, "
-        "whatever was saved",
+        description="save the replay memory too; false on a resume: start with an empty one",
     )
     storage: str | None = Field(
         None,
@@ -326,8 +325,7 @@ class CheckpointConfig(Section):
     timeout_s: float | None = Field(
         600.0,
         gt=0,
-        description="on Ray: seconds after which one that is not written yet has failed; none: "
-        "never",
+        description="on Ray: seconds after which an unfinished checkpoint has failed; none: never",
     )
     on_failure: Literal["continue", "stop"] = Field(
         "continue", description="what the run does when a checkpoint cannot be written"
@@ -335,27 +333,27 @@ class CheckpointConfig(Section):
 
 
 class SupervisionConfig(Section):
-    """When a part is given up and replaced."""
+    """When the supervisor gives up a part and replaces it."""
 
     hung_after_s: float | None = Field(
-        60.0, gt=0, description="seconds without any sign of life from its process; none: never"
+        60.0, gt=0, description="seconds without a heartbeat from its process; none: never"
     )
     call_timeout_s: float | None = Field(
         600.0,
         gt=0,
-        description="seconds that one piece of work may take, however alive its process; none: "
+        description="seconds that one call may take, whatever the heartbeat of its process; none: "
         "for ever",
     )
     start_timeout_s: float | None = Field(
         600.0,
         gt=0,
-        description="seconds until a part that starts must show its first sign of life, the time "
-        "it waits for a machine not counted; none: for ever",
+        description="seconds until the first heartbeat of a part that starts, not counting its "
+        "wait for a node; none: for ever",
     )
 
 
 class PlacementConfig(Section):
-    """What parts ask of a cluster's nodes; without a cluster it has no effect."""
+    """Resources that parts ask of a cluster's nodes; without a cluster they have no effect."""
 
     shards: Literal["near", "spread"] = Field(
         "near",

@@ -71,7 +71,7 @@ def build(values: Mapping[str, Any], source: str = "configuration") -> Config:
         source: named in errors.
 
     Raises:
-        UserError: one line that names the key, its value and the wish.
+        UserError: one line with the key, its value and the accepted values.
     """
     try:
         return Config.model_validate(values)
@@ -80,12 +80,12 @@ def build(values: Mapping[str, Any], source: str = "configuration") -> Config:
 
 
 def with_actors(config: Config, count: int) -> Config:
-    """The configuration with so many actors; what was left open with `"auto"` is settled so."""
+    """The configuration with `count` actors, which settles `"auto"`."""
     return build(merge(config.model_dump(), {"actors": {"count": count}}), f"actors.count={count}")
 
 
 def one_line(error: ValidationError) -> str:
-    """The first of what is wrong: the key, its value and the wish."""
+    """The first mistake in one line: the key, its value and the accepted values."""
     first = error.errors(include_url=False)[0]
     key = ".".join(str(part) for part in first["loc"] if not isinstance(part, int))
     if first["type"] == "extra_forbidden":
@@ -101,7 +101,7 @@ def load_toml(path: Path) -> dict[str, Any]:
     """The values in a TOML file.
 
     Raises:
-        UserError: no such file, or not TOML.
+        UserError: the file is missing, or not TOML.
     """
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
@@ -125,7 +125,7 @@ def to_toml(config: Config, comments: bool = True) -> str:
             table.add(tomlkit.comment(section.__doc__.splitlines()[0]))
         for key, value in plain[name].items():
             description = section.model_fields[key].description if comments else None
-            # Not left out: where the file is laid over a preset, the preset's value would count.
+            # Never left out: over a preset, the preset's value would take its place.
             table.add(key, _item(NONE if value is None else value, description))
         document.add(name, table)
     return tomlkit.dumps(document)

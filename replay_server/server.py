@@ -34,15 +34,15 @@ class ReplayServer:
         incarnation: int = 0,
         compression: str = "none",
         max_frame_bytes: int | None = None,
-        origin: ShardRestore | None = None,
+        restore: ShardRestore | None = None,
     ) -> None:
         """See `Table`; `seed` is the run's, `compression` names a codec.
 
         Args:
-            origin: what of a checkpoint the shard begins with; None: empty.
+            restore: part of a checkpoint to start with; None: an empty shard.
 
         Raises:
-            CheckpointError: that is damaged.
+            CheckpointError: the checkpoint is damaged.
         """
         self._seed = seed
         self._table = Table(
@@ -58,14 +58,14 @@ class ReplayServer:
             max_frame_bytes=max_frame_bytes,
         )
         self._saver = ShardSaver(self._table, frame)
-        if origin is not None:
-            restore_shard(self._table, self._saver, frame, origin)
+        if restore is not None:
+            restore_shard(self._table, self._saver, frame, restore)
 
     def _rng(self, shard: int, incarnation: int) -> np.random.Generator:
         return np.random.default_rng(seed_sequence(self._seed, Role.SHARD, shard, incarnation))
 
     def new_attempt(self, incarnation: int) -> None:
-        """Go on as a shard would that was restored from a checkpoint of this moment."""
+        """Continue as a shard restored from a checkpoint of this moment would."""
         self._table.new_attempt(incarnation, self._rng(self._table.shard, incarnation))
 
     def begin_save(self, url: str, name: str, background: bool) -> None:
@@ -79,12 +79,12 @@ class ReplayServer:
     def insert(self, buffer: Array) -> int:
         """Store an encoded chunk.
 
-        The buffer may lie in shared memory: it is copied out and not kept.
+        The buffer may lie in shared memory: the table copies it and keeps no view.
 
         Returns:
-            Transitions that were accepted: all, or none if the chunk reuses frames that are not
-            here (they went with an earlier life of the shard, or a chunk before was lost); the
-            writer then begins anew.
+            Transitions accepted: all, or none if the shard lacks frames that the chunk reuses
+            (an earlier incarnation had them, or an earlier chunk was lost). The writer then sends
+            a chunk with all its frames.
 
         Raises:
             WireError: bytes that are no chunk.
@@ -117,7 +117,7 @@ class ReplayServer:
         self._table.update_priorities(keys, priorities, incarnation)
 
     def summary(self) -> ShardSummary:
-        """Sizes and counters as they are now."""
+        """Sizes and counters at this moment."""
         return self._table.summary()
 
     def statistics(self) -> ShardStatistics:

@@ -102,7 +102,9 @@ def test_what_others_wrote_must_be_there_before_a_checkpoint_counts(tmp_path, fi
     path = f"{name}/shard-0.rdqn" if file != "frames" else "frames/0-0-000001.rdqn"
     if harm == "shorter":
         store.storage.write(path, b"y")
-    with pytest.raises(OSError, match=rf"{path}: not visible from here.*reached by all nodes"):
+    with pytest.raises(
+        OSError, match=rf"{path}: not visible from here.*all nodes must reach checkpoint.storage"
+    ):
         store.commit(name, TENSORS, {"step": 2}, {path: entry_of(b"yy")})
     assert store.names() == [whole]
     read_all(store, store.newest())

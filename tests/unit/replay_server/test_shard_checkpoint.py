@@ -124,7 +124,7 @@ def test_a_server_begins_with_what_another_saved_in_the_background(tmp_path):
     before.begin_save(str(tmp_path), name, True)
     while (files := before.saved()) is None:
         time.sleep(0.001)
-    after = make(incarnation=4, origin=ShardRestore(str(tmp_path), (name,), files, 0, 1))
+    after = make(incarnation=4, restore=ShardRestore(str(tmp_path), (name,), files, 0, 1))
     after.check()
     before.new_attempt(4)
     assert np.array_equal(before.sample(20), after.sample(20))

@@ -174,7 +174,7 @@ def test_every_file_of_every_shard_is_in_the_manifest_and_restores_it(tmp_path, 
     assert checkpoint.state["shards"] == 3
     for index, shard in enumerate(shards):
         origin = shard_restore(checkpoint, index, 3)
-        again = ReplayServer(64, PICTURE, 2, 0.6, 256, 1, index, 1, origin=origin)
+        again = ReplayServer(64, PICTURE, 2, 0.6, 256, 1, index, 1, restore=origin)
         again.check()
         assert again.summary().size == shard.summary().size == 5 + index
         assert again.summary().total == pytest.approx(shard.summary().total, rel=1e-12)
