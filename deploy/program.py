@@ -25,10 +25,10 @@ from deploy.runs.checkpoint_schema import learner_state, shard_restore
 from deploy.runtime.ray_runtime import Runtime, part_name
 from deploy.supervisor.slots import actor_title
 from learner.learner import Learner
-from replay_server.client import shard_title
 from replay_server.codec import make_codec
 from replay_server.server import ReplayServer
-from replay_server.shard_checkpoint import ShardRestore
+from replay_server.shard_restore import ShardRestore
+from replay_server.titles import shard_title
 
 
 @dataclass

@@ -7,7 +7,10 @@ from collections.abc import Generator
 
 import pytest
 
+from support.hypothesis_profiles import load_profile
 from support.paths import TESTS
+
+load_profile()
 
 TIERS = ("cluster", "e2e", "ray", "simulation", "unit")
 """Folders of tests/, the one with the longest tests first."""

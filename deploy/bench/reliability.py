@@ -32,7 +32,7 @@ from deploy.runtime.ray_runtime import local_ray
 from deploy.supervisor.slots import PING_EVERY_S
 from replay_server.messages import encode_chunk
 from replay_server.server import ReplayServer
-from replay_server.shard_checkpoint import ShardRestore
+from replay_server.shard_restore import ShardRestore
 
 GIB = 1 << 30
 BATCH = 512

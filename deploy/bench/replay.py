@@ -17,16 +17,16 @@ from typing import Any
 import numpy as np
 
 from actors.environments import make_environment
-from common.config import EnvConfig
+from common.config_sections import EnvConfig
 from common.handles import Future, Handle
 from common.types import Array, Chunk, FrameSpec
 from deploy.bench.measurement import Figure
 from deploy.bench.peers import Peer, make_peers, resident_bytes
 from deploy.runtime.ray_runtime import RayRuntime, local_ray
-from replay_server.client import ReplayWriter
 from replay_server.codec import COMPRESSIONS, Codec, make_codec
 from replay_server.server import ReplayServer
 from replay_server.table import Table
+from replay_server.writer import ReplayWriter
 
 PICTURE = FrameSpec((1, 84, 84), "uint8", 1 / 255)
 VECTOR = FrameSpec((4,), "float32", 1.0)

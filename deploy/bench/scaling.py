@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 
 from actors.environments import environment_spec
-from common.config import merge
+from common.config_text import merge
 from common.errors import UserError
 from common.handles import Handle
 from common.types import ActorReport, Episode

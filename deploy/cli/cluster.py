@@ -42,7 +42,7 @@ def _check(options: argparse.Namespace, overrides: Overrides) -> int:
 
 def _run_on_cluster(options: argparse.Namespace, overrides: Overrides) -> Config:
     """The run that is meant for a cluster: what is named here, else the job in the cluster file."""
-    from common.config import merge
+    from common.config_text import merge
     from deploy.launch.presets import DEFAULT_PRESET, make_config
     from deploy.provisioning.cluster_file import load_cluster
 

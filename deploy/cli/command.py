@@ -135,7 +135,7 @@ def parse(
     """
     names = [command.name for command in commands]
     if arguments and not arguments[0].startswith("-") and arguments[0] not in names:
-        from common.config import suggest
+        from common.config_text import suggest
 
         name = arguments[0]
         known = ", ".join(names)
@@ -146,7 +146,7 @@ def parse(
     add_commands(parser, commands, words, "COMMAND")
     options, extra = parser.parse_known_args(arguments)
     if extra:
-        from common.config import suggest
+        from common.config_text import suggest
 
         used: Parser = options.parser
         known_options = [name for action in used.options() for name in action.option_strings]

@@ -11,7 +11,7 @@ from deploy.cli.run import add_configuration
 
 
 def _config(options: argparse.Namespace, overrides: Overrides) -> int:
-    from common.config import to_toml
+    from common.config_text import to_toml
     from deploy.launch.presets import DEFAULT_PRESET, make_config
 
     preset = options.preset or DEFAULT_PRESET

@@ -32,7 +32,7 @@ def keys_of(keys: Keys) -> list[str]:
     """The keys that are options of a command, as `section.name`, by group."""
     if keys is Keys.NONE:
         return []
-    from common.config import KEYS
+    from common.config_text import KEYS
 
     if keys is Keys.ALL:
         return list(KEYS)
@@ -48,7 +48,7 @@ def option_of(key: str) -> str:
 
 def choices_of(key: str) -> list[str]:
     """The values of a key that takes one of a few, else nothing."""
-    from common.config import KEYS
+    from common.config_text import KEYS
 
     annotation = KEYS[key].annotation
     if annotation is bool:
@@ -91,7 +91,8 @@ def help_on_keys(keys: Keys, everything: bool) -> str:
 
 def _formatted(names: Collection[str], heading: str) -> str:
     """A heading and groups of options, laid out by argparse."""
-    from common.config import KEYS, Config
+    from common.config import Config
+    from common.config_text import KEYS
 
     parser = argparse.ArgumentParser(
         usage=argparse.SUPPRESS,
@@ -125,7 +126,7 @@ def _title(section: str) -> str:
 
 def _metavar(key: str, info: FieldInfo) -> str:
     """The kind of value a key takes."""
-    from common.config import is_list
+    from common.config_text import is_list
 
     if choices := choices_of(key):
         return "|".join(choices)

@@ -51,7 +51,7 @@ def split_overrides(arguments: Sequence[str]) -> tuple[Overrides, list[str]]:
 def _take_value(name: str, given: list[str] | None, queue: list[str]) -> Any:
     """The value of a key: `given` behind `=`, else from the front of `queue`."""
     # The configuration takes longer to import than the rest of the command line.
-    from common.config import KEYS, is_list, parse_value, suggest
+    from common.config_text import KEYS, is_list, parse_value, suggest
 
     key = name.replace("-", "_")
     if key not in KEYS:

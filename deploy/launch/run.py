@@ -12,7 +12,7 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from common.checkpoint import Checkpoint
-from common.config import with_actors
+from common.config_text import with_actors
 from common.errors import CheckpointError, UserError
 from common.types import EnvironmentSpec
 from deploy import VERSION

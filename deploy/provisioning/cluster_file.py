@@ -22,7 +22,7 @@ from ray.autoscaler._private.kuberay.autoscaling_config import (
 from ray.autoscaler._private.local.config import LOCAL_CLUSTER_NODE_TYPE
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-from common.config import suggest
+from common.config_text import suggest
 from common.errors import UserError
 
 LOCAL, KUBERAY = "local", "kuberay"

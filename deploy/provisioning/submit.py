@@ -22,7 +22,8 @@ from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
-from common.config import Config, to_toml
+from common.config import Config
+from common.config_text import to_toml
 from common.errors import UserError
 from deploy.runtime.packaging import code_for
 from deploy.runtime.placement import TOKEN_HINT

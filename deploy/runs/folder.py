@@ -29,7 +29,8 @@ from safetensors.numpy import save as save_tensors
 
 from common import wire
 from common.checkpoint import CheckpointStore
-from common.config import Config, build, load_toml, merge, to_toml
+from common.config import Config
+from common.config_text import build, load_toml, merge, to_toml
 from common.errors import UserError
 from common.storage import open_storage, write_atomically
 from common.types import Array, EvaluationReport

@@ -31,7 +31,7 @@ from deploy.resources.requests import (
 )
 from deploy.runtime.packaging import code_for
 from deploy.runtime.ray_runtime import RayRuntime, RemoteFuture, Runtime
-from replay_server.client import shard_title
+from replay_server.titles import shard_title
 
 T = TypeVar("T")
 CONNECT_S = 10.0

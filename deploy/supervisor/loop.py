@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from common import wire
 from common.checkpoint import Checkpoint
-from common.config import Config, with_actors
+from common.config import Config
+from common.config_text import with_actors
 from common.errors import (
     CheckpointError,
     DivergedError,
@@ -48,8 +49,8 @@ from deploy.supervisor.actor_autoscaler import Room
 from deploy.supervisor.actor_pool import ActorPool
 from deploy.supervisor.restore_source import RestoreSource
 from deploy.supervisor.slots import STABLE_AFTER_S, HealthMonitor, Slot, cause_of
-from replay_server.client import shard_title
 from replay_server.rate_limiter import RateLimiter
+from replay_server.titles import shard_title
 
 if TYPE_CHECKING:  # it imports torch; see deploy.launch.run
     from deploy.program import Program

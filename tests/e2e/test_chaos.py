@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from test_supervisor import Messages, supervisor_for, tiny
 
-from common.config import Config, to_toml
+from common.config import Config
+from common.config_text import to_toml
 from deploy.control.chaos import KINDS
 from support.program import SHORT_RUN_S, raydqn_here, reports_in, running, summary_of, wait_for
 

@@ -12,11 +12,12 @@ import pytest
 from common.errors import RemoteDiedError
 from common.types import Chunk, FrameSpec
 from deploy.runtime.ray_runtime import local_ray
-from replay_server.client import ReplaySampler, ReplayWriter
 from replay_server.codec import make_codec
 from replay_server.messages import decode_sample
+from replay_server.sampler import ReplaySampler
 from replay_server.server import ReplayServer
-from replay_server.shard_checkpoint import ShardRestore
+from replay_server.shard_restore import ShardRestore
+from replay_server.writer import ReplayWriter
 from support.paths import TESTS, import_path
 from support.replay import random_chunk
 
@@ -107,9 +108,9 @@ def test_four_shards_at_once_lose_nothing_and_mix_up_nothing(runtime, kind):
     drawn = rounds = 0
     pending = []
     while not all(future.done() for future in writing):
-        round_ = sampler.next_round()
+        group = sampler.next_group()
         rounds += 1
-        for sample in round_.samples:
+        for sample in group.samples:
             drawn += len(sample)
             frames = sample.frames[:, 0, 0, 0]
             steps = sample.action[:, None] + np.arange(STACK)
@@ -118,13 +119,13 @@ def test_four_shards_at_once_lose_nothing_and_mix_up_nothing(runtime, kind):
                 expected = (sample.reward[:, None].astype(int) * 83 + first * 7) % 251
                 assert np.array_equal(frames[numbers], expected), "frames of another transition"
             assert (sample.frames == sample.frames[:, :1, :1, :1]).all()
-        pending.append(round_)
+        pending.append(group)
         if len(pending) > int(rng.integers(0, 40)):  # some priorities come very late
             late = pending.pop(int(rng.integers(len(pending))))
             sampler.update_priorities(late, rng.random(late.rows.shape) * 3)
     results = [future.result() for future in writing]
-    for round_ in pending:
-        sampler.update_priorities(round_, rng.random(round_.rows.shape))
+    for group in pending:
+        sampler.update_priorities(group, rng.random(group.rows.shape))
     summaries = [shard.call("summary").result() for shard in shards]
     for shard in shards:
         shard.call("check").result()

@@ -15,7 +15,8 @@ from rich.console import Console
 
 from actors.actor import Actor
 from actors.environments import environment_spec
-from common.config import Config, build, merge, to_toml, with_actors
+from common.config import Config
+from common.config_text import build, merge, to_toml, with_actors
 from common.errors import UserError
 from common.handles import InlineHandle, Ready
 from common.weights import WeightStore

@@ -16,8 +16,10 @@ import pytest
 from actors.environments import environment_spec
 from common import wire
 from common.checkpoint import Checkpoint, CheckpointStore
-from common.config import Config, EnvConfig, merge
-from common.config import build as build_config
+from common.config import Config
+from common.config_sections import EnvConfig
+from common.config_text import build as build_config
+from common.config_text import merge
 from common.errors import RemoteDiedError, RunFailedError, UserError
 from common.handles import Failed, InlineHandle
 from deploy.launch.presets import make_config

@@ -11,7 +11,8 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from common.config import Config, build
+from common.config import Config
+from common.config_text import build
 from common.handles import InlineHandle, Ready
 from common.networks import QNetwork, make_network
 from common.types import Array, Chunk, EnvironmentSpec, FrameSpec

@@ -14,7 +14,7 @@ import torch
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
-from common import networks
+from common.networks import device
 
 NAME = "elsewhere"
 aten = torch.ops.aten
@@ -87,4 +87,4 @@ _setup_privateuseone_for_python_backend(NAME)
 _library = torch.library.Library("aten", "IMPL")
 _library.impl("empty.memory_format", begin(aten.empty.memory_format), "PrivateUse1")
 _library.impl("empty_strided", begin(aten.empty_strided.default), "PrivateUse1")
-networks.DEVICES += (NAME,)
+device.DEVICES += (NAME,)

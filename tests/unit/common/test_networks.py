@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from common.config import NetworkConfig
+from common.config_sections import NetworkConfig
 from common.errors import UserError
 from common.networks import Dueling, QNetwork, choose_device, make_network
 from common.types import EnvironmentSpec, FrameSpec

@@ -159,7 +159,7 @@ def test_what_is_removed_is_gone_and_may_be_removed_again(storage):
     assert storage.sizes() == {}
     with pytest.raises(FileNotFoundError):
         storage.read("a/b")
-    storage.sweep()
+    storage.remove_partial()
     storage.write("a/b", b"3")
     assert content(storage, "a/b") == b"3"
 
@@ -186,7 +186,7 @@ def test_nothing_is_created_before_the_first_write(tmp_path):
     storage = open_storage(str(tmp_path / "a" / "b"))
     assert storage.sizes() == {}
     storage.remove("x/y")
-    storage.sweep()
+    storage.remove_partial()
     with pytest.raises(FileNotFoundError):
         storage.read("x")
     assert list(tmp_path.iterdir()) == []
@@ -357,7 +357,7 @@ def test_unfinished_files_are_no_files_and_are_swept_away(tmp_path):
     assert storage.sizes() == {"kept/file": 1}
     storage.remove("kept/other")
     assert len(litter(tmp_path)) == 3, "another may be writing still"
-    storage.sweep()
+    storage.remove_partial()
     assert [path.name for path in sorted(tmp_path.rglob("*"))] == ["kept", "file"]
 
 

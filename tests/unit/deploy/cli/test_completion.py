@@ -9,7 +9,7 @@ import subprocess
 
 import pytest
 
-from common.config import KEYS
+from common.config_text import KEYS
 from deploy.bench.commands import BENCHMARKS
 from deploy.cli.main import COMMANDS, main
 from deploy.control.file import LIVE_KEYS

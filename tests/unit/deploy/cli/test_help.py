@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from common.config import KEYS
+from common.config_text import KEYS
 from deploy.cli.arguments import AUTO
 from deploy.cli.main import COMMANDS, main
 from deploy.cli.overrides import TOP_LEVEL_KEYS

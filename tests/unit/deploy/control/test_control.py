@@ -8,10 +8,10 @@ import time
 from itertools import pairwise
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from common.config import KEYS, build, merge
+from common.config_text import KEYS, build, merge
 from common.errors import UserError
 from deploy.cli.main import main
 from deploy.control import file as control
@@ -20,6 +20,7 @@ from deploy.launch.presets import make_config
 from deploy.launch.resume import resume
 from deploy.launch.train import train
 from deploy.runs.folder import CONTROL, RunFolder
+from support.hypothesis_profiles import examples
 from support.program import TINY, reports_in
 
 RATIO, ERROR = "learner.samples_per_insert", "learner.samples_per_insert_error"
@@ -118,7 +119,7 @@ BRACKETS = b"x = " + b"[" * 20_000
                      b"[learner]\nsamples_per_insert = {a = 1}", b"[learner.samples_per_insert]",
                      b"[learner]\nsamples_per_insert = nan", b"seed = 4"]),
 ))  # fmt: skip
-@settings(max_examples=150, deadline=None)
+@examples(150)
 def test_whatever_stands_in_the_file_is_a_users_error_of_one_line(tmp_path_factory, data):
     folder = tmp_path_factory.mktemp("run")
     (folder / CONTROL).write_bytes(data)

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from ray._private.runtime_env.packaging import create_package, get_uri_for_directory
 
-from common.config import build
+from common.config_text import build
 from common.errors import UserError
 from common.version import PACKAGES, VERSION
 from deploy.cli.main import main
@@ -27,6 +27,7 @@ from deploy.provisioning.rules import STOP_WAIT_S
 from deploy.resources.requests import ACTOR_NODES, LEARNER_NODES, ResourceRequest, resource_requests
 from deploy.runtime.packaging import EXTRAS_OF_NODES
 from deploy.supervisor.loop import SIGNAL_S
+from support.hypothesis_profiles import examples
 from support.paths import ROOT
 
 CLUSTERS = ROOT / "deploy" / "clusters"
@@ -747,7 +748,7 @@ STRANGE = st.one_of(
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
-@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(examples(30), suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_whatever_stands_anywhere_there_is_a_line_or_a_report(tmp_path, name, data):
     values = read(name)

@@ -18,7 +18,8 @@ import psutil
 import pytest
 import yaml
 
-from common.config import Config, build
+from common.config import Config
+from common.config_text import build
 from common.errors import UserError
 from deploy.provisioning import submit
 from deploy.provisioning.submit import hints
