@@ -73,7 +73,7 @@ def _raydqn(*arguments: str) -> tuple[dict[str, Any], float, int]:
 
 
 def _start(*arguments: str, output: int = subprocess.PIPE) -> subprocess.Popen[str]:
-    path = [str(Path(__file__).parent.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    path = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
     return subprocess.Popen(
         [sys.executable, "-m", "deploy", *arguments],
         stdout=output,
