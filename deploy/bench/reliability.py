@@ -24,7 +24,7 @@ from common.errors import UserError
 from common.weights import WeightStore
 from deploy.bench.measurement import Figure
 from deploy.bench.replay import PICTURE, STACK, Stream
-from deploy.control.file import APPLIED, TAKEN_WITHIN_S, ask, changed, keys_of
+from deploy.control.file import TAKEN_WITHIN_S, changed, keys_of, request_change
 from deploy.resources.memory import object_store_bytes
 from deploy.runs.metrics import RunFolder, read_metrics
 from deploy.runtime.ray_runtime import local_ray
@@ -218,9 +218,9 @@ def _set_interval(run: Path, every_s: float | None) -> None:
     folder = RunFolder.open(run)
     changes = {"checkpoint": {"every_s": every_s}}
     new = changed(folder.config, changes, "benchmark")
-    answer = ask(folder, new, keys_of(changes), TAKEN_WITHIN_S)
-    if answer is None or not answer.startswith(APPLIED):
-        raise UserError(f"checkpoint.every_s={every_s}: not taken: {answer}")
+    reply = request_change(folder, new, keys_of(changes), TAKEN_WITHIN_S)
+    if reply is None or not reply.applied:
+        raise UserError(f"checkpoint.every_s={every_s}: not taken: {reply}")
 
 
 def _steps_per_s(run: Path) -> float:

@@ -20,7 +20,6 @@ from common.errors import RemoteDiedError, UserError
 from common.handles import Future, Mapped, Ready
 from common.storage import open_storage
 from common.types import EnvironmentSpec
-from deploy.control.service import NAMESPACE, names_of_boards
 from deploy.resources.memory import check_memory
 from deploy.resources.requests import (
     ACTOR_NODES,
@@ -29,6 +28,7 @@ from deploy.resources.requests import (
     ResourceRequest,
     resource_requests,
 )
+from deploy.runtime.names import NAMESPACE, service_names
 from deploy.runtime.packaging import code_for
 from deploy.runtime.ray_runtime import RayRuntime, RemoteFuture, Runtime
 from replay_server.client import shard_title
@@ -163,7 +163,7 @@ def _check_nobody_is(run: str) -> None:
     Raises:
         UserError: one has.
     """
-    if run in names_of_boards():
+    if run in service_names():
         raise UserError(
             f"{run}: a run of that name goes on there, or has just ended; name another --run-dir, "
             "or wait for its end"

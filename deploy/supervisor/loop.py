@@ -33,10 +33,10 @@ from common.errors import (
 from common.handles import Future, Handle
 from common.storage import write_atomically
 from common.types import ActorReport, Array, EvaluationReport, LearnerReport, ShardStatistics
-from deploy.control.chaos import CRASH, parse_wish
-from deploy.control.file import APPLIED, LOOK_EVERY_S, ControlFile, changed, describe, keys_of
-from deploy.control.service import TITLE as BOARD
-from deploy.control.service import Board
+from deploy.control.chaos import CRASH, parse_crash
+from deploy.control.file import LOOK_EVERY_S, ControlFile, Reply, changed, describe, keys_of
+from deploy.control.service import TITLE as CONTROL_SERVICE
+from deploy.control.service import ControlService
 from deploy.reporting.status import PartStatus, part_status, run_status
 from deploy.runs.checkpoint_schema import learner_state, shard_restore
 from deploy.runs.checkpoint_writer import CheckpointJob, CheckpointWriter
@@ -190,10 +190,12 @@ class Supervisor:
         # On a cluster others find the run by its board, wherever the driver lives.
         self._board: Slot | None = None
         if program.runtime.autoscaling:
-            self._board = Slot("board", self._new_board, self._new_board(first), first, True)
+            self._board = Slot(
+                CONTROL_SERVICE, self._new_board, self._new_board(first), first, True
+            )
         self._post: Future[None] | None = None  # under way
         self._wishes: Future[list[tuple[int, dict[str, Any]]]] | None = None  # asked for
-        self._answers: dict[int, str] = {}
+        self._answers: dict[int, Reply] = {}
         self._status_s = -math.inf
         self._unwritten = False  # the newest report, or the best weights
         self._looked_s = self._heard_s = started_s
@@ -555,11 +557,14 @@ class Supervisor:
 
     def _new_board(self, incarnation: int) -> Handle:
         run = self._folder.path.name
-        name = part_name(BOARD, incarnation)
+        name = part_name(CONTROL_SERVICE, incarnation)
         self._post = self._wishes = None
         # What was counted before, by another board or in another life, is counted.
         return self._program.runtime.spawn(
-            Board, run, incarnation > 0, name=name, title=BOARD, public_name=f"{run}:{name}"
+            *(ControlService, run, incarnation > 0),
+            name=name,
+            title=CONTROL_SERVICE,
+            public_name=f"{run}:{name}",
         )
 
     def _new_weight_store(self, incarnation: int) -> Handle:
@@ -786,19 +791,19 @@ class Supervisor:
                 self._control.remove()
                 self._crash(changes[CRASH])
                 return
-            self._control.answer(self._take_wish(changes))
+            self._control.reply(self._take_wish(changes))
         except (UserError, OSError) as error:
             self._view.notify(f"{error}; nothing was changed")
         self._control.remove()
 
-    def _take_wish(self, changes: dict[str, Any]) -> str:
-        """Go on with other values; what became of the wish, in a line for whoever had it."""
+    def _take_wish(self, changes: dict[str, Any]) -> Reply:
+        """Apply the requested changes; the reply."""
         try:
             new = changed(self._folder.config, changes, CONTROL)
-            outcome = f"{APPLIED}{self._go_on_with(new, keys_of(changes))}"
+            outcome = Reply(True, self._go_on_with(new, keys_of(changes)))
         except (UserError, OSError) as error:
-            outcome = f"{error}; nothing was changed"
-        self._view.notify(outcome)
+            outcome = Reply(False, f"{error}; nothing was changed")
+        self._view.notify(str(outcome))
         return outcome
 
     def _crash(self, wish: Any) -> None:
@@ -807,7 +812,7 @@ class Supervisor:
         Raises:
             UserError: no such part.
         """
-        kind, number = parse_wish(wish)
+        kind, number = parse_crash(wish)
         found = [slot for slot in [*self._fixed, *self._players] if slot.title.startswith(kind)]
         if found:
             slot = found[number % len(found)]
@@ -1212,7 +1217,7 @@ class Supervisor:
             self._folder.write_status(status)
             board = self._board
             if board is not None and board.up and (self._post is None or self._post.done()):
-                self._post = board.handle.call("post", line, status)
+                self._post = board.handle.call("publish", line, status)
 
     def _record(self, write: Callable[[], None]) -> None:
         """Write what the run can do without: if that fails it says so, once, and goes on."""
@@ -1241,7 +1246,7 @@ class Supervisor:
         if due and board.up and self._wishes is None:
             self._heard_s = now
             answers, self._answers = self._answers, {}
-            self._wishes = board.handle.call("hear", answers)
+            self._wishes = board.handle.call("poll", answers)
 
     def _part_statuses(self, now: float) -> Iterator[PartStatus]:
         for slot in self._fixed:

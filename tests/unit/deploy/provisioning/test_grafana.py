@@ -6,9 +6,9 @@ import json
 import re
 
 from common.config import merge
-from deploy.control.service import metric_name
 from deploy.launch.run import make_config, train
 from deploy.runs.metrics import read_metrics
+from deploy.runtime.metrics import metric_name
 from support.paths import ROOT
 from support.program import TINY
 

@@ -124,7 +124,8 @@ def ended(fake_ray, tmp_path, when, code, number, times=1):
     code = (
         "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
         "[signal.signal(n, signal.SIG_DFL) for n in (signal.SIGTERM, signal.SIGHUP)]; "
-        "from pathlib import Path; from common.config import Config; from deploy.provisioning import submit; "
+        "from pathlib import Path; from common.config import Config; "
+        "from deploy.provisioning import submit; "
         f"submit._ray = lambda: {str(tmp_path / 'ray')!r}\n{code}"
     )
     process = subprocess.Popen(
