@@ -18,6 +18,7 @@ from gymnasium.error import NameNotFound, VersionNotFound
 from actors.environments import environment_spec
 from common.config import Config
 from common.errors import UserError
+from common.parts import Role
 from deploy.provisioning.cluster_file import (
     KUBERAY,
     LOCAL,
@@ -32,6 +33,7 @@ from deploy.provisioning.cluster_file import (
 )
 from deploy.provisioning.local_machine import find_missing
 from deploy.provisioning.rules import find_mistakes
+from deploy.resources.packing import NodeGroup, Packing
 from deploy.resources.requests import NO_LIMIT, ResourceRequest, resource_requests
 from deploy.runtime.packaging import comes_with_raydqn, is_here, module_of, travels
 
@@ -50,16 +52,10 @@ ROLE_OF_NODE = {
 
 @dataclass
 class Node:
-    """A node that may be started, and what it holds."""
+    """A node that may be started, and the remotes on it by role."""
 
     type: NodeType
-    left: dict[str, float]  # of its resources
-    held: Counter[str] = field(default_factory=Counter)  # remotes by title
-
-    def hold(self, demand: ResourceRequest, count: int) -> None:
-        """Take so many of them."""
-        demand.reserve(self.left, count)
-        self.held[demand.title] += count
+    held: Counter[Role] = field(default_factory=Counter)
 
 
 @dataclass(frozen=True)
@@ -111,9 +107,9 @@ class Report:
     def _held(self, node_type: NodeType) -> str:
         """What the nodes of a type hold in this run."""
         nodes = [node for node in self.nodes if node.type is node_type and node.held]
-        held = sum((node.held for node in nodes), Counter[str]())
+        held = sum((node.held for node in nodes), Counter[Role]())
         what = ["driver"] if node_type.head else []
-        what += [title if count == 1 else f"{count} {title}s" for title, count in held.items()]
+        what += [str(role) if count == 1 else f"{count} {role}s" for role, count in held.items()]
         return ", ".join(what) + (f" on {len(nodes)} nodes" if len(nodes) > 1 else "")
 
 
@@ -155,34 +151,31 @@ def place(
     Returns:
         Nodes with what they hold, and what found no room.
     """
-    nodes = [_node(kind) for kind in cluster.nodes for _ in range(kind.least)]
-    used = Counter({kind.name: kind.least for kind in cluster.nodes})
+    types = {kind.name: kind for kind in cluster.nodes}
+    groups = [NodeGroup(k.name, _offers(k), k.least, k.most) for k in cluster.nodes]
+    packing = Packing(groups, cluster.max_workers + 1)  # the head is one more
     findings = []
-    for demand in wanted:
-        unfit = _unfit(cluster, demand)
+    for request in wanted:
+        unfit = _unfit(cluster, request)
         if unfit is not None:
             findings.append(unfit)
             continue
-        limit = demand.count or NO_LIMIT  # 0: as many as fit
-        left = limit
-        near = sorted(nodes, key=lambda node: "learner" not in node.held)
-        for node in near:
-            left -= _fill(node, demand, left)
-        while left and (kind := _next_type(cluster, used, demand)) is not None:
-            node = _node(kind)
-            nodes.append(node)
-            used[kind.name] += 1
-            left -= _fill(node, demand, left)
-        if demand.count and left:
-            findings.append(_too_many(cluster, demand, limit - left))
-        elif not demand.count and left == limit:
-            findings.append(_too_many(cluster, demand, 0))
-    shards = [node.held["shard"] for node in nodes if "learner" not in node.held]
-    if sum(shards) and any("learner" in node.held for node in nodes):
+        placed = packing.place(
+            request,
+            request.count or NO_LIMIT,  # 0: as many as fit
+            node_order=lambda node: Role.LEARNER not in node.held,
+            # No GPU that the remote does not request, else the largest node.
+            group_order=lambda group: (types[group.name].gpus, -(types[group.name].cpus or 0)),
+        )
+        if placed < max(1, request.count):
+            findings.append(_too_many(cluster, request, placed))
+    nodes = [Node(types[node.group.name], node.held) for node in packing.nodes]
+    shards = [node.held[Role.SHARD] for node in nodes if Role.LEARNER not in node.held]
+    if sum(shards) and any(Role.LEARNER in node.held for node in nodes):
         findings.append(
             warning(
                 "replay.shards",
-                next(d.count for d in wanted if d.title == "shard"),
+                next(d.count for d in wanted if d.role is Role.SHARD),
                 f"{sum(shards)} of them do not fit beside the learner: batches cross the network",
             )
         )
@@ -208,7 +201,7 @@ def _find_far_shards(
 ) -> Iterator[Finding]:
     """Shards whose nodes do not see the driver's disk, on which checkpoints are by default."""
     storage = config.checkpoint.storage or ""
-    far = next((node.type for node in nodes if node.held["shard"] and not node.type.head), None)
+    far = next((node.type for node in nodes if node.held[Role.SHARD] and not node.type.head), None)
     if far is None or not config.checkpoint.replay:
         return
     if not storage:
@@ -267,7 +260,7 @@ def _try_environment(config: Config) -> Iterator[Finding]:
 def _find_spot_shards(nodes: Sequence[Node], config: Config) -> Iterator[Finding]:
     """Shards on machines that the cloud may take away."""
     spread = config.placement.shards == "spread" and any(node.type.spot for node in nodes)
-    if spread or any(node.type.spot and node.held["shard"] for node in nodes):
+    if spread or any(node.type.spot and node.held[Role.SHARD] for node in nodes):
         yield warning(
             "placement.shards",
             config.placement.shards,
@@ -275,34 +268,15 @@ def _find_spot_shards(nodes: Sequence[Node], config: Config) -> Iterator[Finding
         )
 
 
-def _node(kind: NodeType) -> Node:
-    offered = dict.fromkeys(kind.offers, math.inf)  # how much of it the file says does not matter
-    return Node(kind, {"CPU": kind.cpus or 0, "GPU": kind.gpus, **offered})
-
-
-def _fill(node: Node, demand: ResourceRequest, left: int) -> int:
-    count = min(left, demand.count_fitting(node.left))
-    if count:
-        node.hold(demand, count)
-    return count
-
-
-def _next_type(
-    cluster: ClusterFile, used: Counter[str], demand: ResourceRequest
-) -> NodeType | None:
-    """What to start for a remote: no GPU that it does not ask for, else the largest."""
-    if used.total() > cluster.max_workers:  # the head is one of them
-        return None
-    kinds = [
-        k for k in cluster.nodes if used[k.name] < k.most and demand.count_fitting(_node(k).left)
-    ]
-    return min(kinds, key=lambda kind: (kind.gpus, -(kind.cpus or 0)), default=None)
+def _offers(kind: NodeType) -> dict[str, float]:
+    """Resources of a node; the file's amount of a custom resource does not matter."""
+    return {"CPU": kind.cpus or 0, "GPU": kind.gpus, **dict.fromkeys(kind.offers, math.inf)}
 
 
 def _unfit(cluster: ClusterFile, demand: ResourceRequest) -> Finding | None:
     """Why no node at all can hold one of these remotes."""
     kinds = [kind for kind in cluster.nodes if kind.most]
-    if any(demand.count_fitting(_node(kind).left) for kind in kinds):
+    if any(demand.count_fitting(_offers(kind)) for kind in kinds):
         return None
     that = ""
     if demand.resource is not None:
@@ -311,9 +285,9 @@ def _unfit(cluster: ClusterFile, demand: ResourceRequest) -> Finding | None:
     most_gpus = max((kind.gpus for kind in kinds), default=0)
     if demand.gpus > most_gpus:
         has = f"has {'one' if demand.gpus == 1 else 'as many'}"
-        wish = f"{demand.title} wants {_of(demand.gpus, 'GPU')}: no node type{that} {has}"
+        wish = f"{demand.role} wants {_of(demand.gpus, 'GPU')}: no node type{that} {has}"
     else:
-        wish = f"{demand.title} wants {_of(demand.cpus, 'CPU')}: no node type{that} has as many"
+        wish = f"{demand.role} wants {_of(demand.cpus, 'CPU')}: no node type{that} has as many"
         if demand.gpus:
             wish += f" beside {_of(demand.gpus, 'GPU')}"
     return error(_nodes_key(cluster, demand), None, wish)
@@ -321,12 +295,12 @@ def _unfit(cluster: ClusterFile, demand: ResourceRequest) -> Finding | None:
 
 def _too_many(cluster: ClusterFile, demand: ResourceRequest, fit: int) -> Finding:
     """More remotes than there will ever be room for."""
-    key = {"actor": "actors.count", "shard": "replay.shards"}.get(demand.title)
+    key = {Role.ACTOR: "actors.count", Role.SHARD: "replay.shards"}.get(demand.role)
     where = f" on nodes that offer {demand.resource}" if demand.resource else ""
     return error(
         key or _nodes_key(cluster, demand),
         demand.count if key else None,
-        f"no room{where} for more than {fit} {demand.title}s, even with all nodes started",
+        f"no room{where} for more than {fit} {demand.role}s, even with all nodes started",
     )
 
 

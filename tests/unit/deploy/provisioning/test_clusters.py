@@ -18,6 +18,7 @@ from ray._private.runtime_env.packaging import create_package, get_uri_for_direc
 
 from common.config import build
 from common.errors import UserError
+from common.parts import Role
 from deploy import PACKAGES, VERSION
 from deploy.cli.main import main
 from deploy.launch.run import make_config
@@ -159,7 +160,7 @@ def test_the_command_prints_what_runs_where_and_its_hourly_shape(capfd):
         == """\
 deploy/clusters/aws.yaml: cluster raydqn on aws, us-west-2
   head     1     m7i.large (0 CPUs)           driver
-  learner  0–1   g5.2xlarge (8 CPUs, 1 GPU)   learner, 2 shards, variables
+  learner  0–1   g5.2xlarge (8 CPUs, 1 GPU)   learner, 2 shards, weight-store
   actors   0–16  c7i.4xlarge (16 CPUs, spot)  evaluator, 32 actors on 3 nodes
 each hour, idle:     1 × m7i.large
 each hour, this run: 1 × m7i.large + 1 × g5.2xlarge + 3 × c7i.4xlarge (spot)
@@ -776,9 +777,10 @@ def node(name: str, cpus: int, gpus: int = 0, most: int = 1, offers=(), head=Fal
 def test_demands_follow_the_configuration():
     config = build({"actors": {"count": 5}, "replay": {"shards": 3}, "learner": {"threads": 2}})
     assert resource_requests(config, (), gpus_offered=False) == [
-        ResourceRequest("learner", 2, 0, None, 1), ResourceRequest("shard", 1, 0, None, 3),
-        ResourceRequest("variables", 0, 0, None, 1), ResourceRequest("evaluator", 1, 0, None, 1),
-        ResourceRequest("actor", 1, 0, None, 5),
+        ResourceRequest(Role.LEARNER, 2, 0, None, 1), ResourceRequest(Role.SHARD, 1, 0, None, 3),
+        ResourceRequest(Role.WEIGHT_STORE, 0, 0, None, 1),
+        ResourceRequest(Role.EVALUATOR, 1, 0, None, 1),
+        ResourceRequest(Role.ACTOR, 1, 0, None, 5),
     ]  # fmt: skip
     asked = resource_requests(config, (LEARNER_NODES, ACTOR_NODES, "x"), True)
     assert [d.resource for d in asked] == [
@@ -792,8 +794,8 @@ def test_no_node_holds_more_than_it_has_and_nothing_starts_in_vain():
         node("large", 8, most=2),
     )  # fmt: skip
     nodes, found = place(cluster, [
-        ResourceRequest("learner", 1, 1, None, 1), ResourceRequest("shard", 1, 0, None, 2),
-        ResourceRequest("actor", 1, 0, None, 12),
+        ResourceRequest(Role.LEARNER, 1, 1, None, 1), ResourceRequest(Role.SHARD, 1, 0, None, 2),
+        ResourceRequest(Role.ACTOR, 1, 0, None, 12),
     ])  # fmt: skip
     assert found == []
     assert [(n.type.name, dict(n.held)) for n in nodes] == [
@@ -807,7 +809,7 @@ def test_shards_go_to_the_learner_though_another_node_has_room():
     cluster = cluster_of(there, node("gpu", 4, 1))
     nodes, _ = place(
         cluster,
-        [ResourceRequest("learner", 1, 1, None, 1), ResourceRequest("shard", 1, 0, None, 2)],
+        [ResourceRequest(Role.LEARNER, 1, 1, None, 1), ResourceRequest(Role.SHARD, 1, 0, None, 2)],
     )
     assert [(n.type.name, dict(n.held)) for n in nodes] == [
         ("there", {}), ("gpu", {"learner": 1, "shard": 2}),
@@ -816,7 +818,7 @@ def test_shards_go_to_the_learner_though_another_node_has_room():
 
 def test_all_types_together_stay_within_max_workers():
     cluster = cluster_of(node("head", 0, head=True), node("a", 2, most=9), max_workers=3)
-    nodes, found = place(cluster, [ResourceRequest("actor", 1, 0, None, 100)])
+    nodes, found = place(cluster, [ResourceRequest(Role.ACTOR, 1, 0, None, 100)])
     assert sum(n.held["actor"] for n in nodes) == 6
     assert [str(f) for f in found] == [
         "error: actors.count=100: no room for more than 6 actors, even with all nodes started"
@@ -827,7 +829,7 @@ def test_no_number_of_actors_means_as_many_as_fit():
     cluster = cluster_of(node("head", 0, head=True), node("a", 3, most=5))
     nodes, found = place(
         cluster,
-        [ResourceRequest("evaluator", 1, 0, None, 1), ResourceRequest("actor", 1, 0, None, 0)],
+        [ResourceRequest(Role.EVALUATOR, 1), ResourceRequest(Role.ACTOR, 1, count=0)],
     )
     assert found == []
     assert sum(n.held["actor"] for n in nodes) == 14
@@ -835,7 +837,7 @@ def test_no_number_of_actors_means_as_many_as_fit():
 
 def test_ten_thousand_actors_are_placed_at_once():
     cluster = cluster_of(node("head", 0, head=True), node("a", 1, most=20_000))
-    nodes, found = place(cluster, [ResourceRequest("actor", 1, 0, None, 10_000)])
+    nodes, found = place(cluster, [ResourceRequest(Role.ACTOR, 1, 0, None, 10_000)])
     assert len(nodes) == 10_001
     assert found == []
 
