@@ -718,7 +718,7 @@ def _kinds_of(document: Mapping[str, Any]) -> ClusterCapacity:
 
 def _own_offers(document: Mapping[str, Any]) -> frozenset[str]:
     """What machines of one's own will offer, as far as the commands that start Ray there say."""
-    from deploy.provisioning.cluster_file import start_options
+    from deploy.resources.ray_start import start_options
 
     offers = set()
     for role in ("head", "worker"):
