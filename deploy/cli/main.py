@@ -623,6 +623,6 @@ def _bench(options: argparse.Namespace, _: Overrides) -> int:
     if options.peers and options.name != "replay":
         raise UserError(f"--peers: has no effect on bench {options.name}, only on bench replay")
     named = {"peers": True} if options.peers else {}
-    for figure in BENCHMARKS[options.name](options.repeat, **named):
-        show(figure, as_json=options.json)
+    for measurement in BENCHMARKS[options.name](options.repeat, **named):
+        show(measurement, as_json=options.json)
     return 0

@@ -33,7 +33,7 @@ def test_the_module_of_an_environment(env_id, module):
 
 
 def test_what_is_ours_is_shipped_once():
-    assert code_for("deploy.bench.sleep_env:Waiting-v0") == OURS
+    assert code_for("deploy.bench.sleep_env:Sleep-v0") == OURS
     assert comes_with_raydqn("deploy")
 
 
