@@ -143,10 +143,10 @@ def _cluster(
     """The file's content: the head first, every number of nodes checked."""
     for node in nodes:
         if not node.least <= node.most <= MAX_NODES:
-            wish = f"must be at least the minimum, {node.least - node.head}"
+            advice = f"must be at least the minimum, {node.least - node.head}"
             if node.most > MAX_NODES:
-                wish = f"must be at most {MAX_NODES:,}"
-            raise UserError(f"maximum of {node.name}={node.most - node.head}: {wish}")
+                advice = f"must be at most {MAX_NODES:,}"
+            raise UserError(f"maximum of {node.name}={node.most - node.head}: {advice}")
     nodes.sort(key=lambda node: not node.head)
     return ClusterFile(path, provider, name, values, tuple(nodes), int(max_workers))
 
@@ -187,9 +187,9 @@ def _check_schema(values: dict[str, Any]) -> None:
     if error.validator == "required":
         missing = next(name for name in expected if name not in value)
         raise UserError(f"missing key {'.'.join([*place, missing])}")
-    wish = {"type": f"must be of type {expected}", "minimum": f"must be at least {expected}"}
+    advice = {"type": f"must be of type {expected}", "minimum": f"must be at least {expected}"}
     raise UserError(
-        f"{'.'.join(place)}={short(value)}: {wish.get(error.validator) or first_line(error)}"
+        f"{'.'.join(place)}={short(value)}: {advice.get(error.validator) or first_line(error)}"
     )
 
 

@@ -19,7 +19,7 @@ def tiny(**over):
 
 
 class Asking:
-    """A view that hands a file in after some reports, and keeps what it is told."""
+    """A view that writes requests after some reports, and keeps the notifications."""
 
     def __init__(self, run, steps, *texts: str) -> None:
         self.run, self.steps, self.texts = run, steps, list(texts)
@@ -42,7 +42,7 @@ def always_looking(monkeypatch):
     monkeypatch.setattr("deploy.supervisor.loop.LOOK_EVERY_S", 0.0)
 
 
-def test_a_run_takes_a_change_over_records_it_and_says_so(tmp_path, always_looking):
+def test_a_run_applies_a_change_records_it_and_says_so(tmp_path, always_looking):
     run = tmp_path / "run"
     text = "[learner]\nsamples_per_insert = 16.0\nsamples_per_insert_error = 1000\n"
     view = Asking(run, 200, text)
@@ -123,7 +123,7 @@ def test_a_change_that_cannot_be_recorded_is_not_made(tmp_path, always_looking, 
     assert summary["samples_per_insert"] == pytest.approx(4, rel=0.2)
 
 
-def test_a_request_of_an_earlier_life_is_not_taken(tmp_path, always_looking):
+def test_a_request_to_an_earlier_attempt_is_not_applied(tmp_path, always_looking):
     run = tmp_path / "run"
     train(tiny(stop={"learner_steps": 50}), run)
     (run / CONTROL).write_text("[learner]\nsamples_per_insert = 16.0\n")
@@ -140,7 +140,7 @@ def test_a_request_that_came_too_late_does_not_stay(tmp_path, monkeypatch):
     assert not (run / CONTROL).exists()
 
 
-def test_the_run_looks_once_a_second_at_the_most(tmp_path, monkeypatch):
+def test_the_run_reads_the_file_at_most_once_a_second(tmp_path, monkeypatch):
     looks = []
     monkeypatch.setattr(ControlFile, "read", lambda self: looks.append(time.monotonic()))
     config = tiny(stop={"learner_steps": None, "score": None, "wall_s": 3.3})

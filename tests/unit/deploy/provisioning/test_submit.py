@@ -169,7 +169,7 @@ def sleeps_below(tmp_path) -> bool:
     )
 
 
-# As Ray's own commands do it: a process in Python, and below it one that talks to the head.
+# As Ray's own commands do it: a process in Python, and below it one that connects to the head.
 LIKE_RAY = f'exec {sys.executable} -c \'import subprocess; subprocess.call(["sleep", "30"])\''
 
 
