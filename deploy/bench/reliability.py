@@ -21,13 +21,15 @@ import numpy as np
 import psutil
 
 from common.errors import UserError
+from common.parts import WEIGHT_STORE
+from common.parts import shard as shard_part
 from common.weights import WeightStore
 from deploy.bench.measurement import Figure
 from deploy.bench.replay import PICTURE, STACK, Stream
 from deploy.control.file import APPLIED, TAKEN_WITHIN_S, ask, changed, keys_of
 from deploy.resources.memory import object_store_bytes
 from deploy.runs.metrics import RunFolder, read_metrics
-from deploy.runtime.ray_runtime import local_ray
+from deploy.runtime.local import local_ray
 from deploy.supervisor.slots import PING_EVERY_S
 from replay_server.messages import encode_chunk
 from replay_server.server import ReplayServer
@@ -86,7 +88,7 @@ def bench_checkpoint(repeat: int | None) -> Iterator[Figure]:
     with local_ray(GIB) as runtime:
         for _ in range(repeat or 3):
             with tempfile.TemporaryDirectory() as folder:
-                shard = runtime.spawn(ReplayServer, *arguments, name="shard-0")
+                shard = runtime.spawn(ReplayServer, *arguments, part=shard_part(0), incarnation=0)
                 stream = Stream(pool, STACK, CHUNK)
 
                 def insert(transitions: int, into: Any = shard, source: Stream = stream) -> None:
@@ -111,7 +113,14 @@ def bench_checkpoint(repeat: int | None) -> Iterator[Figure]:
                 origin = ShardRestore(folder, ("c1/shard-0.rdqn",), files, 0, 1)
                 begin = time.perf_counter()
                 again = runtime.spawn(
-                    ReplayServer, *arguments, 1, "none", None, origin, name="shard-0-1"
+                    ReplayServer,
+                    *arguments,
+                    1,
+                    "none",
+                    None,
+                    origin,
+                    part=shard_part(0),
+                    incarnation=1,
                 )
                 size = again.call("summary").result().size
                 assert size > 0.9 * frames, size
@@ -158,7 +167,7 @@ def bench_supervision(repeat: int | None, start: Callable[..., Process]) -> Iter
 def _signs_of_life() -> Iterator[Figure]:
     """What it takes of a core to ask a learner, the weights' holder and one shard for them."""
     with local_ray(100 << 20) as runtime:
-        handle = runtime.spawn(WeightStore, -1, name="variables")
+        handle = runtime.spawn(WeightStore, -1, part=WEIGHT_STORE, incarnation=0)
         place = runtime.ping(handle).result()
         assert place is not None
         processes = [psutil.Process(), psutil.Process(place.pid)]

@@ -17,12 +17,14 @@ from typing import Any
 import numpy as np
 
 from actors.environments import make_environment
+from common import parts
 from common.config import EnvConfig
 from common.handles import Future, Handle
 from common.types import Array, Chunk, FrameSpec
 from deploy.bench.measurement import Figure
 from deploy.bench.peers import Peer, make_peers, resident_bytes
-from deploy.runtime.ray_runtime import RayRuntime, local_ray
+from deploy.runtime.local import local_ray
+from deploy.runtime.ray_runtime import RayRuntime
 from replay_server.client import ReplayWriter
 from replay_server.codec import COMPRESSIONS, Codec, make_codec
 from replay_server.server import ReplayServer
@@ -394,17 +396,19 @@ def _shard_over_ray(
     frame = _frame_of(pool)
     rows = int(capacity * 1.02) + 20 * LARGE_CHUNK
     arguments = (capacity, frame, stack, 0.6, rows, 0, 0, 0, kind)
-    shard = runtime.spawn(ReplayServer, *arguments, name=f"shard-{what}-{kind}")
+    shard = runtime.spawn(ReplayServer, *arguments, part=parts.shard(0), incarnation=0)
     feeders = {
-        chunk: runtime.spawn(Feeder, shard, pool, stack, chunk, kind, name=f"feeder-{chunk}")
-        for chunk in chunks
+        chunk: runtime.spawn(
+            Feeder, shard, pool, stack, chunk, kind, part=parts.actor(index), incarnation=0
+        )
+        for index, chunk in enumerate(chunks)
     }
     full = 0
     while full < capacity:
         feeders[chunks[-1]].call("feed", WARM_UP_S).result()
         full = shard.call("summary").result().inserted
     name = f"ray, {what}" + (f", {kind}" if what == "pong" else "")
-    bare = runtime.spawn(Bare, frame, stack, capacity, name="bare")
+    bare = runtime.spawn(Bare, frame, stack, capacity, part=parts.shard(1), incarnation=0)
     subjects = {BARE: partial(_draw, bare), OURS: partial(_draw, shard)}
     end = time.perf_counter() + WARM_UP_S
     while time.perf_counter() < end:

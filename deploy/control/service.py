@@ -11,12 +11,14 @@ import math
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from common.errors import RemoteDiedError, UserError
 from common.handles import Future, Handle
-from deploy.runtime.ray_runtime import RemoteHandle
+from deploy.runtime import ray_metrics
+from deploy.runtime.connect import connected
+from deploy.runtime.names import service_handles
 
 T = TypeVar("T")
 
@@ -29,9 +31,6 @@ PREFIX = "raydqn_"
 ANSWERS_KEPT = 100
 WISHES_KEPT = 100
 """How many may wait until the run looks; it looks every second."""
-TITLE = "board"
-NAMESPACE = "raydqn"
-"""Of Ray's names: whoever asks for the status of a run looks there."""
 POLL_S = 0.1
 ANSWER_S = 10.0
 """How long a board may take to answer; it has nothing else to do."""
@@ -102,11 +101,9 @@ class Board:
         return self._answers.get(number)
 
     def _measure(self, key: str, value: float) -> None:
-        from ray.util import metrics
-
         metric = self._metrics.get(key)
         if metric is None:
-            kind = metrics.Counter if key in COUNTERS else metrics.Gauge
+            kind = ray_metrics.counter if key in COUNTERS else ray_metrics.gauge
             metric = kind(metric_name(key).removesuffix("_total"), f"raydqn: {key}", ("run",))
             self._metrics[key] = metric
         if key not in COUNTERS:
@@ -118,19 +115,6 @@ class Board:
             self._before[key] = value
 
 
-def names_of_boards() -> dict[str, str]:
-    """Of the cluster that this process is connected to: each run's newest board, by the run."""
-    from ray.util import list_named_actors
-
-    newest: dict[str, tuple[int, str]] = {}
-    for named in list_named_actors(all_namespaces=True):
-        run, _, board = named["name"].rpartition(":")
-        number = board.rpartition("-")[2]
-        if named["namespace"] == NAMESPACE and run and number.isdecimal():
-            newest[run] = max(newest.get(run, (-1, "")), (int(number), named["name"]))
-    return {run: name for run, (_, name) in sorted(newest.items())}
-
-
 @contextmanager
 def boards_at(address: str) -> Iterator[dict[str, Handle]]:
     """Boards of all runs on a cluster, by the names of their runs.
@@ -139,22 +123,13 @@ def boards_at(address: str) -> Iterator[dict[str, Handle]]:
         address: of the cluster.
 
     Raises:
-        UserError: no cluster there (see `cluster_runtime.connect`).
+        UserError: no cluster there (see `deploy.runtime.connect.connect`).
     """
-    import ray
-    from deploy.runtime.placement import connect
-
-    try:
-        connect(address)
-        boards: dict[str, Handle] = {}
-        for run, name in names_of_boards().items():
-            with suppress(ValueError):  # it has ended meanwhile
-                boards[run] = RemoteHandle(ray.get_actor(name, NAMESPACE), f"the board of {run}")
-        yield boards
-    except RemoteDiedError as error:
-        raise UserError(f"{error.part}: does not answer: the run has ended") from None
-    finally:
-        ray.shutdown()
+    with connected(address):
+        try:
+            yield service_handles()
+        except RemoteDiedError as error:
+            raise UserError(f"{error.part}: does not answer: the run has ended") from None
 
 
 def board_of(boards: Mapping[str, Handle], run: str, address: str) -> Handle:

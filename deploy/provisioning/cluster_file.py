@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
-import logging
 import re
-import shlex
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import jsonschema
-import ray.autoscaler
 import yaml
-from ray.autoscaler._private.kuberay.autoscaling_config import (
-    _derive_autoscaling_config_from_ray_cr,
-)
-from ray.autoscaler._private.local.config import LOCAL_CLUSTER_NODE_TYPE
-from ray.autoscaler._private.util import prepare_config, validate_config
 
 from common.config import suggest
 from common.errors import UserError
+from deploy.resources.ray_start import start_options
+from deploy.runtime.quiet import quiet
+from deploy.runtime.ray_private import (
+    cluster_file_schema,
+    complete_cluster_file,
+    own_machines_type,
+    ray_cluster_to_file,
+)
 
 LOCAL, KUBERAY = "local", "kuberay"
 PROVIDERS = ("aws", "azure", "gcp", LOCAL)
@@ -152,9 +150,8 @@ def _ray_up(path: Path, values: dict[str, Any]) -> ClusterFile:
                     f"available_node_types.{name}.{key}={node_type[key]}: must be at least 0"
                 )
     try:
-        with _quiet():
-            values = prepare_config(values)
-            validate_config(values)
+        with quiet():
+            values = complete_cluster_file(values)
     except Exception as error:  # Ray tells a mistake by whatever it stumbles upon
         raise UserError(first_line(error)) from None
     nodes = _own_machines(values) if provider == LOCAL else _cloud_nodes(provider, values)
@@ -180,27 +177,13 @@ def _cluster(
     return ClusterFile(path, provider, name, values, tuple(nodes), int(max_workers))
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Ray prints and logs as it reads a file; what counts, its exceptions tell too."""
-    said, logger = io.StringIO(), logging.getLogger("ray.autoscaler")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-            yield
-    finally:
-        logger.setLevel(level)
-
-
 def _check_schema(values: dict[str, Any]) -> None:
     """Compare with the schema that comes with Ray.
 
     Raises:
         UserError: names the first key that does not fit.
     """
-    schema_file = Path(ray.autoscaler.__file__).parent / "ray-schema.json"
-    schema = json.loads(schema_file.read_text(encoding="utf-8"))
+    schema = cluster_file_schema()
     if dig(values, "provider", "type") == LOCAL:  # here Ray takes one more key
         schema["properties"]["min_workers"] = {"type": "integer", "minimum": 0}
     errors = jsonschema.Draft7Validator(schema).iter_errors(values)
@@ -258,7 +241,7 @@ def _is_spot(provider: str, config: Mapping[str, Any]) -> bool:
 
 def _own_machines(values: Mapping[str, Any]) -> list[NodeType]:
     """Machines of one's own: the commands that start Ray say what they offer."""
-    workers = values["available_node_types"][LOCAL_CLUSTER_NODE_TYPE]
+    workers = values["available_node_types"][own_machines_type()]
     provider = values["provider"]
     nodes = []
     for head, key in ((True, "head_start_ray_commands"), (False, "worker_start_ray_commands")):
@@ -278,22 +261,6 @@ def _own_machines(values: Mapping[str, Any]) -> list[NodeType]:
             )
         )
     return nodes
-
-
-def start_options(commands: Iterable[str]) -> dict[str, str]:
-    """Options of the `ray start` among `commands`."""
-    command = next((command for command in commands if "ray start" in command), "")
-    try:
-        words = shlex.split(command.partition("ray start")[2])
-    except ValueError:  # a quotation that never ends
-        return {}
-    options: dict[str, str] = {}
-    for index, word in enumerate(words):
-        name, equals, value = word.partition("=")
-        if name.startswith("--"):
-            following = words[index + 1] if index + 1 < len(words) else ""
-            options[name] = (value if equals else following).rstrip(";")
-    return options
 
 
 def _number_option(key: str, options: Mapping[str, str], name: str) -> int | None:
@@ -337,8 +304,8 @@ def _kuberay(path: Path, documents: list[dict[str, Any]]) -> ClusterFile:
             raise UserError(f"missing key {where}{key}")
     name = str(dig(document, "metadata", "name") or "raydqn")
     try:
-        with _quiet():
-            derived = _derive_autoscaling_config_from_ray_cr(
+        with quiet():
+            derived = ray_cluster_to_file(
                 {"metadata": {"name": name, "namespace": "default"}, "spec": spec}
             )
         groups = {"headgroup": spec["headGroupSpec"]}

@@ -18,9 +18,9 @@ from deploy.provisioning.cluster_file import (
     error,
     local_path,
     pod_specs,
-    start_options,
     warning,
 )
+from deploy.resources.ray_start import start_options
 from deploy.resources.requests import ACTOR_NODES, LEARNER_NODES
 
 STOP_WAIT_S = 90  # a run that is stopped saves a checkpoint first; it may take 75 s (SIGNAL_S)

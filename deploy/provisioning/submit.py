@@ -24,8 +24,8 @@ from pathlib import Path
 
 from common.config import Config, to_toml
 from common.errors import UserError
+from deploy.runtime.connect import TOKEN_HINT
 from deploy.runtime.packaging import code_for
-from deploy.runtime.placement import TOKEN_HINT
 
 TUNNEL_S = 60.0
 """How long the tunnel may take to stand."""
