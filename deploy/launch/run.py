@@ -27,14 +27,12 @@ from deploy.reporting.view import SilentView
 from deploy.resources.memory import check_memory, object_store_bytes
 from deploy.runs.checkpoint_schema import check_origin, check_state
 from deploy.runs.metrics import RunFolder, check_free, check_unused, is_run
-from deploy.runtime.placement import as_user_errors, check_memories, check_storage, joined_cluster
-from deploy.runtime.ray_runtime import (
-    InlineRuntime,
-    Runtime,
-    check_count,
-    collecting_no_garbage,
-    local_ray,
-)
+from deploy.runtime.api import Runtime, check_count
+from deploy.runtime.connect import as_user_errors, joined_cluster
+from deploy.runtime.inline import InlineRuntime
+from deploy.runtime.local import local_ray
+from deploy.runtime.preflight import check_memories, check_storage
+from deploy.runtime.ray_actor import collecting_no_garbage
 from deploy.supervisor.loop import ProgressView, Supervisor
 
 DEFAULT_PRESET = "cartpole"

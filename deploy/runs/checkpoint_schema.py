@@ -8,10 +8,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from common import wire
 from common.checkpoint import Checkpoint
-from common.errors import CheckpointError
 from common.config import Config, build, one_line
+from common.errors import CheckpointError, UserError
 from common.types import Array
-from common.errors import UserError
 from replay_server.client import shard_title
 from replay_server.shard_checkpoint import ShardRestore
 

@@ -14,11 +14,11 @@ from typing import Any
 from common import wire
 from common.checkpoint import CheckpointStore, Files
 from common.config import CheckpointConfig
+from common.errors import StillSavingError
 from common.handles import Failed, Future, Handle
 from common.types import Array
 from deploy.runs.checkpoint_schema import FORMAT, shard_file
 from replay_server.client import shard_title
-from common.errors import StillSavingError
 
 POLL_S = 0.05
 GRACE_S = 5.0

@@ -31,9 +31,9 @@ from safetensors.numpy import save as save_tensors
 from common import wire
 from common.checkpoint import CheckpointStore
 from common.config import Config, build, load_toml, merge, to_toml
+from common.errors import UserError
 from common.storage import open_storage, write_atomically
 from common.types import Array, EvaluationReport
-from common.errors import UserError
 from deploy.runs.checkpoint_schema import check_state
 
 if TYPE_CHECKING:  # not before the start: its import takes a while

@@ -31,18 +31,19 @@ from common.errors import (
     UserError,
 )
 from common.handles import Future, Handle
+from common.parts import CONTROL_SERVICE
 from common.storage import write_atomically
 from common.types import ActorReport, Array, EvaluationReport, LearnerReport, ShardStatistics
 from deploy.control.chaos import CRASH, parse_crash
 from deploy.control.file import LOOK_EVERY_S, ControlFile, Reply, changed, describe, keys_of
-from deploy.control.service import TITLE as CONTROL_SERVICE
 from deploy.control.service import ControlService
 from deploy.reporting.status import PartStatus, part_status, run_status
 from deploy.runs.checkpoint_schema import learner_state, shard_restore
 from deploy.runs.checkpoint_writer import CheckpointJob, CheckpointWriter
 from deploy.runs.metrics import CONTROL, MIN_RATE_S, MetricsWriter, RunFolder
 from deploy.runs.statistics import Counters, Records
-from deploy.runtime.ray_runtime import check_count, part_name
+from deploy.runtime.api import check_count
+from deploy.runtime.names import service_name
 from deploy.supervisor.actor_autoscaler import Room
 from deploy.supervisor.actor_pool import ActorPool
 from deploy.supervisor.restore_source import RestoreSource
@@ -191,7 +192,7 @@ class Supervisor:
         self._board: Slot | None = None
         if program.runtime.autoscaling:
             self._board = Slot(
-                CONTROL_SERVICE, self._new_board, self._new_board(first), first, True
+                str(CONTROL_SERVICE), self._new_board, self._new_board(first), first, True
             )
         self._post: Future[None] | None = None  # under way
         self._wishes: Future[list[tuple[int, dict[str, Any]]]] | None = None  # asked for
@@ -557,14 +558,16 @@ class Supervisor:
 
     def _new_board(self, incarnation: int) -> Handle:
         run = self._folder.path.name
-        name = part_name(CONTROL_SERVICE, incarnation)
+        name = service_name(run, incarnation)
         self._post = self._wishes = None
         # What was counted before, by another board or in another life, is counted.
         return self._program.runtime.spawn(
-            *(ControlService, run, incarnation > 0),
-            name=name,
-            title=CONTROL_SERVICE,
-            public_name=f"{run}:{name}",
+            ControlService,
+            run,
+            incarnation > 0,
+            part=CONTROL_SERVICE,
+            incarnation=incarnation,
+            public_name=name,
         )
 
     def _new_weight_store(self, incarnation: int) -> Handle:

@@ -20,13 +20,14 @@ from actors.environments import environment_spec
 from common.config import Config
 from common.errors import RemoteDiedError, UserError
 from common.handles import Failed
+from common.parts import CONTROL_SERVICE
 from deploy.cli.main import main
 from deploy.control.client import services_at
 from deploy.control.service import ControlService
 from deploy.resources.memory import check_memory
 from deploy.resources.requests import ACTOR_NODES, LEARNER_NODES, resource_requests
 from deploy.runtime import placement as cluster_runtime
-from deploy.runtime.names import NAMESPACE, service_names
+from deploy.runtime.names import NAMESPACE, service_name, service_names
 from deploy.runtime.placement import (
     BOOTSTRAP,
     Cluster,
@@ -482,8 +483,7 @@ def test_a_name_that_a_run_has_is_refused(one_node, monkeypatch):
     import ray
 
     runtime = RayRuntime(Cluster(SMALL, Lines()))
-    title = "control-service"
-    named = {"name": f"{title}-3", "title": title, "public_name": f"mine:{title}-3"}
+    named = {"part": CONTROL_SERVICE, "incarnation": 3, "public_name": service_name("mine", 3)}
     service = runtime.spawn(ControlService, "mine", **named)
     service.call("status").result()
     assert service_names() == {"mine": "mine:control-service-3"}
@@ -498,10 +498,10 @@ def test_a_name_that_a_run_has_is_refused(one_node, monkeypatch):
         runtime.spawn(ControlService, "mine", **named)
     # One that ended since it was listed is no error.
     monkeypatch.setattr(
-        "deploy.runtime.public_handles.service_names",
+        "deploy.runtime.names.service_names",
         lambda: {"gone": "gone:control-service-0", "mine": "mine:control-service-3"},
     )
-    monkeypatch.setattr("deploy.runtime.public_handles.connect", lambda address: None)
+    monkeypatch.setattr("deploy.runtime.connect.connect", lambda address, code=(): None)
     with services_at("auto") as services:
         assert list(services) == ["mine"]
     runtime.kill(service)

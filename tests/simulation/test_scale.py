@@ -24,7 +24,7 @@ from deploy.launch.run import make_config, train
 from deploy.program import build as build_program
 from deploy.reporting.status import PartStatus, run_status, show
 from deploy.runs.metrics import CONTROL, RunFolder, read_metrics
-from deploy.runtime.ray_runtime import InlineRuntime
+from deploy.runtime.inline import InlineRuntime
 from deploy.supervisor.actor_autoscaler import LOOK_EVERY_S
 from deploy.supervisor.actor_pool import ActorPool
 from deploy.supervisor.loop import FINISH_S, Supervisor

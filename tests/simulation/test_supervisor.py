@@ -19,11 +19,12 @@ from common.config import Config, EnvConfig, merge
 from common.config import build as build_config
 from common.errors import RemoteDiedError, RunFailedError, UserError
 from common.handles import Failed, InlineHandle
+from common.parts import part_name
 from deploy.launch.run import environment_spec, make_config, resume, train
 from deploy.program import build
 from deploy.runs.checkpoint_schema import FORMAT, check_origin
 from deploy.runs.metrics import MetricsWriter, RunFolder, read_metrics
-from deploy.runtime.ray_runtime import InlineRuntime
+from deploy.runtime.inline import InlineRuntime
 from deploy.supervisor.loop import NAMED_PARTS, VERSIONS_BESIDE, Supervisor
 from replay_server.rate_limiter import RateLimiter
 from support.program import TINY, checkpoints_in, reports_in
@@ -213,8 +214,8 @@ class HostedRuntime(InlineRuntime):
 
     parallel = True
 
-    def spawn(self, cls, *args, name, title="", public_name=None):
-        return HostedHandle(lambda: cls(*args), name)
+    def spawn(self, cls, *args, part, incarnation, public_name=None):
+        return HostedHandle(lambda: cls(*args), part_name(part, incarnation))
 
 
 class HostedHandle(OneAtATime):
@@ -555,8 +556,8 @@ class SideBySide(InlineRuntime):
     parallel = True
     silent = "nobody"
 
-    def spawn(self, cls, *args, name, title="", public_name=None):
-        return HostedHandle(lambda: cls(*args), name)
+    def spawn(self, cls, *args, part, incarnation, public_name=None):
+        return HostedHandle(lambda: cls(*args), part_name(part, incarnation))
 
     def ping(self, handle):
         return SignOfLife(self, handle)

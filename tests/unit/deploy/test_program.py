@@ -9,6 +9,7 @@ from contextlib import suppress
 import pytest
 
 from common.config import Config
+from common.parts import part_name
 from common.types import EnvironmentSpec, FrameSpec
 from deploy.launch.run import _signals_later
 from deploy.program import build
@@ -22,26 +23,21 @@ class NotingRuntime:
     parallel = True
 
     def __init__(self) -> None:
-        self.titles: dict[str, str] = {}
+        self.parts: list[str] = []
 
-    def spawn(self, cls, *args, name, title):
-        self.titles[name] = title
+    def spawn(self, cls, *args, part, incarnation):
+        self.parts.append(part_name(part, incarnation))
 
-    def run_on(self, title, function, *args):
+    def run_on(self, part, function, *args):
         return function(*args)
 
 
-def test_every_part_has_its_name_and_the_title_of_its_seat():
+def test_each_part_is_made_with_its_identity():
     runtime = NotingRuntime()
     made = build(Config(), SPEC, runtime, incarnation=7)
     made.spawn_evaluator(8)
-    assert runtime.titles == {
-        "variables-7": "variables",
-        "shard-0-7": "shard-0",
-        "learner-7": "learner",
-        "actor-0-7": "actor-0",
-        "evaluator-8": "evaluator",
-    }
+    names = ["weight-store-7", "shard-0-7", "learner-7", "actor-0-7", "evaluator-8"]
+    assert runtime.parts == names
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -10,12 +10,9 @@ import numpy as np
 import pytest
 
 from common.checkpoint import Checkpoint, CheckpointStore
-from common.errors import CheckpointError
 from common.config import Config
+from common.errors import CheckpointError, UserError
 from common.storage import open_storage
-from common.errors import UserError
-from deploy.runs.metrics import RunFolder
-from deploy.runs.statistics import Counters, Records
 from deploy.launch.run import fetch_run
 from deploy.runs.checkpoint_schema import (
     FORMAT,
@@ -26,6 +23,8 @@ from deploy.runs.checkpoint_schema import (
     shard_file,
     shard_restore,
 )
+from deploy.runs.metrics import RunFolder
+from deploy.runs.statistics import Counters, Records
 from replay_server.rate_limiter import RateLimiter
 
 NAME = "000001-step-00000060"

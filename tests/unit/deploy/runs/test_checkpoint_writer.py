@@ -8,18 +8,18 @@ import time
 
 import numpy as np
 import pytest
-from support.replay import PICTURE, random_chunk
 
 from common import wire
 from common.checkpoint import CheckpointStore
 from common.config import CheckpointConfig
-from common.handles import InlineHandle
 from common.errors import RemoteDiedError
+from common.handles import InlineHandle
 from common.storage import LocalStorage, open_storage
-from deploy.runs.checkpoint_writer import CheckpointWriter, CheckpointJob
 from deploy.runs.checkpoint_schema import learner_state, shard_restore
+from deploy.runs.checkpoint_writer import CheckpointJob, CheckpointWriter
 from replay_server.messages import encode_chunk
 from replay_server.server import ReplayServer
+from support.replay import PICTURE, random_chunk
 
 
 class Learner:
@@ -52,7 +52,9 @@ def make_checkpointer(path, beside=False, **config):
 def make_saving(learner, shards=(), transitions=0, **state):
     counters = {"learner_steps": 60, "env_steps": 8, "transitions": transitions}
     handles = [shard if hasattr(shard, "call") else InlineHandle(shard) for shard in shards]
-    return CheckpointJob({"counters": counters, **state}, InlineHandle(learner), handles, mark="mine")
+    return CheckpointJob(
+        {"counters": counters, **state}, InlineHandle(learner), handles, mark="mine"
+    )
 
 
 @pytest.mark.parametrize("beside", [False, True])

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from common import wire
-from common.types import EvaluationReport
 from common.errors import UserError
-from deploy.runs.metrics import CONTROL, REQUIRED, MetricsWriter, Rate, RunFolder, read_metrics
+from common.types import EvaluationReport
 from deploy.launch.run import make_config
+from deploy.runs.metrics import CONTROL, REQUIRED, MetricsWriter, Rate, RunFolder, read_metrics
 
 
 def evaluation(score: float) -> EvaluationReport:

@@ -16,8 +16,8 @@ from common.types import (
     ShardStatistics,
     ShardSummary,
 )
-from deploy.runs.statistics import Records, hash_arrays
 from deploy.launch.run import make_config
+from deploy.runs.statistics import Records, hash_arrays
 from replay_server.rate_limiter import RateLimiter
 
 
