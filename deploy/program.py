@@ -14,21 +14,21 @@ from typing import Any
 
 from actors.actor import Actor
 from actors.evaluator import Evaluator
+from common import parts
 from common.checkpoint import Checkpoint
 from common.config import Config
 from common.handles import Handle
 from common.networks import choose_device, make_network
+from common.parts import PartId
 from common.types import Array, EnvironmentSpec
 from common.weights import WeightStore
 from deploy.resources.memory import frame_capacity, shard_capacity, shard_frame_bytes
 from deploy.runs.checkpoint_schema import learner_state, shard_restore
-from deploy.runtime.ray_runtime import Runtime, part_name
-from deploy.supervisor.slots import actor_title
+from deploy.runtime.api import Runtime
 from learner.learner import Learner
 from replay_server.codec import make_codec
 from replay_server.server import ReplayServer
 from replay_server.shard_restore import ShardRestore
-from replay_server.titles import shard_title
 
 
 @dataclass
@@ -47,7 +47,7 @@ class Program:
 
     def spawn_weight_store(self, floor: int, incarnation: int) -> Handle:
         """Where weights are published, in versions above `floor`."""
-        return self._spawn(WeightStore, floor, title="variables", incarnation=incarnation)
+        return self._spawn(WeightStore, floor, part=parts.WEIGHT_STORE, incarnation=incarnation)
 
     def spawn_shard(self, index: int, origin: ShardRestore | None, incarnation: int) -> Handle:
         """A shard; keys of one that it replaces are stale.
@@ -71,7 +71,7 @@ class Program:
             config.replay.compression,
             self.frame_bytes,
             origin,
-            title=shard_title(index),
+            part=parts.shard(index),
             incarnation=incarnation,
         )
 
@@ -85,7 +85,7 @@ class Program:
             self.weight_store,
             incarnation,
             state,
-            title="learner",
+            part=parts.LEARNER,
             incarnation=incarnation,
         )
 
@@ -96,7 +96,7 @@ class Program:
             self.config,
             self.weight_store,
             incarnation,
-            title="evaluator",
+            part=parts.EVALUATOR,
             incarnation=incarnation,
         )
 
@@ -109,12 +109,12 @@ class Program:
             incarnation,
             self.shards,
             self.weight_store,
-            title=actor_title(index),
+            part=parts.actor(index),
             incarnation=incarnation,
         )
 
-    def _spawn(self, cls: type, *args: Any, title: str, incarnation: int) -> Handle:
-        return self.runtime.spawn(cls, *args, name=part_name(title, incarnation), title=title)
+    def _spawn(self, cls: type, *args: Any, part: PartId, incarnation: int) -> Handle:
+        return self.runtime.spawn(cls, *args, part=part, incarnation=incarnation)
 
 
 def check(config: Config, spec: EnvironmentSpec, here: bool) -> None:
@@ -151,7 +151,7 @@ def build(
         checkpoint: what learner and shards go on from.
     """
     # Once: what is free changes as shards start.
-    frame_bytes = runtime.run_on(shard_title(0), shard_frame_bytes, config, spec)
+    frame_bytes = runtime.run_on(parts.shard(0), shard_frame_bytes, config, spec)
     program = Program(config, spec, runtime, incarnation, frame_bytes)
     program.weight_store = program.spawn_weight_store(-1, incarnation)
     shards = config.replay.shards

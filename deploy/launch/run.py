@@ -23,8 +23,9 @@ from deploy.reporting.summary import summary_line
 from deploy.reporting.view import ProgressView
 from deploy.runs.checkpoint_schema import parse_state
 from deploy.runs.folder import LOG, RunFolder
-from deploy.runtime.placement import as_user_errors, check_storage
-from deploy.runtime.ray_runtime import Runtime, check_count
+from deploy.runtime.api import Runtime, check_count
+from deploy.runtime.connect import as_user_errors
+from deploy.runtime.preflight import check_storage
 from deploy.supervisor.loop import Supervisor
 
 ATTEMPT_STRIDE = 1 << 16

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from common.errors import RemoteDiedError
 from common.handles import Future, Handle
-from deploy.runtime.ray_runtime import Runtime
+from deploy.runtime.api import Runtime
 from deploy.supervisor.actor_pool import ActorPool
 from deploy.supervisor.slots import Slot
 

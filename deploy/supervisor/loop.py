@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from common import wire
 from common.checkpoint import Checkpoint
@@ -32,19 +32,20 @@ from common.errors import (
     UserError,
 )
 from common.handles import Future, Handle
+from common.parts import CONTROL_SERVICE
 from common.storage import write_atomically
 from common.types import ActorReport, Array, EvaluationReport, LearnerReport, ShardStatistics
-from deploy.control.chaos import CRASH, parse_wish
-from deploy.control.file import APPLIED, LOOK_EVERY_S, ControlFile, changed, describe, keys_of
-from deploy.control.service import TITLE as BOARD
-from deploy.control.service import Board
+from deploy.control.chaos import CRASH, parse_crash
+from deploy.control.file import LOOK_EVERY_S, ControlFile, Reply, changed, describe, keys_of
+from deploy.control.service import ControlService
 from deploy.reporting.status import PartStatus, part_status, run_status
-from deploy.runs.checkpoint_schema import learner_state, parse_state, shard_restore
+from deploy.runs.checkpoint_schema import learner_state, shard_restore
 from deploy.runs.checkpoint_writer import CheckpointJob, CheckpointWriter
 from deploy.runs.folder import CONTROL, RunFolder
 from deploy.runs.metrics import MIN_RATE_S, MetricsWriter
 from deploy.runs.statistics import Counters, RunStatistics
-from deploy.runtime.ray_runtime import check_count, part_name
+from deploy.runtime.api import check_count
+from deploy.runtime.names import service_name
 from deploy.supervisor.actor_autoscaler import Room
 from deploy.supervisor.actor_pool import ActorPool
 from deploy.supervisor.restore_source import RestoreSource
@@ -54,7 +55,6 @@ from replay_server.titles import shard_title
 
 if TYPE_CHECKING:  # it imports torch; see deploy.launch.run
     from deploy.program import Program
-    from deploy.reporting.view import ProgressView
 
 TRAIN_CALLS_IN_FLIGHT = 2
 """Two, so that the learner never waits for the supervisor to hear of the first."""
@@ -94,6 +94,22 @@ PING_S = 1.0
 """How long a part that nobody waits for has to show that it does not hang."""
 NAMED_PARTS = 5
 """How many parts without an answer an error names; it stays one line with hundreds of actors."""
+
+
+class ProgressView(Protocol):
+    """Where progress is shown."""
+
+    def update(self, report: dict[str, Any]) -> None:
+        """A new report."""
+        ...
+
+    def notify(self, text: str, level: int = 20, detail: str = "") -> None:
+        """Something worth a line of its own."""
+        ...
+
+    def close(self) -> None:
+        """The run is over."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +175,7 @@ class Supervisor:
         self._begun = self._done()
         self._saved: Counters | None = None
         self._checkpoint_writer = CheckpointWriter(
-            folder.checkpoints, config.checkpoint, background=program.runtime.parallel
+            folder.checkpoints, config.checkpoint, beside=program.runtime.parallel
         )
         supervision = config.supervision
         self._health = HealthMonitor(
@@ -177,10 +193,12 @@ class Supervisor:
         # On a cluster others find the run by its board, wherever the driver lives.
         self._board: Slot | None = None
         if program.runtime.autoscaling:
-            self._board = Slot("board", self._new_board, self._new_board(first), first, True)
+            self._board = Slot(
+                str(CONTROL_SERVICE), self._new_board, self._new_board(first), first, True
+            )
         self._post: Future[None] | None = None  # under way
         self._wishes: Future[list[tuple[int, dict[str, Any]]]] | None = None  # asked for
-        self._answers: dict[int, str] = {}
+        self._answers: dict[int, Reply] = {}
         self._status_s = -math.inf
         self._unwritten = False  # the newest report, or the best weights
         self._looked_s = self._heard_s = started_s
@@ -196,12 +214,11 @@ class Supervisor:
         Raises:
             CheckpointError: what was saved of a shard is damaged.
         """
-        state = parse_state(checkpoint)
+        state = checkpoint.state
         self._restore_source.any, self._resumed_from = True, checkpoint.name
         self._records.restore(state)
         asked = [shard.handle.call("summary") for shard in self._shards]
-        held = sum(call.result().size for call in asked)
-        self._limiter.restore(state.limiter.model_dump(), held)
+        self._limiter.restore(state["limiter"], sum(call.result().size for call in asked))
         counters = self._counters
         self._next_evaluation = self._evaluation_after(counters.learner_steps)
         self._sampled_before = self._limiter.sampled
@@ -543,11 +560,16 @@ class Supervisor:
 
     def _new_board(self, incarnation: int) -> Handle:
         run = self._folder.path.name
-        name = part_name(BOARD, incarnation)
+        name = service_name(run, incarnation)
         self._post = self._wishes = None
         # What was counted before, by another board or in another life, is counted.
         return self._program.runtime.spawn(
-            Board, run, incarnation > 0, name=name, title=BOARD, public_name=f"{run}:{name}"
+            ControlService,
+            run,
+            incarnation > 0,
+            part=CONTROL_SERVICE,
+            incarnation=incarnation,
+            public_name=name,
         )
 
     def _new_weight_store(self, incarnation: int) -> Handle:
@@ -774,19 +796,19 @@ class Supervisor:
                 self._control.remove()
                 self._crash(changes[CRASH])
                 return
-            self._control.answer(self._take_wish(changes))
+            self._control.reply(self._take_wish(changes))
         except (UserError, OSError) as error:
             self._view.notify(f"{error}; nothing was changed")
         self._control.remove()
 
-    def _take_wish(self, changes: dict[str, Any]) -> str:
-        """Go on with other values; what became of the wish, in a line for whoever had it."""
+    def _take_wish(self, changes: dict[str, Any]) -> Reply:
+        """Apply the requested changes; the reply."""
         try:
             new = changed(self._folder.config, changes, CONTROL)
-            outcome = f"{APPLIED}{self._go_on_with(new, keys_of(changes))}"
+            outcome = Reply(True, self._go_on_with(new, keys_of(changes)))
         except (UserError, OSError) as error:
-            outcome = f"{error}; nothing was changed"
-        self._view.notify(outcome)
+            outcome = Reply(False, f"{error}; nothing was changed")
+        self._view.notify(str(outcome))
         return outcome
 
     def _crash(self, wish: Any) -> None:
@@ -795,7 +817,7 @@ class Supervisor:
         Raises:
             UserError: no such part.
         """
-        kind, number = parse_wish(wish)
+        kind, number = parse_crash(wish)
         found = [slot for slot in [*self._fixed, *self._players] if slot.title.startswith(kind)]
         if found:
             slot = found[number % len(found)]
@@ -1036,7 +1058,7 @@ class Supervisor:
             "config": self._config.model_dump(mode="json"),
         }
         shards = [shard.handle for shard in self._shards] if self._config.checkpoint.replay else []
-        saving = CheckpointJob(state, self._learner.handle, shards, progress=self._done())
+        saving = CheckpointJob(state, self._learner.handle, shards, mark=self._done())
         self._checkpoint_writer.begin(saving, counters.learner_steps)
 
     def _settle_checkpoint(self, saving: CheckpointJob) -> None:
@@ -1062,7 +1084,7 @@ class Supervisor:
         self._view.notify(f"{message}; going on")
 
     def _note_saved(self, saving: CheckpointJob) -> None:
-        self._saved = saving.progress
+        self._saved = saving.mark
         self._restore_source.any, self._resumed_from = True, ""
 
     @property
@@ -1200,8 +1222,7 @@ class Supervisor:
             self._folder.write_status(status)
             board = self._board
             if board is not None and board.up and (self._post is None or self._post.done()):
-                status |= self._folder.read_log()
-                self._post = board.handle.call("post", line, status)
+                self._post = board.handle.call("publish", line, status)
 
     def _record(self, write: Callable[[], None]) -> None:
         """Write what the run can do without: if that fails it says so, once, and goes on."""
@@ -1230,7 +1251,7 @@ class Supervisor:
         if due and board.up and self._wishes is None:
             self._heard_s = now
             answers, self._answers = self._answers, {}
-            self._wishes = board.handle.call("hear", answers)
+            self._wishes = board.handle.call("poll", answers)
 
     def _part_statuses(self, now: float) -> Iterator[PartStatus]:
         for slot in self._fixed:

@@ -16,7 +16,7 @@ from typing import Any
 
 from common.errors import RemoteDiedError, UnresponsiveError
 from common.handles import Future, Handle
-from deploy.runtime.ray_runtime import Place, Runtime, part_name
+from deploy.runtime.api import Place, Runtime
 
 PING_EVERY_S = 0.5
 """How often parts are asked for a sign of life that only others call."""
@@ -90,7 +90,7 @@ class Slot:
     @property
     def name(self) -> str:
         """Of the part that sits here now."""
-        return part_name(self.title, self.incarnation)
+        return f"{self.title}-{self.incarnation}"
 
     def begin(self, method: str, *args: Any) -> None:
         """Give the part its next piece of work."""

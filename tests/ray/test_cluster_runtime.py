@@ -20,32 +20,21 @@ from actors.environments import environment_spec
 from common.config import Config
 from common.errors import RemoteDiedError, UserError
 from common.handles import Failed
+from common.parts import CONTROL_SERVICE
 from deploy.cli.main import main
-from deploy.control.service import NAMESPACE, Board, boards_at, names_of_boards
+from deploy.control.client import services_at
+from deploy.control.service import ControlService
 from deploy.resources.memory import check_memory
 from deploy.resources.requests import ACTOR_NODES, LEARNER_NODES, resource_requests
 from deploy.runtime import placement as cluster_runtime
-from deploy.runtime.placement import (
-    BOOTSTRAP,
-    Cluster,
-    ClusterCapacity,
-    ClusterSnapshot,
-    NodeType,
-    _ask_head,
-    as_user_errors,
-    check_memories,
-    connect,
-    joined_cluster,
-    known_nodes,
-)
-from deploy.runtime.ray_runtime import (
-    NOT_THERE,
-    START_TRIES,
-    RayRuntime,
-    RemoteFuture,
-    _end,
-    _groups_of_their_own,
-)
+from deploy.runtime.connect import as_user_errors, connect, joined_cluster
+from deploy.runtime.head import BOOTSTRAP, ask_head, known_nodes
+from deploy.runtime.local import START_TRIES
+from deploy.runtime.names import NAMESPACE, service_name, service_names
+from deploy.runtime.placement import Cluster, ClusterCapacity, ClusterSnapshot, NodeType
+from deploy.runtime.preflight import check_memories
+from deploy.runtime.ray_actor import RemoteFuture
+from deploy.runtime.ray_runtime import NOT_THERE, RayRuntime, _end, _groups_of_their_own
 from support.paths import ROOT, TESTS, import_path
 from support.program import environment_without_ray, wait_for
 
@@ -208,7 +197,7 @@ def one_port(method, token="t" * 64):
 
 WITH_TOKEN = """
 import ray, sys
-from deploy.runtime.placement import connect
+from deploy.runtime.connect import connect
 from common.errors import UserError
 ray.init = lambda **_: print("let in")
 for address in sys.argv[1:]:
@@ -480,9 +469,10 @@ def test_a_name_that_a_run_has_is_refused(one_node, monkeypatch):
     import ray
 
     runtime = RayRuntime(Cluster(SMALL, Lines()))
-    board = runtime.spawn(Board, "mine", name="board-3", title="board", public_name="mine:board-3")
-    board.call("status").result()
-    assert names_of_boards() == {"mine": "mine:board-3"}
+    named = {"part": CONTROL_SERVICE, "incarnation": 3, "public_name": service_name("mine", 3)}
+    service = runtime.spawn(ControlService, "mine", **named)
+    service.call("status").result()
+    assert service_names() == {"mine": "mine:control-service-3"}
     monkeypatch.setattr(cluster_runtime, "connect", lambda address, code=(): None)
     monkeypatch.setattr(ray, "shutdown", lambda: None)
     with (
@@ -491,15 +481,16 @@ def test_a_name_that_a_run_has_is_refused(one_node, monkeypatch):
     ):
         pass
     with pytest.raises(UserError, match="another run of that name has just begun"):
-        runtime.spawn(Board, "mine", name="board-3", title="board", public_name="mine:board-3")
+        runtime.spawn(ControlService, "mine", **named)
     # One that ended since it was listed is no error.
     monkeypatch.setattr(
-        "deploy.control.service.names_of_boards",
-        lambda: {"gone": "gone:board-0", "mine": "mine:board-3"},
+        "deploy.runtime.names.service_names",
+        lambda: {"gone": "gone:control-service-0", "mine": "mine:control-service-3"},
     )
-    with boards_at("auto") as boards:
-        assert list(boards) == ["mine"]
-    runtime.kill(board)
+    monkeypatch.setattr("deploy.runtime.connect.connect", lambda address, code=(): None)
+    with services_at("auto") as services:
+        assert list(services) == ["mine"]
+    runtime.kill(service)
     runtime._placement.free()
 
 
@@ -534,7 +525,7 @@ def test_a_node_that_lacks_what_our_code_needs_is_an_error_of_one_line(one_node,
             work()
         return str(caught.value)
 
-    assert says_of(_ask_head).startswith("it: its head did not answer within 0.5 s")
+    assert says_of(ask_head).startswith("it: its head did not answer within 0.5 s")
     lost = Failed(RemoteDiedError("learner", "its machine is gone", True))
     assert says_of(lost.result).startswith("it: learner died (its machine is gone), before the run")
     failing = ray.remote(lambda: 1 / 0)
@@ -579,7 +570,7 @@ def test_every_machine_that_is_to_hold_shards_is_asked_for_memory_for_its_own(on
 def test_who_lives_alone_moves_to_others_so_that_its_node_becomes_empty(one_node, monkeypatch):
     small = {"CPU": 2.0, ACTOR_NODES: 1000.0}
     kinds = (NodeType({"CPU": 8.0}, 1), NodeType(small, 2))
-    monkeypatch.setattr(cluster_runtime, "_ask_head", lambda: ClusterCapacity(kinds, 3))
+    monkeypatch.setattr(cluster_runtime, "ask_head", lambda: ClusterCapacity(kinds, 3))
     made = Cluster(SMALL, Lines())
     runtime = RayRuntime(made)
     added = [one_more(one_node, num_cpus=2, resources={ACTOR_NODES: 1000}) for _ in range(2)]

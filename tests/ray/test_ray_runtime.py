@@ -18,15 +18,11 @@ import pytest
 from common.config import Config
 from common.errors import RemoteDiedError, UserError
 from deploy import VERSION
-from deploy.runtime.ray_runtime import (
-    InlineRuntime,
-    OneMachine,
-    RayRuntime,
-    RemoteFuture,
-    _Host,
-    check_count,
-    local_ray,
-)
+from deploy.runtime.api import check_count
+from deploy.runtime.inline import InlineRuntime
+from deploy.runtime.local import OneMachine, local_ray
+from deploy.runtime.ray_actor import RemoteFuture
+from deploy.runtime.ray_runtime import RayRuntime, _Host
 from ray import exceptions as ray_errors
 from support.paths import ROOT, TESTS, import_path
 from support.program import SHORT_RUN_S, TINY_OPTIONS, running, wait_for

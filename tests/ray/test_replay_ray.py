@@ -11,7 +11,7 @@ import pytest
 
 from common.errors import RemoteDiedError
 from common.types import Chunk, FrameSpec
-from deploy.runtime.ray_runtime import local_ray
+from deploy.runtime.local import local_ray
 from replay_server.codec import make_codec
 from replay_server.messages import decode_sample
 from replay_server.sampler import ReplaySampler

@@ -24,9 +24,10 @@ from test_supervisor import (
 from common.checkpoint import CheckpointStore, read_verified
 from common.errors import CheckpointError, RunFailedError, StorageError
 from common.handles import Failed
+from common.parts import EVALUATOR, part_name
 from common.storage import LocalStorage
 from deploy.launch.train import train
-from deploy.runtime.ray_runtime import InlineRuntime
+from deploy.runtime.inline import InlineRuntime
 
 NO_EVALUATION = {"every_learner_steps": 10**6}
 
@@ -224,9 +225,9 @@ class Starting(SideBySide):
     def __init__(self, name) -> None:
         self.name = name
 
-    def spawn(self, cls, *args, name, title="", public_name=None):
-        handle = super().spawn(cls, *args, name=name)
-        if name == self.name:
+    def spawn(self, cls, *args, part, incarnation, public_name=None):
+        handle = super().spawn(cls, *args, part=part, incarnation=incarnation)
+        if part_name(part, incarnation) == self.name:
             self.silent = handle
         return handle
 
@@ -400,9 +401,9 @@ class Silent:
 @pytest.mark.parametrize("was_up", [True, False])
 def test_an_evaluator_that_hangs_in_the_last_evaluation_is_replaced(tmp_path, was_up):
     class Runtime(SideBySide):
-        def spawn(self, cls, *args, name, title="", public_name=None):
-            handle = super().spawn(cls, *args, name=name)
-            if name == "evaluator-0":
+        def spawn(self, cls, *args, part, incarnation, public_name=None):
+            handle = super().spawn(cls, *args, part=part, incarnation=incarnation)
+            if (part, incarnation) == (EVALUATOR, 0):
                 call = handle.call
                 self.silent = "nobody" if was_up else handle
 

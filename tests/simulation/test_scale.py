@@ -7,7 +7,6 @@ import json
 import math
 import threading
 import time
-from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -21,15 +20,14 @@ from common.errors import UserError
 from common.handles import InlineHandle, Ready
 from common.weights import WeightStore
 from deploy.cli.main import main
-from deploy.control.file import APPLIED
-from deploy.control.service import COUNTERS, WISHES_KEPT, Board, ask_board, board_of, metric_name
+from deploy.control.file import Reply
 from deploy.launch.presets import make_config
 from deploy.launch.train import train
 from deploy.program import build as build_program
 from deploy.reporting.status import PartStatus, run_status, show
 from deploy.runs.folder import CONTROL, RunFolder
 from deploy.runs.metrics import read_metrics
-from deploy.runtime.ray_runtime import InlineRuntime
+from deploy.runtime.inline import InlineRuntime
 from deploy.supervisor.actor_autoscaler import LOOK_EVERY_S
 from deploy.supervisor.actor_pool import ActorPool
 from deploy.supervisor.loop import FINISH_S, Supervisor
@@ -172,17 +170,19 @@ def test_more_than_the_cluster_can_ever_hold_is_refused(tmp_path):
     folder = RunFolder.create(tmp_path / "run", config)
     supervisor = supervisor_in(folder, Limited())
     answer = supervisor._take_wish({"actors": {"count": 6}})
-    assert answer == ("actors.count=6: the cluster can never hold more than 5; nothing was changed")
+    assert answer == Reply(
+        False, "actors.count=6: the cluster can never hold more than 5; nothing was changed"
+    )
     assert len(supervisor._pool.slots) == 1
     assert folder.config == config
-    assert supervisor._take_wish({"actors": {"count": 5}}).startswith(APPLIED)
+    assert supervisor._take_wish({"actors": {"count": 5}}).applied
     assert len(supervisor._pool.slots) == 5
 
 
 def test_a_run_that_fills_its_cluster_grows_at_once_and_shrinks_when_it_has_seen_it_twice(tmp_path):
     runtime = Limited()
     supervisor = supervisor_in(RunFolder.create(tmp_path / "run", tiny()), runtime)
-    assert supervisor._take_wish({"actors": {"count": "auto"}}).startswith(APPLIED)
+    assert supervisor._take_wish({"actors": {"count": "auto"}}).applied
     assert len(supervisor._pool.slots) == 1, "looked at from now on"
     now = time.monotonic() + 1e6
 
@@ -221,7 +221,7 @@ def test_after_a_shrink_actors_move_one_at_a_time_as_long_as_that_empties_a_node
 
     come_up()
     look()  # with nobody to move: nothing was asked
-    assert supervisor._take_wish({"actors": {"count": 2}}).startswith(APPLIED)
+    assert supervisor._take_wish({"actors": {"count": 2}}).applied
     mover, stays = pool.slots
     runtime.moves = [mover.handle, None]
     look()
@@ -268,7 +268,7 @@ def test_whoever_is_to_leave_may_end_the_work_it_began_long_ago(tmp_path):
     slot = pool.slots[1]
     pool.idle.remove(slot)
     slot.up, slot.call, slot.called_s = True, Busy(), now - 100.0
-    assert supervisor._take_wish({"actors": {"count": 1}}).startswith(APPLIED)
+    assert supervisor._take_wish({"actors": {"count": 1}}).applied
     supervisor._see_who_is_late(now + FINISH_S - 1)
     assert pool.leaving == [slot]
     supervisor._see_who_is_late(now + FINISH_S + 1)
@@ -339,38 +339,6 @@ def test_the_command_prints_it_and_says_what_is_missing(tmp_path, capsys, monkey
     assert "no run is going on there" in errors[-1]
 
 
-def test_a_board_takes_no_more_wishes_than_it_keeps():
-    board = InlineHandle(Board("mine"))
-    for number in range(WISHES_KEPT):
-        assert board.call("ask", {}).result() == number + 1
-    with pytest.raises(UserError, match="mine: 100 wishes wait there still; try again later"):
-        ask_board(board, "mine", {}, 1.0)
-    assert len(board.call("hear", {}).result()) == WISHES_KEPT
-    assert board.call("ask", {}).result() == WISHES_KEPT + 1, "the run has looked"
-
-
-def test_a_board_passes_wishes_on_once_and_answers_back(monkeypatch):
-    board = Board("mine")
-    monkeypatch.setattr(board, "_measure", lambda key, value: None)
-    handle = InlineHandle(board)
-    assert board.status() is None
-    first = board.ask({"actors": {"count": 2}})
-    second = board.ask({"actors": {"count": 3}})
-    wishes = [(first, {"actors": {"count": 2}}), (second, {"actors": {"count": 3}})]
-    assert board.hear({}) == wishes
-    assert board.hear({first: "applied: it"}) == []
-    assert board.answer(first) == "applied: it"
-    assert board.answer(second) is None
-    board.post({}, {"run": "mine"})
-    assert board.status() == {"run": "mine"}
-    assert ask_board(handle, "mine", {}, wait_s=0.0) is None
-    for number in range(1_000):
-        board.hear({number: "x"})
-    assert len(board._answers) <= 100, "bounded"
-    with pytest.raises(UserError, match="yours: no run of that name goes on at auto; there are: m"):
-        board_of({"mine": handle}, "yours", "auto")
-
-
 def test_wishes_at_a_board_are_taken_however_seldom_the_run_reports(tmp_path, always_looking):
     class Reporting(Asks):
         def update(self, report):
@@ -381,7 +349,7 @@ def test_wishes_at_a_board_are_taken_however_seldom_the_run_reports(tmp_path, al
     supervisor = supervisor_in(folder, Limited())
     supervisor._view, reports = Reporting(folder.path, []), []
     board = supervisor._board.handle
-    number = board.call("ask", {"actors": {"count": 2}}).result()
+    number = board.call("request", {"actors": {"count": 2}}).result()
     taken = threading.Event()
     take = supervisor._take_wish
 
@@ -393,57 +361,4 @@ def test_wishes_at_a_board_are_taken_however_seldom_the_run_reports(tmp_path, al
     supervisor._take_wish = note
     supervisor.run()
     assert taken.is_set()
-    assert board.call("answer", number).result() == "applied: actors.count 1 → 2"
-
-
-class Counted:
-    """Stands for a counter of Ray's."""
-
-    def __init__(self):
-        self.total = 0.0
-
-    def inc(self, amount, tags):
-        self.total += amount
-
-
-def test_a_board_that_takes_the_place_of_another_counts_on_from_there():
-    first, second = Board("mine"), Board("mine", anew=True)
-    for board, total in ((first, 1_500.0), (second, 500.0)):
-        counter = board._metrics["env_steps"] = Counted()
-        for steps in (1_000, 1_200, 1_500):
-            board.post({"env_steps": steps}, {})
-        assert counter.total == total
-
-
-class Silent:
-    """Of a board whose machine hangs."""
-
-    def call(self, method, *arguments):
-        return self
-
-    def done(self):
-        return False
-
-
-def test_a_board_that_does_not_answer_holds_nobody_up_for_ever(monkeypatch, capsys):
-    monkeypatch.setattr("deploy.control.service.ANSWER_S", 0.2)
-    talking, gone = Board("a"), InlineHandle(None)
-    talking._status = run_status("a", {**LINE, "score": None}, [])
-    boards = {"a": InlineHandle(talking), "b": Silent(), "c": gone, "d": InlineHandle(Board("d"))}
-    monkeypatch.setattr("deploy.control.service.boards_at", lambda address: nullcontext(boards))
-    assert main(["status", "--address", "auto", "--json"]) == 0
-    out, err = capsys.readouterr()
-    assert [json.loads(line)["run"] for line in out.splitlines()] == ["a"]
-    assert err.startswith("raydqn: b: its board does not answer within 0.2 s")
-    assert main(["status", "b", "--address", "auto"]) == 2
-    assert main(["scale", "b", "--actors", "2", "--address", "auto"]) == 2
-    first, second = capsys.readouterr().err.splitlines()
-    assert first == second
-    assert "b: its board does not answer within 0.2 s" in first
-
-
-def test_numbers_that_only_grow_are_counters():
-    assert metric_name("env_steps") == "raydqn_env_steps_total"
-    assert metric_name("episodes_total") == "raydqn_episodes_total"
-    assert metric_name("loss") == "raydqn_loss"
-    assert "learner_steps" in COUNTERS
+    assert board.call("reply", number).result() == Reply(True, "actors.count 1 → 2")

@@ -9,7 +9,7 @@ import pytest
 
 from common.errors import RemoteDiedError, UnresponsiveError
 from common.handles import Failed, InlineHandle, Ready
-from deploy.runtime.ray_runtime import InlineRuntime
+from deploy.runtime.inline import InlineRuntime
 from deploy.supervisor.slots import (
     ANSWER_S,
     ASK_AGAIN_S,

@@ -22,6 +22,7 @@ from common.config_text import build as build_config
 from common.config_text import merge
 from common.errors import RemoteDiedError, RunFailedError, UserError
 from common.handles import Failed, InlineHandle
+from common.parts import part_name
 from deploy.launch.presets import make_config
 from deploy.launch.resume import resume
 from deploy.launch.train import train
@@ -29,7 +30,7 @@ from deploy.program import build
 from deploy.runs.checkpoint_schema import FORMAT, check_restorable
 from deploy.runs.folder import RunFolder
 from deploy.runs.metrics import MetricsWriter, read_metrics
-from deploy.runtime.ray_runtime import InlineRuntime
+from deploy.runtime.inline import InlineRuntime
 from deploy.supervisor.loop import NAMED_PARTS, VERSIONS_BESIDE, Supervisor
 from replay_server.rate_limiter import RateLimiter
 from support.program import TINY, checkpoints_in, reports_in
@@ -219,8 +220,8 @@ class HostedRuntime(InlineRuntime):
 
     parallel = True
 
-    def spawn(self, cls, *args, name, title="", public_name=None):
-        return HostedHandle(lambda: cls(*args), name)
+    def spawn(self, cls, *args, part, incarnation, public_name=None):
+        return HostedHandle(lambda: cls(*args), part_name(part, incarnation))
 
 
 class HostedHandle(OneAtATime):
@@ -561,8 +562,8 @@ class SideBySide(InlineRuntime):
     parallel = True
     silent = "nobody"
 
-    def spawn(self, cls, *args, name, title="", public_name=None):
-        return HostedHandle(lambda: cls(*args), name)
+    def spawn(self, cls, *args, part, incarnation, public_name=None):
+        return HostedHandle(lambda: cls(*args), part_name(part, incarnation))
 
     def ping(self, handle):
         return SignOfLife(self, handle)

@@ -11,7 +11,9 @@ import torch
 from common import wire
 from common.config_text import merge
 from common.types import EnvironmentSpec, FrameSpec
-from deploy.launch.run import make_config, resume, train
+from deploy.launch.presets import make_config
+from deploy.launch.resume import resume
+from deploy.launch.train import train
 from learner.prefetch import Stager
 from support import elsewhere
 from support.batches import PICTURES, VECTORS, next_group

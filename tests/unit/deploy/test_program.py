@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from common.config import Config
+from common.parts import part_name
 from common.types import EnvironmentSpec, FrameSpec
 from deploy.program import build
 
@@ -15,16 +16,16 @@ class NotingRuntime:
     parallel = True
 
     def __init__(self) -> None:
-        self.titles: dict[str, str] = {}
+        self.parts: list[str] = []
 
-    def spawn(self, cls, *args, name, title):
-        self.titles[name] = title
+    def spawn(self, cls, *args, part, incarnation):
+        self.parts.append(part_name(part, incarnation))
 
-    def run_on(self, title, function, *args):
+    def run_on(self, part, function, *args):
         return function(*args)
 
 
-def test_every_part_has_its_name_and_the_title_of_its_seat():
+def test_each_part_is_made_with_its_identity():
     runtime = NotingRuntime()
     made = build(Config(), SPEC, runtime, incarnation=7)
     made.spawn_evaluator(8)
