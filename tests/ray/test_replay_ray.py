@@ -9,9 +9,10 @@ import time
 import numpy as np
 import pytest
 
+from common import parts
 from common.errors import RemoteDiedError
 from common.types import Chunk, FrameSpec
-from deploy.runtime.ray_runtime import local_ray
+from deploy.runtime.local import local_ray
 from replay_server.client import ReplaySampler, ReplayWriter
 from replay_server.codec import make_codec
 from replay_server.messages import decode_sample
@@ -86,7 +87,9 @@ def runtime():
 def spawn_shards(runtime, kind):
     arguments = (CAPACITY, FRAME, STACK, 0.6, 2 * CAPACITY, 1)
     return [
-        runtime.spawn(ReplayServer, *arguments, shard, 0, kind, name=f"{kind}-{shard}")
+        runtime.spawn(
+            ReplayServer, *arguments, shard, 0, kind, part=parts.shard(shard), incarnation=0
+        )
         for shard in range(SHARDS)
     ]
 
@@ -95,7 +98,8 @@ def spawn_shards(runtime, kind):
 def test_four_shards_at_once_lose_nothing_and_mix_up_nothing(runtime, kind):
     shards = spawn_shards(runtime, kind)
     writers = [
-        runtime.spawn(Writing, shards, i, kind, name=f"{kind}-writer-{i}") for i in range(WRITERS)
+        runtime.spawn(Writing, shards, i, kind, part=parts.actor(i), incarnation=0)
+        for i in range(WRITERS)
     ]
     sampler = ReplaySampler(shards, 64, 2, 2, 0.4, np.random.default_rng(0))
     rng = np.random.default_rng(5)
@@ -148,8 +152,8 @@ def test_four_shards_at_once_lose_nothing_and_mix_up_nothing(runtime, kind):
 
 def test_a_shard_that_comes_back_empty_gets_whole_chunks_again(runtime):
     arguments = (CAPACITY, FRAME, STACK, 0.6, 2 * CAPACITY, 1)
-    shard = runtime.spawn(ReplayServer, *arguments, 0, 0, name="first-life")
-    other = runtime.spawn(ReplayServer, *arguments, 0, 1, name="second-life")
+    shard = runtime.spawn(ReplayServer, *arguments, 0, 0, part=parts.shard(0), incarnation=0)
+    other = runtime.spawn(ReplayServer, *arguments, 0, 1, part=parts.shard(0), incarnation=1)
     writer = ReplayWriter([shard], 1)
     chunk = random_chunk(np.random.default_rng(0), 4, 6, STACK, FRAME)
     writer.write(chunk)
@@ -177,7 +181,13 @@ def test_a_shard_whose_process_is_killed_comes_back_with_what_was_saved_and_refu
     def spawn(incarnation, origin=None):
         arguments = (CAPACITY, FRAME, STACK, 0.6, 4 * CAPACITY, 0, 0, incarnation)
         return runtime.spawn(
-            ReplayServer, *arguments, "none", None, origin, name=f"shard-0-{incarnation}"
+            ReplayServer,
+            *arguments,
+            "none",
+            None,
+            origin,
+            part=parts.shard(0),
+            incarnation=incarnation,
         )
 
     shard, rng = spawn(0), np.random.default_rng(0)
