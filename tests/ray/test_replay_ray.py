@@ -9,6 +9,7 @@ import time
 import numpy as np
 import pytest
 
+from common import parts
 from common.errors import RemoteDiedError
 from common.types import Chunk, FrameSpec
 from deploy.runtime.local import local_ray
@@ -87,7 +88,9 @@ def runtime():
 def spawn_shards(runtime, kind):
     arguments = (CAPACITY, FRAME, STACK, 0.6, 2 * CAPACITY, 1)
     return [
-        runtime.spawn(ReplayServer, *arguments, shard, 0, kind, name=f"{kind}-{shard}")
+        runtime.spawn(
+            ReplayServer, *arguments, shard, 0, kind, part=parts.shard(shard), incarnation=0
+        )
         for shard in range(SHARDS)
     ]
 
@@ -96,7 +99,8 @@ def spawn_shards(runtime, kind):
 def test_four_shards_at_once_lose_nothing_and_mix_up_nothing(runtime, kind):
     shards = spawn_shards(runtime, kind)
     writers = [
-        runtime.spawn(Writing, shards, i, kind, name=f"{kind}-writer-{i}") for i in range(WRITERS)
+        runtime.spawn(Writing, shards, i, kind, part=parts.actor(i), incarnation=0)
+        for i in range(WRITERS)
     ]
     sampler = ReplaySampler(shards, 64, 2, 2, 0.4, np.random.default_rng(0))
     rng = np.random.default_rng(5)
@@ -108,9 +112,9 @@ def test_four_shards_at_once_lose_nothing_and_mix_up_nothing(runtime, kind):
     drawn = rounds = 0
     pending = []
     while not all(future.done() for future in writing):
-        group = sampler.next_group()
+        round_ = sampler.next_round()
         rounds += 1
-        for sample in group.samples:
+        for sample in round_.samples:
             drawn += len(sample)
             frames = sample.frames[:, 0, 0, 0]
             steps = sample.action[:, None] + np.arange(STACK)
@@ -119,13 +123,13 @@ def test_four_shards_at_once_lose_nothing_and_mix_up_nothing(runtime, kind):
                 expected = (sample.reward[:, None].astype(int) * 83 + first * 7) % 251
                 assert np.array_equal(frames[numbers], expected), "frames of another transition"
             assert (sample.frames == sample.frames[:, :1, :1, :1]).all()
-        pending.append(group)
+        pending.append(round_)
         if len(pending) > int(rng.integers(0, 40)):  # some priorities come very late
             late = pending.pop(int(rng.integers(len(pending))))
             sampler.update_priorities(late, rng.random(late.rows.shape) * 3)
     results = [future.result() for future in writing]
-    for group in pending:
-        sampler.update_priorities(group, rng.random(group.rows.shape))
+    for round_ in pending:
+        sampler.update_priorities(round_, rng.random(round_.rows.shape))
     summaries = [shard.call("summary").result() for shard in shards]
     for shard in shards:
         shard.call("check").result()
@@ -149,8 +153,8 @@ def test_four_shards_at_once_lose_nothing_and_mix_up_nothing(runtime, kind):
 
 def test_a_shard_that_comes_back_empty_gets_whole_chunks_again(runtime):
     arguments = (CAPACITY, FRAME, STACK, 0.6, 2 * CAPACITY, 1)
-    shard = runtime.spawn(ReplayServer, *arguments, 0, 0, name="first-life")
-    other = runtime.spawn(ReplayServer, *arguments, 0, 1, name="second-life")
+    shard = runtime.spawn(ReplayServer, *arguments, 0, 0, part=parts.shard(0), incarnation=0)
+    other = runtime.spawn(ReplayServer, *arguments, 0, 1, part=parts.shard(0), incarnation=1)
     writer = ReplayWriter([shard], 1)
     chunk = random_chunk(np.random.default_rng(0), 4, 6, STACK, FRAME)
     writer.write(chunk)
@@ -178,7 +182,13 @@ def test_a_shard_whose_process_is_killed_comes_back_with_what_was_saved_and_refu
     def spawn(incarnation, origin=None):
         arguments = (CAPACITY, FRAME, STACK, 0.6, 4 * CAPACITY, 0, 0, incarnation)
         return runtime.spawn(
-            ReplayServer, *arguments, "none", None, origin, name=f"shard-0-{incarnation}"
+            ReplayServer,
+            *arguments,
+            "none",
+            None,
+            origin,
+            part=parts.shard(0),
+            incarnation=incarnation,
         )
 
     shard, rng = spawn(0), np.random.default_rng(0)
