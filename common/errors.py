@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
+COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+"""An escape sequence that changes a terminal's colour."""
+
 
 class UserError(Exception):
     """A mistake in a configuration, a command or a file of the user's.
@@ -52,13 +57,15 @@ class RemoteDiedError(Exception):
         part: name of the part that died.
         reason: the cause, as far as it is known.
         machine: the machine is gone, not the process alone.
+        detail: everything that Ray says about the death, in several lines; empty: nothing more.
     """
 
-    def __init__(self, part: str, reason: str, machine: bool = False) -> None:
-        super().__init__(part, reason, machine)  # all three, so that the error survives pickling
+    def __init__(self, part: str, reason: str, machine: bool = False, detail: str = "") -> None:
+        super().__init__(part, reason, machine, detail)  # all, so that the error survives pickling
         self.part = part
         self.reason = reason
         self.machine = machine
+        self.detail = detail
 
     def __str__(self) -> str:
         return f"{self.part} died ({self.reason})"
@@ -98,3 +105,40 @@ class EmptyMemoryError(ValueError):
 
 class StillSavingError(Exception):
     """The previous save of a shard is still in progress, because its storage is slow."""
+
+
+def without_colours(text: str) -> str:
+    """The text without escape sequences for a terminal's colours."""
+    return COLOUR.sub("", text)
+
+
+def one_line(error: BaseException) -> str:
+    """The line of an error that names the cause, for a message of one line.
+
+    This is the last line that is not empty, as in a traceback; the errors of a remote's end count
+    as a whole. An error without text gives its class name. Colours are removed.
+    """
+    lines = _lines(error)
+    if isinstance(error, (RemoteDiedError, UnresponsiveError)):
+        return " ".join(lines) or type(error).__name__
+    return lines[-1] if lines else type(error).__name__
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error that is not empty, without colours; else its class name.
+
+    Right where the first line is the message and the rest explains it, as with Ray's own errors.
+    """
+    lines = _lines(error)
+    return lines[0] if lines else type(error).__name__
+
+
+def shorten(text: object, limit: int = 160) -> str:
+    """The text in one line of at most `limit` characters; "…" replaces what is cut off."""
+    line = " ".join(str(text).split())
+    return line if len(line) <= limit else f"{line[: limit - 1]}…"
+
+
+def _lines(error: BaseException) -> list[str]:
+    lines = without_colours(str(error)).splitlines()
+    return [line.strip() for line in lines if line.strip()]

@@ -16,20 +16,9 @@ from common.types import Array, Chunk, PackedFrames, Sample, ShardSummary
 from replay_server.codec import Codec
 from replay_server.messages import decode_sample, encode_chunk
 
-_SHARD = "shard-"
 CHUNKS_PER_TURN = 16
 """Chunks to one shard before it is the next one's turn: the first of a turn brings all its frames,
 those that follow only what is new. Few enough that shards fill evenly."""
-
-
-def shard_title(index: int) -> str:
-    """What shard `index` is called."""
-    return f"{_SHARD}{index}"
-
-
-def shard_index(title: str) -> int:
-    """Which shard is called so."""
-    return int(title.removeprefix(_SHARD))
 
 
 class ReplayWriter:

@@ -28,7 +28,7 @@ from deploy.control.file import APPLIED, TAKEN_WITHIN_S, ask, changed, keys_of
 from deploy.resources.memory import object_store_bytes
 from deploy.runs.metrics import RunFolder, read_metrics
 from deploy.runtime.ray_runtime import local_ray
-from deploy.supervisor.slots import PING_EVERY_S
+from deploy.supervisor.timeouts import Timeouts
 from replay_server.messages import encode_chunk
 from replay_server.server import ReplayServer
 from replay_server.shard_checkpoint import ShardRestore
@@ -63,7 +63,7 @@ QUICK_TO_NOTICE = (
     *("--replay.shards", "2", "--replay.capacity", "4000000"),  # nothing is forgotten meanwhile
     *("--checkpoint.every-s", "3", "--supervision.hung-after-s", "4"),
 )
-PARTS = ("shard-0", "learner", "variables", "actor-0")
+PARTS = ("shard-0", "learner", "weight-store", "actor-0")
 BETWEEN_DEATHS_S = 5.0
 GIVE_UP_AFTER_REPORTS = 60
 SETTLED_REPORTS, SETTLED_WITHIN = 4, 2_500
@@ -158,7 +158,7 @@ def bench_supervision(repeat: int | None, start: Callable[..., Process]) -> Iter
 def _signs_of_life() -> Iterator[Figure]:
     """What it takes of a core to ask a learner, the weights' holder and one shard for them."""
     with local_ray(100 << 20) as runtime:
-        handle = runtime.spawn(WeightStore, -1, name="variables")
+        handle = runtime.spawn(WeightStore, -1, name="weight-store")
         place = runtime.ping(handle).result()
         assert place is not None
         processes = [psutil.Process(), psutil.Process(place.pid)]
@@ -173,7 +173,7 @@ def _signs_of_life() -> Iterator[Figure]:
                 runtime.ping(handle).result()
             measured.append((taken_s() - begin_s) / PINGS)
     parts = 3
-    share = [100 * parts * seconds / PING_EVERY_S for seconds in measured]
+    share = [100 * parts * seconds / Timeouts().heartbeat_every_s for seconds in measured]
     yield Figure.of("a sign of life, both processes", "CPU", [1e3 * s for s in measured], "ms")
     yield Figure.of("signs of life of three parts", "CPU", share, "% of a core")
 

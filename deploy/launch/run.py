@@ -23,6 +23,7 @@ from common.errors import CheckpointError, UserError
 from common.storage import LocalStorage, Storage, open_storage
 from common.types import EnvironmentSpec
 from deploy.control.file import discard
+from deploy.reporting.progress import ProgressView
 from deploy.reporting.view import SilentView
 from deploy.resources.memory import check_memory, object_store_bytes
 from deploy.runs.checkpoint_schema import check_origin, check_state
@@ -35,7 +36,7 @@ from deploy.runtime.ray_runtime import (
     collecting_no_garbage,
     local_ray,
 )
-from deploy.supervisor.loop import ProgressView, Supervisor
+from deploy.supervisor.loop import Supervisor
 
 DEFAULT_PRESET = "cartpole"
 STOPPING = {signal.SIGINT, signal.SIGTERM}

@@ -1,8 +1,7 @@
-"""`raydqn status`: which part lives where, what it does, how long it has lived."""
+"""`raydqn status`: host, state, rate, age and restarts of every part of a run."""
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -12,12 +11,9 @@ from rich.console import Console
 from rich.table import Table
 
 from common.errors import UserError
-from deploy.supervisor.slots import Slot
 
 OLD_AFTER_S = 15.0
-"""A status that was not renewed for so long says how old it is."""
-SILENT_AFTER_S = 3.0
-"""A part that owes a sign of life for so long is shown as silent."""
+"""The age of an older status of a live run is shown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,11 +21,12 @@ class PartStatus:
     """One row: a part, as the supervisor sees it.
 
     Attributes:
-        part: the title of its slot. incarnation: which one sits there.
-        host, pid: where it lives; None: in the driver's own process, or not known yet.
-        state: up, waiting (for its process, or for a node), silent (since so many seconds).
-        rate, unit: what it does per second; None for parts that only answer.
-        age_s: since it showed its first sign of life. restarts: of this slot, in this life.
+        part: its id, as text. incarnation: that fills its slot.
+        host, pid: its process; None: the driver's own, or not known yet.
+        state: up (it is ready), waiting (for its process, or for a node), silent (its heartbeat is
+            overdue by so many seconds).
+        rate, unit: its work per second; None: it only serves other parts.
+        age_s: seconds since its first heartbeat. restarts: in this attempt of the run.
     """
 
     part: str
@@ -43,35 +40,8 @@ class PartStatus:
     restarts: int
 
 
-def part_status(slot: Slot, now: float, rate: float = math.nan, unit: str = "") -> PartStatus:
-    """The row of a slot.
-
-    Args:
-        slot: of the part.
-        now: `time.monotonic()`.
-        rate: what it does per second; NaN: not known.
-        unit: of the rate.
-    """
-    silent_s = now - slot.pinged_s if slot.ping is not None else 0.0
-    if not slot.up:
-        state = "waiting"
-    else:
-        state = f"silent {silent_s:.0f} s" if silent_s > SILENT_AFTER_S else "up"
-    return PartStatus(
-        part=slot.title,
-        incarnation=slot.incarnation,
-        host=slot.place.host if slot.place else None,
-        pid=slot.place.pid if slot.place else None,
-        state=state,
-        rate=round(rate, 1) if math.isfinite(rate) else None,
-        unit=unit,
-        age_s=round(now - slot.up_s, 1) if slot.up else None,
-        restarts=slot.restarts,
-    )
-
-
 def run_status(run: str, line: Mapping[str, Any], parts: Iterable[PartStatus]) -> dict[str, Any]:
-    """What is written and posted: the parts, and the main numbers of the newest report."""
+    """The status that is written and published: the parts, and main numbers of a report."""
     kept = ("wall_s", "env_steps", "learner_steps", "env_steps_per_s", "learner_steps_per_s")
     return {
         "run": run,

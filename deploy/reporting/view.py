@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.table import Table
 
 from common.config import StopConfig
-from deploy.supervisor.loop import ProgressView
+from deploy.reporting.progress import ProgressView
 
 PLAIN_EVERY_S = 5.0
 

@@ -12,7 +12,7 @@ from common.errors import CheckpointError
 from common.config import Config, build, one_line
 from common.types import Array
 from common.errors import UserError
-from replay_server.client import shard_title
+from common.parts import shard as shard_part
 from replay_server.shard_checkpoint import ShardRestore
 
 FORMAT = 2
@@ -113,7 +113,7 @@ def _check_shards(checkpoint: Checkpoint) -> None:
 
 def shard_file(name: str, index: int) -> str:
     """What the file of a shard is called in checkpoint `name`."""
-    return f"{name}/{shard_title(index)}.rdqn"
+    return f"{name}/{shard_part(index)}.rdqn"
 
 
 def shard_restore(checkpoint: Checkpoint, part: int, parts: int) -> ShardRestore | None:

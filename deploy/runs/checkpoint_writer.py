@@ -17,7 +17,7 @@ from common.config import CheckpointConfig
 from common.handles import Failed, Future, Handle
 from common.types import Array
 from deploy.runs.checkpoint_schema import FORMAT, shard_file
-from replay_server.client import shard_title
+from common.parts import shard as shard_part
 from common.errors import StillSavingError
 
 POLL_S = 0.05
@@ -217,7 +217,7 @@ class CheckpointWriter:
     def _saved_by(
         self, shard: Handle, index: int, name: str, call: Future[None], deadline_s: float
     ) -> Files:
-        title = shard_title(index)
+        title = str(shard_part(index))
         while True:
             try:
                 self._answer(call, deadline_s, f"{title} does not answer")

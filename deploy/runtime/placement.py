@@ -18,6 +18,7 @@ from typing import Any, Protocol, TypeVar
 from common.config import Config
 from common.errors import RemoteDiedError, UserError
 from common.handles import Future, Mapped, Ready
+from common.parts import shard as shard_part
 from common.storage import open_storage
 from common.types import EnvironmentSpec
 from deploy.control.service import NAMESPACE, names_of_boards
@@ -31,7 +32,6 @@ from deploy.resources.requests import (
 )
 from deploy.runtime.packaging import code_for
 from deploy.runtime.ray_runtime import RayRuntime, RemoteFuture, Runtime
-from replay_server.client import shard_title
 
 T = TypeVar("T")
 CONNECT_S = 10.0
@@ -435,7 +435,7 @@ class Cluster:
         learner, shard, _, self._evaluator, self._actor = wanted
         # A bundle for each; whatever asks for nothing lives with the learner.
         self._fixed = [learner] + [
-            replace(shard, title=shard_title(index), count=1) for index in range(shard.count)
+            replace(shard, title=str(shard_part(index)), count=1) for index in range(shard.count)
         ]
 
     @property
@@ -756,7 +756,7 @@ def check_memories(config: Config, spec: EnvironmentSpec, runtime: Runtime) -> N
     Raises:
         UserError: one has not (see `check_memory`).
     """
-    titles = [shard_title(index) for index in range(config.replay.shards)]
+    titles = [str(shard_part(index)) for index in range(config.replay.shards)]
     hosts = [runtime.run_on(title, _host) for title in titles]
     for host in dict.fromkeys(hosts):
         share = hosts.count(host) / len(hosts)
@@ -782,10 +782,10 @@ def check_storage(url: str, runtime: Runtime, shards: int) -> None:
     try:
         storage.write(PROBE, token.encode())
         for index in range(shards):
-            host, seen = runtime.run_on(shard_title(index), _read_probe, url)
+            host, seen = runtime.run_on(str(shard_part(index)), _read_probe, url)
             if seen != token:
                 raise UserError(
-                    f"checkpoint.storage: {host}, where {shard_title(index)} is to live, does not "
+                    f"checkpoint.storage: {host}, where {shard_part(index)} is to live, does not "
                     f"see {url} of {socket.gethostname()}; name a folder that all nodes share or a "
                     'URL ("s3://your-bucket/runs"), or leave the memory out '
                     "(--checkpoint.replay false)"

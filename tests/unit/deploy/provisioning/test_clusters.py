@@ -26,7 +26,7 @@ from deploy.provisioning.cluster_file import MAX_NODES, ClusterFile, NodeType, l
 from deploy.provisioning.rules import STOP_WAIT_S
 from deploy.resources.requests import ACTOR_NODES, LEARNER_NODES, ResourceRequest, resource_requests
 from deploy.runtime.packaging import EXTRAS_OF_NODES
-from deploy.supervisor.loop import SIGNAL_S
+from deploy.supervisor.timeouts import Timeouts
 from support.paths import ROOT
 
 CLUSTERS = ROOT / "deploy" / "clusters"
@@ -932,7 +932,7 @@ def test_workers_on_aws_get_the_image_that_the_head_has(tmp_path):
 
 
 def test_a_job_that_is_stopped_has_the_time_to_save():
-    assert SIGNAL_S < STOP_WAIT_S
+    assert Timeouts().signal_s < STOP_WAIT_S
 
 
 def test_the_dockerfile_is_pinned_and_runs_as_nobody_special():
