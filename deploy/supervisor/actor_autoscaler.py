@@ -46,7 +46,7 @@ class ActorAutoscaler:
                 yield ActorCountDue(count)
         else:
             self._capacity = None  # the answer to a question that no longer matters
-        slot = self._actor_to_move(now, once=auto)
+        slot = self.actor_to_move(now, once=auto)
         if slot is not None:
             yield ActorMoveDue(slot)
 
@@ -71,7 +71,7 @@ class ActorAutoscaler:
         count = len(fleet.actors)
         return capacity if capacity >= count else min(count, max(capacity, before))
 
-    def _actor_to_move(self, now: float, once: bool) -> Slot[ActorClient] | None:
+    def actor_to_move(self, now: float, once: bool) -> Slot[ActorClient] | None:
         """After a shrink: an actor that should move, so that the cluster can release its node.
 
         Actors move one at a time, and only as long as that empties a node.

@@ -54,14 +54,14 @@ class Control:
                 return
             if CRASH in changes:
                 self._file.remove()
-                self._crash(changes[CRASH])
+                self.crash(changes[CRASH])
                 return
             self._file.answer(self.apply(changes))
         except (UserError, OSError) as error:
             self._refuse(error)
         self._file.remove()
 
-    def _crash(self, request: Any) -> None:
+    def crash(self, request: Any) -> None:
         """Kill a part; see `raydqn chaos`.
 
         Raises:

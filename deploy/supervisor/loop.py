@@ -182,7 +182,7 @@ class Supervisor:
         now = time.monotonic()
         self.tend(now, self.fleet.env_workers)
         self.pool.kill_late(now)
-        self._tell(self.autoscaler.decide(now))
+        self.autoscale(now)
         self.control.look(now)
         self.control.poll(now)
         self.report_if_due()
@@ -247,6 +247,10 @@ class Supervisor:
         """Fail if nothing happens for too long."""
         self.stall.check(now, self.evaluation.running)
 
+    def autoscale(self, now: float) -> None:
+        """On a cluster: adapt number and nodes of the actors to its capacity."""
+        self._tell(self.autoscaler.decide(now))
+
     def begin_evaluation(self) -> None:
         """Evaluate the newest weights."""
         self.evaluation.begin()
@@ -292,7 +296,7 @@ class Supervisor:
                 self.pool.begin_attempt(incarnation)
                 self.evaluation.begin_attempt()
             case events.ActorCountDue(count):
-                self._autoscale(count)
+                self._change_actor_count(count)
             case events.ActorMoveDue(actor):
                 self.context.notify(f"{actor.part} moves to another node: its own can be released")
                 self.pool.move(actor)
@@ -313,7 +317,7 @@ class Supervisor:
 
     # --- changes ----------------------------------------------------------------------------
 
-    def _autoscale(self, count: int) -> None:
+    def _change_actor_count(self, count: int) -> None:
         before = len(self.fleet.actors)
         self._take_over(with_actors(self.context.config, count))
         self.context.notify(f"actors.count: {before} → {count}, the cluster's capacity")
