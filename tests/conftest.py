@@ -1,4 +1,4 @@
-"""What all tests share."""
+"""What all tests share: order, groups, and skips that fail in continuous integration."""
 
 from __future__ import annotations
 
@@ -7,17 +7,33 @@ from collections.abc import Generator
 
 import pytest
 
-LONGEST = (
-    *("test_on_hosts", "test_reliability", "test_program_ray", "test_chaos", "test_program_inline"),
-    *("test_recovery", "test_supervisor", "test_backpressure", "test_bench_replay"),
-)
-"""Files that take minutes. Begun last, one of them would keep all other processes waiting."""
+from support.paths import TESTS
+
+TIERS = ("cluster", "e2e", "ray", "simulation", "unit")
+"""Folders of tests/, the one with the longest tests first."""
+ONE_RAY = ("cluster", "ray")
+"""Tiers in which the tests of a module share a Ray, or hosts: one process runs them."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest files first, the others in their order: several files run at a time."""
-    rank = {name: number for number, name in enumerate(LONGEST)}
-    items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
+    """Begin with the longest tests: started last, one of them would keep the others waiting."""
+    for item in items:
+        if tier_of(item) in ONE_RAY or any("module" in scope for scope in scopes_of(item)):
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+    items.sort(key=lambda item: TIERS.index(tier_of(item)))
+
+
+def tier_of(item: pytest.Item) -> str:
+    """The folder of tests/ that the test lies in."""
+    return item.path.relative_to(TESTS).parts[0]
+
+
+def scopes_of(item: pytest.Item) -> list[str]:
+    """Scopes of the fixtures that the test asks for."""
+    info = getattr(item, "_fixtureinfo", None)
+    if info is None:
+        return []
+    return [definition.scope for found in info.name2fixturedefs.values() for definition in found]
 
 
 @pytest.hookimpl(wrapper=True)

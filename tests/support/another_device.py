@@ -9,7 +9,6 @@ import pytest
 import torch
 from test_learner import ACTIONS, Bench, items, without_versions
 from test_prefetch import PICTURES, VECTORS, next_round
-from test_reliability import contents_of
 
 from common import wire
 from common.config import merge
@@ -18,6 +17,7 @@ from deploy.launch.run import make_config, resume, train
 from learner.prefetch import Stager
 from support import elsewhere
 from support.program import TINY, checkpoints_in
+from support.reliability import contents_of
 from support.replay import random_chunk
 
 THERE = torch.device(elsewhere.NAME)

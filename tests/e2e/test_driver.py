@@ -1,0 +1,143 @@
+"""The driver dies, alone or with its machine: the run continues from its checkpoints."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+
+from common.checkpoint import CheckpointStore, read_verified
+from common.storage import open_storage
+from support.program import (
+    CALM,
+    SHORT_RUN_S,
+    assert_all_gone,
+    descendants,
+    learner_steps_in,
+    raydqn,
+    reports_in,
+    running,
+    summary_of,
+    wait_for,
+)
+from support.reliability import ON_RAY, store_in
+
+HOLDING = """
+# Where the driver imports it: the third checkpoint is begun, and its last files do not come.
+import pathlib, time
+from common.storage import LocalStorage
+
+write = LocalStorage.write
+
+def held(self, name, data):
+    if name.startswith("000003-") and name.endswith("learner.safetensors"):
+        pathlib.Path({reached!r}).touch()
+        time.sleep(1e6)
+    write(self, name, data)
+
+LocalStorage.write = held
+"""
+ENVIRONMENT = """
+from gymnasium.envs.registration import register
+
+register("Held-v0", entry_point="deploy.bench.sleep_env:Waiting", max_episode_steps=500)
+"""
+
+
+def test_the_driver_is_killed_in_the_middle_of_a_checkpoint_and_the_run_goes_on(tmp_path):
+    run, reached = tmp_path / "run", tmp_path / "reached"
+    module = tmp_path / "held_env.py"
+    module.write_text(HOLDING.format(reached=str(reached)) + ENVIRONMENT)
+    arguments = (
+        *("train", *ON_RAY, *CALM, "--env.id", "held_env:Held-v0", "--run-dir", str(run)),
+        *("--replay.capacity", "2000"),  # that there are segments soon
+    )
+    with running(*arguments, pythonpath=tmp_path) as process:
+        wait_for(reached.exists)
+        everybody = descendants(process)
+        helpers = [p for p in everybody if "".join(p.cmdline()[:1]).endswith("Agent")]
+        assert len(helpers) <= 2
+        process.kill()
+        process.wait()
+        # None outlives its driver. (Two helpers of Ray's own take up to a minute to see it.)
+        assert_all_gone([p for p in everybody if p not in helpers])
+    store = store_in(run)
+    *_, newest = store.names()
+    assert newest.startswith("000002-")
+    half = [path for path in store.storage.sizes() if path.startswith("000003-")]
+    assert {path.rpartition("/")[2] for path in half} == {"shard-0.rdqn", "shard-1.rdqn"}
+    saved = store.newest()
+    shared = {path for path in saved.files if path.startswith("frames/")}
+    assert shared, "segments are written once for all checkpoints"
+    assert shared < {path for path in store.storage.sizes() if path.startswith("frames/")}
+    module.write_text(ENVIRONMENT)
+    steps, held = saved.state["learner"]["learner_steps"], saved.state["limiter"]["inserted"]
+    before = len(reports_in(run))
+    # The checkpoint before is of a second earlier, at tens of learner steps a second.
+    assert learner_steps_in(run) - steps < 1_000
+    with running(
+        *("resume", str(run), "--json", "--stop.learner-steps", str(steps + 100)),
+        *("--replay.shards", "3", "--actors.count", "1"),
+        pythonpath=tmp_path,
+    ) as process:
+        out, err = process.communicate(timeout=SHORT_RUN_S)
+        assert process.returncode == 0, err
+    assert summary_of(out)["learner_steps"] >= steps + 100
+    sizes = [line["replay_size"] for line in reports_in(run)[before:]]
+    first = next(size for size in sizes if size is not None)
+    assert first >= min(held, 1_998), "the memory is there from the beginning"
+    for name in store.names():
+        files = store.load(name).files
+        for path in files:
+            read_verified(store.storage, path, files)
+    assert store.names()[-1] > "000003-", "no number is given twice"
+    assert not any(path in store.storage.sizes() for path in half), "what was left over is gone"
+
+
+def test_a_run_goes_on_from_an_object_store_when_its_machine_is_gone(tmp_path, monkeypatch):
+    moto = pytest.importorskip("moto.server", reason="needs moto (pip install 'moto[s3,server]')")
+    pytest.importorskip("s3fs", reason="needs s3fs")
+    server = moto.ThreadedMotoServer(port=0)
+    server.start()
+    try:
+        host, port = server.get_host_and_port()
+        for name, value in {
+            "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+            "AWS_ACCESS_KEY_ID": "key",
+            "AWS_SECRET_ACCESS_KEY": "secret",
+            "AWS_DEFAULT_REGION": "us-east-1",
+        }.items():
+            monkeypatch.setenv(name, value)
+        import s3fs
+
+        s3fs.S3FileSystem(skip_instance_cache=True).mkdir("runs")
+        url = "s3://runs/of-mine"
+        store = CheckpointStore(open_storage(f"{url}/run"), 3)
+        options = ("--run-dir", str(tmp_path / "run"), "--checkpoint.storage", url)
+        with running("train", *ON_RAY, *CALM, *options) as process:
+            wait_for(lambda: len(store.names()) >= 2)
+            process.kill()
+        saved = store.newest()
+        assert {path.rpartition("/")[2] for path in saved.files} >= {"shard-0.rdqn", "shard-1.rdqn"}
+        for path in saved.files:
+            read_verified(store.storage, path, saved.files)
+        shutil.rmtree(tmp_path / "run")  # with the machine that it was on
+        steps = saved.state["learner"]["learner_steps"]
+        code, out, err = raydqn(
+            *("resume", f"{url}/run", "--json", "--stop.learner-steps", str(steps + 50)),
+            *("--replay.shards", "3", "--inline"),
+            cwd=tmp_path,
+        )
+        assert code == 0, err
+        assert summary_of(out)["learner_steps"] == steps + 50
+        sizes = [line["replay_size"] for line in reports_in(tmp_path / "runs" / "run")]
+        held = min(saved.state["limiter"]["inserted"], 19_998)
+        assert next(size for size in sizes if size is not None) >= held, "dealt to three"
+        assert (tmp_path / "runs" / "run" / "lives").read_text() == "2", "not its first life again"
+        newest = store.newest()
+        assert newest.state["learner"]["learner_steps"] == steps + 50
+        assert newest.state["shards"] == 3
+        for path in newest.files:
+            read_verified(store.storage, path, newest.files)
+    finally:
+        server.stop()
