@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from actors.environments import make_environment
 from actors.preprocessing import FrameStack, preprocess_picture
-from deploy.launch.run import make_config
+from deploy.launch.presets import make_config
 
 STEPS = 8
 """Pushes to the right before the picture is taken: cart and pole are moving by then."""

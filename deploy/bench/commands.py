@@ -156,7 +156,7 @@ def bench_rendering(repeat: int | None) -> Iterator[Figure]:
     import gymnasium as gym
 
     from actors.preprocessing import preprocess_picture
-    from deploy.launch.run import make_config
+    from deploy.launch.presets import make_config
 
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
     wanted = make_config("cartpole-pixels").env

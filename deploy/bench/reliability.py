@@ -26,7 +26,8 @@ from deploy.bench.measurement import Figure
 from deploy.bench.replay import PICTURE, STACK, Stream
 from deploy.control.file import APPLIED, TAKEN_WITHIN_S, ask, changed, keys_of
 from deploy.resources.memory import object_store_bytes
-from deploy.runs.metrics import RunFolder, read_metrics
+from deploy.runs.folder import RunFolder
+from deploy.runs.metrics import read_metrics
 from deploy.runtime.ray_runtime import local_ray
 from deploy.supervisor.timeouts import Timeouts
 from replay_server.messages import encode_chunk

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import signal
 import subprocess
 import tempfile
@@ -20,8 +21,10 @@ from common.errors import UserError
 from common.handles import Handle
 from common.types import ActorReport, Episode
 from deploy.bench.measurement import Figure
-from deploy.launch.run import make_config, run_parts
-from deploy.runs.metrics import STATUS, RunFolder, read_metrics
+from deploy.launch.presets import make_config
+from deploy.launch.run import run_parts
+from deploy.runs.folder import STATUS, RunFolder
+from deploy.runs.metrics import read_metrics
 from deploy.runtime.ray_runtime import OneMachine, RayRuntime, local_ray
 
 STEP_S = 4 / 139
@@ -232,7 +235,7 @@ class _Stopwatch:
         if report["env_steps"]:
             self.seen.append((time.monotonic(), time.process_time(), report["env_steps"]))
 
-    def notify(self, text: str) -> None:
+    def notify(self, text: str, level: int = logging.INFO, detail: str = "") -> None:
         pass
 
     def close(self) -> None:

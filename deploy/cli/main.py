@@ -177,7 +177,7 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     """The whole command line, and the part of each command."""
     from deploy.bench.commands import BENCHMARKS
     from deploy.control.file import LIVE_KEYS, option
-    from deploy.launch.run import DEFAULT_PRESET
+    from deploy.launch.presets import DEFAULT_PRESET
 
     any_key = (
         "Any configuration key is an option too, e.g. --learner.batch-size 64; "
@@ -346,16 +346,18 @@ def _share(text: str) -> float:
 
 
 def _train(options: argparse.Namespace, overrides: Overrides) -> int:
-    from deploy.launch import run
+    from deploy.launch.presets import make_config, preset_values
+    from deploy.launch.run_path import run_name, run_path
+    from deploy.launch.train import train
     from deploy.reporting.view import make_view
 
-    config = run.make_config(options.preset, options.config, overrides)
-    named = config.env.id != run.preset_values(options.preset)["env"]["id"]
-    name = run.run_name(config.env.id) if named else options.preset
-    with run.run_path(options.run_dir, name) as path:
+    config = make_config(options.preset, options.config, overrides)
+    named = config.env.id != preset_values(options.preset)["env"]["id"]
+    name = run_name(config.env.id) if named else options.preset
+    with run_path(options.run_dir, name) as path:
         return _finish(
             options,
-            lambda: run.train(
+            lambda: train(
                 config,
                 path,
                 inline=options.inline,
@@ -368,16 +370,16 @@ def _train(options: argparse.Namespace, overrides: Overrides) -> int:
 
 
 def _resume(options: argparse.Namespace, overrides: Overrides) -> int:
-    from deploy.launch import run
+    from deploy.launch.resume import fetch_run, resume
     from deploy.reporting.view import make_view
-    from deploy.runs.metrics import RunFolder
+    from deploy.runs.folder import RunFolder
 
     given = options.run_folder
-    path = run.fetch_run(given) if "://" in given else _path(given)
+    path = fetch_run(given) if "://" in given else _path(given)
     config = RunFolder.open(path, overrides).config
     return _finish(
         options,
-        lambda: run.resume(
+        lambda: resume(
             path,
             overrides,
             checkpoint_name=options.checkpoint,
@@ -392,7 +394,7 @@ def _resume(options: argparse.Namespace, overrides: Overrides) -> int:
 
 def _chaos(options: argparse.Namespace, overrides: Overrides) -> int:
     from deploy.control.chaos import chaos
-    from deploy.runs.metrics import RunFolder
+    from deploy.runs.folder import RunFolder
 
     folder = RunFolder.open(options.run_folder)
     try:
@@ -413,7 +415,7 @@ def _change(options: argparse.Namespace, overrides: Overrides) -> int:
     from deploy.control.file import APPLIED, TAKEN_WITHIN_S, ask, changed, keys_of
 
     if options.address is None:
-        from deploy.runs.metrics import RunFolder
+        from deploy.runs.folder import RunFolder
 
         folder = RunFolder.open(_path(options.run_folder))
         new = changed(folder.config, overrides, "command line")
@@ -444,7 +446,7 @@ def _status(options: argparse.Namespace, _: Overrides) -> int:
     if options.address is None:
         if options.run_folder is None:
             raise UserError("status: name the folder of a run, or the --address of a cluster")
-        from deploy.runs.metrics import RunFolder
+        from deploy.runs.folder import RunFolder
 
         folder = RunFolder.open(_path(options.run_folder))
         running = folder.is_running()
@@ -466,7 +468,7 @@ def _status(options: argparse.Namespace, _: Overrides) -> int:
 def _finish(options: argparse.Namespace, work: Callable[[], dict[str, Any]], path: Path) -> int:
     """Run, then say how it ended and what to do next."""
     from common.errors import RunFailedError
-    from deploy.runs.metrics import RunFolder, is_run
+    from deploy.runs.folder import RunFolder, is_run
 
     try:
         summary = work()
@@ -505,7 +507,7 @@ def _finish(options: argparse.Namespace, work: Callable[[], dict[str, Any]], pat
 
 def _evaluate(options: argparse.Namespace, _: Overrides) -> int:
     from deploy.reporting.evaluation import evaluate, film
-    from deploy.runs.metrics import RunFolder
+    from deploy.runs.folder import RunFolder
 
     overrides: Overrides = {"evaluation": {"episodes": options.episodes}}
     if options.epsilon is not None:
@@ -549,7 +551,7 @@ def _plot(options: argparse.Namespace, _: Overrides) -> int:
 
 
 def _config(options: argparse.Namespace, overrides: Overrides) -> int:
-    from deploy.launch.run import make_config
+    from deploy.launch.presets import make_config
 
     print(to_toml(make_config(options.preset, options.config, overrides)), end="")
     return 0
@@ -566,7 +568,7 @@ def _cluster_check(options: argparse.Namespace, overrides: Overrides) -> int:
 
 def _run_on_cluster(options: argparse.Namespace, overrides: Overrides) -> Config:
     """The run that is meant for a cluster: what is named here, else the job in the cluster file."""
-    from deploy.launch.run import DEFAULT_PRESET, make_config
+    from deploy.launch.presets import DEFAULT_PRESET, make_config
     from deploy.provisioning.cluster_file import load_cluster
 
     preset, config = options.preset, options.config
@@ -590,7 +592,7 @@ def _run_on_cluster(options: argparse.Namespace, overrides: Overrides) -> Config
 
 
 def _cluster_submit(options: argparse.Namespace, overrides: Overrides) -> int:
-    from deploy.launch.run import DEFAULT_PRESET
+    from deploy.launch.presets import DEFAULT_PRESET
     from deploy.provisioning.check import check_cluster
     from deploy.provisioning.cluster_file import KUBERAY
     from deploy.provisioning.submit import new_name, submit
@@ -608,7 +610,7 @@ def _cluster_submit(options: argparse.Namespace, overrides: Overrides) -> int:
 
 
 def _presets(options: argparse.Namespace, _: Overrides) -> int:
-    from deploy.launch.run import DEFAULT_PRESET, preset_names, preset_summary
+    from deploy.launch.presets import DEFAULT_PRESET, preset_names, preset_summary
 
     for name in preset_names():
         mark = " (default)" if name == DEFAULT_PRESET else ""

@@ -13,7 +13,7 @@ from typing import Any
 
 from common.errors import UserError
 from deploy.control.file import post
-from deploy.runs.metrics import RunFolder
+from deploy.runs.folder import RunFolder
 
 CRASH = "crash"
 KINDS = ("actor", "shard", "learner", "variables", "evaluator")

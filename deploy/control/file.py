@@ -22,7 +22,7 @@ import tomlkit
 from common.config import NONE, Config, build, load_toml, merge
 from common.errors import UserError
 from common.storage import write_atomically
-from deploy.runs.metrics import ANSWER, CONTROL, RunFolder
+from deploy.runs.folder import CONTROL, REPLY, RunFolder
 
 LIVE_KEYS = (
     *("learner.samples_per_insert", "learner.samples_per_insert_error"),
@@ -137,7 +137,7 @@ class ControlFile:
     def answer(self, text: str) -> None:
         """What became of it; before the file is removed. It begins with the mark of the wish."""
         with suppress(OSError):  # whoever asked sees by config.toml what the run goes on with
-            write_atomically(self._path.with_name(ANSWER), f"{self._seen}\n{text}".encode())
+            write_atomically(self._path.with_name(REPLY), f"{self._seen}\n{text}".encode())
 
     def remove(self) -> None:
         """Take away what was read; a newer one stays."""
@@ -193,7 +193,7 @@ def _waits(path: Path, mark: Mark) -> bool:
 
 def discard(folder: Path) -> None:
     """Take away what nobody took: it was meant for a run that has ended."""
-    for name in (CONTROL, ANSWER):
+    for name in (CONTROL, REPLY):
         with suppress(OSError):
             (folder / name).unlink()
 
@@ -242,7 +242,7 @@ def _post(folder: Path, document: Mapping[str, Any]) -> Mark | None:
 def _answer(folder: Path, mark: Mark) -> str | None:
     """What the run said to the wish of that mark, and to no other."""
     try:
-        first, _, answer = (folder / ANSWER).read_text(encoding="utf-8").partition("\n")
+        first, _, answer = (folder / REPLY).read_text(encoding="utf-8").partition("\n")
     except OSError:
         return None
     return answer if first == str(mark) else None

@@ -1,4 +1,4 @@
-"""`raydqn evaluate`: greedy episodes with the weights of a run, and a film of one."""
+"""`raydqn evaluate`: greedy episodes with the weights of a run, and an animation of one."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from common.networks import make_network, shape_difference
 from common.seeding import Role
 from common.types import Array, EnvironmentSpec
 from common.weights import WeightStore, unpack_weights
-from deploy.runs.checkpoint_schema import check_origin
-from deploy.runs.metrics import RunFolder
+from deploy.runs.checkpoint_schema import check_restorable
+from deploy.runs.folder import RunFolder
 
 GIF_MAX_FRAMES = 1_000
 GIF_MIN_HEIGHT = 160
 
 
 def load_weights(folder: RunFolder, which: str) -> tuple[Array, str]:
-    """Weights of a run (wire format), and where they come from.
+    """Weights of a run (wire format), and their source in words.
 
     Args:
         folder: the run.
-        which: `best` (of all evaluations; the newest checkpoint where there was none) or `latest`.
+        which: `best` (of all evaluations; without one, of the newest checkpoint) or `latest`.
 
     Raises:
         UserError: the run has no such weights, or the file is damaged.
@@ -44,21 +44,21 @@ def load_weights(folder: RunFolder, which: str) -> tuple[Array, str]:
             )
         return weights, f"best evaluation, learner step {meta.get('learner_steps', '?')}"
     checkpoint = folder.checkpoints.newest()
-    check_origin(checkpoint, folder.config)
+    state = check_restorable(checkpoint, folder.config)
     tensors = {
         name.removeprefix("policy."): array
         for name, array in checkpoint.tensors["learner"].items()
         if name.startswith("policy.")
     }
-    steps = int(checkpoint.state["learner"]["learner_steps"])
+    steps = state.learner.learner_steps
     return wire.encode(tensors, {"learner_steps": steps}), f"checkpoint {checkpoint.name}"
 
 
 def check_weights(weights: Array, spec: EnvironmentSpec, config: Config, source: str) -> None:
-    """Refuse weights that are of another network or environment.
+    """Refuse weights of another network or environment.
 
     Raises:
-        UserError: names and shapes differ.
+        UserError: names or shapes differ.
     """
     state, _ = unpack_weights(weights)
     difference = shape_difference(state, make_network(spec, config.network).state_dict())
@@ -70,10 +70,10 @@ def check_weights(weights: Array, spec: EnvironmentSpec, config: Config, source:
 
 
 def evaluate(folder: RunFolder, episodes: int, which: str = "best") -> dict[str, Any]:
-    """Play episodes and say how they went.
+    """Play greedy episodes; mean, spread and protocol of their returns.
 
     Raises:
-        UserError: no weights, or not of this network and environment.
+        UserError: there are no weights, or they do not fit network and environment.
         EnvironmentFailedError: the environment raised.
     """
     weights, source = load_weights(folder, which)
@@ -102,10 +102,10 @@ def evaluate(folder: RunFolder, episodes: int, which: str = "best") -> dict[str,
 
 
 def film(folder: RunFolder, path: Path, which: str = "best") -> int:
-    """Write one episode as an animated GIF; returns its number of pictures.
+    """Write one episode as an animated GIF; the number of its pictures.
 
     Raises:
-        UserError: the file cannot be written, or the environment shows nothing.
+        UserError: the file cannot be written, or the environment renders nothing.
         EnvironmentFailedError: the environment raised.
     """
     config = build(
@@ -132,7 +132,7 @@ def film(folder: RunFolder, path: Path, which: str = "best") -> int:
 
 
 def _picture(evaluator: Evaluator) -> Image.Image:
-    """What the environment shows, or the agent's own frame where it shows nothing."""
+    """The rendered environment; the agent's own frame where it renders nothing."""
     try:
         image = Image.fromarray(evaluator.render()[0])
     except (UserError, EnvironmentFailedError) as error:

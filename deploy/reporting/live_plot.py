@@ -1,7 +1,8 @@
-"""LivePlot: the picture of `raydqn plot`, redrawn in a notebook while a run goes on."""
+"""LivePlot: the plot of `raydqn plot`, redrawn in a notebook while a run goes on."""
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import Any
 
@@ -10,17 +11,17 @@ from deploy.reporting.plot import draw, to_png
 
 
 class LivePlot:
-    """A `ProgressView` for notebooks: one output that changes in its place.
+    """A `ProgressView` for notebooks: one output that changes in place.
 
-    Drawing takes time from the run when both share a process, so it is done now and then only;
-    the last state is always drawn.
+    In one process drawing takes time from the run, so it happens every few seconds only; the last
+    report is always drawn.
     """
 
     def __init__(self, name: str = "run", every_s: float = 2.0) -> None:
-        """Nothing is shown before the first report.
+        """A plot that appears with the first report.
 
         Args:
-            name: of the run, above the picture.
+            name: of the run, above the plot.
             every_s: seconds from the end of one drawing to the start of the next, at least.
 
         Raises:
@@ -37,7 +38,7 @@ class LivePlot:
         self._display: Any = display
         self._name = name
         self._every_s = every_s
-        self._output: Any = None  # IPython's handle of what is shown
+        self._output: Any = None  # IPython's handle of the output
         self._figure = draw({name: []})
         self._drawn = 0
         self._drawn_s = -every_s
@@ -49,12 +50,13 @@ class LivePlot:
         if time.monotonic() - self._drawn_s >= self._every_s:
             self._draw()
 
-    def notify(self, text: str) -> None:
-        """Print it, where the notebook prints."""
-        print(text, flush=True)
+    def notify(self, text: str, level: int = logging.INFO, detail: str = "") -> None:
+        """Print the line below the cell; the log has the detail."""
+        if level >= logging.INFO:
+            print(text, flush=True)
 
     def close(self) -> None:
-        """Draw what was held back. May be called again."""
+        """Draw the last report, if it is not drawn yet. May be called again."""
         if self._drawn < len(self.reports):
             self._draw()
 

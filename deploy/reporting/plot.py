@@ -1,4 +1,4 @@
-"""Pictures of runs, from their metrics.jsonl."""
+"""Plots of runs, from their metrics.jsonl."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from common.types import Array
 from deploy.runs.metrics import read_metrics
 
 AVERAGE_OVER = 100
-"""Episodes in the moving average, as in the notebook."""
+"""Episodes in the moving average of returns."""
 SIZE_INCHES = (13.0, 7.8)
 DOTS_PER_INCH = 110
-# Okabe and Ito's colours, told apart with any colour vision; their yellow is too pale for a line.
+# The palette of Okabe and Ito, distinct for every colour vision, without its pale yellow.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 
 Reports = list[dict[str, Any]]
 
 
 def plot_runs(runs: Sequence[Path], out: Path) -> None:
-    """Draw runs into one PNG.
+    """Draw runs into one PNG file.
 
     Raises:
-        UserError: not a run folder, nothing to draw, or `out` cannot be written.
+        UserError: not a run folder, no reports, or `out` cannot be written.
     """
     if out.suffix.lower() != ".png":
         raise UserError(f"--out={out}: must end in .png")
@@ -47,7 +47,7 @@ def plot_runs(runs: Sequence[Path], out: Path) -> None:
 
 
 def to_png(figure: Figure) -> bytes:
-    """The figure as a PNG file's content; equal figures give equal bytes."""
+    """The figure as the content of a PNG file; equal figures give equal bytes."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=DOTS_PER_INCH)
     return buffer.getvalue()
@@ -57,7 +57,7 @@ def draw(runs: dict[str, Reports], figure: Figure | None = None) -> Figure:
     """Six panels: returns, score, loss, ε, speeds, samples per insert.
 
     Args:
-        runs: name → reports, as `read_metrics` returns them or as a `ProgressView` is given them.
+        runs: name → reports, as `read_metrics` returns them or a `ProgressView` receives them.
         figure: to draw into; a new one by default.
     """
     layout = ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.08)
@@ -106,7 +106,7 @@ def draw(runs: dict[str, Reports], figure: Figure | None = None) -> Figure:
 
 
 def moving_average(values: Array, over: int) -> Array:
-    """Mean of the last `over` values at each place; of all there are so far at the start.
+    """Mean of the last `over` values at each place; near the start, of the values so far.
 
     Args:
         values: `[n]`.
@@ -123,7 +123,7 @@ def moving_average(values: Array, over: int) -> Array:
 
 
 def _named(runs: dict[Path, Reports]) -> dict[str, Reports]:
-    """Runs by their folder's name; by their whole path where two folders share one."""
+    """Runs by the name of their folder; by the whole path where two folders share a name."""
     names = [run.resolve().name for run in runs]
     return {
         name if names.count(name) == 1 else str(run): reports
@@ -132,14 +132,14 @@ def _named(runs: dict[Path, Reports]) -> dict[str, Reports]:
 
 
 def _colours(count: int) -> list[str]:
-    """One per run; from dark to bright where there are more runs than distinct colours."""
+    """A colour per run; with more runs than distinct colours, from dark to bright."""
     if count <= len(COLOURS):
         return list(COLOURS[:count])
     return [to_hex(colour) for colour in colormaps["viridis"](np.linspace(0, 0.92, count))]
 
 
 def _legend(axis: Axes, colour: str, styles: dict[str, str]) -> None:
-    """Explain markers and line styles; colours stand for runs."""
+    """Add a legend of markers and line styles; colours stand for runs."""
     for style, label in styles.items():
         axis.plot([], [], style, color=colour, label=label)
     axis.legend(fontsize=9, loc="best")
@@ -165,12 +165,12 @@ def _line(
     positive: bool = False,
 ) -> None:
     points = [(r[x], r[y]) for r in reports if _is_number(r[x]) and _is_number(r[y])]
-    if positive:  # a logarithmic axis shows nothing else
+    if positive:  # a logarithmic axis has no place for 0
         points = [point for point in points if point[1] > 0]
     if not points:
         return
-    # Reports repeat a score until the next evaluation: it counts where it was new. Anything else is
-    # measured anew for each report; leaving points out would draw a ramp where it was flat.
+    # Reports repeat a score until the next evaluation, so only new scores count. Other values are
+    # measured for each report; without the repeated ones a flat line would become a ramp.
     new = [i for i, p in enumerate(points) if not mark_new or i == 0 or p[1] != points[i - 1][1]]
     kept = [points[i] for i in sorted({*new, len(points) - 1})]
     xs, ys = zip(*kept, strict=True)

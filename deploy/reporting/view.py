@@ -1,24 +1,47 @@
-"""What a person sees while a run goes on: one live table, or plain lines without a terminal."""
+"""Progress of a run: one live table on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 from contextlib import suppress
-from typing import Any, TextIO
+from typing import Any, Protocol, TextIO
 
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
 from common.config import StopConfig
-from deploy.reporting.progress import ProgressView
 
 PLAIN_EVERY_S = 5.0
+"""Seconds between two plain lines, at least."""
+
+
+class ProgressView(Protocol):
+    """Shows the progress of a run; built-in views show events from INFO on."""
+
+    def update(self, report: dict[str, Any]) -> None:
+        """Show a new report."""
+        ...
+
+    def notify(self, text: str, level: int = logging.INFO, detail: str = "") -> None:
+        """Show an event.
+
+        Args:
+            text: one line.
+            level: of `logging`.
+            detail: the whole cause, such as a traceback; may be many lines.
+        """
+        ...
+
+    def close(self) -> None:
+        """End: the run is over, or has failed."""
+        ...
 
 
 def make_view(stop: StopConfig, stream: TextIO | None = None) -> ProgressView:
-    """The view that fits the stream: live on a terminal, lines elsewhere."""
+    """A view that fits the stream: a live table on a terminal, plain lines elsewhere."""
     stream = stream or sys.stdout
     return LiveView(stop, stream) if stream.isatty() else PlainView(stop, stream)
 
@@ -29,37 +52,37 @@ class SilentView:
     def update(self, report: dict[str, Any]) -> None:
         """Ignored."""
 
-    def notify(self, text: str) -> None:
+    def notify(self, text: str, level: int = logging.INFO, detail: str = "") -> None:
         """Ignored."""
 
     def close(self) -> None:
-        """Nothing to end."""
+        """Nothing to close."""
 
 
 class PlainView:
-    """One line every few seconds."""
+    """Prints one line every few seconds."""
 
     def __init__(self, stop: StopConfig, stream: TextIO) -> None:
-        """Lines go to `stream`."""
+        """A view that prints to `stream`."""
         self._stop = stop
         self._stream = stream
         self._last_s = -PLAIN_EVERY_S
         self._unseen: dict[str, Any] | None = None
 
     def update(self, report: dict[str, Any]) -> None:
-        """Print a line if the last one is old enough."""
+        """Print a line if the last one is old enough, else keep the report for later."""
         if time.monotonic() - self._last_s < PLAIN_EVERY_S:
             self._unseen = report
             return
         self._print(report)
 
-    def notify(self, text: str) -> None:
-        """Print it."""
-        with suppress(BrokenPipeError):  # nobody reads on (`| head`): the run goes on
-            print(text, file=self._stream, flush=True)
+    def notify(self, text: str, level: int = logging.INFO, detail: str = "") -> None:
+        """Print the line; the log has the detail."""
+        if level >= logging.INFO:
+            self._print_line(text)
 
     def close(self) -> None:
-        """Print the last report, if it was held back."""
+        """Print the last report if it was kept for later."""
         if self._unseen is not None:
             self._print(self._unseen)
 
@@ -77,34 +100,40 @@ class PlainView:
             f"loss {number(report['loss'], 4)}",
             f"{report['limiter']}{missing(report)}",
         ]
-        self.notify("  ".join(parts))
+        self._print_line("  ".join(parts))
+
+    def _print_line(self, text: str) -> None:
+        with suppress(BrokenPipeError):  # the reader has ended (`| head`); the run goes on
+            print(text, file=self._stream, flush=True)
 
 
 class LiveView:
-    """A table that stays in its place."""
+    """Redraws a table in place."""
 
     def __init__(self, stop: StopConfig, stream: TextIO) -> None:
-        """Takes over the terminal's last lines until closed."""
+        """A view on a terminal."""
         self._stop = stop
         self._live = Live(console=Console(file=stream), refresh_per_second=4)
 
     def update(self, report: dict[str, Any]) -> None:
-        """Redraw; the first report takes the terminal over, so that early errors are plain."""
+        """Redraw the table. It appears with the first report, so that early errors stay plain."""
         if not self._live.is_started:
             self._live.start()
         self._live.update(live_table(report, self._stop))
 
-    def notify(self, text: str) -> None:
-        """A line above the table."""
+    def notify(self, text: str, level: int = logging.INFO, detail: str = "") -> None:
+        """Print the line above the table; the log has the detail."""
+        if level < logging.INFO:
+            return
         self._live.console.print(text, markup=False, highlight=False)
 
     def close(self) -> None:
-        """Leave the last state standing."""
+        """Stop redrawing; the last table stays."""
         self._live.stop()
 
 
 def live_table(report: dict[str, Any], stop: StopConfig) -> Table:
-    """The live view of one report."""
+    """The table of one report."""
     done, left = progress(report, stop)
     width = 30
     bar = "█" * round(done * width) + "░" * (width - round(done * width))
@@ -137,9 +166,9 @@ def live_table(report: dict[str, Any], stop: StopConfig) -> Table:
 
 
 def progress(report: dict[str, Any], stop: StopConfig) -> tuple[float, float | None]:
-    """How far the run is towards the nearest stop condition, 0 … 1, and seconds left if known.
+    """Progress towards the nearest stop condition, 0 … 1, and seconds left if known.
 
-    A score is no measure of progress in time: it counts for the bar, never for the ETA.
+    A score does not grow evenly: it counts for the bar, never for the ETA.
     """
     shares: list[float] = []
     lefts: list[float] = []
@@ -159,25 +188,25 @@ def progress(report: dict[str, Any], stop: StopConfig) -> tuple[float, float | N
 
 
 def eta(left_s: float | None, stop: StopConfig) -> str:
-    """How long it takes still; with a score to reach, how long at the most."""
+    """Time left; with a score as stop condition, the time left at most."""
     if left_s is None:
         return ""
     return f" {'limit in' if stop.score is not None else 'ETA'} {duration(left_s)}"
 
 
 def evaluating(report: dict[str, Any]) -> str:
-    """Says that a new score is on its way."""
+    """A note while an evaluation is in progress, else an empty string."""
     return ", evaluating …" if report["evaluating"] else ""
 
 
 def missing(report: dict[str, Any]) -> str:
-    """Says how many actors are up, unless all are."""
+    """The number of ready actors, an empty string if all are."""
     up, actors = report["actors_up"], report["actors"]
-    return f"; {up} of {actors} actors up" if up < actors else ""
+    return f"; {up} of {actors} actors ready" if up < actors else ""
 
 
 def number(value: float | None, digits: int = 1) -> str:
-    """A number, or a dash where there is none yet."""
+    """A number as text, a dash for none, NaN or infinity."""
     finite = value is not None and value == value and abs(value) != float("inf")
     return f"{value:,.{digits}f}" if finite else "–"
 

@@ -1,4 +1,4 @@
-"""What a checkpoint of a run holds: checked before anything is made of it."""
+"""The state of a checkpoint as a model: validated before a part is made from it."""
 
 from __future__ import annotations
 
@@ -8,30 +8,29 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from common import wire
 from common.checkpoint import Checkpoint
-from common.errors import CheckpointError
 from common.config import Config, build, one_line
-from common.types import Array
-from common.errors import UserError
+from common.errors import CheckpointError, UserError
 from common.parts import shard as shard_part
+from common.types import Array
 from replay_server.shard_checkpoint import ShardRestore
 
 FORMAT = 2
 LEARNING_KEYS = ("reward_clip", "life_loss_ends")
-"""Keys of `env` that change neither the game nor what is seen of it: a run may change them."""
+"""Keys of `env` that change neither the game nor its observations: a resume may change them."""
 MAX_COUNT = 1 << 53
-"""Beyond any count of a run; floating point numbers count exactly up to it."""
+"""Greater than any count of a run; floating point numbers count exactly up to it."""
 
 _Count = Annotated[int, Field(ge=0, lt=MAX_COUNT)]
 
 
 class _Part(BaseModel):
-    """What is there must be of its type exactly; what a newer version adds is left alone."""
+    """Known keys must have exactly their type; unknown keys, of a newer version, are ignored."""
 
     model_config = ConfigDict(strict=True, frozen=True, allow_inf_nan=False)
 
 
-class _Learner(_Part):
-    """See `Learner.state`; it travels as it is, so nothing else may be in it."""
+class LearnerState(_Part):
+    """Metadata of `Learner.state`; it is passed on as it is, so further keys are refused."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -40,7 +39,7 @@ class _Learner(_Part):
     target_syncs: _Count
 
 
-class _Limiter(_Part):
+class LimiterState(_Part):
     """See `RateLimiter.state`."""
 
     inserted: _Count
@@ -51,8 +50,8 @@ class _Limiter(_Part):
     ratio_from_sampled: _Count
 
 
-class _Counters(_Part):
-    """See `Counters`; one that is newer than the checkpoint is 0."""
+class CountersState(_Part):
+    """See `Counters`; a counter that is newer than the checkpoint is 0."""
 
     env_steps: _Count = 0
     frames: _Count = 0
@@ -66,12 +65,22 @@ class _Counters(_Part):
     wall_s: Annotated[float, Field(ge=0)] = 0.0
 
 
-class _State(_Part):
-    """`state.json`."""
+class RunState(_Part):
+    """`state.json` of a checkpoint.
 
-    counters: _Counters
-    learner: _Learner
-    limiter: _Limiter
+    Attributes:
+        counters: of the run.
+        learner: metadata of the learner's tensors.
+        limiter: state of the rate limiter.
+        score, best_score: of the evaluations; None before the first.
+        shards: number of shards that the checkpoint holds; 0: replay was not saved.
+        incarnation: greatest incarnation that the run had used.
+        config: the whole configuration, nested by section.
+    """
+
+    counters: CountersState
+    learner: LearnerState
+    limiter: LimiterState
     score: float | None
     best_score: float | None
     shards: _Count
@@ -79,30 +88,39 @@ class _State(_Part):
     config: dict[str, Any]
 
 
-def check_state(checkpoint: Checkpoint) -> None:
-    """Refuse a checkpoint whose state is none that a run can go on from.
+def parse_state(checkpoint: Checkpoint) -> RunState:
+    """The state of a checkpoint, validated.
 
     Raises:
-        CheckpointError: in one line what is wrong.
+        CheckpointError: the state is of another version, or damaged; the message is one line.
     """
-    state, tensors = checkpoint.state, checkpoint.tensors
-    required = {name for name, field in _State.model_fields.items() if field.is_required()}
-    if state.get("format") != FORMAT or required - state.keys() or "learner" not in tensors:
+    raw = checkpoint.state
+    required = {name for name, field in RunState.model_fields.items() if field.is_required()}
+    if raw.get("format") != FORMAT or required - raw.keys() or "learner" not in checkpoint.tensors:
         raise CheckpointError(f"{checkpoint}: is of another version of raydqn")
     try:
-        _State.model_validate(state)
-        _check_shards(checkpoint)
-        build(state["config"], "config")
+        state = RunState.model_validate(raw)
+        _check_shards(checkpoint, state.shards)
+        build(state.config, "config")
     except (ValidationError, UserError, ValueError, RecursionError) as error:
         reason = one_line(error) if isinstance(error, ValidationError) else str(error)
-        reason = " ".join(reason.split())  # one line, whatever a file has put into it
+        reason = " ".join(reason.split())  # values of the file may hold line breaks
         raise CheckpointError(
             f"{checkpoint}: its state cannot be understood ({reason:.200})"
         ) from None
+    return state
 
 
-def _check_shards(checkpoint: Checkpoint) -> None:
-    count = checkpoint.state["shards"]
+def check_state(checkpoint: Checkpoint) -> None:
+    """Refuse a checkpoint whose state is not valid.
+
+    Raises:
+        CheckpointError: as `parse_state`.
+    """
+    parse_state(checkpoint)
+
+
+def _check_shards(checkpoint: Checkpoint, count: int) -> None:
     if count > len(checkpoint.files):
         raise ValueError(f"shards={count}: there are only {len(checkpoint.files)} files")
     for index in range(count):
@@ -112,42 +130,54 @@ def _check_shards(checkpoint: Checkpoint) -> None:
 
 
 def shard_file(name: str, index: int) -> str:
-    """What the file of a shard is called in checkpoint `name`."""
+    """Name of a shard's file in checkpoint `name`."""
     return f"{name}/{shard_part(index)}.rdqn"
 
 
 def shard_restore(checkpoint: Checkpoint, part: int, parts: int) -> ShardRestore | None:
-    """What shard `part` of `parts` begins with; None: with nothing.
+    """What shard `part` of `parts` restores from a checkpoint.
 
-    So it is if nothing was saved of the replay memory, or if nothing is to be gone on from.
+    None if the checkpoint holds no replay memory, or if the run is to resume without it.
+
+    Raises:
+        CheckpointError: as `parse_state`.
     """
-    count = checkpoint.state["shards"]
-    if not count or not checkpoint.replay:
+    if not checkpoint.replay:
+        return None
+    count = parse_state(checkpoint).shards
+    if not count:
         return None
     names = tuple(shard_file(checkpoint.name, index) for index in range(count))
     return ShardRestore(checkpoint.url, names, checkpoint.files, part, parts)
 
 
 def learner_state(checkpoint: Checkpoint) -> Array:
-    """What `Learner.state` returned when the checkpoint was made."""
-    return wire.encode(checkpoint.tensors["learner"], checkpoint.state["learner"])
-
-
-def check_origin(checkpoint: Checkpoint, config: Config) -> None:
-    """Refuse a checkpoint that was made with another game, another view of it, or another network.
+    """The state that the learner restores from a checkpoint, as `Learner.state` returned it.
 
     Raises:
-        UserError: names the key and both values.
+        CheckpointError: as `parse_state`.
     """
-    check_state(checkpoint)
-    saved = build(checkpoint.state["config"]).model_dump(mode="json")
+    return wire.encode(checkpoint.tensors["learner"], parse_state(checkpoint).learner.model_dump())
+
+
+def check_restorable(checkpoint: Checkpoint, config: Config) -> RunState:
+    """The state of a checkpoint that a run with `config` can restore.
+
+    Raises:
+        CheckpointError: as `parse_state`.
+        UserError: the checkpoint has another game, other observations, or another network; the
+            message names the key and both values.
+    """
+    state = parse_state(checkpoint)
+    saved = build(state.config).model_dump(mode="json")
     mine = config.model_dump(mode="json")
     keys = [(section, key) for section in ("env", "network") for key in mine[section]]
     for section, key in keys:
         wanted = mine[section][key]
-        was = saved[section][key]  # its default, if the key is newer than the checkpoint
+        was = saved[section][key]  # the default, if the key is newer than the checkpoint
         if was != wanted and key not in LEARNING_KEYS:
             raise UserError(
                 f"{section}.{key}={wanted}: the checkpoint {checkpoint} was made with {was}, "
                 f"it is of another {'environment' if section == 'env' else section}"
             )
+    return state

@@ -1,6 +1,6 @@
-"""CheckpointJob a run: the learner, every shard, and what the supervisor knows, as one checkpoint.
+"""Writing checkpoints of a run: the learner, every shard, and the supervisor's state.
 
-On Ray it is done beside the run, in a thread; each shard writes its own files, in its process.
+On Ray a thread writes them in the background; each shard writes its own files, in its process.
 """
 
 from __future__ import annotations
@@ -14,37 +14,37 @@ from typing import Any
 from common import wire
 from common.checkpoint import CheckpointStore, Files
 from common.config import CheckpointConfig
+from common.errors import StillSavingError
 from common.handles import Failed, Future, Handle
+from common.parts import shard as shard_part
 from common.types import Array
 from deploy.runs.checkpoint_schema import FORMAT, shard_file
-from common.parts import shard as shard_part
-from common.errors import StillSavingError
 
 POLL_S = 0.05
 GRACE_S = 5.0
-"""How much longer than `checkpoint.timeout_s` a save has to say itself what it waits for."""
+"""Time beyond `checkpoint.timeout_s` in which the job itself can name the part that timed out."""
 ABANDON_S = 60.0
-"""How long other shards have to end what they write when one has failed."""
+"""Time in which the other shards can finish writing when one has failed."""
 
 
 @dataclass(slots=True)
 class CheckpointJob:
-    """A checkpoint on its way.
+    """A checkpoint that is being written.
 
     Attributes:
-        state: of the run, for `state.json`; the learner's part comes from the learner.
-        learner, shards: parts to save. No shards: replay is not saved.
-        mark: whatever the one who began it wants back.
-        error: why it was not written; None: it was.
+        state: of the run, for `state.json`; the learner adds its own part.
+        learner, shards: parts to save. Without shards, replay is not saved.
+        progress: of the run when the job began; handed back to the caller.
+        error: reason of the failure; None: the checkpoint is written.
         tensors: of the learner.
-        remark: what else is to be said of one that was written.
-        wall_s: seconds that it took.
+        remark: a note about a checkpoint that is written.
+        wall_s: seconds that the job took.
     """
 
     state: dict[str, Any]
     learner: Handle
     shards: list[Handle]
-    mark: Any
+    progress: Any
     error: Exception | None = None
     tensors: dict[str, Array] | None = None
     remark: str | None = None
@@ -52,23 +52,29 @@ class CheckpointJob:
 
 
 class CheckpointWriter:
-    """Writes one checkpoint at a time."""
+    """Runs one checkpoint job at a time.
 
-    def __init__(self, store: CheckpointStore, config: CheckpointConfig, beside: bool) -> None:
-        """Nothing is under way.
+    Attributes:
+        store: of the checkpoints.
+        tried_s: `time.monotonic()` when the last job began.
+        tried_steps: learner steps when the last job began.
+    """
+
+    def __init__(self, store: CheckpointStore, config: CheckpointConfig, background: bool) -> None:
+        """A writer without a job.
 
         Args:
-            store: where they go.
-            config: when.
-            beside: write in a thread, while the run goes on. Otherwise the run waits, and the clock
-                says nothing about when: it must not decide what is learned.
+            store: of the checkpoints.
+            config: when a checkpoint is due.
+            background: write in a thread while the run goes on. Otherwise the run waits, and
+                `every_s` is ignored: the clock must not influence the results.
         """
         self.store = store
         self._config = config
-        self._beside = beside
+        self._background = background
         self._thread: threading.Thread | None = None
-        self._saving: CheckpointJob | None = None
-        self._late: threading.Thread | None = None  # of one that was given up: it may end yet
+        self._job: CheckpointJob | None = None
+        self._late: threading.Thread | None = None  # of an abandoned job; it may finish yet
         self._late_from_s = 0.0
         self._end_s = math.inf
         self.tried_s = time.monotonic()
@@ -77,75 +83,78 @@ class CheckpointWriter:
 
     @property
     def busy(self) -> bool:
-        """Whether a checkpoint is on its way, or its outcome was not taken yet."""
-        return self._saving is not None
+        """Whether a job is in progress, or its outcome has not been taken yet."""
+        return self._job is not None
 
     def due(self, now: float, learner_steps: int, transitions: int = 0) -> bool:
-        """Whether one should begin.
+        """Whether a job should begin.
 
-        Beside the run, whatever was done is worth saving, learner steps or not: a memory that
-        fills up may take hours. In one process only learner steps count.
+        In the background any progress is worth saving, even without learner steps: the memory may
+        take hours to fill. In one process only learner steps count.
 
         Args:
             now: `time.monotonic()`.
             learner_steps: of the run.
-            transitions: inserted, likewise.
+            transitions: number of inserted transitions of the run.
         """
-        if self._tried_transitions is None:  # a run that was resumed has nothing new yet
+        if self._tried_transitions is None:  # a resumed run has no progress of its own yet
             self._tried_transitions = transitions
         if self.busy:
             return False
         since = learner_steps - self.tried_steps
         every, every_s = self._config.every_learner_steps, self._config.every_s
-        if self._beside and every_s is not None:
-            anything = since >= 1 or transitions != self._tried_transitions
-            return anything and now - self.tried_s >= every_s
+        if self._background and every_s is not None:
+            progress = since >= 1 or transitions != self._tried_transitions
+            return progress and now - self.tried_s >= every_s
         return every is not None and since >= max(1, every)
 
     def change(self, config: CheckpointConfig) -> None:
-        """Go by another configuration from now on; where they go stays."""
+        """Apply another configuration; the storage stays the same."""
         self._config = config
 
     def end_by(self, end_s: float) -> None:
-        """From `end_s` on (`time.monotonic()`) nothing is waited for any more."""
+        """Let `take` wait no longer than until `end_s` (`time.monotonic()`)."""
         self._end_s = end_s
 
-    def begin(self, saving: CheckpointJob, learner_steps: int) -> None:
-        """Write a checkpoint; see `take`."""
-        assert self._saving is None
+    def begin(self, job: CheckpointJob, learner_steps: int) -> None:
+        """Begin a job; `take` returns it when it is done."""
+        assert self._job is None
         self.tried_s, self.tried_steps = time.monotonic(), learner_steps
-        self._tried_transitions = saving.state["counters"].get("transitions", 0)
-        self._saving = saving
+        self._tried_transitions = job.state["counters"].get("transitions", 0)
+        self._job = job
         if self._late is not None and self._late.is_alive():
-            # It cannot be interrupted; two at once would remove each other's files.
+            # A thread cannot be interrupted, and two jobs would remove each other's files.
             waited_s = self.tried_s - self._late_from_s
-            saving.error = self._timeout(f"one that began {waited_s:,.0f} s ago hangs still")
+            job.error = self._timeout(f"a job that began {waited_s:,.0f} s ago still hangs")
             return
         self._late = None
-        if not self._beside:
-            self._write(saving)
+        if not self._background:
+            self._run(job)
             return
         self._thread = threading.Thread(
-            target=self._write, args=(saving,), name="checkpoint", daemon=True
+            target=self._run, args=(job,), name="checkpoint", daemon=True
         )
         self._thread.start()
 
     def take(self, timeout_s: float = 0.0) -> CheckpointJob | None:
-        """The checkpoint that was begun, when it is written or has failed; else None.
+        """The job that was begun, when it is done; None while it is in progress.
 
-        One that takes longer than `checkpoint.timeout_s` has failed.
+        A job that takes longer than `checkpoint.timeout_s` fails.
+
+        Args:
+            timeout_s: seconds to wait for it.
         """
         if self._thread is not None:
             self._thread.join(max(0.0, min(timeout_s, self._end_s - time.monotonic())))
             if self._thread.is_alive():
-                if self._saving is None or time.monotonic() < self._deadline_s + GRACE_S:
+                if self._job is None or time.monotonic() < self._deadline_s + GRACE_S:
                     return None
                 self._late, self._late_from_s = self._thread, self.tried_s
-                error = self._timeout("the storage does not answer")
-                self._saving = replace(self._saving, error=error, tensors=None)
+                error = self._timeout("the storage timed out")
+                self._job = replace(self._job, error=error, tensors=None)
             self._thread = None
-        saving, self._saving = self._saving, None
-        return saving
+        job, self._job = self._job, None
+        return job
 
     @property
     def _deadline_s(self) -> float:
@@ -158,40 +167,34 @@ class CheckpointWriter:
             f"{self._config.timeout_s:g}: {reason}"
         )
 
-    def _write(self, saving: CheckpointJob) -> None:
+    def _run(self, job: CheckpointJob) -> None:
         start = time.perf_counter()
         try:
-            self._written(saving)
-        except Exception as error:  # the loop hears of it, from whatever thread
-            saving.error = error
-        saving.wall_s = time.perf_counter() - start
+            self._write(job)
+        except Exception as error:  # `take` hands it to the loop's thread
+            job.error = error
+        job.wall_s = time.perf_counter() - start
 
-    def _written(self, saving: CheckpointJob) -> None:
+    def _write(self, job: CheckpointJob) -> None:
         deadline_s = self._deadline_s
-        call = saving.learner.call("state")
-        buffer: Array = self._answer(call, deadline_s, "the learner does not answer")
+        call = job.learner.call("state")
+        buffer: Array = self._result(call, deadline_s, "the learner timed out")
         tensors, learner = wire.decode(buffer)
-        saving.tensors = tensors
-        # The learner may be a call ahead of what was reported; its own count is the checkpoint's.
+        job.tensors = tensors
+        # The learner may be a call ahead of its last report; the checkpoint holds its own count.
         steps = int(learner["learner_steps"])
         name = self.store.new_name(steps)
-        files = self._save_shards(saving.shards, name, deadline_s)
-        state = {
-            "format": FORMAT,
-            **saving.state,
-            "learner": learner,
-            "shards": len(saving.shards),
-        }
+        files = self._save_shards(job.shards, name, deadline_s)
+        state = {"format": FORMAT, **job.state, "learner": learner, "shards": len(job.shards)}
         state["counters"] = {**state["counters"], "learner_steps": steps}
         self.store.commit(name, {"learner": tensors}, state, files)
         if self.store.untidy is not None:
-            saving.remark = f"older checkpoints could not be removed: {self.store.untidy}"
+            job.remark = f"older checkpoints could not be removed: {self.store.untidy}"
 
     def _save_shards(self, shards: list[Handle], name: str, deadline_s: float) -> Files:
         """Have all shards write their parts, side by side; the files that they have written.
 
-        If one fails, the others are waited for all the same: what they are at would be in the way
-        of the next checkpoint.
+        If one fails, the others still finish: their writes would disturb the next checkpoint.
         """
         files: Files = {}
         failure: Exception | None = None
@@ -210,8 +213,8 @@ class CheckpointWriter:
     def _begin_shard(self, shard: Handle, index: int, name: str) -> Future[None]:
         url = self.store.storage.url
         try:
-            return shard.call("begin_save", url, shard_file(name, index), self._beside)
-        except Exception as error:  # inline it is raised here, else by `result`
+            return shard.call("begin_save", url, shard_file(name, index), self._background)
+        except Exception as error:  # raised here inline, by `result` on Ray
             return Failed(error)
 
     def _saved_by(
@@ -220,21 +223,21 @@ class CheckpointWriter:
         title = str(shard_part(index))
         while True:
             try:
-                self._answer(call, deadline_s, f"{title} does not answer")
+                self._result(call, deadline_s, f"{title} timed out")
                 break
-            except StillSavingError:  # at one that was given up
-                self._wait(deadline_s, f"{title} is at the one before still")
+            except StillSavingError:  # of an abandoned job
+                self._wait(deadline_s, f"{title} is still writing the previous one")
                 call = self._begin_shard(shard, index, name)
         while True:
-            written: Files | None = self._answer(
-                shard.call("saved"), deadline_s, f"{title} does not answer"
+            written: Files | None = self._result(
+                shard.call("saved"), deadline_s, f"{title} timed out"
             )
             if written is not None:
                 return written
-            self._wait(deadline_s, f"{title} is at it still")
+            self._wait(deadline_s, f"{title} is still writing")
 
-    def _answer(self, call: Future[Any], deadline_s: float, reason: str) -> Any:
-        """What a call returns, if it returns in time."""
+    def _result(self, call: Future[Any], deadline_s: float, reason: str) -> Any:
+        """The result of a call, within the deadline."""
         while deadline_s < math.inf and not call.done():
             self._wait(deadline_s, reason)
         return call.result()

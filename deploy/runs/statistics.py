@@ -1,4 +1,4 @@
-"""What a run has done so far: counters, rates and scores, and the reports made of them."""
+"""Statistics of a run: counters, rates and scores, and the report lines made of them."""
 
 from __future__ import annotations
 
@@ -22,15 +22,17 @@ from common.types import (
     ShardStatistics,
     ShardSummary,
 )
+from deploy.runs.checkpoint_schema import RunState
 from deploy.runs.metrics import MIN_RATE_S, Rate
 from replay_server.rate_limiter import RateLimiter
 
 RECENT_EPISODES = 100
+"""Episodes in the mean return of a report."""
 
 
 @dataclass(slots=True)
 class Counters:
-    """What a run has done; each in one unit. Saved with every checkpoint."""
+    """Totals of a run, saved with every checkpoint."""
 
     env_steps: int = 0
     frames: int = 0
@@ -46,7 +48,7 @@ class Counters:
 
 @dataclass(slots=True)
 class _Window:
-    """What happened since the last line of metrics."""
+    """Sums since the last report line."""
 
     episodes: list[Episode] = field(default_factory=list)
     actor_s: float = 0.0
@@ -58,20 +60,28 @@ class _Window:
     sample_wait_s: float = 0.0
 
 
-class Records:
-    """Takes in the reports of all parts; gives out lines of metrics and the summary."""
+class RunStatistics:
+    """Collects the reports of all parts; makes report lines and the summary.
+
+    Attributes:
+        counters: totals, earlier attempts included.
+        score: of the newest evaluation, earlier attempts included; NaN before the first.
+        best_score: likewise; −∞ before the first.
+        last_evaluation: of this attempt.
+        reported_s: `time.monotonic()` of the last report line.
+    """
 
     def __init__(self, config: Config, started_s: float) -> None:
-        """Nothing done yet.
+        """Statistics of a run that has done nothing yet.
 
         Args:
             config: of the run.
             started_s: `time.monotonic()` when the command began.
         """
         self.counters = Counters()
-        self.score = math.nan  # of the newest evaluation, one before a resume included
+        self.score = math.nan
         self.best_score = -math.inf
-        self.last_evaluation: EvaluationReport | None = None  # of this life
+        self.last_evaluation: EvaluationReport | None = None
         self.reported_s = started_s
         self._config = config
         self._started_s = started_s
@@ -84,43 +94,42 @@ class Records:
         self._window = _Window()
         self._recent: deque[float] = deque(maxlen=RECENT_EPISODES)
         self._env_rate, self._learner_rate = Rate(), Rate()
-        # (seconds, count) when acting and learning began in this life: means are taken from there.
+        # (seconds, count) when acting and learning began in this attempt; mean rates start there.
         self._acting_since: tuple[float, int] | None = None
         self._learning_since: tuple[float, int] | None = None
 
-    def restore(self, state: dict[str, Any]) -> None:
-        """Go on from what `state` said when a checkpoint was saved."""
-        known = Counters.__dataclass_fields__
-        self.counters = Counters(**{k: v for k, v in state["counters"].items() if k in known})
+    def restore(self, state: RunState) -> None:
+        """Continue from the counters and scores of a checkpoint."""
+        self.counters = Counters(**state.counters.model_dump())
         self._wall_before_s = self.counters.wall_s
-        if state["best_score"] is not None:
-            self.best_score = float(state["best_score"])
-        if state["score"] is not None:
-            self.score = float(state["score"])
+        if state.best_score is not None:
+            self.best_score = state.best_score
+        if state.score is not None:
+            self.score = state.score
 
     def state(self) -> dict[str, Any]:
-        """Scores for a checkpoint; the counters are saved beside them."""
+        """Scores for a checkpoint, which holds the counters too."""
         return {"score": _rounded(self.score, 9), "best_score": _rounded(self.best_score, 9)}
 
     @property
     def wall_s(self) -> float:
-        """Seconds since the command began, and those of earlier lives."""
+        """Seconds since the command began, plus those of earlier attempts."""
         return self._wall_before_s + time.monotonic() - self._started_s
 
     @property
     def evaluated_steps(self) -> int:
-        """Learner steps of the weights that were evaluated last in this life; −1 for none."""
+        """Learner steps of the last evaluated weights of this attempt; −1 before the first."""
         return self.last_evaluation.learner_steps if self.last_evaluation else -1
 
     def resize(self, config: Config) -> None:
-        """Go on with another number of actors."""
+        """Apply another number of actors."""
         self._config = config
         self._actors = {i: r for i, r in self._actors.items() if i < config.actors.count}
 
-    # --- what parts report ------------------------------------------------------------------
+    # --- reports of the parts ----------------------------------------------------------------
 
     def actor(self, report: ActorReport) -> None:
-        """An actor's report."""
+        """Add an actor's report."""
         counters, window, now = self.counters, self._window, time.monotonic()
         counters.env_steps += report.env_steps
         counters.frames += report.frames
@@ -141,7 +150,7 @@ class Records:
         self._env_rate.add(now, counters.env_steps)
 
     def learner(self, report: LearnerReport) -> None:
-        """A report of the learner's."""
+        """Add a report of the learner's."""
         now = time.monotonic()
         self.counters.learner_steps = report.learner_steps
         self.counters.samples += report.samples
@@ -153,29 +162,29 @@ class Records:
         self._learner_rate.add(now, report.learner_steps)
 
     def replay(self, shards: list[ShardStatistics]) -> None:
-        """What the shards hold and what was drawn from them, for the next line."""
+        """Add statistics of all shards; the next report line contains them."""
         self._statistics = {
             "shards": [_plain(one) for one in shards],
             "all": _plain(over_all_shards(shards)),
         }
 
     def checkpoint(self, wall_s: float) -> None:
-        """A checkpoint was written, in so many seconds."""
+        """Count a checkpoint that took `wall_s` seconds to write."""
         self._checkpoints += 1
         self._checkpoint_s = wall_s
 
     def learner_steps_per_s(self, now: float) -> float:
-        """Over the last seconds."""
+        """Rate of the learner over the last seconds before `now`."""
         return self._learner_rate.per_s(now)
 
     @property
     def version(self) -> int:
-        """Newest version of the weights that was heard of; −1: none."""
+        """Newest version of the weights that a part has reported; −1 before the first."""
         acting = max((report.version for report in self._actors.values()), default=-1)
         return max(acting, self._learner.version if self._learner else -1)
 
     def evaluation(self, report: EvaluationReport) -> bool:
-        """An evaluation; whether it is the best so far."""
+        """Add an evaluation; True if its score is the best so far."""
         self.counters.evaluations += 1
         self.score = report.score
         self.last_evaluation = report
@@ -184,32 +193,18 @@ class Records:
         self.best_score = report.score
         return True
 
-    # --- what is made of it -----------------------------------------------------------------
+    # --- report lines and the summary --------------------------------------------------------
 
     def line(self, limiter: RateLimiter, evaluating: bool, actors_up: int) -> dict[str, Any]:
-        """One line of metrics; the next one begins here.
+        """A report line; sums since the last one start again at zero.
 
         Args:
             limiter: of the run.
-            evaluating: an evaluation is under way.
-            actors_up: how many of the actors have come up.
+            evaluating: an evaluation is in progress.
+            actors_up: number of actors that are ready.
         """
         now = time.monotonic()
-        counters, window, learner = self.counters, self._window, self._learner
-        actors = self._config.actors.count
-        # The last report may follow hard on the one before it.
-        interval_s = max(MIN_RATE_S, now - self.reported_s)
-
-        # What only the learner knows is unknown, not 0, until it reports: shards fill up before.
-        def reported(name: str) -> float:
-            return getattr(learner, name) if learner else math.nan
-
-        def in_shards(name: str) -> float:
-            return sum(getattr(shard, name) for shard in learner.replay) if learner else math.nan
-
-        # A mean over the few who reported first would be another number.
-        complete = len(self._actors) == actors
-        epsilons = [report.epsilon for report in self._actors.values()] if complete else []
+        counters = self.counters
         line: dict[str, Any] = {
             "wall_s": round(self.wall_s, 3),
             "env_steps": counters.env_steps,
@@ -224,13 +219,47 @@ class Records:
             "evaluating": evaluating,
             "return_mean_100": _mean(self._recent),
             "episodes_total": counters.episodes,
+            **self._learner_line(),
+            "replay": self._statistics,
+            "restarts": counters.restarts,
+            "dropped": counters.dropped,
+            "checkpoints": self._checkpoints,
+            "checkpoint_s": self._checkpoint_s,
+            "actors_up": actors_up,
+            **self._busy_line(now),
+            "limiter": limiter.explain(),
+            "limiter_waiting": limiter.waiting,
+            "limiter_waiting_s": round(limiter.waiting_s, 3),
+            "returns_by_epsilon": _by_epsilon(self._window.episodes),
+            "episodes": [[e.ret, e.length, round(e.epsilon, 6)] for e in self._window.episodes],
+        }
+        self._window = _Window()
+        self._statistics = None
+        self.reported_s = now
+        return line
+
+    def _learner_line(self) -> dict[str, Any]:
+        """Losses, weights and memory; NaN where the learner has not reported yet."""
+        learner = self._learner
+
+        # NaN, not 0: shards fill before the first report, and totals must not fall at a resume.
+        def reported(name: str) -> float:
+            return getattr(learner, name) if learner else math.nan
+
+        def in_shards(name: str) -> float:
+            return sum(getattr(shard, name) for shard in learner.replay) if learner else math.nan
+
+        # The mean over the first few actors that report would be another number.
+        complete = len(self._actors) == self._config.actors.count
+        epsilons = [report.epsilon for report in self._actors.values()] if complete else []
+        return {
             "epsilon": _mean(epsilons),
             "loss": reported("loss"),
             "mean_q": reported("mean_q"),
             "td_error": reported("td_error"),
             "grad_norm": reported("grad_norm"),
             "weights_version": reported("version"),
-            "weights_fetched": window.fetches,
+            "weights_fetched": self._window.fetches,
             "oldest_acting_version": min(
                 (report.version for report in self._actors.values()), default=math.nan
             ),
@@ -244,38 +273,30 @@ class Records:
             "replay_bytes": in_shards("nbytes"),
             "replay_evicted_unsampled": in_shards("evicted_unsampled"),
             "replay_orphaned": in_shards("orphaned"),
-            "replay": self._statistics,
-            "restarts": counters.restarts,
-            "dropped": counters.dropped,
-            "checkpoints": self._checkpoints,
-            "checkpoint_s": self._checkpoint_s,
+            "rounds_in_flight": reported("rounds_in_flight"),
+        }
+
+    def _busy_line(self, now: float) -> dict[str, Any]:
+        """Shares of the time since the last report line."""
+        window, actors = self._window, self._config.actors.count
+        interval_s = max(MIN_RATE_S, now - self.reported_s)  # two lines may follow each other fast
+        return {
             "actors": actors,
-            "actors_up": actors_up,
             "actor_busy": window.actor_s / (interval_s * actors),
             "env_share": window.env_s / window.actor_s if window.actor_s else math.nan,
             "policy_share": window.policy_s / window.actor_s if window.actor_s else math.nan,
             "insert_wait_s": window.insert_wait_s,
             "inserts_in_flight": sum(r.inserts_in_flight for r in self._actors.values()),
-            "rounds_in_flight": reported("rounds_in_flight"),
             "learner_busy": (window.train_s - window.sample_wait_s) / interval_s,
             "sample_wait_s": window.sample_wait_s,
-            "limiter": limiter.explain(),
-            "limiter_waiting": limiter.waiting,
-            "limiter_waiting_s": round(limiter.waiting_s, 3),
-            "returns_by_epsilon": _by_epsilon(window.episodes),
-            "episodes": [[e.ret, e.length, round(e.epsilon, 6)] for e in window.episodes],
         }
-        self._window = _Window()
-        self._statistics = None
-        self.reported_s = now
-        return line
 
     def summary(self, limiter: RateLimiter, policy: dict[str, Array]) -> dict[str, Any]:
-        """How the run went, as far as the records know.
+        """Totals, mean rates and scores of the run.
 
         Args:
             limiter: of the run.
-            policy: its last weights.
+            policy: the last weights.
         """
         counters, evaluation = self.counters, self.last_evaluation
         return {
@@ -300,9 +321,9 @@ class Records:
 
 
 def over_all_shards(shards: list[ShardStatistics]) -> ShardStatistics:
-    """Statistics of the whole memory: sums of counts, and means over all items drawn.
+    """Statistics of the whole memory: sums of counts, and means over all sampled items.
 
-    An item's age is in inserts into its own shard, and comes out so.
+    The age of an item is counted in inserts into its own shard.
     """
     summaries = [one.summary for one in shards]
     totals = {
@@ -324,7 +345,7 @@ def over_all_shards(shards: list[ShardStatistics]) -> ShardStatistics:
 
 
 def _plain(statistics: ShardStatistics) -> dict[str, Any]:
-    """For JSON: histograms as what is counted → how many."""
+    """Statistics as JSON values; a histogram maps each bin to its count."""
     summary = {k: v for k, v in asdict(statistics.summary).items() if v != -1}
     return {
         **summary,
@@ -337,7 +358,7 @@ def _plain(statistics: ShardStatistics) -> dict[str, Any]:
 
 
 def hash_arrays(arrays: dict[str, Array]) -> str:
-    """SHA-256 over names and bytes: equal exactly if all weights are, bit for bit."""
+    """SHA-256 over names and bytes; equal if and only if all arrays are, bit for bit."""
     digest = hashlib.sha256()
     for name in sorted(arrays):
         digest.update(name.encode())
@@ -361,7 +382,7 @@ def _rounded(value: float, digits: int) -> float | None:
 
 
 def _by_epsilon(episodes: list[Episode]) -> dict[str, dict[str, float]]:
-    """Mean return per band of ε: returns of explorers are no score, and mix badly."""
+    """Mean return per band of ε, because returns at different ε are not comparable."""
     bands: dict[str, list[float]] = {}
     for episode in episodes:
         bands.setdefault(_band(episode.epsilon), []).append(episode.ret)

@@ -28,7 +28,9 @@ class Checkpoints:
         self._context = context
         self._fleet = fleet
         self._writer = CheckpointWriter(
-            context.folder.checkpoints, context.config.checkpoint, beside=context.runtime.parallel
+            context.folder.checkpoints,
+            context.config.checkpoint,
+            background=context.runtime.parallel,
         )
         self._saved: Counters | None = None  # the work that the newest checkpoint holds
         self._resumed_from = ""  # until another one is written
@@ -126,7 +128,7 @@ class Checkpoints:
         }
         replay = context.config.checkpoint.replay
         shards = [slot.handle for slot in fleet.shards] if replay else []
-        job = CheckpointJob(state, fleet.learner.handle, shards, mark=context.done)
+        job = CheckpointJob(state, fleet.learner.handle, shards, progress=context.done)
         self._writer.begin(job, counters.learner_steps)
 
     def _end_episodes(self) -> None:
@@ -162,8 +164,8 @@ class Checkpoints:
         context.notify(f"{message}; going on", logging.WARNING, detail_of(error))
 
     def _note_saved(self, job: CheckpointJob) -> CheckpointWritten:
-        self._saved, self._resumed_from = job.mark, ""
-        steps = job.mark.learner_steps
+        self._saved, self._resumed_from = job.progress, ""
+        steps = job.progress.learner_steps
         self._context.notify(
             f"checkpoint written after {steps:,} learner steps, in {job.wall_s:.1f} s",
             logging.DEBUG,

@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any
 from common.config import Config
 from common.errors import RemoteDiedError, UserError
 from common.handles import Future
-from deploy.reporting.progress import ProgressView
-from deploy.runs.metrics import RunFolder
-from deploy.runs.statistics import Counters, Records
+from deploy.runs.folder import RunFolder
+from deploy.runs.statistics import Counters, RunStatistics
 from deploy.runtime.ray_runtime import Runtime
 from deploy.supervisor.timeouts import Timeouts
 from replay_server.rate_limiter import RateLimiter
 
 if TYPE_CHECKING:  # it imports torch; see deploy.launch.run
     from deploy.program import Program
+    from deploy.reporting.view import ProgressView
 
 TRAIN_CALLS_IN_FLIGHT = 2
 """The learner starts the second without waiting for the supervisor to read the first report."""
@@ -46,7 +46,7 @@ class Context:
     program: Program
     folder: RunFolder
     view: ProgressView
-    records: Records
+    records: RunStatistics
     limiter: RateLimiter
     timeouts: Timeouts
     started_s: float
@@ -73,7 +73,7 @@ class Context:
             config.insert_quantum,
             config.learner.batch_size,
         )
-        records = Records(config, started_s)
+        records = RunStatistics(config, started_s)
         return cls(program, folder, view, records, limiter, timeouts, started_s)
 
     @property
@@ -101,16 +101,8 @@ class Context:
         return isinstance(error, UserError) and self.done == self.begun
 
     def notify(self, text: str, level: int = logging.INFO, detail: str = "") -> None:
-        """Show an event to people.
-
-        Args:
-            text: one line.
-            level: of `logging`.
-            detail: the full cause, such as a traceback.
-        """
-        # Until the views take levels: `self.view.notify(text, level, detail)`.
-        if level >= logging.INFO:
-            self.view.notify(text)
+        """Show an event to people, and log it; see `ProgressView.notify`."""
+        self.view.notify(text, level, detail)
 
     def wait_for(self, calls: list[Future[Any]], timeout_s: float) -> list[Future[Any]]:
         """Wait until all calls are over; those that are not after `timeout_s`."""

@@ -12,7 +12,7 @@ from common.handles import Future
 from common.parts import Role
 from deploy.control.chaos import CRASH, parse_wish
 from deploy.control.file import APPLIED, ControlFile, changed, describe, keys_of
-from deploy.runs.metrics import CONTROL
+from deploy.runs.folder import CONTROL
 from deploy.runtime.ray_runtime import check_count
 from deploy.supervisor.context import Context, detail_of
 from deploy.supervisor.fleet import Fleet
@@ -151,7 +151,8 @@ class Control:
         service = self._fleet.control_service
         free = self._publication is None or self._publication.done()
         if service is not None and service.ready and free:
-            self._publication = service.client.publish(line, status)
+            log = self._context.folder.read_log()
+            self._publication = service.client.publish(line, {**status, **log})
 
     def service_restarted(self) -> None:
         """The calls of the earlier incarnation will not return."""

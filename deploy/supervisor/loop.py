@@ -22,8 +22,8 @@ from common.errors import (
 )
 from common.handles import Future
 from common.parts import Role
-from deploy.reporting.progress import ProgressView
-from deploy.runs.metrics import RunFolder
+from deploy.runs.checkpoint_schema import parse_state
+from deploy.runs.folder import RunFolder
 from deploy.supervisor import events
 from deploy.supervisor.actor_autoscaler import ActorAutoscaler
 from deploy.supervisor.actor_pool import ActorPool
@@ -46,6 +46,7 @@ from deploy.supervisor.timeouts import Timeouts
 
 if TYPE_CHECKING:  # it imports torch; see deploy.launch.run
     from deploy.program import Program
+    from deploy.reporting.view import ProgressView
 
 DEFAULT_TIMEOUTS = Timeouts()
 
@@ -106,14 +107,14 @@ class Supervisor:
         The limiter's ratio and range are those of the configuration, not of the checkpoint.
 
         Raises:
-            CheckpointError: the part of a shard is corrupt.
+            CheckpointError: the state, or the part of a shard, is corrupt.
         """
-        context = self.context
+        context, state = self.context, parse_state(checkpoint)
         self.restore_source.expected = True
-        context.records.restore(checkpoint.state)
+        context.records.restore(state)
         summaries = [shard.client.summary() for shard in self.fleet.shards]
         held = sum(summary.result().size for summary in summaries)
-        context.limiter.restore(checkpoint.state["limiter"], held)
+        context.limiter.restore(state.limiter.model_dump(), held)
         context.begun = context.done
         self.evaluation.reschedule()
         self.stall.sampled_before = context.limiter.sampled

@@ -11,7 +11,7 @@ from common.errors import CheckpointError, RunFailedError, UnreadableError
 from common.handles import Handle
 from common.parts import CONTROL_SERVICE, LEARNER, PartId, part_name, shard
 from deploy.control.service import Board
-from deploy.runs.checkpoint_schema import learner_state, shard_restore
+from deploy.runs.checkpoint_schema import learner_state, parse_state, shard_restore
 from deploy.supervisor.context import TRAIN_CALLS_IN_FLIGHT, Context
 
 EXTRA_VERSIONS = 1_000
@@ -108,9 +108,5 @@ class Spawner:
             raise RunFailedError("learner cannot be restarted: every checkpoint is corrupt")
         state = learner_state(checkpoint) if checkpoint else None
         program.learner = program.spawn_learner(state, incarnation)
-        self.learner_steps = _learner_steps(checkpoint) if checkpoint else 0
+        self.learner_steps = parse_state(checkpoint).learner.learner_steps if checkpoint else 0
         return program.learner
-
-
-def _learner_steps(checkpoint: Checkpoint) -> int:
-    return int(checkpoint.state["learner"]["learner_steps"])

@@ -12,8 +12,11 @@ import pytest
 from common import wire
 from common.config import merge
 from common.errors import UserError
-from deploy.launch.run import make_config, resume, train
-from deploy.runs.metrics import RunFolder, read_metrics
+from deploy.launch.presets import make_config
+from deploy.launch.resume import resume
+from deploy.launch.train import train
+from deploy.runs.folder import RunFolder
+from deploy.runs.metrics import read_metrics
 from replay_server import sum_tree
 from support.program import (
     TINY,
@@ -302,7 +305,7 @@ def test_ctrl_c_twice_stops_at_once(tmp_path):
         interrupt(process)
         out, err = process.communicate(timeout=15)
         assert process.returncode == 130
-        assert "saves a checkpoint; once more stops at once" in out
+        assert "saving a checkpoint; a second signal stops at once" in out
         assert err.strip() == "raydqn: stopped at once; there is no checkpoint"
 
 

@@ -16,7 +16,7 @@ from common.errors import CheckpointError, RunFailedError, StorageError
 from common.handles import Failed
 from common.parts import EVALUATOR, LEARNER, WEIGHT_STORE, part_name, shard
 from common.storage import LocalStorage
-from deploy.launch.run import train
+from deploy.launch.train import train
 from deploy.runtime.ray_runtime import InlineRuntime
 from support.fakes import (
     Crashing,

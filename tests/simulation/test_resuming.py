@@ -9,14 +9,18 @@ from pathlib import Path
 
 import pytest
 
-import deploy.launch.run
+import deploy.launch.runtimes
 import deploy.program
 from common.checkpoint import CheckpointStore, read_verified
 from common.config import merge
 from common.errors import UserError
 from common.storage import open_storage
-from deploy.launch.run import ATTEMPT_STRIDE, fetch_run, make_config, resume, train
-from deploy.runs.metrics import RunFolder, read_metrics
+from deploy.launch.presets import make_config
+from deploy.launch.resume import fetch_run, resume
+from deploy.launch.run import ATTEMPT_STRIDE
+from deploy.launch.train import train
+from deploy.runs.folder import RunFolder
+from deploy.runs.metrics import read_metrics
 from support.fakes import SideBySide, tiny
 from support.program import TINY
 
@@ -56,7 +60,7 @@ def as_on_ray(monkeypatch):
         begun.append(incarnation)
         return build(config, spec, runtime, incarnation, checkpoint)
 
-    monkeypatch.setattr(deploy.launch.run, "_runtime", runtime)
+    monkeypatch.setattr(deploy.launch.runtimes, "open_runtime", runtime)
     monkeypatch.setattr(deploy.program, "build", noted)
     return begun
 

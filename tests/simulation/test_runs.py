@@ -8,8 +8,9 @@ import pytest
 
 from common.checkpoint import CheckpointStore
 from common.errors import RunFailedError
-from deploy.launch.run import train
-from deploy.runs.metrics import MetricsWriter, RunFolder, read_metrics
+from deploy.launch.train import train
+from deploy.runs.folder import RunFolder
+from deploy.runs.metrics import MetricsWriter, read_metrics
 from support.fakes import Messages, saved_counters, supervisor_for, supervisor_that_resumes, tiny
 from support.program import checkpoints_in, reports_in
 

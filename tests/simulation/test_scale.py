@@ -22,10 +22,12 @@ from common.weights import WeightStore
 from deploy.cli.main import main
 from deploy.control.file import APPLIED
 from deploy.control.service import COUNTERS, WISHES_KEPT, Board, ask_board, board_of, metric_name
-from deploy.launch.run import make_config, train
+from deploy.launch.presets import make_config
+from deploy.launch.train import train
 from deploy.program import build as build_program
 from deploy.reporting.status import PartStatus, run_status, show
-from deploy.runs.metrics import CONTROL, RunFolder, read_metrics
+from deploy.runs.folder import CONTROL, RunFolder
+from deploy.runs.metrics import read_metrics
 from deploy.runtime.ray_runtime import InlineRuntime
 from deploy.supervisor.actor_autoscaler import LOOK_EVERY_S
 from deploy.supervisor.actor_pool import ActorPool
@@ -48,7 +50,7 @@ class Asks:
             count = self.wishes.pop(0)[1]
             (self.run / CONTROL).write_text(f"[actors]\ncount = {json.dumps(count)}\n")
 
-    def notify(self, text):
+    def notify(self, text, level=20, detail=""):
         self.lines.append(text)
 
     def close(self):

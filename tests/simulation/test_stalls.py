@@ -11,7 +11,7 @@ from actors.client import ActorClient
 from common import wire
 from common.errors import RunFailedError
 from common.handles import Failed
-from deploy.launch.run import train
+from deploy.launch.train import train
 from deploy.supervisor.stall import NAMED_PARTS
 from replay_server.rate_limiter import RateLimiter
 from support.fakes import (
@@ -51,8 +51,8 @@ def test_a_run_in_which_nothing_moves_stops_and_says_who_waits_and_who_does_not_
     assert re.fullmatch(
         r"no transition was inserted and no sample drawn for 0\.4 s: learner waits for actors: "
         r"\d\.\d\d samples per insert, 4 wanted; parts with unfinished "
-        r"calls: actor-0 for \d s; if their work takes that long, raise learner\.stall_timeout_s=0\.4; go on from the last "
-        r"checkpoint with: raydqn resume \S+",
+        r"calls: actor-0 for \d s; if their work takes that long, raise "
+        r"learner\.stall_timeout_s=0\.4; go on from the last checkpoint with: raydqn resume \S+",
         said,
     )
     saved = saved_counters(tmp_path / "run")

@@ -13,7 +13,9 @@ from test_prefetch import PICTURES, VECTORS, next_round
 from common import wire
 from common.config import merge
 from common.types import EnvironmentSpec, FrameSpec
-from deploy.launch.run import make_config, resume, train
+from deploy.launch.presets import make_config
+from deploy.launch.resume import resume
+from deploy.launch.train import train
 from learner.prefetch import Stager
 from support import elsewhere
 from support.program import TINY, checkpoints_in

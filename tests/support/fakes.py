@@ -6,14 +6,15 @@ import logging
 import threading
 import time
 
+from actors.environments import environment_spec
 from common.checkpoint import read_verified
 from common.config import merge
 from common.errors import RemoteDiedError
 from common.handles import Failed, InlineHandle
 from common.parts import Role
-from deploy.launch.run import environment_spec, make_config
+from deploy.launch.presets import make_config
 from deploy.program import build
-from deploy.runs.metrics import RunFolder
+from deploy.runs.folder import RunFolder
 from deploy.runtime.ray_runtime import InlineRuntime
 from deploy.supervisor.loop import Supervisor
 from deploy.supervisor.timeouts import Timeouts

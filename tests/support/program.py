@@ -18,7 +18,7 @@ import torch
 from common.checkpoint import CheckpointStore
 from common.storage import open_storage
 from deploy.cli.main import main
-from deploy.runs.metrics import CHECKPOINTS
+from deploy.runs.folder import CHECKPOINTS
 from support.paths import ROOT
 
 TINY = {

@@ -68,7 +68,8 @@ def test_a_learner_that_learns_has_not_imported_the_compiler_of_torch():
     code = """
 import sys, tempfile
 from pathlib import Path
-from deploy.launch.run import make_config, train
+from deploy.launch.presets import make_config
+from deploy.launch.train import train
 with tempfile.TemporaryDirectory() as folder:
     stop = {"score": None, "learner_steps": 50}
     made = train(make_config("cartpole", overrides={"stop": stop}), Path(folder, "run"))

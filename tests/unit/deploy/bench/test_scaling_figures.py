@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from deploy.bench import scaling as bench_scaling
 from deploy.cli.main import split_overrides
-from deploy.launch.run import make_config
+from deploy.launch.presets import make_config
 
 
 def test_an_actor_waits_as_long_as_one_of_the_paper():

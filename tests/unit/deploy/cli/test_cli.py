@@ -12,11 +12,12 @@ from pathlib import Path
 import gymnasium as gym
 import pytest
 
+import deploy.launch.run_path as run_path_module
 from common.config import build, merge
 from common.errors import UserError
 from deploy.cli.main import main, split_overrides
-from deploy.launch import run as run_module
-from deploy.launch.run import make_config, preset_names, train
+from deploy.launch.presets import make_config, preset_names
+from deploy.launch.train import train
 from support.program import TINY, TINY_OPTIONS
 
 
@@ -108,12 +109,12 @@ def test_configuration_files_with_mistakes_are_named(tmp_path, capsys):
 
 def test_a_run_folder_that_holds_something_is_left_alone(tmp_path, capsys, finished_run):
     (tmp_path / "thesis.tex").write_text("precious")
-    assert "already holds something" in mistake(capsys, *TRAIN, str(tmp_path))
+    assert "is not an empty folder" in mistake(capsys, *TRAIN, str(tmp_path))
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
     assert "resume it" in mistake(capsys, *TRAIN, str(finished_run))
     file = tmp_path / "file"
     file.write_text("")
-    assert "already holds something" in mistake(capsys, *TRAIN, str(file))
+    assert "is not an empty folder" in mistake(capsys, *TRAIN, str(file))
 
 
 @pytest.mark.parametrize("command", ["resume", "evaluate", "plot"])
@@ -377,15 +378,15 @@ def test_runs_are_named_after_what_they_train_on(tmp_path, monkeypatch, capsys, 
 
 
 def test_runs_that_begin_in_one_second_get_folders_of_their_own(tmp_path, monkeypatch):
-    class Stopped(run_module.datetime):
+    class Stopped(run_path_module.datetime):
         @classmethod
         def now(cls):
             return cls(2026, 1, 1, 12, 0, 0)
 
-    monkeypatch.setattr(run_module, "datetime", Stopped)
+    monkeypatch.setattr(run_path_module, "datetime", Stopped)
     monkeypatch.chdir(tmp_path)
     with ThreadPoolExecutor(8) as pool:
-        paths = list(pool.map(run_module.new_run_path, ["cartpole"] * 8))
+        paths = list(pool.map(run_path_module.new_run_path, ["cartpole"] * 8))
     assert len(set(paths)) == 8
     assert Path("runs/cartpole-20260101-120000") in paths
     assert all(path.is_dir() for path in paths)

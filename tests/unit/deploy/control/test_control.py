@@ -16,8 +16,10 @@ from common.errors import UserError
 from deploy.cli.main import main
 from deploy.control import file as control
 from deploy.control.file import LIVE_KEYS, ControlFile, changed, describe, keys_of
-from deploy.launch.run import make_config, resume, train
-from deploy.runs.metrics import CONTROL, RunFolder
+from deploy.launch.presets import make_config
+from deploy.launch.resume import resume
+from deploy.launch.train import train
+from deploy.runs.folder import CONTROL, RunFolder
 from support.program import TINY, reports_in
 
 RATIO, ERROR = "learner.samples_per_insert", "learner.samples_per_insert_error"
@@ -225,7 +227,7 @@ class Asking:
         if self.texts and report["learner_steps"] >= self.steps and not path.exists():
             path.write_text(self.texts.pop(0))
 
-    def notify(self, text: str) -> None:
+    def notify(self, text: str, level: int = 20, detail: str = "") -> None:
         self.lines.append(text)
 
     def close(self) -> None:

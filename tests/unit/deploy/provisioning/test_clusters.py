@@ -20,7 +20,7 @@ from common.config import build
 from common.errors import UserError
 from deploy import PACKAGES, VERSION
 from deploy.cli.main import main
-from deploy.launch.run import make_config
+from deploy.launch.presets import make_config
 from deploy.provisioning.check import check_cluster, place
 from deploy.provisioning.cluster_file import MAX_NODES, ClusterFile, NodeType, load_cluster
 from deploy.provisioning.rules import STOP_WAIT_S

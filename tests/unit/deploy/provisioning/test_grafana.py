@@ -7,7 +7,8 @@ import re
 
 from common.config import merge
 from deploy.control.service import metric_name
-from deploy.launch.run import make_config, train
+from deploy.launch.presets import make_config
+from deploy.launch.train import train
 from deploy.runs.metrics import read_metrics
 from support.paths import ROOT
 from support.program import TINY

@@ -10,9 +10,10 @@ from common.config import merge
 from common.errors import UserError
 from common.handles import InlineHandle
 from common.weights import WeightStore
-from deploy.launch.run import make_config, train
+from deploy.launch.presets import make_config
+from deploy.launch.train import train
 from deploy.reporting.evaluation import evaluate, film
-from deploy.runs.metrics import RunFolder
+from deploy.runs.folder import RunFolder
 from support.program import TINY
 
 

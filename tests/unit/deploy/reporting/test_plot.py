@@ -1,4 +1,4 @@
-"""Pictures of runs: `raydqn plot` and the live picture of a notebook."""
+"""Plots of runs: `raydqn plot` and the live plot of a notebook."""
 
 from __future__ import annotations
 
@@ -22,10 +22,12 @@ from PIL import Image
 
 from common.errors import UserError
 from deploy.cli import main as cli
-from deploy.launch.run import make_config, train
+from deploy.launch.presets import make_config
+from deploy.launch.train import train
 from deploy.reporting.live_plot import LivePlot
 from deploy.reporting.plot import COLOURS, draw, moving_average, plot_runs, to_png
-from deploy.runs.metrics import RunFolder, read_metrics
+from deploy.runs.folder import RunFolder
+from deploy.runs.metrics import read_metrics
 
 
 def short_run(path: Path, seed: int) -> list[dict[str, Any]]:
@@ -38,7 +40,7 @@ def short_run(path: Path, seed: int) -> list[dict[str, Any]]:
         def update(self, report: dict[str, Any]) -> None:
             self.reports.append(report)
 
-        def notify(self, text: str) -> None: ...
+        def notify(self, text: str, level: int = 20, detail: str = "") -> None: ...
 
         def close(self) -> None: ...
 
@@ -132,7 +134,7 @@ def test_more_runs_than_colours_still_differ() -> None:
     assert len({line.get_color() for line in figure.axes[1].lines}) == len(COLOURS) + 3
 
 
-def test_runs_of_one_name_are_told_apart(tmp_path: Path) -> None:
+def test_runs_of_one_name_have_different_labels(tmp_path: Path) -> None:
     paths = [tmp_path / parent / "run" for parent in ("a", "b")]
     for path, score in zip(paths, (5.0, 50.0), strict=True):
         RunFolder.create(path, make_config())
@@ -169,7 +171,7 @@ def test_only_evaluations_are_marked_and_a_repeated_score_is_none() -> None:
     assert line.get_markevery() == [0, 1]
 
 
-def test_what_is_not_there_yet_is_not_drawn() -> None:
+def test_missing_values_are_not_drawn() -> None:
     nothing = dict.fromkeys(("score", "loss", "epsilon", "samples_per_insert"), math.nan)
     speeds = {"env_steps_per_s": 0.0, "learner_steps_per_s": 0.0}
     for reports in ([], [report(1, episodes=[], **nothing, **speeds)]):
@@ -179,7 +181,7 @@ def test_what_is_not_there_yet_is_not_drawn() -> None:
         assert to_png(figure).startswith(b"\x89PNG")
 
 
-def test_plot_refuses_what_is_no_run(
+def test_plot_refuses_other_folders_and_empty_runs(
     tmp_path: Path, runs: dict[Path, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(UserError, match="not a run folder"):
@@ -197,12 +199,12 @@ def test_plot_refuses_what_is_no_run(
     assert capsys.readouterr().err.count("\n") == 1
 
 
-# --- the live picture --------------------------------------------------------------------------
+# --- the live plot -----------------------------------------------------------------------------
 
 
 @pytest.fixture
 def displayed(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict[str, Any]]]:
-    """What a real IPython shell was asked to display, in order."""
+    """Outputs that a real IPython shell displayed, in order."""
     if find_spec("IPython") is None:
         if os.environ.get("CI"):
             pytest.fail("IPython is not installed: pip install 'raydqn[dev]'")
@@ -228,7 +230,7 @@ def png_of(output: dict[str, Any]) -> bytes:
     return base64.b64decode(output["data"]["image/png"])
 
 
-def test_live_plot_shows_what_raydqn_plot_draws(
+def test_live_plot_shows_the_same_plot_as_raydqn_plot(
     displayed: list[dict[str, Any]], runs: dict[Path, list[dict[str, Any]]], tmp_path: Path
 ) -> None:
     run, reports = next(iter(runs.items()))
@@ -281,7 +283,7 @@ def test_live_plot_prints_messages(
     assert displayed == []
 
 
-def test_live_plot_says_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_live_plot_names_its_missing_requirement(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "IPython", None)
     monkeypatch.setitem(sys.modules, "IPython.display", None)
     with pytest.raises(UserError, match=r"needs IPython \(pip install ipykernel\)"):

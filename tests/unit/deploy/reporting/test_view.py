@@ -78,7 +78,7 @@ def test_a_terminal_gets_the_live_table():
     view.close()
 
 
-def test_the_live_table_shows_what_was_promised():
+def test_the_live_table_shows_progress_score_speeds_and_loss():
     console = Console(file=io.StringIO(), width=120)
     console.print(live_table(report(score=123.4), StopConfig(learner_steps=800)))
     text = console.file.getvalue()
@@ -86,8 +86,8 @@ def test_the_live_table_shows_what_was_promised():
         assert part in text
 
 
-@pytest.mark.parametrize(("up", "said"), [(0, "8 wanted; 0 of 2 actors up"), (2, "8 wanted")])
-def test_as_long_as_actors_are_missing_both_views_say_so(up, said):
+@pytest.mark.parametrize(("up", "said"), [(0, "8 wanted; 0 of 2 actors ready"), (2, "8 wanted")])
+def test_both_views_count_the_ready_actors_until_all_are(up, said):
     console, stream = Console(file=io.StringIO(), width=120), io.StringIO()
     console.print(live_table(report(actors_up=up), StopConfig()))
     PlainView(StopConfig(), stream).update(report(actors_up=up))
@@ -95,7 +95,7 @@ def test_as_long_as_actors_are_missing_both_views_say_so(up, said):
         assert text.rstrip().endswith(said)
 
 
-def test_what_is_not_known_yet_is_a_dash_in_the_live_table():
+def test_a_missing_value_is_a_dash_in_the_live_table():
     console = Console(file=io.StringIO(), width=120)
     unknown = dict.fromkeys(("replay_size", "data_age", "weight_lag", "loss", "mean_q"), math.nan)
     console.print(live_table(report(**unknown), StopConfig(learner_steps=800)))

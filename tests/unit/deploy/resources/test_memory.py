@@ -13,7 +13,7 @@ from common.handles import InlineHandle
 from common.networks import make_network
 from common.types import EnvironmentSpec, FrameSpec
 from common.weights import WeightStore
-from deploy.launch.run import make_config
+from deploy.launch.presets import make_config
 from deploy.resources import memory as sizing
 from deploy.resources.memory import (
     PACKED_ROW_BYTES,

@@ -1,48 +1,33 @@
-"""The state of a checkpoint: whatever stands there, it is one to go on from or one line."""
+"""The state of a checkpoint: any content is either restorable or an error of one line."""
 
 from __future__ import annotations
 
 import copy
 import dataclasses
-import json
 
 import numpy as np
 import pytest
 
 from common.checkpoint import Checkpoint, CheckpointStore
-from common.errors import CheckpointError
 from common.config import Config
+from common.errors import CheckpointError, UserError
 from common.storage import open_storage
-from common.errors import UserError
-from deploy.runs.metrics import RunFolder
-from deploy.runs.statistics import Counters, Records
-from deploy.launch.run import fetch_run
+from deploy.launch.resume import fetch_run
 from deploy.runs.checkpoint_schema import (
-    FORMAT,
-    _Counters,
-    check_origin,
+    CountersState,
+    check_restorable,
     check_state,
     learner_state,
+    parse_state,
     shard_file,
     shard_restore,
 )
+from deploy.runs.folder import RunFolder
+from deploy.runs.statistics import Counters, RunStatistics
 from replay_server.rate_limiter import RateLimiter
+from support.checkpoints import make_state
 
 NAME = "000001-step-00000060"
-
-
-def make_state():
-    return {
-        "format": FORMAT,
-        "counters": {**dataclasses.asdict(Counters(env_steps=900, learner_steps=60)), "wall_s": 2},
-        "score": 12.5,
-        "best_score": None,
-        "limiter": RateLimiter(4.0, 10, 100.0, 1, 1).state(),
-        "incarnation": 3,
-        "config": json.loads(Config().model_dump_json()),
-        "learner": {"learner_steps": 60, "version": 9, "target_syncs": 2},
-        "shards": 2,
-    }
 
 
 def make_checkpoint(state, tensors=("learner",)):
@@ -52,15 +37,16 @@ def make_checkpoint(state, tensors=("learner",)):
     return Checkpoint("x", NAME, dict.fromkeys(tensors, arrays), state, files)
 
 
-def go_on_from(checkpoint):
-    """What is made of a state that is accepted."""
-    Records(Config(), 0.0).restore(checkpoint.state)
+def restore_all_of(checkpoint):
+    """All that a resume makes of a state."""
+    state = parse_state(checkpoint)
+    RunStatistics(Config(), 0.0).restore(state)
     limiter = RateLimiter(4.0, 10, 100.0, 1, 1)
-    limiter.restore(checkpoint.state["limiter"], 5)
+    limiter.restore(state.limiter.model_dump(), 5)
     assert limiter.explain()
     assert learner_state(checkpoint).nbytes
     shard_restore(checkpoint, 0, 2)
-    check_origin(checkpoint, Config())
+    check_restorable(checkpoint, Config())
 
 
 VALUES = [
@@ -103,21 +89,21 @@ def test_any_value_may_be_anything(path):
             assert len(said) < 400
             assert said.startswith(f"x/{NAME}: ")
         else:  # it may be of another environment or network
-            assert refusal(go_on_from, checkpoint) is None or path[0] == "config"
+            assert refusal(restore_all_of, checkpoint) is None or path[0] == "config"
 
 
-def test_what_a_run_saves_is_accepted_and_what_is_newer_is_left_alone():
+def test_the_state_of_a_run_is_accepted_and_newer_keys_are_ignored():
     state = make_state()
     check_state(make_checkpoint(state))
     state["of_tomorrow"] = state["counters"]["of_tomorrow"] = 1
     del state["counters"]["dropped"]  # newer than the checkpoint
     checkpoint = make_checkpoint(state)
     check_state(checkpoint)
-    go_on_from(checkpoint)
+    restore_all_of(checkpoint)
 
 
 def test_every_counter_is_known_here():
-    assert set(_Counters.model_fields) == {f.name for f in dataclasses.fields(Counters)}
+    assert set(CountersState.model_fields) == {f.name for f in dataclasses.fields(Counters)}
 
 
 @pytest.mark.parametrize(
@@ -127,7 +113,7 @@ def test_every_counter_is_known_here():
         (10**12, "shards=1000000000000: there are only 2 files"),
     ],
 )
-def test_shards_without_their_files_are_told(shards, said):
+def test_missing_files_of_shards_are_named(shards, said):
     with pytest.raises(CheckpointError, match=said):
         check_state(make_checkpoint({**make_state(), "shards": shards}))
     state = make_checkpoint(make_state())
@@ -137,7 +123,7 @@ def test_shards_without_their_files_are_told(shards, said):
         check_state(state)
 
 
-def test_another_version_and_a_checkpoint_without_a_learner_are_told():
+def test_another_version_and_a_checkpoint_without_a_learner_are_refused():
     for checkpoint in (
         make_checkpoint({**make_state(), "format": 99}),
         make_checkpoint({}),
@@ -147,7 +133,7 @@ def test_another_version_and_a_checkpoint_without_a_learner_are_told():
             check_state(checkpoint)
 
 
-def test_a_replay_memory_that_nobody_wants_is_none():
+def test_without_checkpoint_replay_no_shard_restores_anything():
     checkpoint = make_checkpoint(make_state())
     assert shard_restore(checkpoint, 0, 2) is not None
     assert shard_restore(dataclasses.replace(checkpoint, replay=False), 0, 2) is None

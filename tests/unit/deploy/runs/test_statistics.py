@@ -1,4 +1,4 @@
-"""What a run has done: taken in report by report, given out as lines of metrics."""
+"""Statistics of a run: reports in, report lines and the summary out."""
 
 from __future__ import annotations
 
@@ -17,9 +17,11 @@ from common.types import (
     ShardStatistics,
     ShardSummary,
 )
-from deploy.runs.statistics import Records, hash_arrays
-from deploy.launch.run import make_config
+from deploy.launch.presets import make_config
+from deploy.runs.checkpoint_schema import RunState
+from deploy.runs.statistics import RunStatistics, hash_arrays
 from replay_server.rate_limiter import RateLimiter
+from support.checkpoints import make_state
 
 
 @pytest.fixture
@@ -27,16 +29,21 @@ def limiter():
     return RateLimiter(8.0, 100, 1_000.0, 16, 32)
 
 
-def records(actors=2):
+def statistics_of(actors=2):
     config = make_config("cartpole", overrides={"actors": {"count": actors}})
-    return Records(config, time.monotonic())
+    return RunStatistics(config, time.monotonic())
+
+
+def restored(counters, **scores):
+    """The state of a checkpoint with these counters and scores."""
+    return RunState.model_validate({**make_state(), "counters": counters, **scores})
 
 
 def actor(index, epsilon=0.1, **over):
     values = {
         "index": index, "incarnation": 0, "env_steps": 32, "frames": 32, "transitions": 30,
         "episodes": [], "epsilon": epsilon, "version": 1, "fetches": 1, "inserts_in_flight": 1,
-        "dropped": 0, "lost": [],
+        "dropped": 0, "unreachable": [],
         "wall_s": 0.1, "env_s": 0.05, "policy_s": 0.02, "insert_wait_s": 0.0,
     }  # fmt: skip
     return ActorReport(**(values | over))
@@ -50,7 +57,7 @@ def evaluation(score):
 
 
 def test_epsilon_is_a_mean_over_all_actors_or_nothing(limiter):
-    kept = records(2)
+    kept = statistics_of(2)
     kept.actor(actor(0, 0.4))
     assert math.isnan(kept.line(limiter, False, 2)["epsilon"]), (
         "one of two says nothing of the mean"
@@ -62,7 +69,7 @@ def test_epsilon_is_a_mean_over_all_actors_or_nothing(limiter):
 
 
 def test_each_line_tells_of_its_own_time_and_totals_go_on(limiter):
-    kept = records(1)
+    kept = statistics_of(1)
     kept.actor(actor(0, episodes=[Episode(7.0, 3, 0.1)]))
     first, second = kept.line(limiter, False, 2), kept.line(limiter, True, 2)
     assert first["episodes"] == [[7.0, 3, 0.1]]
@@ -86,13 +93,13 @@ def learner(**over):
     return LearnerReport(**(values | over))
 
 
-def test_what_only_the_learner_knows_is_unknown_until_it_reports(limiter):
+def test_values_of_the_learner_are_nan_until_it_reports(limiter):
     # Shards fill up in the warm-up: 0 would be wrong, and after a resume every total would fall.
     expected = {
         "replay_size": 100, "replay_evicted": 20, "stale_priorities": 4, "refused_priorities": 6,
         "weights_version": 4, "target_syncs": 2, "rounds_in_flight": 2,
     }  # fmt: skip
-    kept = records(1)
+    kept = statistics_of(1)
     kept.actor(actor(0))
     before = kept.line(limiter, False, 2)
     assert all(math.isnan(before[key]) for key in expected)
@@ -102,7 +109,7 @@ def test_what_only_the_learner_knows_is_unknown_until_it_reports(limiter):
 
 
 def test_weights_that_actors_fetch_and_act_with_are_told(limiter):
-    kept = records(3)
+    kept = statistics_of(3)
     assert math.isnan(kept.line(limiter, False, 2)["oldest_acting_version"])
     kept.actor(actor(0, version=7, fetches=2))
     kept.actor(actor(1, version=5, fetches=1))
@@ -114,7 +121,7 @@ def test_weights_that_actors_fetch_and_act_with_are_told(limiter):
 
 
 def test_only_a_better_score_is_the_best(limiter):
-    kept = records()
+    kept = statistics_of()
     assert [kept.evaluation(evaluation(s)) for s in (3.0, 2.0, 3.0, 4.0)] == [
         True, False, False, True,
     ]  # fmt: skip
@@ -122,30 +129,30 @@ def test_only_a_better_score_is_the_best(limiter):
 
 
 def test_state_restores_counters_and_scores(limiter):
-    kept = records(1)
+    kept = statistics_of(1)
     kept.actor(actor(0))
     kept.evaluation(evaluation(5.0))
     kept.counters.wall_s = 12.0
-    again = records(1)
-    again.restore({"counters": {"env_steps": 32, "wall_s": 12.0, "later": 1}, **kept.state()})
+    again = statistics_of(1)
+    again.restore(restored({"env_steps": 32, "wall_s": 12.0, "later": 1}, **kept.state()))
     assert again.counters.env_steps == 32
     assert again.wall_s >= 12.0
     assert (again.score, again.best_score) == (5.0, 5.0)
-    assert again.evaluated_steps == -1, "its weights were not evaluated in this life"
+    assert again.evaluated_steps == -1, "its weights were not evaluated in this attempt"
 
 
 def test_transitions_that_no_shard_took_add_up(limiter):
-    kept = records(2)
+    kept = statistics_of(2)
     for index in range(2):
         kept.actor(actor(index, dropped=7, unreachable=[shard(0)]))
     assert kept.line(limiter, False, 2)["dropped"] == kept.summary(limiter, {})["dropped"] == 14
-    again = records(2)
-    again.restore({"counters": {"dropped": 14}, **kept.state()})
+    again = statistics_of(2)
+    again.restore(restored({"dropped": 14}, **kept.state()))
     assert again.line(limiter, False, 2)["dropped"] == 14
 
 
-def test_checkpoints_are_counted_in_this_life_and_the_last_ones_seconds_told(limiter):
-    kept = records()
+def test_checkpoints_are_counted_in_this_attempt_and_the_last_ones_seconds_told(limiter):
+    kept = statistics_of()
     assert kept.line(limiter, False, 2)["checkpoints"] == 0
     assert math.isnan(kept.line(limiter, False, 2)["checkpoint_s"])
     kept.checkpoint(0.5)
@@ -155,7 +162,7 @@ def test_checkpoints_are_counted_in_this_life_and_the_last_ones_seconds_told(lim
 
 
 def test_the_newest_version_heard_of_is_the_learners_or_an_actors():
-    kept = records(2)
+    kept = statistics_of(2)
     assert kept.version == -1
     kept.actor(actor(0, version=7))
     kept.actor(actor(1, version=5))
@@ -165,8 +172,8 @@ def test_the_newest_version_heard_of_is_the_learners_or_an_actors():
 
 
 def test_a_run_without_a_score_restores_to_none():
-    again = records(1)
-    again.restore({"counters": {}, **records(1).state()})
+    again = statistics_of(1)
+    again.restore(restored({}, **statistics_of(1).state()))
     assert math.isnan(again.score)
     assert again.best_score == -math.inf
 
@@ -178,15 +185,15 @@ def test_equal_hashes_mean_equal_bytes_under_equal_names():
     assert hash_arrays(one) != hash_arrays({"a": np.arange(3.0), "b": np.array([1, 1 + 1e-16 * 4])})
 
 
-def test_a_line_says_who_waits_and_how_long_for_programs_too():
+def test_a_line_names_the_waiting_side_and_its_seconds_for_programs_too():
     now_s = [0.0]
     limiter = RateLimiter(8.0, 100, 1_000.0, 16, 32, lambda: now_s[0])
     now_s[0] = 12.3456
-    line = records().line(limiter, False, 2)
+    line = statistics_of().line(limiter, False, 2)
     assert line["limiter"] == "learner waits for 12 s: 0 of 100 first transitions"
     assert (line["limiter_waiting"], line["limiter_waiting_s"]) == ("learner", 12.346)
     limiter.end_insert(0, 100)
-    line = records().line(limiter, False, 2)
+    line = statistics_of().line(limiter, False, 2)
     assert (line["limiter_waiting"], line["limiter_waiting_s"]) == (None, 0.0)
 
 
@@ -199,7 +206,7 @@ def statistics(shard, drawn, age, lag, size=50):
 
 
 def test_statistics_of_the_memory_stand_in_one_line_per_shard_and_in_all(limiter):
-    kept = records(1)
+    kept = statistics_of(1)
     assert kept.line(limiter, False, 2)["replay"] is None
     kept.replay([statistics(0, 100, 10.0, 1.0), statistics(1, 300, 20.0, 2.0, size=70)])
     replay = kept.line(limiter, False, 2)["replay"]
@@ -213,4 +220,4 @@ def test_statistics_of_the_memory_stand_in_one_line_per_shard_and_in_all(limiter
     assert whole["times_sampled"]["0"] == 120
     assert whole["priorities"]["<10"] == 2
     assert "shard" not in whole
-    assert kept.line(limiter, False, 2)["replay"] is None, "each is told once"
+    assert kept.line(limiter, False, 2)["replay"] is None, "each appears in one line"

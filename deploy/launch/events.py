@@ -1,0 +1,84 @@
+"""Events of one attempt of a run: sent to its log and to its view."""
+
+from __future__ import annotations
+
+import logging
+import time
+import traceback
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+from deploy.reporting.view import ProgressView
+from deploy.runs.log import RunLog
+
+MAX_WAITING = 1_000
+"""Events kept until the log is open; there are a few dozen."""
+
+
+class RunEvents:
+    """A `ProgressView` that sends every event to the log, and those from INFO on to a view.
+
+    Events before `open_log` are kept, and written with their own times when the log is open. A
+    signal handler may notify at any time, even while another event is being written.
+    """
+
+    def __init__(self, view: ProgressView) -> None:
+        """Events of an attempt that has no log yet."""
+        self._view = view
+        self._log: RunLog | None = None
+        self._waiting: deque[tuple[str, int, str, float]] = deque(maxlen=MAX_WAITING)
+        self._writing = False
+
+    def update(self, report: dict[str, Any]) -> None:
+        """Show a report; the log has none, because metrics.jsonl has all of them."""
+        self._view.update(report)
+
+    def notify(self, text: str, level: int = logging.INFO, detail: str = "") -> None:
+        """Log an event, and show it from INFO on."""
+        self.record(text, level, detail)
+        if level >= logging.INFO:
+            self._view.notify(text, level, detail)
+
+    def record(self, text: str, level: int = logging.INFO, detail: str = "") -> None:
+        """Log an event without showing it."""
+        self._waiting.append((text, level, detail, time.time()))
+        self._write()
+
+    def open_log(self, path: Path) -> None:
+        """Log events to a file from now on, those that came before included."""
+        self._log = RunLog(path, lambda text: self._view.notify(text, logging.WARNING, ""))
+        self._write()
+
+    def close(self) -> None:
+        """Close view and log."""
+        self._view.close()
+        if self._log is not None:
+            self._log.close()
+            self._log = None
+
+    def _write(self) -> None:
+        """Write all waiting events, unless a signal handler has interrupted just that."""
+        if self._log is None or self._writing:
+            return
+        self._writing = True
+        try:
+            while self._waiting:
+                text, level, detail, at_s = self._waiting.popleft()
+                self._log.notify(text, level, detail, at_s)
+        finally:
+            self._writing = False
+
+
+def detail_of(error: BaseException) -> str:
+    """The whole traceback of an error, with the details that the errors in its chain carry."""
+    lines = ["".join(traceback.format_exception(error))]
+    seen: set[int] = set()
+    one: BaseException | None = error
+    while one is not None and id(one) not in seen:
+        seen.add(id(one))
+        # RemoteDiedError.detail is the whole of Ray's text, EnvironmentFailedError.trace the
+        # frames of the environment's code, both from another process.
+        lines += filter(None, (getattr(one, "detail", ""), getattr(one, "trace", "")))
+        one = one.__cause__ or one.__context__
+    return "\n".join(lines)

@@ -1,0 +1,64 @@
+"""Presets, and the configuration of a run made from preset, file and overrides."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from common.config import Config, build, load_toml, merge, suggest
+from common.errors import UserError
+
+DEFAULT_PRESET = "cartpole"
+
+
+def preset_names() -> list[str]:
+    """Names of the presets, sorted."""
+    folder = resources.files("deploy.presets")
+    return sorted(
+        f.name.removesuffix(".toml") for f in folder.iterdir() if f.name.endswith(".toml")
+    )
+
+
+def preset_values(name: str) -> dict[str, Any]:
+    """The values that a preset sets, nested by section.
+
+    Raises:
+        UserError: there is no such preset.
+    """
+    names = preset_names()
+    if name not in names:
+        raise UserError(f"preset {name}: unknown{suggest(name, names)} (known: {', '.join(names)})")
+    with resources.as_file(resources.files("deploy.presets") / f"{name}.toml") as path:
+        return load_toml(path)
+
+
+def preset_summary(name: str) -> str:
+    """The first line of the preset's file: its purpose."""
+    text = (resources.files("deploy.presets") / f"{name}.toml").read_text(encoding="utf-8")
+    return text.splitlines()[0].lstrip("# ")
+
+
+def make_config(
+    preset: str = DEFAULT_PRESET,
+    file: Path | None = None,
+    overrides: dict[str, Any] | None = None,
+) -> Config:
+    """A configuration: the preset's values, then the file's, then the overrides.
+
+    A preset's `stop.score` fits the preset's environment only. It is dropped when the file or an
+    override names another `env.id` and no score.
+
+    Raises:
+        UserError: unknown preset, unreadable file, wrong key or value.
+    """
+    base = preset_values(preset)
+    over = merge(load_toml(file) if file else {}, overrides or {})
+    for name, value in over.items():
+        if isinstance(base.get(name), dict) and not isinstance(value, dict):
+            raise UserError(f"{file or 'command line'}: {name}={value!r}: must be a table")
+    if over.get("env", {}).get("id", base["env"]["id"]) != base["env"]["id"]:
+        base.get("stop", {}).pop("score", None)
+    if file:  # alone first, so that an error names the file
+        build(merge(base, load_toml(file)), str(file))
+    return build(merge(base, over), "command line" if overrides else f"preset {preset}")

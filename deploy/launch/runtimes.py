@@ -1,0 +1,90 @@
+"""The runtime that a run lives in: this process, Ray on this machine, or a cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+
+from common.config import Config
+from common.types import EnvironmentSpec
+from deploy.launch.signals import deferred_signals
+from deploy.reporting.view import ProgressView
+from deploy.resources.memory import check_memory, object_store_bytes
+from deploy.runtime.placement import as_user_errors, check_memories, joined_cluster
+from deploy.runtime.ray_runtime import InlineRuntime, Runtime, collecting_no_garbage, local_ray
+
+
+def describe_runtime(inline: bool, address: str | None) -> str:
+    """The kind of runtime, for the log."""
+    if address is not None:
+        return f"Ray cluster at {address}"
+    return "one process, without Ray" if inline else "Ray on this machine"
+
+
+@contextmanager
+def open_runtime(
+    config: Config,
+    spec: EnvironmentSpec,
+    inline: bool,
+    address: str | None,
+    events: ProgressView,
+    run: str,
+) -> Iterator[Runtime]:
+    """A runtime for a valid configuration; it ends with the context.
+
+    Args:
+        config: of the run.
+        spec: of its environment.
+        inline: this process, without Ray.
+        address: of a Ray cluster; None: Ray is started on this machine.
+        events: receives progress of the start.
+        run: name of the run.
+
+    Raises:
+        UserError: the configuration is not valid, or there is no such cluster.
+    """
+    if address is not None:
+        events.notify(f"joining the cluster at {address} …")
+        _check(config, spec, here=False)
+        with joined_cluster(address, config, events, run) as runtime:
+            with as_user_errors(f"--address={address}"):
+                check_memories(config, spec, runtime)
+            yield runtime
+        return
+    check_memory(config, spec, on_ray=not inline)  # before a part allocates any
+    if inline:
+        _check(config, spec)
+        yield InlineRuntime()
+        return
+    with ExitStack() as stack:
+        yield _start_ray(config, spec, events, stack)
+
+
+def _start_ray(
+    config: Config, spec: EnvironmentSpec, events: ProgressView, stack: ExitStack
+) -> Runtime:
+    """Start Ray on this machine, and check the configuration meanwhile.
+
+    Ray needs seconds to start and mostly waits. A thread imports torch in that time; Ray starts in
+    this thread, because its processes end with the thread that started them.
+    """
+    events.notify("starting Ray …")
+    with deferred_signals() as received, ThreadPoolExecutor(1) as pool:
+
+        def notify(line: str) -> None:
+            if received():
+                raise KeyboardInterrupt
+            events.notify(line)
+
+        checking = pool.submit(_check, config, spec)
+        runtime = stack.enter_context(local_ray(object_store_bytes(config, spec), config, notify))
+        checking.result()
+    return runtime
+
+
+def _check(config: Config, spec: EnvironmentSpec, here: bool = True) -> None:
+    with collecting_no_garbage():
+        from deploy.program import check  # imports torch
+
+    check(config, spec, here)

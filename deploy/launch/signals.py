@@ -1,0 +1,100 @@
+"""Signals that end a run: a clean stop, or held back while Ray starts."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from types import FrameType
+
+STOP_REASONS = {
+    signal.SIGINT: "interrupted",
+    signal.SIGTERM: "terminated",
+    signal.SIGHUP: "terminated",  # the terminal, or the connection to it, is gone
+}
+DEFERRED = {signal.SIGINT, signal.SIGTERM}
+
+_Handler = Callable[[int, FrameType | None], None]
+
+
+@contextmanager
+def handlers(by_signal: Mapping[signal.Signals, _Handler]) -> Iterator[None]:
+    """Install signal handlers, and restore the previous ones at the end.
+
+    Outside the main thread nothing is installed: Python delivers signals to the main thread only.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, handler) for number, handler in by_signal.items()}
+    try:
+        yield
+    finally:
+        for number, previous in before.items():
+            signal.signal(number, previous)
+
+
+@contextmanager
+def stop_on_signals(
+    request_stop: Callable[[str], None], notify: Callable[[str], None]
+) -> Iterator[None]:
+    """Turn the first signal into a request for a clean stop, the second into KeyboardInterrupt.
+
+    Args:
+        request_stop: called with the stop reason.
+        notify: called with one line.
+    """
+    received = False
+
+    def handler(number: int, frame: FrameType | None) -> None:
+        nonlocal received
+        if received:
+            raise KeyboardInterrupt
+        received = True
+        name = signal.Signals(number)
+        request_stop(STOP_REASONS[name])
+        with suppress(RuntimeError):  # the signal interrupted the printing of a line
+            notify(
+                f"{STOP_REASONS[name]} by {name.name}: finishing the calls in flight and saving a "
+                "checkpoint; a second signal stops at once, without a checkpoint"
+            )
+
+    with handlers(dict.fromkeys(STOP_REASONS, handler)):
+        yield
+
+
+@contextmanager
+def deferred_signals() -> Iterator[Callable[[], bool]]:
+    """Hold back Ctrl-C until the end, then raise KeyboardInterrupt; no signal is lost.
+
+    Yields a function that says whether a signal has arrived.
+
+    An interrupt while two threads import can leave a lock held, and the command would hang. On
+    SIGTERM Ray raises `SystemExit`, which Python drops if the signal arrives during a fork. So
+    signals are recorded through a wakeup file descriptor, too.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    reader, writer = socket.socketpair()
+    with reader, writer:
+        reader.setblocking(False)
+        writer.setblocking(False)
+
+        def received() -> bool:
+            with suppress(BlockingIOError):  # no signal yet
+                return bool(DEFERRED & set(reader.recv(1 << 12, socket.MSG_PEEK)))
+            return False
+
+        try:
+            with handlers({signal.SIGINT: lambda number, frame: None}):
+                previous = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+                try:
+                    yield received
+                finally:
+                    signal.set_wakeup_fd(previous)
+        finally:
+            if received():
+                raise KeyboardInterrupt

@@ -1,0 +1,67 @@
+"""Training from the beginning: `raydqn train`."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from actors.environments import environment_spec
+from common.config import Config, build, merge
+from deploy.launch import runtimes
+from deploy.launch.events import RunEvents
+from deploy.launch.run import run_parts
+from deploy.launch.run_path import run_name, run_path
+from deploy.reporting.view import ProgressView, SilentView
+from deploy.runs.folder import RunFolder, check_free, check_unused
+
+
+def train(
+    config: Config,
+    run_dir: Path | None = None,
+    *,
+    inline: bool = True,
+    address: str | None = None,
+    view: ProgressView | None = None,
+    started_s: float | None = None,
+) -> dict[str, Any]:
+    """Train from the beginning.
+
+    Args:
+        config: of the run.
+        run_dir: an empty or new folder; by default one under `runs/`.
+        inline: in this process, without Ray.
+        address: of a Ray cluster to run on; None: Ray is started on this machine.
+        view: shows progress; by default nothing is shown.
+        started_s: `time.monotonic()` when the command began.
+
+    Returns:
+        The summary (see `Supervisor.run`).
+
+    Raises:
+        UserError: the configuration has a mistake; nothing was written.
+        RunFailedError: the run could not continue.
+    """
+    started_s = time.monotonic() if started_s is None else started_s
+    events = RunEvents(view or SilentView())
+    config = _with_absolute_storage(config)
+    with run_path(run_dir, run_name(config.env.id)) as path:
+        check_free(path)
+        check_unused(path, config)
+        spec = environment_spec(config.env, config.seed)
+        mode = runtimes.describe_runtime(inline, address)
+        with runtimes.open_runtime(config, spec, inline, address, events, path.name) as runtime:
+            folder = RunFolder.create(path, config)
+            try:
+                return run_parts(folder, spec, None, runtime, events, started_s, mode)
+            finally:
+                folder.discard_unless_used()
+
+
+def _with_absolute_storage(config: Config) -> Config:
+    """The configuration with a storage that later commands find from any working directory."""
+    storage = config.checkpoint.storage
+    if storage is None or "://" in storage:
+        return config
+    absolute = str(Path(storage).expanduser().absolute())
+    return build(merge(config.model_dump(), {"checkpoint": {"storage": absolute}}))

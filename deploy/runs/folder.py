@@ -1,0 +1,316 @@
+"""The folder of a run.
+
+runs/cartpole-20260101-120000/
+    config.toml       the whole configuration
+    metrics.jsonl     one JSON object per report
+    events.out.tf…    the same for TensorBoard
+    best.safetensors  weights of the best evaluation
+    checkpoints/
+    summary.json      how the run ended
+    status.json       host, state and rate of each part, while the run goes on
+    run.log           every event with its time and cause (see deploy.runs.log)
+    control.toml      a change that the run has not applied yet (see deploy.control.file)
+    lives             number of attempts: starts and resumes of this run
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import load_file
+from safetensors.numpy import save as save_tensors
+
+from common import wire
+from common.checkpoint import CheckpointStore
+from common.config import Config, build, load_toml, merge, to_toml
+from common.errors import UserError
+from common.storage import open_storage, write_atomically
+from common.types import Array, EvaluationReport
+from deploy.runs.checkpoint_schema import check_state
+from deploy.runs.log import last_events
+
+CONFIG = "config.toml"
+METRICS = "metrics.jsonl"
+BEST = "best.safetensors"
+SUMMARY = "summary.json"
+ATTEMPTS = "lives"  # file format: folders of every version have it
+LOCK = ".lock"
+CHECKPOINTS = "checkpoints"
+CONTROL = "control.toml"
+REPLY = "control.answer"
+STATUS = "status.json"
+LOG = "run.log"
+UNUSED = frozenset({CONFIG, ATTEMPTS, LOCK, METRICS, CONTROL, REPLY, STATUS, LOG})
+"""Files of a run that ended before its first report; `metrics.jsonl` is empty then."""
+
+
+class RunFolder:
+    """Paths and files of one run."""
+
+    def __init__(self, path: Path, config: Config) -> None:
+        """The folder of an existing run; see `create` and `open`."""
+        self.path = path
+        self.config = config
+        storage = config.checkpoint.storage
+        # Absolute, because shards on other nodes write there too.
+        url = str((path / CHECKPOINTS).absolute())
+        if storage is not None:
+            url = f"{storage.rstrip('/')}/{path.name}"
+        self.checkpoints = CheckpointStore(
+            open_storage(url), config.checkpoint.keep, check_state, config.checkpoint.replay
+        )
+        self._made = False  # this object created the folder itself
+
+    @classmethod
+    def create(cls, path: Path, config: Config) -> RunFolder:
+        """A new run folder.
+
+        Raises:
+            UserError: the folder is not empty, or cannot be created.
+        """
+        check_free(path)
+        made = not path.exists()
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            (path / LOCK).touch(exist_ok=False)  # of two simultaneous starts, one succeeds
+            write_atomically(path / CONFIG, to_toml(config).encode())
+        except FileExistsError:
+            raise _not_free(path) from None
+        except OSError as error:
+            raise UserError(f"--run-dir={path}: cannot be created ({error.strerror})") from None
+        folder = cls(path, config)
+        folder._made = made
+        return folder
+
+    @classmethod
+    def open(cls, path: Path, overrides: dict[str, Any] | None = None) -> RunFolder:
+        """An existing run, with some keys of its configuration replaced.
+
+        Raises:
+            UserError: not a run folder, or its configuration is damaged.
+        """
+        if not is_run(path):
+            raise UserError(f"{path}: not a run folder (it has no {CONFIG})")
+        recorded = load_toml(path / CONFIG)
+        missing = [name for name in Config.model_fields if name not in recorded]
+        if missing:
+            raise UserError(
+                f"{path / CONFIG}: has no {missing[0]}, the file is cut off; the state of every "
+                "checkpoint holds the whole configuration"
+            )
+        values = merge(recorded, overrides or {})
+        return cls(path, build(values, str(path / CONFIG)))
+
+    def discard_unless_used(self) -> None:
+        """Remove a new run's folder if the run ended before its first report."""
+        if not self.path.is_dir():
+            return
+        with suppress(UserError, OSError), self.lock():  # another process may have resumed it
+            metrics = self.path / METRICS
+            names = {path.name for path in self.path.iterdir()}
+            if names - UNUSED or (metrics.is_file() and metrics.stat().st_size > 0):
+                return
+            for name in sorted(names, key=LOCK.__eq__):  # the lock last: it protects the others
+                (self.path / name).unlink()
+            if self._made:
+                with suppress(OSError):  # another process has put a file there
+                    self.path.rmdir()
+
+    def save_best(self, report: EvaluationReport) -> None:
+        """Keep the weights of an evaluation."""
+        assert report.weights is not None
+        tensors, _ = wire.decode(report.weights)
+        meta = {
+            "score": repr(report.score),
+            "episodes": str(len(report.returns)),
+            "learner_steps": str(report.learner_steps),
+            "version": str(report.version),
+            "env_id": self.config.env.id,
+        }
+        # safetensors needs contiguous arrays; those in wire format are.
+        write_atomically(self.path / BEST, save_tensors(tensors, meta))
+
+    def load_best(self) -> tuple[Array, dict[str, str]] | None:
+        """Weights (wire format) and their metadata; None before the first evaluation.
+
+        Raises:
+            UserError: the file is damaged.
+        """
+        path = self.path / BEST
+        if not path.is_file():
+            return None
+        try:
+            with safe_open(path, "numpy") as file:
+                meta = file.metadata() or {}
+            tensors = load_file(path)
+        except (SafetensorError, OSError, ValueError) as error:
+            raise UserError(f"{path}: cannot be read ({error})") from None
+        steps = meta.get("learner_steps", "")
+        if not steps.isdigit():
+            raise UserError(f"{path}: its metadata lacks learner_steps")
+        return wire.encode(tensors, {"learner_steps": int(steps)}), meta
+
+    def new_attempt(self, least: int = 0) -> int:
+        """Number of earlier attempts; a file counts them, so that each attempt has its own number.
+
+        Args:
+            least: a lower bound from a checkpoint, for a folder whose file is lost.
+
+        Raises:
+            UserError: the file is damaged.
+        """
+        path = self.path / ATTEMPTS
+        text = path.read_text(errors="replace").strip() if path.is_file() else "0"
+        if not text.isdecimal():
+            raise UserError(
+                f"{path}: holds {text!r}; must be a whole number, the number of attempts"
+            )
+        attempts = max(int(text), least)
+        write_atomically(path, str(attempts + 1).encode())
+        return attempts
+
+    def save_config(self) -> None:
+        """Record the current configuration; a resume starts with it."""
+        write_atomically(self.path / CONFIG, to_toml(self.config).encode())
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keep other processes from writing into the folder.
+
+        Raises:
+            UserError: another process holds the lock.
+        """
+        try:
+            opened = (self.path / LOCK).open("w")
+        except OSError as error:
+            raise UserError(f"{self.path}: cannot be written ({error.strerror})") from None
+        with opened as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise UserError(f"{self.path}: another process is running it") from None
+            yield
+
+    def is_running(self) -> bool:
+        """Whether a process holds the lock: the run goes on."""
+        try:
+            with (self.path / LOCK).open() as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return False
+        except BlockingIOError:
+            return True
+        return False
+
+    def write_status(self, status: dict[str, Any]) -> None:
+        """Write the status; a failed write is ignored, because the next one follows soon."""
+        with suppress(OSError):
+            write_atomically(self.path / STATUS, json.dumps(without_nan(status)).encode())
+
+    def read_status(self) -> dict[str, Any]:
+        """The newest status that the run wrote, with `log` and `events` (see `read_log`).
+
+        Raises:
+            UserError: there is no status yet, or the file is damaged.
+        """
+        path = self.path / STATUS
+        try:
+            status = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise UserError(
+                f"{self.path}: has no status yet; it comes with the first report"
+            ) from None
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path}: cannot be read ({error})") from None
+        if not isinstance(status, dict):
+            raise UserError(f"{path}: is not the status of a run")
+        return status | self.read_log()
+
+    def read_ended(self) -> dict[str, Any]:
+        """The status of a run that has ended, with its stop reason if it stopped cleanly.
+
+        Raises:
+            UserError: as `read_status`.
+        """
+        status = self.read_status()
+        with suppress(OSError, ValueError):
+            summary = json.loads((self.path / SUMMARY).read_text(encoding="utf-8"))
+            if isinstance(summary, dict):
+                kept = ("stop_reason", "score", "env_steps", "learner_steps", "wall_s")
+                status |= {key: summary[key] for key in kept if key in summary}
+        return status
+
+    def read_log(self) -> dict[str, Any]:
+        """`log`: path of the run's log, None if there is none; `events`: the last ones in it."""
+        path = self.path / LOG
+        return {"log": str(path) if path.is_file() else None, "events": last_events(path)}
+
+    def write_summary(self, summary: dict[str, Any]) -> None:
+        """Record how the run ended."""
+        write_atomically(self.path / SUMMARY, json.dumps(summary, indent=1).encode())
+
+
+def check_free(path: Path) -> None:
+    """Refuse a folder for a new run that is not empty.
+
+    Raises:
+        UserError: the folder is not empty.
+    """
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise _not_free(path)
+
+
+def check_unused(path: Path, config: Config) -> None:
+    """Refuse a new run whose checkpoints would be stored among those of another run.
+
+    Args:
+        path: folder of the new run; its name is the run's name.
+        config: of the run.
+
+    Raises:
+        UserError: `checkpoint.storage` holds a run of that name, or cannot be read.
+    """
+    if config.checkpoint.storage is None:  # the run folder holds them
+        return
+    store = RunFolder(path, config).checkpoints
+    url = store.storage.url
+    try:
+        used = bool(store.names())
+    except OSError as error:
+        raise UserError(f"checkpoint.storage: {url} cannot be read ({error})") from None
+    if used:
+        raise UserError(
+            f"checkpoint.storage: {url} holds checkpoints of another run already; name another "
+            "--run-dir or checkpoint.storage, or resume that run"
+        )
+
+
+def _not_free(path: Path) -> UserError:
+    hint = "name another, or resume it" if is_run(path) else "name another"
+    return UserError(f"--run-dir={path}: is not an empty folder; {hint}")
+
+
+def is_run(path: Path) -> bool:
+    """Whether a path is a readable run folder."""
+    try:
+        return (path / CONFIG).is_file()
+    except OSError:
+        return False
+
+
+def without_nan(value: Any) -> Any:
+    """The value with null for NaN and infinities at any depth: JSON has no word for them."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: without_nan(below) for key, below in value.items()}
+    if isinstance(value, list):
+        return [without_nan(below) for below in value]
+    return value

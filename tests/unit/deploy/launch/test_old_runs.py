@@ -1,0 +1,55 @@
+"""A run folder that an earlier version wrote: it resumes, bit for bit, and every command reads it.
+
+The folder was written by the version before `deploy` was divided into sub-packages:
+
+    raydqn train cartpole --inline --seed 1 --replay.capacity 500 --network.hidden 16 \
+        --learner.warmup-transitions 100 --learner.batch-size 16 --learner.samples-per-insert 4 \
+        --learner.train-steps 10 --learner.publish-steps 5 --learner.target-sync-steps 20 \
+        --actors.envs 4 --actors.collect-steps 8 --actors.chunk-steps 8 \
+        --evaluation.every-learner-steps 40 --evaluation.episodes 3 --evaluation.envs 3 \
+        --checkpoint.every-learner-steps 40 --checkpoint.keep 1 --report.every-s 1000 \
+        --stop.score none --stop.learner-steps 100 --run-dir before-the-house
+"""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+
+from deploy.cli.main import main
+from deploy.launch.resume import resume
+from deploy.reporting.evaluation import evaluate
+from deploy.reporting.plot import plot_runs
+from deploy.runs.folder import RunFolder
+from deploy.runs.metrics import read_metrics
+from support.paths import ROOT
+
+OLD_RUN = ROOT / "tests" / "support" / "runs" / "before-the-house"
+RESUMED_SHA256 = "6d486e108a7455699b21af752bbae4b295d1a118c963d050a5640364027a3572"
+"""By the same version: raydqn resume before-the-house --inline --stop.learner-steps 200 --json"""
+
+
+@pytest.fixture
+def run(tmp_path):
+    return shutil.copytree(OLD_RUN, tmp_path / OLD_RUN.name)
+
+
+def test_an_old_run_resumes_to_the_weights_that_its_own_version_gave(run):
+    summary = resume(run, {"stop": {"learner_steps": 200}})
+    assert summary["learner_steps"] == 200
+    assert summary["weights_sha256"] == RESUMED_SHA256
+    assert RunFolder.open(run).read_ended()["learner_steps"] == 200
+    assert (run / "lives").read_text() == "2"
+
+
+def test_status_evaluation_and_plot_read_an_old_run(run, tmp_path, capsys):
+    ended = RunFolder.open(run).read_ended()
+    assert (ended["stop_reason"], ended["learner_steps"]) == ("learner_steps", 100)
+    assert main(["status", str(run)]) == 0
+    assert "by learner_steps: 506 env steps" in capsys.readouterr().out
+    assert len(read_metrics(run)) == 1
+    plot_runs([run], tmp_path / "plot.png")
+    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+    for which in ("best", "latest"):
+        assert evaluate(RunFolder.open(run), 2, which)["episodes"] == 2
