@@ -1,7 +1,7 @@
-"""`raydqn bench NAME`: measurements of whole commands, several times each, medians to quote.
+"""`raydqn bench NAME`: repeated measurements of whole commands, with their medians.
 
-Each benchmark runs the very commands a user would, in processes of their own, one after the other,
-and where it compares two ways it takes them in turn: a noisy machine is noisy for both.
+Each benchmark runs a user's commands in processes of their own, one after the other. A comparison
+runs both variants in turn, so that a noisy machine is noisy for both.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from typing import Any
 import psutil
 
 from common.errors import UserError
-from deploy.bench.measurement import Figure
+from deploy.bench.measurement import Measurement
 
 SEEDS = (1, 2, 3)
 POLL_S = 0.5
 
 
 class _Memory(threading.Thread):
-    """Watches the memory of a process and all that descend from it.
+    """Measures the peak memory of a process and all its descendants.
 
     PSS counts a page shared by k processes as 1/k in each: sums over processes are honest.
     """
@@ -73,7 +73,7 @@ def _raydqn(*arguments: str) -> tuple[dict[str, Any], float, int]:
 
 
 def _start(*arguments: str, output: int = subprocess.PIPE) -> subprocess.Popen[str]:
-    path = [str(Path(__file__).parent.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    path = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
     return subprocess.Popen(
         [sys.executable, "-m", "deploy", *arguments],
         stdout=output,
@@ -83,7 +83,7 @@ def _start(*arguments: str, output: int = subprocess.PIPE) -> subprocess.Popen[s
     )
 
 
-def bench_start(repeat: int | None) -> Iterator[Figure]:
+def bench_start(repeat: int | None) -> Iterator[Measurement]:
     """Seconds from the start of the command to the first experience, inline and on Ray."""
     seconds: dict[str, list[float]] = {"inline": [], "ray, 2 actors": []}
     with tempfile.TemporaryDirectory() as folder:
@@ -94,10 +94,10 @@ def bench_start(repeat: int | None) -> Iterator[Figure]:
                 summary, _, _ = _raydqn(*options, *(["--inline"] if mode == "inline" else []))
                 seconds[mode].append(summary["acting_after_s"])
     for mode, values in seconds.items():
-        yield Figure.of("start to first experience", mode, values, "s")
+        yield Measurement.of("start to first experience", mode, values, "s")
 
 
-def _learn(preset: str, seeds: tuple[int, ...], modes: tuple[str, ...]) -> Iterator[Figure]:
+def _learn(preset: str, seeds: tuple[int, ...], modes: tuple[str, ...]) -> Iterator[Measurement]:
     peaks: dict[str, list[float]] = {mode: [] for mode in modes}
     walls: dict[str, list[float]] = {mode: [] for mode in modes}
     with tempfile.TemporaryDirectory() as folder:
@@ -112,26 +112,28 @@ def _learn(preset: str, seeds: tuple[int, ...], modes: tuple[str, ...]) -> Itera
                 subject = f"{preset}, {mode}, seed {seed}"
                 walls[mode].append(wall_s)
                 peaks[mode].append(peak / 2**20)
-                yield Figure.of("wall time of the command", subject, [wall_s], "s")
-                yield Figure.of("env steps", subject, [summary["env_steps"]], "env steps")
-                yield Figure.of("score, 100 other episodes", subject, [again["score"]], "return")
+                yield Measurement.of("wall time of the command", subject, [wall_s], "s")
+                yield Measurement.of("env steps", subject, [summary["env_steps"]], "env steps")
+                yield Measurement.of(
+                    "score, 100 other episodes", subject, [again["score"]], "return"
+                )
     for mode in modes:
         subject = f"{preset}, {mode}"
-        yield Figure.of("wall time of the command", subject, walls[mode], "s")
-        yield Figure.of("peak memory, all processes", subject, peaks[mode], "MiB (PSS)")
+        yield Measurement.of("wall time of the command", subject, walls[mode], "s")
+        yield Measurement.of("peak memory, all processes", subject, peaks[mode], "MiB (PSS)")
 
 
-def bench_cartpole(repeat: int | None) -> Iterator[Figure]:
+def bench_cartpole(repeat: int | None) -> Iterator[Measurement]:
     """Preset `cartpole` on seeds 1, 2, 3, inline and on Ray: time, score, memory."""
     return _learn("cartpole", SEEDS[: repeat or 3], ("inline", "ray, 2 actors"))
 
 
-def bench_cartpole_pixels(repeat: int | None) -> Iterator[Figure]:
+def bench_cartpole_pixels(repeat: int | None) -> Iterator[Measurement]:
     """Preset `cartpole-pixels` on Ray: time, score, memory. Minutes for each seed."""
     return _learn("cartpole-pixels", SEEDS[: repeat or 1], ("ray",))
 
 
-def bench_pong(repeat: int | None) -> Iterator[Figure]:
+def bench_pong(repeat: int | None) -> Iterator[Measurement]:
     """Preset `pong`: speeds while training, inline and on Ray, taken in turn."""
     modes: dict[str, list[str]] = {"inline, 1 thread": ["--inline"], "ray, 1 actor": []}
     env: dict[str, list[float]] = {mode: [] for mode in modes}
@@ -147,11 +149,11 @@ def bench_pong(repeat: int | None) -> Iterator[Figure]:
                 env[mode].append(summary["env_steps_per_s"])
                 learner[mode].append(summary["learner_steps_per_s"])
     for mode in modes:
-        yield Figure.of("env steps while training", f"pong, {mode}", env[mode], "env steps/s")
-        yield Figure.of("learner steps", f"pong, {mode}", learner[mode], "learner steps/s")
+        yield Measurement.of("env steps while training", f"pong, {mode}", env[mode], "env steps/s")
+        yield Measurement.of("learner steps", f"pong, {mode}", learner[mode], "learner steps/s")
 
 
-def bench_rendering(repeat: int | None) -> Iterator[Figure]:
+def bench_rendering(repeat: int | None) -> Iterator[Measurement]:
     """Frames per second of CartPole's renderer by screen size, and with Pillow behind it."""
     import gymnasium as gym
 
@@ -181,52 +183,52 @@ def bench_rendering(repeat: int | None) -> Iterator[Figure]:
             subject = f"{width}×{height}" + (", preprocessed" if preprocess else "")
             rates.setdefault(subject, []).append(frames / elapsed)
     for subject, values in rates.items():
-        yield Figure.of("CartPole rendering", subject, values, "frames/s")
+        yield Measurement.of("CartPole rendering", subject, values, "frames/s")
 
 
-def bench_replay(repeat: int | None, peers: bool = False) -> Iterator[Figure]:
+def bench_replay(repeat: int | None, peers: bool = False) -> Iterator[Measurement]:
     """Replay memory: transitions per second and bytes, in one process and over Ray."""
-    from deploy.bench import replay as bench_replay
+    from deploy.bench import replay
 
-    return bench_replay.bench_replay(repeat, peers)
-
-
-def bench_checkpoint(repeat: int | None) -> Iterator[Figure]:
-    """One shard of 1 GiB: seconds to save beside its work, to save what is new, to restore."""
-    from deploy.bench import reliability as bench_reliability
-
-    return bench_reliability.bench_checkpoint(repeat)
+    return replay.bench_replay(repeat, peers)
 
 
-def bench_supervision(repeat: int | None) -> Iterator[Figure]:
+def bench_checkpoint(repeat: int | None) -> Iterator[Measurement]:
+    """One shard of 1 GiB: seconds to save in the background, to save new items, to restore."""
+    from deploy.bench import checkpoint
+
+    return checkpoint.bench_checkpoint(repeat)
+
+
+def bench_supervision(repeat: int | None) -> Iterator[Measurement]:
     """Learner steps per second with checkpoints and without, in turn in one run."""
-    from deploy.bench import reliability as bench_reliability
+    from deploy.bench import supervision
 
-    return bench_reliability.bench_supervision(repeat, _start)
-
-
-def bench_recovery(repeat: int | None) -> Iterator[Figure]:
-    """Seconds until another part is ready in the place of one that died or hangs; what was lost."""
-    from deploy.bench import reliability as bench_reliability
-
-    return bench_reliability.bench_recovery(repeat, _start)
+    return supervision.bench_supervision(repeat, _start)
 
 
-def bench_soak(repeat: int | None) -> Iterator[Figure]:
+def bench_recovery(repeat: int | None) -> Iterator[Measurement]:
+    """Seconds until the replacement of a dead or unresponsive part is ready; the lost work."""
+    from deploy.bench import recovery
+
+    return recovery.bench_recovery(repeat, _start)
+
+
+def bench_soak(repeat: int | None) -> Iterator[Measurement]:
     """Memory of every process while actors outrun the learner; `repeat`: minutes (30)."""
-    from deploy.bench import reliability as bench_reliability
+    from deploy.bench import soak
 
-    return bench_reliability.bench_soak(repeat or 30, _start)
+    return soak.bench_soak(repeat or 30, _start)
 
 
-def bench_scaling(repeat: int | None) -> Iterator[Figure]:
-    """Env steps per second against the number of actors, with an environment that only waits."""
+def bench_scaling(repeat: int | None) -> Iterator[Measurement]:
+    """Env steps per second against the number of actors, with an environment that only sleeps."""
     from deploy.bench import scaling
 
     return scaling.bench_scaling(repeat, _start)
 
 
-BENCHMARKS: dict[str, Callable[..., Iterator[Figure]]] = {
+BENCHMARKS: dict[str, Callable[..., Iterator[Measurement]]] = {
     "replay": bench_replay,
     "start": bench_start,
     "cartpole": bench_cartpole,

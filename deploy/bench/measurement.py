@@ -1,4 +1,4 @@
-"""Measured figures: what every benchmark prints."""
+"""Measurements: the lines that every benchmark prints."""
 
 from __future__ import annotations
 
@@ -8,8 +8,18 @@ from statistics import median
 
 
 @dataclass(frozen=True, slots=True)
-class Figure:
-    """One measured figure: the median of n measurements."""
+class Measurement:
+    """The median of n values of one figure.
+
+    Attributes:
+        figure: the measured quantity.
+        subject: the measured thing.
+        value: the median.
+        unit: of value, min and max.
+        n: number of values.
+        min: the smallest value.
+        max: the largest value.
+    """
 
     figure: str
     subject: str
@@ -20,19 +30,19 @@ class Figure:
     max: float
 
     @classmethod
-    def of(cls, figure: str, subject: str, values: list[float], unit: str) -> Figure:
-        """From single measurements."""
+    def of(cls, figure: str, subject: str, values: list[float], unit: str) -> Measurement:
+        """The measurement of a figure from single values."""
         return cls(figure, subject, median(values), unit, len(values), min(values), max(values))
 
 
-def show(figure: Figure, as_json: bool) -> None:
-    """Print a figure as one line."""
+def show(measurement: Measurement, as_json: bool) -> None:
+    """Print a measurement as one line."""
     if as_json:
-        print(json.dumps(asdict(figure), ensure_ascii=False), flush=True)
+        print(json.dumps(asdict(measurement), ensure_ascii=False), flush=True)
         return
-    f = figure
+    m = measurement
     print(
-        f"{f.figure:<34}{f.subject:<32}{f.value:>12,.2f} {f.unit:<16}"
-        f"n={f.n}  min {f.min:,.2f}  max {f.max:,.2f}",
+        f"{m.figure:<34}{m.subject:<32}{m.value:>12,.2f} {m.unit:<16}"
+        f"n={m.n}  min {m.min:,.2f}  max {m.max:,.2f}",
         flush=True,
     )

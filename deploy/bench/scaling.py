@@ -1,4 +1,4 @@
-"""`raydqn bench scaling`: env steps per second against the number of actors, and who gets tired."""
+"""`raydqn bench scaling`: env steps per second and CPU against the number of actors."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from common.config import merge
 from common.errors import UserError
 from common.handles import Handle
 from common.types import ActorReport, Episode
-from deploy.bench.measurement import Figure
+from deploy.bench.measurement import Measurement
 from deploy.launch.presets import make_config
 from deploy.launch.run import run_parts
 from deploy.runs.folder import STATUS, RunFolder
@@ -36,12 +36,12 @@ MEASURE_S = 20.0
 OPTIONS = (
     *(
         "--env.id",
-        "deploy.bench.sleep_env:Waiting-v0",
+        "deploy.bench.sleep_env:Sleep-v0",
         "--env.kwargs",
         f"{{step_s = {STEP_S:.6f}}}",
     ),
     *("--actors.envs", "1", "--actors.collect-steps", "32", "--actors.chunk-steps", "32"),
-    # The learner is not what is measured: it has little to do, and never holds an actor up.
+    # The learner is not measured: it has little to do, and never delays an actor.
     *("--network.hidden", "32", "--learner.batch-size", "32"),
     *("--learner.samples-per-insert", "0.25", "--learner.samples-per-insert-error", "5000"),
     *("--replay.capacity", "50000"),
@@ -52,7 +52,7 @@ OPTIONS = (
 CROWDS = (32, 360, 10_000)
 REPORTS = 15_000
 REPORT_STEPS = 256
-"""Env steps that an actor does from report to report, by default."""
+"""Env steps between two reports of an actor, by default."""
 CROWD_OPTIONS = {
     "actors": {"count": 1},
     "network": {"hidden": [32]},
@@ -64,8 +64,8 @@ CROWD_OPTIONS = {
 Start = Callable[..., subprocess.Popen[str]]
 
 
-def bench_scaling(repeat: int | None, start: Start) -> Iterator[Figure]:
-    """Env steps per second with 1 … 32 actors whose environment only waits.
+def bench_scaling(repeat: int | None, start: Start) -> Iterator[Measurement]:
+    """Env steps per second with 1 … 32 actors whose environment only sleeps.
 
     Args:
         repeat: rounds; each measures every number of actors once.
@@ -83,15 +83,15 @@ def bench_scaling(repeat: int | None, start: Start) -> Iterator[Figure]:
     yield from _supervisor(repeat or 1)
     ideal = median(rates[1])
     for count in COUNTS:
-        yield Figure.of("env steps", f"{count} actors", rates[count], "env steps/s")
+        yield Measurement.of("env steps", f"{count} actors", rates[count], "env steps/s")
         shares = [rate / (ideal * count) for rate in rates[count]]
-        yield Figure.of("of linear", f"{count} actors", shares, "ratio")
+        yield Measurement.of("of linear", f"{count} actors", shares, "ratio")
         waiting = [rate * STEP_S / count for rate in rates[count]]
-        yield Figure.of("of what waiting alone allows", f"{count} actors", waiting, "ratio")
-        yield Figure.of("driver's CPU", f"{count} actors", driver[count], "cores")
+        yield Measurement.of("of what waiting alone allows", f"{count} actors", waiting, "ratio")
+        yield Measurement.of("driver's CPU", f"{count} actors", driver[count], "cores")
         each = [1000 * cpu / count for cpu in driver[count]]
-        yield Figure.of("driver's CPU per actor", f"{count} actors", each, "mcores")
-        yield Figure.of("machine's CPU", f"{count} actors", machine[count], "cores")
+        yield Measurement.of("driver's CPU per actor", f"{count} actors", each, "mcores")
+        yield Measurement.of("machine's CPU", f"{count} actors", machine[count], "cores")
 
 
 def _measure(count: int, start: Start) -> tuple[float, float, float]:
@@ -135,27 +135,27 @@ def _wait_until_all_act(run: Path, count: int, process: subprocess.Popen[str]) -
 
 
 def _progress(run: Path) -> tuple[float, int]:
-    """When the newest report was made, and the env steps that it counts."""
+    """The time of the newest report, and its env steps."""
     line = read_metrics(run)[-1]
     return line["wall_s"], line["env_steps"]
 
 
 class Parrot:
-    """In the place of all actors: tells at once what one would tell after its work.
+    """Replaces all actors: reports at once, without any work.
 
-    What is left of a run is the supervisor's work, and Ray's for its calls.
+    The rest of the run is the supervisor's work, and Ray's for the calls.
     """
 
     def __init__(self, actors: int) -> None:
-        """For so many."""
+        """The replacement of `actors` actors."""
         self._actors = actors
-        self._told = 0
+        self._reported = 0
 
     def collect(self, steps: int, env_steps: int) -> ActorReport:
-        """The report of the next actor, with nothing for the memory."""
-        self._told += 1
+        """The report of the next actor, without transitions."""
+        self._reported += 1
         return ActorReport(
-            index=self._told % self._actors,
+            index=self._reported % self._actors,
             incarnation=0,
             env_steps=REPORT_STEPS,
             frames=REPORT_STEPS,
@@ -174,14 +174,14 @@ class Parrot:
         )
 
     def reconnect(self, title: str, handle: Handle) -> None:
-        """It talks to nobody."""
+        """Do nothing: it calls no other part."""
 
     def close(self) -> None:
-        """It holds nothing."""
+        """Do nothing: it holds no resources."""
 
 
 class _Crowd(RayRuntime):
-    """One parrot sits on the slots of all actors."""
+    """A runtime in which one `Parrot` fills the slots of all actors."""
 
     def __init__(self, actors: int) -> None:
         super().__init__(OneMachine())
@@ -198,8 +198,8 @@ class _Crowd(RayRuntime):
         return None
 
 
-def _supervisor(repeat: int) -> Iterator[Figure]:
-    """What a report costs the supervisor, by the number of actors that it waits for."""
+def _supervisor(repeat: int) -> Iterator[Measurement]:
+    """The supervisor's CPU time per report, by the number of actors."""
     for count in CROWDS:
         rates, costs = [], []
         for _ in range(repeat):
@@ -207,12 +207,12 @@ def _supervisor(repeat: int) -> Iterator[Figure]:
             rates.append(rate)
             costs.append(1e6 * cost_s)
         subject = f"{count} actors that report at once"
-        yield Figure.of("reports read", subject, rates, "reports/s")
-        yield Figure.of("supervisor's CPU per report", subject, costs, "µs")
+        yield Measurement.of("reports read", subject, rates, "reports/s")
+        yield Measurement.of("supervisor's CPU per report", subject, costs, "µs")
 
 
 def _read_reports(count: int) -> tuple[float, float]:
-    """Reports per second with so many actors that report all the time; seconds of CPU for each."""
+    """Reports per second of `count` actors that report all the time; CPU seconds per report."""
     stop = {"stop": {"env_steps": REPORTS * REPORT_STEPS}, "actors": {"count": count}}
     config = make_config("cartpole", overrides=merge(CROWD_OPTIONS, stop))
     spec = environment_spec(config.env, config.seed)
@@ -226,7 +226,7 @@ def _read_reports(count: int) -> tuple[float, float]:
 
 
 class _Stopwatch:
-    """A view that notes what the run has done, when, and with how much of this process's CPU."""
+    """A view that records env steps, time and this process's CPU time of each report."""
 
     def __init__(self) -> None:
         self.seen: list[tuple[float, float, int]] = []

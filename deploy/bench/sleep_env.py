@@ -1,4 +1,4 @@
-"""An environment whose step takes a fixed time and no CPU: for measuring everything around it."""
+"""An environment whose step takes a fixed time and no CPU, to measure everything around it."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from common.types import Array
 EPISODE_STEPS = 200
 
 
-class Waiting(gym.Env[Array, Any]):
-    """A simulator that somebody else computes: each step sleeps, episodes are of one length."""
+class Sleep(gym.Env[Array, Any]):
+    """Stands for a simulator in another process: each step sleeps, all episodes have one length."""
 
     observation_space = gym.spaces.Box(-1.0, 1.0, (4,), np.float32)
     action_space = gym.spaces.Discrete(2)
@@ -39,4 +39,4 @@ class Waiting(gym.Env[Array, Any]):
         return self.np_random.uniform(-1.0, 1.0, 4).astype(np.float32)
 
 
-gym.register("Waiting-v0", f"{__name__}:Waiting", max_episode_steps=EPISODE_STEPS)
+gym.register("Sleep-v0", f"{__name__}:Sleep", max_episode_steps=EPISODE_STEPS)

@@ -412,31 +412,31 @@ def _scale(options: argparse.Namespace, _: Overrides) -> int:
 
 def _change(options: argparse.Namespace, overrides: Overrides) -> int:
     """Ask a run for other values, by its folder or by its name on a cluster."""
-    from deploy.control.file import APPLIED, TAKEN_WITHIN_S, ask, changed, keys_of
+    from deploy.control.file import TAKEN_WITHIN_S, changed, keys_of, request_change
 
     if options.address is None:
         from deploy.runs.folder import RunFolder
 
         folder = RunFolder.open(_path(options.run_folder))
         new = changed(folder.config, overrides, "command line")
-        answer = ask(folder, new, keys_of(overrides), TAKEN_WITHIN_S)
+        reply = request_change(folder, new, keys_of(overrides), TAKEN_WITHIN_S)
     else:
-        from deploy.control.service import ask_board, board_of, boards_at
+        from deploy.control.client import send_request, service_of, services_at
 
-        with boards_at(options.address) as boards:
-            board = board_of(boards, options.run_folder, options.address)
-            answer = ask_board(board, options.run_folder, overrides, TAKEN_WITHIN_S)
-    if answer is None:
+        with services_at(options.address) as services:
+            service = service_of(services, options.run_folder, options.address)
+            reply = send_request(service, options.run_folder, overrides, TAKEN_WITHIN_S)
+    if reply is None:
         print(
             f"raydqn: not taken yet: the run did not look within {TAKEN_WITHIN_S:g} s; it will "
             "when it does",
             file=sys.stderr,
         )
         return FAILURE
-    if answer.startswith(APPLIED):
-        print(answer)
+    if reply.applied:
+        print(reply)
         return 0
-    print(f"raydqn: not taken: {answer}", file=sys.stderr)
+    print(f"raydqn: not taken: {reply}", file=sys.stderr)
     return FAILURE
 
 
@@ -452,11 +452,11 @@ def _status(options: argparse.Namespace, _: Overrides) -> int:
         running = folder.is_running()
         found = [folder.read_status() if running else folder.read_ended()]
     else:
-        from deploy.control.service import statuses_at
+        from deploy.control.client import statuses_at
 
         running = True
-        found, silent = statuses_at(options.address, options.run_folder)
-        for line in silent:
+        found, unresponsive = statuses_at(options.address, options.run_folder)
+        for line in unresponsive:
             print(f"raydqn: {line}", file=sys.stderr)
         if not found:
             print("no run has reported at", options.address)
@@ -625,6 +625,6 @@ def _bench(options: argparse.Namespace, _: Overrides) -> int:
     if options.peers and options.name != "replay":
         raise UserError(f"--peers: has no effect on bench {options.name}, only on bench replay")
     named = {"peers": True} if options.peers else {}
-    for figure in BENCHMARKS[options.name](options.repeat, **named):
-        show(figure, as_json=options.json)
+    for measurement in BENCHMARKS[options.name](options.repeat, **named):
+        show(measurement, as_json=options.json)
     return 0

@@ -1,7 +1,7 @@
-"""`raydqn chaos RUN`: parts of a live run die at random, as they do on machines that vanish.
+"""`raydqn chaos RUN`: kill random parts of a live run, as machines that vanish do.
 
-The run itself ends them, the hard way (SIGKILL): it may be spread over many machines, and all that
-a command needs to know of it is its folder.
+The run itself kills them (SIGKILL), because it may be spread over many machines. The command needs
+nothing but the run folder.
 """
 
 from __future__ import annotations
@@ -12,29 +12,29 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from common.errors import UserError
-from deploy.control.file import post
+from deploy.control.file import place_request
 from deploy.runs.folder import RunFolder
 
 CRASH = "crash"
 KINDS = ("actor", "shard", "learner", "variables", "evaluator")
-"""Kinds of parts; each can be replaced."""
+"""Kinds of parts; the run replaces each of them."""
 POLL_S = 0.1
 
 
 def chaos(folder: RunFolder, every_s: float, kinds: Sequence[str], seed: int) -> Iterator[str]:
-    """Have a random part die every so often, for as long as the run goes on.
+    """Kill a random part at a fixed interval, until the run ends.
 
     Args:
         folder: of the run.
-        every_s: seconds between deaths.
-        kinds: of parts that may die; each time one kind is drawn, then one of its parts.
-        seed: for drawing them.
+        every_s: seconds between kills.
+        kinds: the kinds of parts to kill; each time one kind is drawn, then one of its parts.
+        seed: of the draws.
 
     Yields:
-        What was asked for, one line each.
+        One line per request to the run.
 
     Raises:
-        UserError: an unknown kind, or no run is going on.
+        UserError: a kind is unknown, or the run is not active.
     """
     for kind in kinds:
         if kind not in KINDS:
@@ -45,25 +45,29 @@ def chaos(folder: RunFolder, every_s: float, kinds: Sequence[str], seed: int) ->
     while _wait(folder, every_s):
         kind, number = rng.choice(list(kinds)), rng.randrange(1 << 16)
         document = {CRASH: {"kind": kind, "number": number}}
-        if post(folder.path, document) is None:  # somebody else's wish is not taken yet
+        if place_request(folder.path, document) is None:  # the run has not read another one yet
             continue
-        yield f"{kind} number {number} (modulo how many there are) is to die"
+        yield f"requested: kill {kind} number {number} (modulo the number of {kind}s)"
 
 
-def parse_wish(wish: Any) -> tuple[str, int]:
-    """Kind and number of the part that is to die, as they stand in the control file.
+def parse_crash(request: Any) -> tuple[str, int]:
+    """Kind and number of the part to kill, from the request's table in the control file.
 
     Raises:
-        UserError: no such kind, or no number.
+        UserError: the kind is unknown, or the number is not one.
     """
-    kind, number = (wish.get(key) if isinstance(wish, dict) else None for key in ("kind", "number"))
+    values = request if isinstance(request, dict) else {}
+    kind, number = values.get("kind"), values.get("number")
     if kind not in KINDS or type(number) is not int or number < 0:
-        raise UserError(f"{CRASH}: {kind!r:.40} {number!r:.40}: no kind of part, or no number")
+        raise UserError(
+            f"{CRASH}: kind={kind!r:.40} number={number!r:.40}: must be one of {', '.join(KINDS)} "
+            "and a whole number"
+        )
     return kind, number
 
 
 def _wait(folder: RunFolder, seconds: float) -> bool:
-    """Let time go by; whether the run goes on."""
+    """Wait so many seconds, less if the run ends; whether the run is still active."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         if not folder.is_running():

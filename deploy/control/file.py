@@ -1,10 +1,10 @@
-"""Changing a run while it goes on.
+"""Changing a run through a file in its folder.
 
-A command writes the new values into `control.toml` in the run folder. The supervisor looks there
-every `LOOK_EVERY_S`, takes them over, records them in `config.toml`, and removes the file. The
-folder is all that a command needs to know of a run: no port, no address, the same in both modes.
-Where a command is given on another machine of a cluster, the wish goes by the run's board
-(`deploy.control.service`).
+A command writes the new values into `control.toml` in the run folder. The supervisor reads the
+file every `LOOK_EVERY_S`, applies the values, records them in `config.toml`, and removes the file.
+A command needs nothing but the folder: no port, no address, the same in both modes. On another
+node of a cluster, a command sends its request to the run's control service instead
+(`deploy.control.client`).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import stat
 import time
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,22 +32,43 @@ LIVE_KEYS = (
 )
 """Keys that can be changed while a run goes on."""
 LOOK_EVERY_S = 1.0
-"""How often a run looks for changes, at the most."""
+"""Shortest interval between two reads of the control file."""
 TAKEN_WITHIN_S = 10.0
-"""How long a command waits for the run to take its change: one piece of work, and a look."""
+"""Longest wait of a command for the run's reply: one piece of the run's work, and a read."""
 MAX_BYTES = 1 << 16
-"""A larger file is none of ours."""
+"""No command writes a larger file."""
 POLL_S = 0.05
 
-Mark = tuple[int, int]
-"""Of a wish: inode and time of writing of its file. No other that comes in time has the same."""
+RequestId = tuple[int, int]
+"""Inode and modification time of a request's file; no other request within the wait has both."""
 
-APPLIED = "applied: "
-"""How the answer to a wish begins that was granted."""
+_APPLIED = "applied: "
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A run's reply to a request.
+
+    Attributes:
+        applied: whether the run applied the change.
+        text: the change, or the reason against it, in one line.
+    """
+
+    applied: bool
+    text: str
+
+    def __str__(self) -> str:
+        """The reply as it is shown and written: `applied: TEXT`, or the reason alone."""
+        return f"{_APPLIED}{self.text}" if self.applied else self.text
+
+    @classmethod
+    def parse(cls, text: str) -> Reply:
+        """The reply that `str` wrote."""
+        return cls(text.startswith(_APPLIED), text.removeprefix(_APPLIED))
 
 
 def option(key: str) -> str:
-    """How a key is spelt on the command line."""
+    """The command-line option of a key."""
     return f"--{key.replace('_', '-')}"
 
 
@@ -68,7 +90,7 @@ def changed(config: Config, changes: Mapping[str, Any], source: str) -> Config:
         source: named in errors.
 
     Raises:
-        UserError: a key that cannot be changed now, or a value that does not fit the others.
+        UserError: a key cannot be changed during a run, or a value conflicts with the others.
     """
     keys = keys_of(changes)
     for key in keys:
@@ -83,13 +105,8 @@ def changed(config: Config, changes: Mapping[str, Any], source: str) -> Config:
 
 
 def describe(old: Config, new: Config, keys: Iterable[str]) -> str:
-    """`learner.samples_per_insert 8 → 4`."""
+    """The changed values in one line: `learner.samples_per_insert 8 → 4`."""
     return ", ".join(f"{key} {_shown(old, key)} → {_shown(new, key)}" for key in keys)
-
-
-def _get(config: Config, key: str) -> Any:
-    section, _, name = key.partition(".")
-    return getattr(getattr(config, section), name)
 
 
 def _plain(config: Config, key: str) -> Any:
@@ -105,28 +122,28 @@ def _shown(config: Config, key: str) -> str:
 
 
 class ControlFile:
-    """The run's end of the channel."""
+    """The run's end of the channel: reads requests and writes replies."""
 
     def __init__(self, folder: Path) -> None:
-        """Of the run in `folder`."""
+        """The control file of the run in `folder`."""
         self._path = folder / CONTROL
-        # Of the last one that was read: one that cannot be removed is not taken again and again.
-        self._seen: Mark | None = None
+        # Of the newest request that was read, so that a file that cannot be removed is read once.
+        self._seen: RequestId | None = None
 
     def read(self) -> dict[str, Any] | None:
-        """Changes that are asked for, nested by section; None: none, or these were read before.
+        """The requested changes, nested by section; None if there are none, or no new ones.
 
         Raises:
-            UserError: not a file that a command wrote.
+            UserError: the file is not a request of a command.
         """
         try:
             status = self._path.lstat()
         except OSError:
             return None
-        mark = _mark(status)
-        if mark == self._seen:
+        request_id = _id_of(status)
+        if request_id == self._seen:
             return None
-        self._seen = mark
+        self._seen = request_id
         if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_BYTES:
             raise UserError(f"{self._path}: must be a file of at most {MAX_BYTES} bytes")
         try:
@@ -134,37 +151,38 @@ class ControlFile:
         except (ValueError, RecursionError) as error:  # numbers too long, brackets too deep
             raise UserError(f"{self._path}: not a TOML file ({error})") from None
 
-    def answer(self, text: str) -> None:
-        """What became of it; before the file is removed. It begins with the mark of the wish."""
-        with suppress(OSError):  # whoever asked sees by config.toml what the run goes on with
-            write_atomically(self._path.with_name(REPLY), f"{self._seen}\n{text}".encode())
+    def reply(self, reply: Reply) -> None:
+        """Write the reply to the request that was read, headed by its id; call before `remove`."""
+        # If this fails, the new `config.toml` still tells the command about the change.
+        with suppress(OSError):
+            write_atomically(self._path.with_name(REPLY), f"{self._seen}\n{reply}".encode())
 
     def remove(self) -> None:
-        """Take away what was read; a newer one stays."""
-        with suppress(OSError):  # gone already, or not ours to remove
-            if _mark(self._path.lstat()) == self._seen:
+        """Remove the request that was read; a newer one stays."""
+        with suppress(OSError):  # it is gone, or must not be removed
+            if _id_of(self._path.lstat()) == self._seen:
                 self._path.unlink()
 
 
-def post(folder: Path, document: Mapping[str, Any]) -> Mark | None:
-    """Put a wish where the run looks, unless one waits there that the run has not taken yet.
+def place_request(folder: Path, document: Mapping[str, Any]) -> RequestId | None:
+    """Write a request for the run, unless the run has not read an earlier one yet.
 
-    Several commands may do so at once: none takes another's place.
+    Several commands may do so at once: no request overwrites another.
 
     Args:
         folder: of the run.
-        document: what is wished, nested by section.
+        document: the request, nested by section.
 
     Returns:
-        The wish's mark; None: another one waits there.
+        The request's id; None if an earlier request is waiting.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the file cannot be written.
     """
     path, data = folder / CONTROL, tomlkit.dumps(document).encode()
     own = folder / f".{CONTROL}-{os.getpid()}-{time.monotonic_ns()}"
     try:
-        write_atomically(own, data)  # the run must never see half of it
+        write_atomically(own, data)  # the run must never read half of it
         try:
             os.link(own, path)
         except FileExistsError:
@@ -173,85 +191,92 @@ def post(folder: Path, document: Mapping[str, Any]) -> Mark | None:
             if path.exists():
                 return None
             own.replace(path)
-            return _mark(path.lstat())
-        return _mark(own.lstat())
+            return _id_of(path.lstat())
+        return _id_of(own.lstat())
     finally:
         own.unlink(missing_ok=True)
 
 
-def _mark(status: os.stat_result) -> Mark:
-    return status.st_ino, status.st_mtime_ns
-
-
-def _waits(path: Path, mark: Mark) -> bool:
-    """Whether the wish of that mark was not taken yet."""
+def read_reply(folder: Path, request_id: RequestId) -> Reply | None:
+    """The run's reply to one request; None if there is none."""
     try:
-        return _mark(path.lstat()) == mark
+        first, _, text = (folder / REPLY).read_text(encoding="utf-8").partition("\n")
     except OSError:
-        return False
+        return None
+    return Reply.parse(text) if first == str(request_id) else None
 
 
 def discard(folder: Path) -> None:
-    """Take away what nobody took: it was meant for a run that has ended."""
+    """Remove a request and a reply that are left from an earlier attempt of the run."""
     for name in (CONTROL, REPLY):
         with suppress(OSError):
             (folder / name).unlink()
 
 
-def ask(folder: RunFolder, new: Config, keys: Collection[str], wait_s: float) -> str | None:
-    """Ask the run in `folder` to go on with other values, and see whether it does.
+def request_change(
+    folder: RunFolder, new: Config, keys: Collection[str], timeout_s: float
+) -> Reply | None:
+    """Request a change from the run in `folder`, and wait for the reply.
 
     Args:
         folder: of the run.
         new: its configuration with the changes.
-        keys: which of its keys are to change.
-        wait_s: how long it has to take them; after that the request stays, until it looks.
+        keys: the keys to change.
+        timeout_s: longest wait for the reply; after that the request stays until the run reads it.
 
     Returns:
-        What became of it, `APPLIED` in front if it was granted; None: nothing yet.
+        The reply; None if there is none yet.
 
     Raises:
-        UserError: no run is going on, or the request cannot be written.
+        UserError: no run is going on, an earlier request is waiting, or the request cannot be
+            written.
     """
     if not folder.is_running():
         raise UserError(
             f"{folder.path}: no run is going on there; `raydqn resume` takes the same keys"
         )
-    document, path = wish_of(new, keys), folder.path / CONTROL
-    deadline = time.monotonic() + wait_s
-    while (mark := _post(folder.path, document)) is None:
+    document, path = request_document(new, keys), folder.path / CONTROL
+    deadline = time.monotonic() + timeout_s
+    while (request_id := _try_to_place(folder.path, document)) is None:
         if time.monotonic() > deadline:
-            raise UserError(f"{path}: another command's wish waits there still; try again later")
+            raise UserError(
+                f"{path}: the run has not read an earlier request yet; nothing was changed, try "
+                "again later"
+            )
         time.sleep(POLL_S)
-    while _waits(path, mark) and folder.is_running() and time.monotonic() < deadline:
+    while _is_waiting(path, request_id) and folder.is_running() and time.monotonic() < deadline:
         time.sleep(POLL_S)
-    if _waits(path, mark):
+    if _is_waiting(path, request_id):
         if folder.is_running():
             return None
         discard(folder.path)
-    return _answer(folder.path, mark) or "the run has ended; nothing was changed"
+    reply = read_reply(folder.path, request_id)
+    return reply or Reply(False, "the run has ended; nothing was changed")
 
 
-def _post(folder: Path, document: Mapping[str, Any]) -> Mark | None:
-    try:
-        return post(folder, document)
-    except OSError as error:
-        raise UserError(f"{folder / CONTROL}: cannot be written ({error.strerror})") from None
-
-
-def _answer(folder: Path, mark: Mark) -> str | None:
-    """What the run said to the wish of that mark, and to no other."""
-    try:
-        first, _, answer = (folder / REPLY).read_text(encoding="utf-8").partition("\n")
-    except OSError:
-        return None
-    return answer if first == str(mark) else None
-
-
-def wish_of(config: Config, keys: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """Values of `config`, nested by section, as they travel to a run."""
+def request_document(config: Config, keys: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """The values of some keys of `config`, nested by section, as they travel to a run."""
     document: dict[str, dict[str, Any]] = {}
     for key in keys:
         section, _, name = key.partition(".")
         document.setdefault(section, {})[name] = _plain(config, key)
     return document
+
+
+def _try_to_place(folder: Path, document: Mapping[str, Any]) -> RequestId | None:
+    try:
+        return place_request(folder, document)
+    except OSError as error:
+        raise UserError(f"{folder / CONTROL}: cannot be written ({error.strerror})") from None
+
+
+def _id_of(status: os.stat_result) -> RequestId:
+    return status.st_ino, status.st_mtime_ns
+
+
+def _is_waiting(path: Path, request_id: RequestId) -> bool:
+    """Whether the run has not removed that request yet."""
+    try:
+        return _id_of(path.lstat()) == request_id
+    except OSError:
+        return False

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from common.handles import Future, Handle
+from deploy.control.file import Reply
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,8 +18,8 @@ class ControlServiceClient:
 
     def publish(self, report: Mapping[str, Any], status: dict[str, Any]) -> Future[None]:
         """Replace the report and the status that the service shows."""
-        return self.handle.call("post", report, status)
+        return self.handle.call("publish", report, status)
 
-    def poll(self, replies: Mapping[int, str]) -> Future[list[tuple[int, dict[str, Any]]]]:
+    def poll(self, replies: Mapping[int, Reply]) -> Future[list[tuple[int, dict[str, Any]]]]:
         """Send replies, by number of the request; the requests since the last poll."""
-        return self.handle.call("hear", replies)
+        return self.handle.call("poll", replies)

@@ -1,6 +1,6 @@
-"""`raydqn cluster check`: what is wrong with a cluster file, and what will run where.
+"""`raydqn cluster check`: the faults of a cluster file, and where each part of a run will be.
 
-It costs nothing: nobody is asked, neither network nor cloud.
+The check costs nothing: it uses neither network nor cloud.
 """
 
 from __future__ import annotations
@@ -18,25 +18,24 @@ from gymnasium.error import NameNotFound, VersionNotFound
 from actors.environments import environment_spec
 from common.config import Config
 from common.errors import UserError
+from common.parts import Role
 from deploy.provisioning.cluster_file import (
     KUBERAY,
     LOCAL,
     ClusterFile,
-    Finding,
     NodeType,
-    dig,
-    error,
+    get_nested,
     load_cluster,
-    to_do,
-    warning,
 )
+from deploy.provisioning.findings import Finding, error, to_do, warning
 from deploy.provisioning.local_machine import find_missing
 from deploy.provisioning.rules import find_mistakes
+from deploy.resources.packing import NodeGroup, Packing
 from deploy.resources.requests import NO_LIMIT, ResourceRequest, resource_requests
 from deploy.runtime.packaging import comes_with_raydqn, is_here, module_of, travels
 
 EXAMPLE = re.compile(r"\w+://(my-|your-)?bucket(/|$)")
-"""A place in an object store as documents write it."""
+"""The URL of an example bucket."""
 ROLE_OF_NODE = {
     "aws": (
         "s3://",
@@ -45,43 +44,38 @@ ROLE_OF_NODE = {
     ),
     "gcp": ("gs://", "serviceAccounts", r"\bGOOGLE_APPLICATION_CREDENTIALS="),
 }
-"""What lets a node write to the cloud's object store: a role of its own, or what it is brought."""
+"""By provider: the scheme of its object store, and two ways to let a node write there: the key of a
+role in the node's configuration, and a pattern of credentials in the file."""
 
 
 @dataclass
 class Node:
-    """A node that may be started, and what it holds."""
+    """A node that may be started, and the remotes on it by role."""
 
     type: NodeType
-    left: dict[str, float]  # of its resources
-    held: Counter[str] = field(default_factory=Counter)  # remotes by title
-
-    def hold(self, demand: ResourceRequest, count: int) -> None:
-        """Take so many of them."""
-        demand.reserve(self.left, count)
-        self.held[demand.title] += count
+    held: Counter[Role] = field(default_factory=Counter)
 
 
 @dataclass(frozen=True)
 class Report:
-    """What a check found."""
+    """The result of a check."""
 
     cluster: ClusterFile
-    nodes: list[Node]  # that a run would have, idle ones that never go included
+    nodes: list[Node]  # of the run, including idle ones that never stop
     findings: list[Finding]
 
     @property
     def ready(self) -> bool:
-        """Whether this can be started as it is."""
+        """Whether the cluster can be started as it is."""
         return all(finding.level == "warning" for finding in self.findings)
 
     @property
     def errors(self) -> int:
-        """Findings with which nothing should be started."""
+        """Number of findings with which no cluster should be started."""
         return sum(finding.level == "error" for finding in self.findings)
 
     def lines(self) -> Iterator[str]:
-        """The report, for a person."""
+        """The report as text."""
         cluster = self.cluster
         yield f"{cluster.path}: cluster {cluster.name} on {_place(cluster)}"
         rows = [
@@ -109,11 +103,11 @@ class Report:
         yield f"{_of(levels['error'], 'error')}, {to_do}{_of(levels['warning'], 'warning')}"
 
     def _held(self, node_type: NodeType) -> str:
-        """What the nodes of a type hold in this run."""
+        """The parts on the nodes of a type."""
         nodes = [node for node in self.nodes if node.type is node_type and node.held]
-        held = sum((node.held for node in nodes), Counter[str]())
+        held = sum((node.held for node in nodes), Counter[Role]())
         what = ["driver"] if node_type.head else []
-        what += [title if count == 1 else f"{count} {title}s" for title, count in held.items()]
+        what += [str(role) if count == 1 else f"{count} {role}s" for role, count in held.items()]
         return ", ".join(what) + (f" on {len(nodes)} nodes" if len(nodes) > 1 else "")
 
 
@@ -122,10 +116,10 @@ def check_cluster(path: Path, config: Config) -> Report:
 
     Args:
         path: of a file for `ray up` or KubeRay.
-        config: of the run that is meant for it.
+        config: of the run that will train there.
 
     Raises:
-        UserError: it is no cluster file.
+        UserError: the file is no cluster file.
     """
     cluster = load_cluster(path)
     findings = [*find_missing(cluster), *find_mistakes(cluster)]
@@ -146,194 +140,176 @@ def check_cluster(path: Path, config: Config) -> Report:
 def place(
     cluster: ClusterFile, wanted: Sequence[ResourceRequest]
 ) -> tuple[list[Node], list[Finding]]:
-    """Place remotes as Ray would: on nodes that are there, else on new ones.
+    """Place remotes as Ray would: on running nodes, else on new ones.
 
     Args:
-        cluster: where.
+        cluster: of the nodes.
         wanted: in this order; shards go to the learner's node while it has room.
 
     Returns:
-        Nodes with what they hold, and what found no room.
+        The nodes with their remotes, and a finding for each kind of remote without room.
     """
-    nodes = [_node(kind) for kind in cluster.nodes for _ in range(kind.least)]
-    used = Counter({kind.name: kind.least for kind in cluster.nodes})
+    types = {kind.name: kind for kind in cluster.nodes}
+    groups = [NodeGroup(k.name, _offers(k), k.least, k.most) for k in cluster.nodes]
+    packing = Packing(groups, cluster.max_workers + 1)  # the head is one more
     findings = []
-    for demand in wanted:
-        unfit = _unfit(cluster, demand)
+    for request in wanted:
+        unfit = _unfit(cluster, request)
         if unfit is not None:
             findings.append(unfit)
             continue
-        limit = demand.count or NO_LIMIT  # 0: as many as fit
-        left = limit
-        near = sorted(nodes, key=lambda node: "learner" not in node.held)
-        for node in near:
-            left -= _fill(node, demand, left)
-        while left and (kind := _next_type(cluster, used, demand)) is not None:
-            node = _node(kind)
-            nodes.append(node)
-            used[kind.name] += 1
-            left -= _fill(node, demand, left)
-        if demand.count and left:
-            findings.append(_too_many(cluster, demand, limit - left))
-        elif not demand.count and left == limit:
-            findings.append(_too_many(cluster, demand, 0))
-    shards = [node.held["shard"] for node in nodes if "learner" not in node.held]
-    if sum(shards) and any("learner" in node.held for node in nodes):
+        placed = packing.place(
+            request,
+            request.count or NO_LIMIT,  # 0: as many as fit
+            node_order=lambda node: Role.LEARNER not in node.held,
+            # No GPU that the remote does not request, else the largest node.
+            group_order=lambda group: (types[group.name].gpus, -(types[group.name].cpus or 0)),
+        )
+        if placed < max(1, request.count):
+            findings.append(_too_many(cluster, request, placed))
+    nodes = [Node(types[node.group.name], node.held) for node in packing.nodes]
+    shards = [node.held[Role.SHARD] for node in nodes if Role.LEARNER not in node.held]
+    if sum(shards) and any(Role.LEARNER in node.held for node in nodes):
         findings.append(
             warning(
                 "replay.shards",
-                next(d.count for d in wanted if d.title == "shard"),
-                f"{sum(shards)} of them do not fit beside the learner: batches cross the network",
+                next(d.count for d in wanted if d.role is Role.SHARD),
+                f"{sum(shards)} do not fit on the learner's node: batches cross the network",
             )
         )
     return nodes, findings
 
 
 def _find_storage(storage: str) -> Iterator[Finding]:
-    """A place for checkpoints that is none."""
+    """A storage for checkpoints that is an example, incomplete or relative."""
     if EXAMPLE.match(storage):
-        yield to_do("checkpoint.storage", storage, "an example: put yours")
+        yield to_do("checkpoint.storage", storage, "is an example: put yours")
     if re.fullmatch(r"\w+:///*", storage):
         yield error("checkpoint.storage", storage, "must name a bucket, or a folder")
     if storage and "://" not in storage and not storage.startswith(("/", "~")):
         yield error(
             "checkpoint.storage",
             storage,
-            "would lie in the folder of a job, and go with it: must be a URL, or begin with / or ~",
+            "is in the job's folder, which Ray deletes: must be a URL, or begin with / or ~",
         )
 
 
 def _find_far_shards(
     cluster: ClusterFile, nodes: Sequence[Node], config: Config
 ) -> Iterator[Finding]:
-    """Shards whose nodes do not see the driver's disk, on which checkpoints are by default."""
+    """Shards on nodes that cannot reach the storage of checkpoints."""
     storage = config.checkpoint.storage or ""
-    far = next((node.type for node in nodes if node.held["shard"] and not node.type.head), None)
+    far = next((node.type for node in nodes if node.held[Role.SHARD] and not node.type.head), None)
     if far is None or not config.checkpoint.replay:
         return
     if not storage:
         yield to_do(
             "checkpoint.storage",
             "none",
-            f"shards are on {far.name}, the run's folder on the head: must be a URL or a folder "
+            f"shards are on {far.name}, the run folder is on the head: must be a URL or a folder "
             "that all nodes share, or checkpoint.replay must be false",
         )
-    # Ray gives the head alone a role of the cloud's.
+    # Ray gives a role to the head only.
     scheme, key, otherwise = ROLE_OF_NODE.get(cluster.provider, ("", "", ""))
     if scheme and storage.startswith(scheme):
         place = ("available_node_types", far.name, "node_config")
         brought = re.search(otherwise, json.dumps(cluster.values))
-        if not brought and key not in dig(cluster.values, *place):
+        if not brought and key not in get_nested(cluster.values, *place):
             yield to_do(
                 ".".join((*place, key)),
                 None,
-                f"is missing: without a role of its own the node may not write to {storage}",
+                f"is missing: without a role the node cannot write to {storage}",
             )
 
 
 def _find_environment(cluster: ClusterFile, env_id: str) -> Iterator[Finding]:
-    """A module of the user's that nodes do not get with the job."""
+    """A module of the user's that is not shipped with the job."""
     module = module_of(env_id)
     if not module or comes_with_raydqn(module):
         return
     if cluster.provider == KUBERAY:
-        yield warning("env.id", env_id, f"nothing travels to pods: {module} must be in their image")
+        yield warning(
+            "env.id", env_id, f"pods get no code from here: {module} must be in their image"
+        )
         return
     setup = " ".join(cluster.values["head_setup_commands"]).replace("-", "_")
     if not travels(module) and not re.search(rf"\b{re.escape(module)}\b", setup):
-        why = "is installed here" if is_here(module) else "is found nowhere here"
+        why = "is installed here" if is_here(module) else "is not found here"
         yield warning(
-            "env.id", env_id, f"{module} {why}, and so not shipped: setup_commands must install it"
+            "env.id",
+            env_id,
+            f"{module} {why}, and not shipped: setup_commands must install it",
         )
 
 
 def _try_environment(config: Config) -> Iterator[Finding]:
-    """An environment that does not exist, or not like this: the nodes would find that out, too."""
+    """An environment that cannot be made here, and would probably fail on the nodes, too."""
     module = module_of(config.env.id)
     if module and not is_here(module):
         return
     try:
         environment_spec(config.env)
     except UserError as mistake:
-        cause = mistake.__context__  # None: it was made, and is not what a run can use
+        cause = mistake.__context__  # None: it can be made, but no run can use it
         key, _, rest = str(mistake).partition("=")
         value, _, wish = rest.partition(": ")
         if cause is None or isinstance(cause, (NameNotFound, VersionNotFound)):
             yield error(key, value, wish)
         else:
-            yield warning(key, value, f"{wish}; so it is here: nodes must have what is missing")
+            yield warning(key, value, f"{wish}; true of this machine: the nodes must have it")
 
 
 def _find_spot_shards(nodes: Sequence[Node], config: Config) -> Iterator[Finding]:
-    """Shards on machines that the cloud may take away."""
+    """Shards on spot nodes."""
     spread = config.placement.shards == "spread" and any(node.type.spot for node in nodes)
-    if spread or any(node.type.spot and node.held["shard"] for node in nodes):
+    if spread or any(node.type.spot and node.held[Role.SHARD] for node in nodes):
         yield warning(
             "placement.shards",
             config.placement.shards,
-            "shards may live on spot nodes: what one holds is gone with it, back to its checkpoint",
+            "shards may be on spot nodes: where one stops, its shards restart from a checkpoint",
         )
 
 
-def _node(kind: NodeType) -> Node:
-    offered = dict.fromkeys(kind.offers, math.inf)  # how much of it the file says does not matter
-    return Node(kind, {"CPU": kind.cpus or 0, "GPU": kind.gpus, **offered})
+def _offers(kind: NodeType) -> dict[str, float]:
+    """Resources of a node; the file's amount of a custom resource does not matter."""
+    return {"CPU": kind.cpus or 0, "GPU": kind.gpus, **dict.fromkeys(kind.offers, math.inf)}
 
 
-def _fill(node: Node, demand: ResourceRequest, left: int) -> int:
-    count = min(left, demand.count_fitting(node.left))
-    if count:
-        node.hold(demand, count)
-    return count
-
-
-def _next_type(
-    cluster: ClusterFile, used: Counter[str], demand: ResourceRequest
-) -> NodeType | None:
-    """What to start for a remote: no GPU that it does not ask for, else the largest."""
-    if used.total() > cluster.max_workers:  # the head is one of them
-        return None
-    kinds = [
-        k for k in cluster.nodes if used[k.name] < k.most and demand.count_fitting(_node(k).left)
-    ]
-    return min(kinds, key=lambda kind: (kind.gpus, -(kind.cpus or 0)), default=None)
-
-
-def _unfit(cluster: ClusterFile, demand: ResourceRequest) -> Finding | None:
-    """Why no node at all can hold one of these remotes."""
+def _unfit(cluster: ClusterFile, request: ResourceRequest) -> Finding | None:
+    """The reason why no node can hold one of these remotes; None if some node can."""
     kinds = [kind for kind in cluster.nodes if kind.most]
-    if any(demand.count_fitting(_node(kind).left) for kind in kinds):
+    if any(request.count_fitting(_offers(kind)) for kind in kinds):
         return None
     that = ""
-    if demand.resource is not None:
-        kinds = [kind for kind in kinds if demand.resource in kind.offers]
-        that = f" that offers {demand.resource}"
+    if request.resource is not None:
+        kinds = [kind for kind in kinds if request.resource in kind.offers]
+        that = f" that offers {request.resource}"
     most_gpus = max((kind.gpus for kind in kinds), default=0)
-    if demand.gpus > most_gpus:
-        has = f"has {'one' if demand.gpus == 1 else 'as many'}"
-        wish = f"{demand.title} wants {_of(demand.gpus, 'GPU')}: no node type{that} {has}"
+    if request.gpus > most_gpus:
+        has = f"has {'one' if request.gpus == 1 else 'as many'}"
+        wish = f"{request.role} needs {_of(request.gpus, 'GPU')}: no node type{that} {has}"
     else:
-        wish = f"{demand.title} wants {_of(demand.cpus, 'CPU')}: no node type{that} has as many"
-        if demand.gpus:
-            wish += f" beside {_of(demand.gpus, 'GPU')}"
-    return error(_nodes_key(cluster, demand), None, wish)
+        wish = f"{request.role} needs {_of(request.cpus, 'CPU')}: no node type{that} has as many"
+        if request.gpus:
+            wish += f" beside {_of(request.gpus, 'GPU')}"
+    return error(_nodes_key(cluster, request), None, wish)
 
 
-def _too_many(cluster: ClusterFile, demand: ResourceRequest, fit: int) -> Finding:
-    """More remotes than there will ever be room for."""
-    key = {"actor": "actors.count", "shard": "replay.shards"}.get(demand.title)
-    where = f" on nodes that offer {demand.resource}" if demand.resource else ""
+def _too_many(cluster: ClusterFile, request: ResourceRequest, fit: int) -> Finding:
+    """More remotes than the cluster can ever hold."""
+    key = {Role.ACTOR: "actors.count", Role.SHARD: "replay.shards"}.get(request.role)
+    where = f" on nodes that offer {request.resource}" if request.resource else ""
     return error(
-        key or _nodes_key(cluster, demand),
-        demand.count if key else None,
-        f"no room{where} for more than {fit} {demand.title}s, even with all nodes started",
+        key or _nodes_key(cluster, request),
+        request.count if key else None,
+        f"no room{where} for more than {fit} {request.role}s, even with all nodes started",
     )
 
 
-def _nodes_key(cluster: ClusterFile, demand: ResourceRequest) -> str:
-    """Where the file says what the nodes offer that are to hold it."""
+def _nodes_key(cluster: ClusterFile, request: ResourceRequest) -> str:
+    """The key that states the resources of the nodes for such a remote."""
     if cluster.provider == LOCAL:
-        role = "head" if demand.resource in cluster.nodes[0].offers else "worker"
+        role = "head" if request.resource in cluster.nodes[0].offers else "worker"
         return f"{role}_start_ray_commands"
     return (
         "available_node_types" if "available_node_types" in cluster.values else "workerGroupSpecs"
@@ -362,7 +338,7 @@ def _machine(kind: NodeType) -> str:
 
 
 def _sum(counts: list[tuple[NodeType, int]]) -> str:
-    """Nodes by what their price hangs on."""
+    """The number of nodes by machine type, which sets the price."""
     parts: Counter[str] = Counter()
     for kind, count in counts:
         parts[f"{kind.machine}{' (spot)' if kind.spot else ''}"] += count

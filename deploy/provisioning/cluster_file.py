@@ -1,4 +1,4 @@
-"""A cluster file, of `ray up` or of KubeRay, read and understood without asking anybody."""
+"""Reading a cluster file, of `ray up` or of KubeRay, without network and cloud."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ import io
 import json
 import logging
 import re
-import shlex
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jsonschema
 import ray.autoscaler
@@ -23,7 +22,9 @@ from ray.autoscaler._private.local.config import LOCAL_CLUSTER_NODE_TYPE
 from ray.autoscaler._private.util import prepare_config, validate_config
 
 from common.config import suggest
-from common.errors import UserError
+from common.errors import UserError, first_line
+from deploy.provisioning.findings import short
+from deploy.resources.ray_start import start_options
 
 LOCAL, KUBERAY = "local", "kuberay"
 PROVIDERS = ("aws", "azure", "gcp", LOCAL)
@@ -37,8 +38,7 @@ RAY_CLUSTER_KEYS = (
     "headGroupSpec", "headServiceAnnotations", "historyServerOptions", "managedBy",
     "networkPolicy", "rayVersion", "suspend", "tlsOptions", "upgradeStrategy", "workerGroupSpecs",
 )  # fmt: skip
-MAX_NODES = 100_000  # of one type: more is a slip of the hand
-_LONGEST_VALUE = 60
+MAX_NODES = 100_000  # of one type: more is a typing mistake
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class NodeType:
     """Nodes that are alike."""
 
     name: str
-    machine: str  # what the cloud calls it, and what its price hangs on
+    machine: str  # the cloud's name of the machine type, which sets the price
     spot: bool
     head: bool
     least: int  # nodes
@@ -58,7 +58,7 @@ class NodeType:
 
 @dataclass(frozen=True)
 class ClusterFile:
-    """What a file says, with Ray's defaults filled in."""
+    """The content of a cluster file, with Ray's defaults filled in."""
 
     path: Path
     provider: str  # one of PROVIDERS, or KUBERAY
@@ -66,47 +66,18 @@ class ClusterFile:
     values: Mapping[str, Any]  # of the whole file; of the RayCluster's spec with KubeRay
     nodes: tuple[NodeType, ...]  # the head first
     max_workers: int  # nodes beside the head, of all types together
-    jobs: tuple[str, ...] = ()  # commands of the jobs that stand in the same file, with KubeRay
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that is wrong with a cluster file, or with what it needs."""
-
-    level: Literal["error", "to do", "warning"]
-    key: str  # in the file
-    value: object | None  # None: there is none to show
-    wish: str
-
-    def __str__(self) -> str:
-        value = "" if self.value is None else f"={shown(self.value)}"
-        return f"{self.level}: {self.key}{value}: {self.wish}"
-
-
-def error(key: str, value: object | None, wish: str) -> Finding:
-    """With this, nothing should be started."""
-    return Finding("error", key, value, wish)
-
-
-def warning(key: str, value: object | None, wish: str) -> Finding:
-    """This costs money, speed or safety."""
-    return Finding("warning", key, value, wish)
-
-
-def to_do(key: str, value: object | None, wish: str) -> Finding:
-    """A value to fill in before anything is started."""
-    return Finding("to do", key, value, wish)
+    jobs: tuple[str, ...] = ()  # commands of the jobs in the same file, with KubeRay
 
 
 def load_cluster(path: Path) -> ClusterFile:
     """Read a cluster file.
 
     Raises:
-        UserError: it cannot be read, is no cluster file, or Ray would not take it.
+        UserError: it cannot be read, is no cluster file, or Ray would refuse it.
     """
     try:
         documents = list(yaml.safe_load_all(path.read_text(encoding="utf-8")))
-        # As Ray sends it to the head: keys become text, and what has no place there is found.
+        # As Ray sends it to the head: keys become text, and values that JSON lacks are found.
         documents = json.loads(json.dumps(documents))
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
@@ -141,10 +112,10 @@ def _ray_up(path: Path, values: dict[str, Any]) -> ClusterFile:
             f"{suggest(provider, PROVIDERS)}"
         )
     if provider != LOCAL and "available_node_types" not in values:
-        raise UserError("missing key available_node_types: without it Ray takes types of its own")
+        raise UserError("missing key available_node_types: Ray would use node types of its own")
     for target, source in values.get("file_mounts", {}).items():
         if not isinstance(source, str):
-            raise UserError(f"file_mounts.{target}={shown(source)}: must be a path on this machine")
+            raise UserError(f"file_mounts.{target}={short(source)}: must be a path on this machine")
     for name, node_type in values.get("available_node_types", {}).items():
         for key in ("min_workers", "max_workers"):
             if node_type.get(key, 0) < 0:
@@ -155,7 +126,7 @@ def _ray_up(path: Path, values: dict[str, Any]) -> ClusterFile:
         with _quiet():
             values = prepare_config(values)
             validate_config(values)
-    except Exception as error:  # Ray tells a mistake by whatever it stumbles upon
+    except Exception as error:  # Ray reports a mistake by an error of any class
         raise UserError(first_line(error)) from None
     nodes = _own_machines(values) if provider == LOCAL else _cloud_nodes(provider, values)
     return _cluster(path, provider, values["cluster_name"], values, nodes, values["max_workers"])
@@ -169,25 +140,25 @@ def _cluster(
     nodes: list[NodeType],
     max_workers: int,
 ) -> ClusterFile:
-    """The head first, and nobody without end."""
+    """The file's content: the head first, every number of nodes checked."""
     for node in nodes:
         if not node.least <= node.most <= MAX_NODES:
-            wish = "must be at least as many as the fewest"
+            wish = f"must be at least the minimum, {node.least - node.head}"
             if node.most > MAX_NODES:
                 wish = f"must be at most {MAX_NODES:,}"
-            raise UserError(f"most nodes of {node.name}={node.most - node.head}: {wish}")
+            raise UserError(f"maximum of {node.name}={node.most - node.head}: {wish}")
     nodes.sort(key=lambda node: not node.head)
     return ClusterFile(path, provider, name, values, tuple(nodes), int(max_workers))
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Ray prints and logs as it reads a file; what counts, its exceptions tell too."""
-    said, logger = io.StringIO(), logging.getLogger("ray.autoscaler")
+    """Suppress Ray's output; its exceptions repeat everything that matters."""
+    output, logger = io.StringIO(), logging.getLogger("ray.autoscaler")
     level = logger.level
     logger.setLevel(logging.CRITICAL)
     try:
-        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
             yield
     finally:
         logger.setLevel(level)
@@ -197,11 +168,11 @@ def _check_schema(values: dict[str, Any]) -> None:
     """Compare with the schema that comes with Ray.
 
     Raises:
-        UserError: names the first key that does not fit.
+        UserError: a key does not match; the error names the outermost one.
     """
     schema_file = Path(ray.autoscaler.__file__).parent / "ray-schema.json"
     schema = json.loads(schema_file.read_text(encoding="utf-8"))
-    if dig(values, "provider", "type") == LOCAL:  # here Ray takes one more key
+    if get_nested(values, "provider", "type") == LOCAL:  # Ray accepts one more key there
         schema["properties"]["min_workers"] = {"type": "integer", "minimum": 0}
     errors = jsonschema.Draft7Validator(schema).iter_errors(values)
     error = min(errors, key=lambda error: len(error.absolute_path), default=None)
@@ -218,7 +189,7 @@ def _check_schema(values: dict[str, Any]) -> None:
         raise UserError(f"missing key {'.'.join([*place, missing])}")
     wish = {"type": f"must be of type {expected}", "minimum": f"must be at least {expected}"}
     raise UserError(
-        f"{'.'.join(place)}={shown(value)}: {wish.get(error.validator) or first_line(error)}"
+        f"{'.'.join(place)}={short(value)}: {wish.get(error.validator) or first_line(error)}"
     )
 
 
@@ -228,7 +199,7 @@ def _cloud_nodes(provider: str, values: Mapping[str, Any]) -> list[NodeType]:
     for name, node_type in values["available_node_types"].items():
         head = name == values["head_node_type"]
         config, resources = node_type["node_config"], node_type["resources"]
-        machine = dig(config, *KEY_OF_MACHINE[provider])
+        machine = get_nested(config, *KEY_OF_MACHINE[provider])
         nodes.append(
             NodeType(
                 name=name,
@@ -247,17 +218,20 @@ def _cloud_nodes(provider: str, values: Mapping[str, Any]) -> list[NodeType]:
 
 def _is_spot(provider: str, config: Mapping[str, Any]) -> bool:
     if provider == "aws":
-        return bool(dig(config, "InstanceMarketOptions", "MarketType") == "spot")
+        return bool(get_nested(config, "InstanceMarketOptions", "MarketType") == "spot")
     if provider == "azure":
-        return bool(dig(config, "azure_arm_parameters", "priority") == "Spot")
+        return bool(get_nested(config, "azure_arm_parameters", "priority") == "Spot")
     scheduling = config.get("scheduling")
     if isinstance(scheduling, list) and scheduling:  # as in Ray's own examples
         scheduling = scheduling[0]
-    return dig(scheduling, "provisioningModel") == "SPOT" or dig(scheduling, "preemptible") is True
+    return (
+        get_nested(scheduling, "provisioningModel") == "SPOT"
+        or get_nested(scheduling, "preemptible") is True
+    )
 
 
 def _own_machines(values: Mapping[str, Any]) -> list[NodeType]:
-    """Machines of one's own: the commands that start Ray say what they offer."""
+    """On-premises machines: the commands that start Ray state their resources."""
     workers = values["available_node_types"][LOCAL_CLUSTER_NODE_TYPE]
     provider = values["provider"]
     nodes = []
@@ -280,28 +254,12 @@ def _own_machines(values: Mapping[str, Any]) -> list[NodeType]:
     return nodes
 
 
-def start_options(commands: Iterable[str]) -> dict[str, str]:
-    """Options of the `ray start` among `commands`."""
-    command = next((command for command in commands if "ray start" in command), "")
-    try:
-        words = shlex.split(command.partition("ray start")[2])
-    except ValueError:  # a quotation that never ends
-        return {}
-    options: dict[str, str] = {}
-    for index, word in enumerate(words):
-        name, equals, value = word.partition("=")
-        if name.startswith("--"):
-            following = words[index + 1] if index + 1 < len(words) else ""
-            options[name] = (value if equals else following).rstrip(";")
-    return options
-
-
 def _number_option(key: str, options: Mapping[str, str], name: str) -> int | None:
     text = options.get(name)
     if text is None:
         return None
     if not re.fullmatch(r"\d{1,9}", text):
-        raise UserError(f"{key}: {name}={text}: must be a whole number, to be known beforehand")
+        raise UserError(f"{key}: {name}={text}: must be a whole number, not a command")
     return int(text)
 
 
@@ -311,31 +269,31 @@ def _custom_option(key: str, text: str) -> dict[str, Any]:
     except ValueError:
         resources = None
     if not isinstance(resources, dict):
-        raise UserError(f"{key}: --resources={shown(text)}: must be JSON, such as '{{\"a\": 1}}'")
+        raise UserError(f"{key}: --resources={short(text)}: must be JSON, such as '{{\"a\": 1}}'")
     return resources
 
 
 def _kuberay(path: Path, documents: list[dict[str, Any]]) -> ClusterFile:
-    """A file of KubeRay: its first RayCluster, or that of its first RayJob or RayService."""
+    """A file of KubeRay: its first RayCluster, or the one in its first RayJob or RayService."""
     for document in documents:
         spec = document.get("spec")
         inner = {"RayJob": "rayClusterSpec", "RayService": "rayClusterConfig"}
         below = inner.get(str(document.get("kind")))
-        if document.get("kind") == "RayCluster" or dig(spec, below or "") is not None:
+        if document.get("kind") == "RayCluster" or get_nested(spec, below or "") is not None:
             break
     else:
-        raise UserError("describes no RayCluster: must, or a RayJob with a rayClusterSpec")
-    spec = dig(spec, below) if below else spec
+        raise UserError("has no RayCluster: must have one, or a RayJob with a rayClusterSpec")
+    spec = get_nested(spec, below) if below else spec
     where = f"spec.{below}." if below else "spec."
     if not isinstance(spec, dict):
-        raise UserError(f"{where.rstrip('.')}={shown(spec)}: must have keys")
+        raise UserError(f"{where.rstrip('.')}={short(spec)}: must have keys")
     for key in spec:
         if key not in RAY_CLUSTER_KEYS:
             raise UserError(f"unknown key {where}{key}{suggest(key, RAY_CLUSTER_KEYS)}")
     for key in ("rayVersion", "headGroupSpec"):
         if key not in spec:
             raise UserError(f"missing key {where}{key}")
-    name = str(dig(document, "metadata", "name") or "raydqn")
+    name = str(get_nested(document, "metadata", "name") or "raydqn")
     try:
         with _quiet():
             derived = _derive_autoscaling_config_from_ray_cr(
@@ -348,10 +306,10 @@ def _kuberay(path: Path, documents: list[dict[str, Any]]) -> ClusterFile:
             for group, node_type in derived["available_node_types"].items()
         ]
     except KeyError as error:
-        raise UserError(f"{where.rstrip('.')}: a group without key {error.args[0]}") from None
-    except Exception as error:  # Ray tells a mistake by whatever it stumbles upon
+        raise UserError(f"{where.rstrip('.')}: a group has no key {error.args[0]}") from None
+    except Exception as error:  # Ray reports a mistake by an error of any class
         raise UserError(f"{where.rstrip('.')}: not a RayCluster ({first_line(error)})") from None
-    entrypoints = [dig(document, "spec", "entrypoint") for document in documents]
+    entrypoints = [get_nested(document, "spec", "entrypoint") for document in documents]
     jobs = tuple(str(command) for command in entrypoints if command is not None)
     cluster = _cluster(path, KUBERAY, name, spec, nodes, derived["max_workers"])
     return replace(cluster, jobs=jobs)
@@ -360,7 +318,7 @@ def _kuberay(path: Path, documents: list[dict[str, Any]]) -> ClusterFile:
 def _pods(name: str, group: Mapping[str, Any], node_type: Mapping[str, Any]) -> NodeType:
     """Pods of one group."""
     head, resources, pod = name == "headgroup", node_type["resources"], group["template"]["spec"]
-    memory = dig(pod["containers"][0], "resources", "limits", "memory")
+    memory = get_nested(pod["containers"][0], "resources", "limits", "memory")
     selector = json.dumps(pod.get("nodeSelector", {})).lower()
     return NodeType(
         name="head" if head else name,
@@ -376,20 +334,20 @@ def _pods(name: str, group: Mapping[str, Any], node_type: Mapping[str, Any]) -> 
 
 
 def pod_specs(spec: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """What the pods of each group of a RayCluster are made of, with where that stands."""
+    """The pod specification of each group of a RayCluster, after its place in the file."""
     yield "headGroupSpec", spec["headGroupSpec"]["template"]["spec"]
     for group in spec.get("workerGroupSpecs") or ():
         yield f"group {group['groupName']}", group["template"]["spec"]
 
 
 def _custom(resources: Mapping[str, Any]) -> frozenset[str]:
-    """Names of the custom resources of which there is any."""
+    """Names of the custom resources with an amount above 0."""
     known = ("CPU", "GPU", "memory", "object_store_memory")
     return frozenset(name for name, amount in resources.items() if amount and name not in known)
 
 
-def dig(value: Any, *keys: str) -> Any:
-    """What lies at a path of keys; None where the path ends early."""
+def get_nested(value: Any, *keys: str) -> Any:
+    """The value at a path of keys; None if the path ends early."""
     for key in keys:
         if not isinstance(value, Mapping):
             return None
@@ -398,23 +356,11 @@ def dig(value: Any, *keys: str) -> Any:
 
 
 def local_path(name: str) -> Path:
-    """A path as Ray takes it: `~` is resolved if it can be."""
+    """A path as Ray reads it: `~` is expanded if that is possible."""
     try:
         return Path(name).expanduser()
-    except RuntimeError:  # ~ of a user that there is not
+    except RuntimeError:  # ~ of an unknown user
         return Path(name)
-
-
-def shown(value: Any) -> str:
-    """A value in one short line."""
-    text = " ".join(str(value).split())
-    return text if len(text) <= _LONGEST_VALUE else f"{text[: _LONGEST_VALUE - 1]}…"
-
-
-def first_line(error: Exception) -> str:
-    """What an exception says, in one line, or its name."""
-    lines = str(getattr(error, "message", "") or error).strip().splitlines()
-    return lines[0].strip() if lines else type(error).__name__
 
 
 def _where(error: yaml.YAMLError) -> str:

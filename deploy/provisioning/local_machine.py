@@ -1,6 +1,6 @@
-"""What a cluster file needs on the machine that `ray up` is given on.
+"""Rules for the machine that runs `ray up`: tools, packages, credentials, keys and mounted files.
 
-Nothing in here asks the network or a cloud: it reads files, environment variables and PATH.
+The rules read files, environment variables and PATH; they use neither network nor cloud.
 """
 
 from __future__ import annotations
@@ -20,16 +20,13 @@ from deploy.provisioning.cluster_file import (
     KUBERAY,
     LOCAL,
     ClusterFile,
-    Finding,
-    dig,
-    error,
+    get_nested,
     local_path,
     pod_specs,
-    to_do,
-    warning,
 )
+from deploy.provisioning.findings import Finding, error, to_do, warning
 
-TOKEN = "/.ray/auth_token"  # in the home folder of whoever runs Ray
+TOKEN = "/.ray/auth_token"  # in the home folder of Ray's user
 SDK = {
     "aws": ("boto3",),
     "gcp": ("googleapiclient", "google_auth_httplib2", "cryptography"),
@@ -42,7 +39,7 @@ _EXAMPLE_NETWORKS = ("192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24")  # RFC
 
 
 def find_missing(cluster: ClusterFile) -> Iterator[Finding]:
-    """What is not here, or not as it must be."""
+    """Everything that this machine lacks, or that is wrong on it."""
     if cluster.provider == KUBERAY:
         if shutil.which("kubectl") is None:
             yield error("PATH", None, "has no kubectl: install it")
@@ -61,7 +58,7 @@ def _tools(cluster: ClusterFile) -> Iterator[Finding]:
         if shutil.which(tool) is None:
             yield error("PATH", None, f"has no {tool}: install it, `ray up` needs it")
     if cluster.provider == "azure" and shutil.which("az") is None:
-        yield error("PATH", None, "has no az: install Azure's command line, Ray asks it")
+        yield error("PATH", None, "has no az: install Azure's command line, Ray needs it")
 
 
 def _sdk(cluster: ClusterFile) -> Iterator[Finding]:
@@ -77,12 +74,12 @@ def _sdk(cluster: ClusterFile) -> Iterator[Finding]:
 def _importable(name: str) -> bool:
     try:
         return find_spec(name) is not None
-    except ModuleNotFoundError:  # not even the package that it would be in
+    except ModuleNotFoundError:  # the package around it is missing, too
         return False
 
 
 def _credentials(cluster: ClusterFile) -> Iterator[Finding]:
-    """Whether there are any; that they are right only the cloud can say."""
+    """Whether there are credentials; only the cloud can tell whether they are valid."""
     provider, given = cluster.values["provider"], os.environ
     if cluster.provider == "aws":
         home = Path.home() / ".aws"
@@ -114,7 +111,7 @@ def _credentials(cluster: ClusterFile) -> Iterator[Finding]:
     else:
         return
     if not there and not any(file.is_file() for file in files):
-        # A machine in the cloud may have a role of its own; to ask for it would take the network.
+        # A machine in the cloud may have a role of its own; to find out would need the network.
         level = warning if cluster.provider in ("aws", "gcp") else error
         yield level("provider.type", cluster.provider, f"no credentials here: {wish}")
 
@@ -123,45 +120,45 @@ def _placeholders(cluster: ClusterFile) -> Iterator[Finding]:
     provider = cluster.values["provider"]
     for key in ("project_id", "subscription_id"):
         if provider.get(key) in _PLACEHOLDERS:
-            yield to_do(f"provider.{key}", provider[key], "an example: put yours")
+            yield to_do(f"provider.{key}", provider[key], "is an example: put yours")
     if cluster.provider == "gcp" and not provider.get("project_id"):
         yield error("provider.project_id", None, "is missing: put your project's id")
     asks = cluster.provider == "azure" and not provider.get("subscription_id")
     if asks and not _importable("azure.cli.core"):
-        wish = "is missing: put what `az account show --query id` tells"
+        wish = "is missing: put the output of `az account show --query id`"
         yield error("provider.subscription_id", None, wish)
     if cluster.provider == LOCAL:
         hosts = [("head_ip", provider.get("head_ip"))]
         hosts += [("worker_ips", host) for host in provider.get("worker_ips") or ()]
         for key, host in hosts:
             if _is_example(host):
-                yield to_do(f"provider.{key}", host, "an example: put your machine's")
+                yield to_do(f"provider.{key}", host, "is an example: put your machine's")
             elif not re.fullmatch(r"[A-Za-z0-9:._-]+", str(host)):
                 yield error(f"provider.{key}", host, "must be a machine's name or address")
         for host, count in Counter(str(host) for _, host in hosts).items():
             if count > 1:
-                yield error("provider.worker_ips", host, "is named twice, or is the head's")
+                yield error("provider.worker_ips", host, "is there twice, or is the head's")
 
 
 def _service_accounts(cluster: ClusterFile) -> Iterator[Finding]:
-    """Of Google Cloud: their names hold the project's."""
+    """Accounts of Google Cloud: their names contain the project's."""
     project = cluster.values["provider"].get("project_id")
-    if not project:  # told elsewhere
+    if not project:  # another finding
         return
     for name, node_type in cluster.values["available_node_types"].items():
-        accounts = dig(node_type, "node_config", "serviceAccounts")
+        accounts = get_nested(node_type, "node_config", "serviceAccounts")
         for account in accounts if isinstance(accounts, list) else ():
-            email = str(dig(account, "email"))
+            email = str(get_nested(account, "email"))
             if "@" in email and not email.endswith(f"@{project}.iam.gserviceaccount.com"):
                 key = f"available_node_types.{name}.node_config.serviceAccounts"
-                yield to_do(key, email, f"must be of provider.project_id={project}")
+                yield to_do(key, email, f"must be an account of provider.project_id={project}")
 
 
 def _example_images(cluster: ClusterFile) -> Iterator[Finding]:
-    """Images that nobody can pull: the name of the registry is an example."""
+    """Images that cannot be pulled: the name of the registry is an example."""
     if cluster.provider == KUBERAY:
         images = {
-            str(dig(container, "image"))
+            str(get_nested(container, "image"))
             for _, pod in pod_specs(cluster.values)
             for container in pod["containers"]
         }
@@ -172,7 +169,7 @@ def _example_images(cluster: ClusterFile) -> Iterator[Finding]:
         key = "docker.image"
     for image in sorted(images):
         if image.startswith(_EXAMPLE_REGISTRY):
-            yield to_do(key, image, "an example: put where you pushed yours")
+            yield to_do(key, image, "is an example: put the image that you pushed")
 
 
 def _is_example(host: object) -> bool:
@@ -184,7 +181,7 @@ def _is_example(host: object) -> bool:
 
 
 def _keys(cluster: ClusterFile) -> Iterator[Finding]:
-    """SSH keys; the clouds make one where none is named."""
+    """SSH keys; Ray makes one in a cloud if the file names none."""
     auth: Mapping[str, Any] = cluster.values["auth"]
     if not auth.get("ssh_user"):
         yield error("auth.ssh_user", None, "is missing: must be a user of all nodes")
@@ -216,7 +213,9 @@ def _key_file(name: str) -> Iterator[Finding]:
         yield error("auth.ssh_private_key", name, "does not exist: must be a key file")
     elif stat.S_IMODE(file.stat().st_mode) & 0o077:
         yield error(
-            "auth.ssh_private_key", name, f"others may read it, ssh refuses that: chmod 600 {name}"
+            "auth.ssh_private_key",
+            name,
+            f"other users can read it, which ssh refuses: chmod 600 {name}",
         )
 
 
@@ -229,7 +228,7 @@ def _mounts(cluster: ClusterFile) -> Iterator[Finding]:
             yield error(
                 f"file_mounts.{target}",
                 source,
-                f"does not exist{where}: `ray up` starts from the folder that has it"
+                f"does not exist{where}: give the command in the folder that has it"
                 if where
                 else "does not exist",
             )
@@ -239,7 +238,7 @@ def _token(cluster: ClusterFile) -> Iterator[Finding]:
     mounts = cluster.values["file_mounts"]
     target = next((target for target in mounts if target.endswith(TOKEN)), None)
     if target is None:
-        wish = f"is missing: every node must have the token, put ~{TOKEN}: ~{TOKEN}"
+        wish = f"is missing: every node needs the token, put ~{TOKEN}: ~{TOKEN}"
         yield error(f"file_mounts.~{TOKEN}", None, wish)
         return
     key, source = f"file_mounts.{target}", str(mounts[target])
@@ -247,4 +246,4 @@ def _token(cluster: ClusterFile) -> Iterator[Finding]:
     if not file.is_file() or not file.read_bytes().strip():
         yield error(key, source, "holds no token: `ray get-auth-token --generate` makes one")
     elif stat.S_IMODE(file.stat().st_mode) & 0o077:
-        yield warning(key, source, f"others here may read it: chmod 600 {source}")
+        yield warning(key, source, f"other users can read it: chmod 600 {source}")

@@ -1,4 +1,4 @@
-"""What a cluster file itself gets wrong: safety, versions, roles, scaling."""
+"""Rules for the cluster file itself: safety, versions, roles, scaling."""
 
 from __future__ import annotations
 
@@ -12,18 +12,17 @@ from deploy.provisioning.cluster_file import (
     KUBERAY,
     LOCAL,
     ClusterFile,
-    Finding,
     NodeType,
-    dig,
-    error,
+    get_nested,
     local_path,
     pod_specs,
-    start_options,
-    warning,
 )
+from deploy.provisioning.findings import Finding, error, warning
+from deploy.resources.ray_start import start_options
 from deploy.resources.requests import ACTOR_NODES, LEARNER_NODES
 
-STOP_WAIT_S = 90  # a run that is stopped saves a checkpoint first; it may take 75 s (SIGNAL_S)
+STOP_WAIT_S = 90
+"""Shortest wait between SIGTERM and SIGKILL: a run saves a checkpoint within 75 s (SIGNAL_S)."""
 MAX_IDLE_MINUTES = 60
 SSH_PORT = 22
 WORLD = ("0.0.0.0/0", "::/0")
@@ -35,7 +34,7 @@ _PYTHON = re.compile(r"\bpython(\d)\.(\d+)\b|-py(\d)(\d+)\b")
 
 
 def find_mistakes(cluster: ClusterFile) -> Iterator[Finding]:
-    """What the file gets wrong, whoever reads it."""
+    """Every fault of the file that is one on any machine."""
     kubernetes = (_kubernetes_security, _kubernetes_versions, _kubernetes_jobs)
     for rule in kubernetes if cluster.provider == KUBERAY else (_start, _ports, _versions):
         yield from rule(cluster)
@@ -54,7 +53,7 @@ def _start(cluster: ClusterFile) -> Iterator[Finding]:
             yield error(
                 f"{key}: RAY_AUTH_MODE",
                 mode or "",
-                "must be token, or everyone who reaches a port may run code",
+                "must be token, or any client that reaches a port can run code",
             )
         if not any("ray start" in command for command in values[key]):
             yield error(key, None, "have no `ray start`: must start Ray")
@@ -65,20 +64,20 @@ def _start(cluster: ClusterFile) -> Iterator[Finding]:
         yield error(
             f"{key}: --dashboard-host",
             host,
-            "takes jobs from everywhere: must be 127.0.0.1; `ray dashboard` forwards it",
+            "accepts jobs from every address: must be 127.0.0.1; `ray dashboard` forwards it",
         )
     if "--autoscaling-config" not in options and any("ray start" in c for c in values[key]):
         yield error(
             f"{key}: --autoscaling-config",
             None,
-            "is missing: must be ~/ray_bootstrap_config.yaml, or no worker is started",
+            "is missing: must be ~/ray_bootstrap_config.yaml, or Ray starts no worker",
         )
     wait = _exported(values[key], "RAY_JOB_STOP_WAIT_TIME_S")
     if not (wait or "").isdigit() or int(wait or 0) < STOP_WAIT_S:
         yield warning(
             f"{key}: RAY_JOB_STOP_WAIT_TIME_S",
             wait or "",
-            f"must be at least {STOP_WAIT_S}, or a run is killed as it saves",
+            f"must be at least {STOP_WAIT_S}, or Ray kills a run while it saves",
         )
     if cluster.provider == LOCAL:
         version = _exported(values[key], "RAY_enable_autoscaler_v2")
@@ -86,7 +85,7 @@ def _start(cluster: ClusterFile) -> Iterator[Finding]:
             yield error(
                 f"{key}: RAY_enable_autoscaler_v2",
                 version or "",
-                "must be 0: that autoscaler never starts one's own machines",
+                "must be 0: that autoscaler never starts on-premises machines",
             )
 
 
@@ -97,14 +96,14 @@ def _exported(commands: list[str], name: str) -> str | None:
 
 
 def _ports(cluster: ClusterFile) -> Iterator[Finding]:
-    """Ports that the whole world may reach. Azure's are Ray's own: SSH only."""
+    """Ports that are open to the world. On Azure, Ray itself opens SSH only."""
     provider = cluster.values["provider"]
     if cluster.provider == "aws":
-        rules = dig(provider, "security_group", "IpPermissions") or []
+        rules = get_nested(provider, "security_group", "IpPermissions") or []
         for index, rule in enumerate(rules):
-            networks = [dig(entry, "CidrIp") for entry in _entries(rule, "IpRanges")]
-            networks += [dig(entry, "CidrIpv6") for entry in _entries(rule, "Ipv6Ranges")]
-            ports = dig(rule, "FromPort"), dig(rule, "ToPort")
+            networks = [get_nested(entry, "CidrIp") for entry in _entries(rule, "IpRanges")]
+            networks += [get_nested(entry, "CidrIpv6") for entry in _entries(rule, "Ipv6Ranges")]
+            ports = get_nested(rule, "FromPort"), get_nested(rule, "ToPort")
             if ports != (SSH_PORT, SSH_PORT):
                 for network in networks:
                     if network in WORLD:
@@ -116,7 +115,7 @@ def _ports(cluster: ClusterFile) -> Iterator[Finding]:
     if cluster.provider == "gcp":
         for name, node_type in cluster.values["available_node_types"].items():
             config = node_type["node_config"]
-            tags = dig(config, "tags", "items") or []
+            tags = get_nested(config, "tags", "items") or []
             for tag in tags if isinstance(tags, list) else [tags]:
                 if tag in ("http-server", "https-server"):
                     yield error(
@@ -128,13 +127,13 @@ def _ports(cluster: ClusterFile) -> Iterator[Finding]:
                 yield warning(
                     f"available_node_types.{name}.node_config.networkInterfaces",
                     None,
-                    "is missing: the network that Ray takes may let in more than "
-                    "SSH; docs/clusters.md makes one that does not",
+                    "is missing: Ray's default network may let in more than SSH; "
+                    "docs/clusters.md makes one that does not",
                 )
 
 
 def _entries(rule: Any, key: str) -> list[Any]:
-    entries = dig(rule, key)
+    entries = get_nested(rule, key)
     return entries if isinstance(entries, list) else []
 
 
@@ -145,7 +144,7 @@ def _span(first: Any, last: Any) -> str:
 
 
 def _versions(cluster: ClusterFile) -> Iterator[Finding]:
-    """Ray, Python and raydqn must be the same everywhere."""
+    """Versions of Ray, Python and raydqn, which must be the same everywhere."""
     values = cluster.values
     everywhere = set(values["head_setup_commands"]) & set(values["worker_setup_commands"])
     texts = [
@@ -156,7 +155,7 @@ def _versions(cluster: ClusterFile) -> Iterator[Finding]:
     docker = {**values["docker"]}
     texts += [(f"docker.{key}", str(docker[key])) for key in docker if key.endswith("image")]
     for name, node_type in values["available_node_types"].items():
-        image = dig(node_type, "docker", "worker_image")
+        image = get_nested(node_type, "docker", "worker_image")
         texts += [(f"available_node_types.{name}.docker.worker_image", image)] if image else []
         texts += [
             (f"available_node_types.{name}.worker_setup_commands", command)
@@ -174,12 +173,12 @@ def _versions(cluster: ClusterFile) -> Iterator[Finding]:
         yield warning(
             "setup_commands",
             None,
-            f"pin no ray: must install ray=={_version('ray')}, which is here",
+            f"pin no version of Ray: must install ray=={_version('ray')}, as here",
         )
 
 
 def _compare(texts: list[tuple[str, str]]) -> Iterator[Finding]:
-    """Versions that stand in commands and names of images, against those here."""
+    """Versions in commands and names of images that differ from those of this machine."""
     seen = set()
     for key, text in texts:
         for name, pattern in (("ray", _RAY_PIN), ("ray", _RAY_IMAGE), ("raydqn", _PROJECT_PIN)):
@@ -206,7 +205,7 @@ def _version(name: str) -> str | None:
 
 
 def _pythons() -> str:
-    """Versions of Python that the project takes, as its metadata says."""
+    """Versions of Python that the project supports, from its metadata."""
     try:
         return metadata.metadata("raydqn")["Requires-Python"] or ""
     except metadata.PackageNotFoundError:
@@ -221,7 +220,7 @@ def _takes_python(major: int, minor: int) -> bool:
 
 
 def _roles(cluster: ClusterFile) -> Iterator[Finding]:
-    """Who holds what."""
+    """Nodes for the learner and for actors, and the resources that a node offers."""
     nodes = cluster.nodes
     offered = frozenset().union(*(node.offers for node in nodes if node.most))
     for role in (LEARNER_NODES, ACTOR_NODES):
@@ -229,21 +228,21 @@ def _roles(cluster: ClusterFile) -> Iterator[Finding]:
             yield warning(
                 "resources",
                 None,
-                f"no node type offers {role}: its remotes go wherever there is room",
+                f"no node type offers {role}: its parts run on any node with room",
             )
     head = nodes[0]
     actors_follow_cpus = ACTOR_NODES not in offered and (head.cpus or 0) > 0
     if ACTOR_NODES in head.offers or actors_follow_cpus:
         key, value = _resource_of(cluster, head, ACTOR_NODES if not actors_follow_cpus else "CPU")
-        yield warning(key, value, "actors would run on the head, and slow Ray's own processes")
+        yield warning(key, value, "actors would run on the head, and slow down Ray's own processes")
     for node in nodes:
         if node.cpus is None:
             key, _ = _resource_of(cluster, node, "CPU")
-            yield error(key, None, "is missing: must say what a node offers")
+            yield error(key, None, "is missing: must state the amount that a node offers")
 
 
 def _resource_of(cluster: ClusterFile, node: NodeType, name: str) -> tuple[str, object]:
-    """Where the file says how much of a resource a node offers, and how much."""
+    """The key that states how much of a resource a node offers, and the amount."""
     if cluster.provider == LOCAL:
         role = "head" if node.head else "worker"
         option = "--num-cpus" if name == "CPU" else f"--resources {name}"
@@ -255,7 +254,7 @@ def _resource_of(cluster: ClusterFile, node: NodeType, name: str) -> tuple[str, 
 
 
 def _scaling(cluster: ClusterFile) -> Iterator[Finding]:
-    """Whether nodes that nobody needs go."""
+    """Node counts and idle times with which idle nodes do not stop."""
     values = cluster.values
     if cluster.provider == LOCAL:
         workers = cluster.nodes[1]
@@ -264,7 +263,7 @@ def _scaling(cluster: ClusterFile) -> Iterator[Finding]:
             yield warning(
                 "min_workers",
                 workers.least,
-                f"must be {hosts}, as worker_ips: no more of them would be started",
+                f"must be {hosts}, one for each of worker_ips: Ray would start no more",
             )
         return
     for node in cluster.nodes[1:]:
@@ -284,9 +283,9 @@ def _scaling(cluster: ClusterFile) -> Iterator[Finding]:
             yield error(
                 "enableInTreeAutoscaling",
                 values.get("enableInTreeAutoscaling"),
-                "must be true, or no node is started or let go",
+                "must be true, or Ray starts and stops no node",
             )
-        idle_s = dig(values, "autoscalerOptions", "idleTimeoutSeconds")
+        idle_s = get_nested(values, "autoscalerOptions", "idleTimeoutSeconds")
         key, minutes = "autoscalerOptions.idleTimeoutSeconds", 1 if idle_s is None else idle_s / 60
         value: object = idle_s
     else:
@@ -294,23 +293,23 @@ def _scaling(cluster: ClusterFile) -> Iterator[Finding]:
         value = minutes = values[key]
     if not 0 < minutes <= MAX_IDLE_MINUTES:
         unit = 60 if cluster.provider == KUBERAY else 1
-        why = "nodes that nobody needs stay" if minutes > 0 else "nodes go before they are used"
+        why = "idle nodes keep running" if minutes > 0 else "nodes stop before they are used"
         yield warning(key, value, f"{why}: must be between {unit} and {MAX_IDLE_MINUTES * unit}")
 
 
 def _kubernetes_security(cluster: ClusterFile) -> Iterator[Finding]:
     spec = cluster.values
-    mode = dig(spec, "authOptions", "mode")
+    mode = get_nested(spec, "authOptions", "mode")
     if mode != "token":
         yield error(
             "authOptions.mode",
             mode or "",
-            "must be token, or every pod that reaches a port may run code",
+            "must be token, or any pod that reaches a port can run code",
         )
     head = spec["headGroupSpec"]
     for key, service in (
         ("headGroupSpec.serviceType", head.get("serviceType")),
-        ("headGroupSpec.headService.spec.type", dig(head, "headService", "spec", "type")),
+        ("headGroupSpec.headService.spec.type", get_nested(head, "headService", "spec", "type")),
     ):
         if service in ("LoadBalancer", "NodePort"):
             yield error(key, service, "opens the cluster to the world: must be ClusterIP")
@@ -321,15 +320,16 @@ def _kubernetes_security(cluster: ClusterFile) -> Iterator[Finding]:
     for key, pod in pod_specs(spec):
         container = pod["containers"][0]
         if not any(
-            dig(place, "securityContext", "runAsNonRoot") is True for place in (pod, container)
+            get_nested(place, "securityContext", "runAsNonRoot") is True
+            for place in (pod, container)
         ):
             yield warning(f"{key}.securityContext.runAsNonRoot", None, "is missing: must be true")
     environment = _entries(head["template"]["spec"]["containers"][0], "env")
     wait = next(
         (
-            str(dig(entry, "value"))
+            str(get_nested(entry, "value"))
             for entry in environment
-            if dig(entry, "name") == "RAY_JOB_STOP_WAIT_TIME_S"
+            if get_nested(entry, "name") == "RAY_JOB_STOP_WAIT_TIME_S"
         ),
         "",
     )
@@ -337,7 +337,7 @@ def _kubernetes_security(cluster: ClusterFile) -> Iterator[Finding]:
         yield warning(
             "headGroupSpec: RAY_JOB_STOP_WAIT_TIME_S",
             wait,
-            f"must be at least {STOP_WAIT_S}, or a run is killed as it saves",
+            f"must be at least {STOP_WAIT_S}, or Ray kills a run while it saves",
         )
 
 
@@ -352,13 +352,13 @@ def _kubernetes_versions(cluster: ClusterFile) -> Iterator[Finding]:
     yield from _compare(images)
     for key, image in images:
         if not _RAY_IMAGE.search(image):
-            yield warning(key, image, f"does not name its Ray: must have ray{here}")
+            yield warning(key, image, f"names no version of Ray: must contain ray{here}")
         if image != images[0][1]:
             yield warning(key, image, f"must be the image of the head, {images[0][1]}")
 
 
 def _kubernetes_jobs(cluster: ClusterFile) -> Iterator[Finding]:
-    """Jobs that would train beside the cluster, and not on it."""
+    """Jobs that would train in the head's pod instead of on the cluster."""
     for command in cluster.jobs:
         trains = re.search(r"(raydqn|-m deploy)\s+(train|resume)\b", command)
         if trains and not re.search(r"--(address\b|inline\b)", command):

@@ -1,8 +1,8 @@
-"""What each remote asks of a cluster's nodes; known before anything runs, and without Ray.
+"""Resources that each remote requests of a node: computed from the configuration, without Ray.
 
-Nodes tell what they are for by two resources of their own making (see `deploy/clusters`): those
-that offer `LEARNER_NODES` hold the learner and the shards near it, those that offer `ACTOR_NODES`
-hold actors and evaluator. Where no node offers one of them, any node with room will do.
+Two custom resources tell the purpose of a node (see `deploy/clusters`): nodes that offer
+`LEARNER_NODES` hold the learner and the shards near it, nodes that offer `ACTOR_NODES` hold actors
+and evaluator. Where no node offers one of them, any node with enough resources will do.
 """
 
 from __future__ import annotations
@@ -12,40 +12,49 @@ from collections.abc import Collection, Mapping, MutableMapping
 from dataclasses import dataclass
 
 from common.config import Config
+from common.parts import Role
 
 LEARNER_NODES = "raydqn_learner"
 ACTOR_NODES = "raydqn_actor"
 SHARE = 0.001
-"""What a remote takes of either: nodes that offer 1,000 never run out of it before their CPUs."""
+"""Amount of either that a remote requests: a node that offers 1,000 runs out of CPUs first."""
 EVALUATOR_CPUS = 1.0
 NO_LIMIT = 1 << 31
-"""So many of what takes nothing fit a node."""
+"""Number of remotes without any request that fit a node."""
 
 
 @dataclass(frozen=True, slots=True)
 class ResourceRequest:
-    """What one remote, or each of `count` equal ones, takes of the node it runs on."""
+    """Resources that one remote, or each of `count` equal ones, requests of its node.
 
-    title: str
+    Attributes:
+        role: of the remote.
+        cpus: as Ray counts them; a fraction is possible.
+        gpus: whole ones.
+        resource: custom resource that the node must offer; None: any node will do.
+        count: number of such remotes; 0: as many as fit.
+    """
+
+    role: Role
     cpus: float
     gpus: int = 0
     resource: str | None = None
     count: int = 1
 
     def bundle(self) -> dict[str, float]:
-        """As Ray counts resources; what is not needed is not named."""
+        """Amounts by Ray's names of resources, without those that are 0."""
         named = {"CPU": self.cpus, "GPU": float(self.gpus)}
         if self.resource is not None:
             named[self.resource] = SHARE
         return {name: amount for name, amount in named.items() if amount > 0}
 
     def count_fitting(self, node: Mapping[str, float]) -> int:
-        """How many of it a node with these resources can hold."""
+        """How many such remotes a node with these resources can hold."""
         shares = [node.get(name, 0.0) / amount for name, amount in self.bundle().items()]
         return math.floor(min([*shares, NO_LIMIT]) + 1e-6)
 
     def reserve(self, node: MutableMapping[str, float], count: int = 1) -> None:
-        """Take so many of it off what is left of a node's resources."""
+        """Subtract the resources of `count` such remotes from those that a node has left."""
         for name, amount in self.bundle().items():
             node[name] = node.get(name, 0.0) - count * amount
 
@@ -53,14 +62,14 @@ class ResourceRequest:
 def resource_requests(
     config: Config, offered: Collection[str], gpus_offered: bool
 ) -> list[ResourceRequest]:
-    """What the parts of a run ask for, in the order in which they are placed.
+    """Requests of the parts of a run, in the order in which they are placed.
 
-    `actors.count = "auto"` comes out as a count of 0.
+    `actors.count = "auto"` gives a count of 0.
 
     Args:
         config: of the run.
-        offered: names of the resources that any node offers, or will.
-        gpus_offered: any node has a GPU.
+        offered: names of the resources that some node offers, or will offer.
+        gpus_offered: some node has a GPU.
     """
     learner_nodes = LEARNER_NODES if LEARNER_NODES in offered else None
     actor_nodes = ACTOR_NODES if ACTOR_NODES in offered else None
@@ -68,16 +77,16 @@ def resource_requests(
     gpus = _gpus(learner.device, gpus_offered)
     near = learner_nodes if placement.shards == "near" else None
     return [
-        ResourceRequest("learner", float(learner.threads), gpus, learner_nodes),
-        ResourceRequest("shard", placement.shard_cpus, 0, near, config.replay.shards),
-        ResourceRequest("variables", 0.0, 0, learner_nodes),
-        ResourceRequest("evaluator", EVALUATOR_CPUS, 0, actor_nodes),
-        ResourceRequest("actor", placement.actor_cpus, 0, actor_nodes, config.actors.count),
+        ResourceRequest(Role.LEARNER, float(learner.threads), gpus, learner_nodes),
+        ResourceRequest(Role.SHARD, placement.shard_cpus, 0, near, config.replay.shards),
+        ResourceRequest(Role.WEIGHT_STORE, 0.0, 0, learner_nodes),
+        ResourceRequest(Role.EVALUATOR, EVALUATOR_CPUS, 0, actor_nodes),
+        ResourceRequest(Role.ACTOR, placement.actor_cpus, 0, actor_nodes, config.actors.count),
     ]
 
 
 def _gpus(device: str, offered: bool) -> int:
-    """GPUs of the learner. It sees what it asks for, counted from 0: with cuda:1 that is two."""
+    """GPUs of the learner. It sees those it requests, counted from 0: cuda:1 needs two."""
     if device == "auto":
         return int(offered)
     kind, _, index = device.partition(":")

@@ -23,7 +23,7 @@ def code_for(env_id: str) -> list[Path]:
     Args:
         env_id: of the environment, `module:Id` if a module brings it.
     """
-    root = Path(__file__).parent.parent
+    root = Path(__file__).parents[2]
     ours = [root / name for name in PACKAGES]
     own = _find(module_of(env_id))
     return ours if own is None or own in ours else [*ours, own]

@@ -21,7 +21,6 @@ from common.handles import Future, Mapped, Ready
 from common.parts import shard as shard_part
 from common.storage import open_storage
 from common.types import EnvironmentSpec
-from deploy.control.service import NAMESPACE, names_of_boards
 from deploy.resources.memory import check_memory
 from deploy.resources.requests import (
     ACTOR_NODES,
@@ -30,6 +29,7 @@ from deploy.resources.requests import (
     ResourceRequest,
     resource_requests,
 )
+from deploy.runtime.names import NAMESPACE, service_names
 from deploy.runtime.packaging import code_for
 from deploy.runtime.ray_runtime import RayRuntime, RemoteFuture, Runtime
 
@@ -163,7 +163,7 @@ def _check_nobody_is(run: str) -> None:
     Raises:
         UserError: one has.
     """
-    if run in names_of_boards():
+    if run in service_names():
         raise UserError(
             f"{run}: a run of that name goes on there, or has just ended; name another --run-dir, "
             "or wait for its end"
@@ -718,7 +718,7 @@ def _kinds_of(document: Mapping[str, Any]) -> ClusterCapacity:
 
 def _own_offers(document: Mapping[str, Any]) -> frozenset[str]:
     """What machines of one's own will offer, as far as the commands that start Ray there say."""
-    from deploy.provisioning.cluster_file import start_options
+    from deploy.resources.ray_start import start_options
 
     offers = set()
     for role in ("head", "worker"):

@@ -10,8 +10,8 @@ from common.config import Config, with_actors
 from common.errors import RemoteDiedError, UserError
 from common.handles import Future
 from common.parts import Role
-from deploy.control.chaos import CRASH, parse_wish
-from deploy.control.file import APPLIED, ControlFile, changed, describe, keys_of
+from deploy.control.chaos import CRASH, parse_crash
+from deploy.control.file import ControlFile, Reply, changed, describe, keys_of
 from deploy.runs.folder import CONTROL
 from deploy.runtime.ray_runtime import check_count
 from deploy.supervisor.context import Context, detail_of
@@ -39,7 +39,7 @@ class Control:
         self._looked_s = self._polled_s = context.started_s
         self._publication: Future[None] | None = None
         self._poll: Future[list[tuple[int, dict[str, Any]]]] | None = None
-        self._replies: dict[int, str] = {}
+        self._replies: dict[int, Reply] = {}
 
     # --- the file ---------------------------------------------------------------------------
 
@@ -56,7 +56,7 @@ class Control:
                 self._file.remove()
                 self.crash(changes[CRASH])
                 return
-            self._file.answer(self.apply(changes))
+            self._file.reply(self.apply(changes))
         except (UserError, OSError) as error:
             self._refuse(error)
         self._file.remove()
@@ -67,7 +67,7 @@ class Control:
         Raises:
             UserError: there is no such part.
         """
-        kind, number = parse_wish(request)
+        kind, number = parse_crash(request)
         role = ROLES.get(kind) or Role(kind)
         slots = [*self._fleet.core_parts, *self._fleet.env_workers]
         found = [slot for slot in slots if slot.part.role == role]
@@ -85,26 +85,23 @@ class Control:
 
     # --- requests ---------------------------------------------------------------------------
 
-    def apply(self, changes: Mapping[str, Any]) -> str:
-        """Continue with other values of the configuration.
+    def apply(self, changes: Mapping[str, Any]) -> Reply:
+        """Continue with other values of the configuration; the reply to the request.
 
         Args:
             changes: values, nested by section.
-
-        Returns:
-            The reply, in one line.
         """
         try:
             new = changed(self._context.folder.config, changes, CONTROL)
-            reply = f"{APPLIED}{self._continue_with(new, keys_of(changes))}"
+            reply = Reply(True, self._continue_with(new, keys_of(changes)))
         except (UserError, OSError) as error:
             return self._refuse(error)
-        self._context.notify(reply)
+        self._context.notify(str(reply))
         return reply
 
-    def _refuse(self, error: Exception) -> str:
-        reply = f"{error}; nothing was changed"
-        self._context.notify(reply, logging.WARNING, detail_of(error))
+    def _refuse(self, error: Exception) -> Reply:
+        reply = Reply(False, f"{error}; nothing was changed")
+        self._context.notify(str(reply), logging.WARNING, detail_of(error))
         return reply
 
     def _continue_with(self, new: Config, keys: list[str]) -> str:

@@ -10,7 +10,7 @@ from common.checkpoint import Checkpoint
 from common.errors import CheckpointError, RunFailedError, UnreadableError
 from common.handles import Handle
 from common.parts import CONTROL_SERVICE, LEARNER, PartId, part_name, shard
-from deploy.control.service import Board
+from deploy.control.service import ControlService
 from deploy.runs.checkpoint_schema import learner_state, parse_state, shard_restore
 from deploy.supervisor.context import TRAIN_CALLS_IN_FLIGHT, Context
 
@@ -51,7 +51,7 @@ class Spawner:
         # One of an earlier attempt, or incarnation, has counted the totals of the first report.
         continued = incarnation > 0
         return self._context.runtime.spawn(
-            Board,
+            ControlService,
             run,
             continued,
             name=name,

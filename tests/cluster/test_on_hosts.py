@@ -15,8 +15,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from test_grafana import asked_for
 
+from support.grafana import queried_metrics
 from support.hosts import Hosts, missing
 from support.program import CALM, wait_for
 from support.three_hosts import ROOT
@@ -27,7 +27,7 @@ FAKE_OPTIONS = (
     "--address ray://127.0.0.1:10001 --actors.count 2 --stop.env-steps none "
     "--actors.envs 2 --checkpoint.replay false "
     + " ".join(f"'{option}'" for option in CALM)
-    + " --env.id own_waits:Waiting-v0"
+    + " --env.id own_waits:Sleep-v0"
 )
 
 
@@ -309,7 +309,9 @@ def it_is_elastic(cluster, job):
     later = {"ray_raydqn_dropped_total", "ray_raydqn_restarts_total"}
 
     def all_there():
-        return asked_for() - set(re.findall(r"^ray_raydqn_\w+", metrics(cluster), re.M)) <= later
+        return (
+            queried_metrics() - set(re.findall(r"^ray_raydqn_\w+", metrics(cluster), re.M)) <= later
+        )
 
     wait_for(all_there, 60, poll_s=5.0, what="what the dashboard asks for is exported")
 

@@ -21,10 +21,12 @@ from common.config import Config
 from common.errors import RemoteDiedError, UserError
 from common.handles import Failed
 from deploy.cli.main import main
-from deploy.control.service import NAMESPACE, Board, boards_at, names_of_boards
+from deploy.control.client import services_at
+from deploy.control.service import ControlService
 from deploy.resources.memory import check_memory
 from deploy.resources.requests import ACTOR_NODES, LEARNER_NODES, resource_requests
 from deploy.runtime import placement as cluster_runtime
+from deploy.runtime.names import NAMESPACE, service_names
 from deploy.runtime.placement import (
     BOOTSTRAP,
     Cluster,
@@ -480,9 +482,11 @@ def test_a_name_that_a_run_has_is_refused(one_node, monkeypatch):
     import ray
 
     runtime = RayRuntime(Cluster(SMALL, Lines()))
-    board = runtime.spawn(Board, "mine", name="board-3", title="board", public_name="mine:board-3")
-    board.call("status").result()
-    assert names_of_boards() == {"mine": "mine:board-3"}
+    title = "control-service"
+    named = {"name": f"{title}-3", "title": title, "public_name": f"mine:{title}-3"}
+    service = runtime.spawn(ControlService, "mine", **named)
+    service.call("status").result()
+    assert service_names() == {"mine": "mine:control-service-3"}
     monkeypatch.setattr(cluster_runtime, "connect", lambda address, code=(): None)
     monkeypatch.setattr(ray, "shutdown", lambda: None)
     with (
@@ -491,15 +495,16 @@ def test_a_name_that_a_run_has_is_refused(one_node, monkeypatch):
     ):
         pass
     with pytest.raises(UserError, match="another run of that name has just begun"):
-        runtime.spawn(Board, "mine", name="board-3", title="board", public_name="mine:board-3")
+        runtime.spawn(ControlService, "mine", **named)
     # One that ended since it was listed is no error.
     monkeypatch.setattr(
-        "deploy.control.service.names_of_boards",
-        lambda: {"gone": "gone:board-0", "mine": "mine:board-3"},
+        "deploy.runtime.public_handles.service_names",
+        lambda: {"gone": "gone:control-service-0", "mine": "mine:control-service-3"},
     )
-    with boards_at("auto") as boards:
-        assert list(boards) == ["mine"]
-    runtime.kill(board)
+    monkeypatch.setattr("deploy.runtime.public_handles.connect", lambda address: None)
+    with services_at("auto") as services:
+        assert list(services) == ["mine"]
+    runtime.kill(service)
     runtime._placement.free()
 
 

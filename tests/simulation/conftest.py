@@ -8,7 +8,7 @@ import sys
 import gymnasium as gym
 import pytest
 
-from support.fakes import Never
+from support.fakes import Never, use_timeouts
 
 FADING = """
 import gymnasium as gym
@@ -75,6 +75,12 @@ def endless(tmp_path, monkeypatch):
     (tmp_path / "endless_envs.py").write_text(ENDLESS)
     monkeypatch.syspath_prepend(tmp_path)
     return {"id": "endless_envs:Endless-v0"}
+
+
+@pytest.fixture
+def always_looking(monkeypatch):
+    """`train` and `resume` look for requests in every tick."""
+    use_timeouts(monkeypatch, control_every_s=0.0)
 
 
 @pytest.fixture(autouse=True)

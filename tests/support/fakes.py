@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from functools import partial
 
 from actors.environments import environment_spec
 from common.checkpoint import read_verified
@@ -112,6 +113,12 @@ def supervisor_that_resumes(path, view=None, over=None, runtime=None, **timeouts
     supervisor = Supervisor(program, folder, view, time.monotonic(), timeouts)
     supervisor.restore(checkpoint)
     return supervisor
+
+
+def use_timeouts(monkeypatch, **timeouts) -> None:
+    """Have `train` and `resume` use other timeouts; the arguments are fields of `Timeouts`."""
+    supervisor = partial(Supervisor, timeouts=Timeouts(**timeouts))
+    monkeypatch.setattr("deploy.launch.run.Supervisor", supervisor)
 
 
 def saved_counters(path):

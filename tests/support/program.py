@@ -39,7 +39,7 @@ TINY = {
 """A run that ends in a second or two."""
 
 CALM = (
-    *("--env.id", "deploy.bench.sleep_env:Waiting-v0", "--env.kwargs", "{step_s = 0.005}"),
+    *("--env.id", "deploy.bench.sleep_env:Sleep-v0", "--env.kwargs", "{step_s = 0.005}"),
     *("--evaluation.every-learner-steps", "1000000", "--learner.samples-per-insert", "4"),
     *("--stop.score", "none"),
 )

@@ -1,4 +1,4 @@
-"""The Grafana dashboard: loads, and asks for metrics that there are."""
+"""The Grafana dashboard loads, and queries metrics that exist."""
 
 from __future__ import annotations
 
@@ -6,28 +6,15 @@ import json
 import re
 
 from common.config import merge
-from deploy.control.service import metric_name
 from deploy.launch.presets import make_config
 from deploy.launch.train import train
 from deploy.runs.metrics import read_metrics
-from support.paths import ROOT
+from deploy.runtime.metrics import metric_name
+from support.grafana import DASHBOARD, queried_metrics
 from support.program import TINY
 
-DASHBOARD = ROOT / "deploy" / "clusters" / "grafana.json"
 
-
-def queries():
-    """Every query of every panel."""
-    dashboard = json.loads(DASHBOARD.read_text(encoding="utf-8"))
-    return [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
-
-
-def asked_for():
-    """Names of the metrics in them."""
-    return set(re.findall(r"ray_raydqn_\w+", " ".join(queries())))
-
-
-def test_every_panel_asks_for_numbers_of_a_report(tmp_path):
+def test_every_panel_queries_numbers_of_a_report(tmp_path):
     config = make_config("cartpole", overrides=merge(TINY, {"stop": {"learner_steps": 120}}))
     train(config, tmp_path / "run")
     line = read_metrics(tmp_path / "run")[-1]
@@ -36,11 +23,11 @@ def test_every_panel_asks_for_numbers_of_a_report(tmp_path):
         for key, value in line.items()
         if isinstance(value, (int, float)) and not isinstance(value, bool)
     }
-    assert len(asked_for()) > 10
-    assert asked_for() <= numbers
+    assert len(queried_metrics()) > 10
+    assert queried_metrics() <= numbers
 
 
-def test_it_is_a_dashboard_that_grafana_imports():
+def test_grafana_can_import_the_dashboard():
     dashboard = json.loads(DASHBOARD.read_text(encoding="utf-8"))
     assert dashboard["title"] == "raydqn"
     ids = [panel["id"] for panel in dashboard["panels"]]

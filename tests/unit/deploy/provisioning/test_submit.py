@@ -20,8 +20,8 @@ import yaml
 
 from common.config import Config, build
 from common.errors import UserError
-from deploy.provisioning import submit
-from deploy.provisioning.submit import hints
+from deploy.provisioning import job, ray_commands, submit, tunnel
+from deploy.provisioning.submit import print_hints
 from support.paths import ROOT
 from support.program import assert_all_gone, environment_without_ray, wait_for
 
@@ -47,7 +47,7 @@ def fake_ray(tmp_path, monkeypatch):
             return script
 
         def has(self, command: str) -> Callable[[], bool]:
-            """A look whether it goes on."""
+            """A function that tells whether a command was run."""
             return lambda: (tmp_path / "asked").is_file() and command in self.asked
 
         @property
@@ -56,20 +56,21 @@ def fake_ray(tmp_path, monkeypatch):
             return [line.split()[0] for line in path.read_text().splitlines()]
 
     fake = Fake()
-    monkeypatch.setattr(submit, "_ray", lambda: str(fake.write()))
+    monkeypatch.setattr(ray_commands, "ray_path", lambda: str(fake.write()))
+    monkeypatch.setattr(tunnel, "ray_path", ray_commands.ray_path)
     return fake
 
 
 def up(fake, **answers: str) -> None:
     fake.answers = {name.replace("_", "-"): answer for name, answer in answers.items()}
-    submit._up(Path("cluster.yaml"))
+    submit.bring_up(Path("cluster.yaml"))
 
 
 def test_a_cluster_that_is_up_is_not_brought_up_again(fake_ray, capsys):
     """`ray up` begins with `ray stop`: every run there would end."""
     up(fake_ray, get_head_ip="echo 10.0.0.1")
     assert fake_ray.asked == ["get-head-ip"]
-    assert "the cluster is up and taken as it is" in capsys.readouterr().out
+    assert "the cluster is up and used as it is" in capsys.readouterr().out
 
 
 def test_one_that_is_not_up_is_brought_up(fake_ray):
@@ -77,26 +78,33 @@ def test_one_that_is_not_up_is_brought_up(fake_ray):
     assert fake_ray.asked == ["get-head-ip", "up"]
 
 
-def test_what_did_not_come_up_is_taken_down_again(fake_ray):
-    with pytest.raises(UserError, match=r"ray up failed \(exit code 3\); what was begun was taken"):
+def test_a_cluster_that_failed_to_start_is_taken_down_again(fake_ray):
+    with pytest.raises(
+        UserError,
+        match=r"ray up failed \(exit code 3\); the machines that it had st",
+    ):
         up(fake_ray, get_head_ip=f"echo '{NOT_UP}'; exit 1", up="exit 3", down="exit 0")
     assert fake_ray.asked == ["get-head-ip", "up", "down"]
 
 
-def test_what_cannot_be_taken_down_may_cost_money(fake_ray):
-    with pytest.raises(UserError, match=r"ray down cluster.yaml failed .* it may cost money"):
+def test_a_cluster_that_cannot_be_taken_down_may_cost_money(fake_ray):
+    with pytest.raises(UserError, match=r"ray down cluster.yaml failed .* they may cost money"):
         up(fake_ray, get_head_ip=f"echo '{NOT_UP}'; exit 1", up="exit 3", down="exit 4")
 
 
-def test_where_nobody_can_tell_whether_it_is_up_nothing_is_started_and_nothing_ended(fake_ray):
-    with pytest.raises(UserError, match=r"cannot be told \(no network\), so nothing was started"):
+def test_a_cluster_of_unknown_state_is_neither_started_nor_ended(fake_ray):
+    with pytest.raises(
+        UserError,
+        match=r"tell whether .* \(no network\); nothing was started",
+    ):
         up(fake_ray, get_head_ip="echo no network; exit 1")
     assert fake_ray.asked == ["get-head-ip"]
 
 
 def test_a_head_that_is_not_set_up_is_left_to_the_user(fake_ray):
     with pytest.raises(
-        UserError, match=r"Ray has not set it up: wait, or ray up cluster.yaml, which"
+        UserError,
+        match=r"not finished its setup; nothing .*: wait, or ray up cluster.yaml, which",
     ):
         up(
             fake_ray,
@@ -109,13 +117,14 @@ def test_a_head_that_is_not_set_up_is_left_to_the_user(fake_ray):
 def test_without_a_tunnel_the_cluster_stays_and_the_error_says_how_to_end_it(fake_ray):
     fake_ray.answers = {"get-head-ip": "echo 10.0.0.1", "dashboard": "echo no route; exit 1"}
     with pytest.raises(
-        UserError, match=r"no route; if its machines .*: ray up a.yaml; to end it: ray down a.yaml"
+        UserError,
+        match=r"no route; if .*: ray up a.yaml; to end the cluster: ray down a.yaml",
     ):
         submit.submit(Path("a.yaml"), Config(), "mine")
 
 
-def ended(fake_ray, tmp_path, when, code, number, times=1):
-    """A signal as soon as that is so: what was asked of Ray, and what was said.
+def signalled(fake_ray, tmp_path, when, code, number, times=1):
+    """Submit, and send a signal once `when()` is true: the commands of Ray's, standard error.
 
     Ctrl-C, and the signal of a terminal that is closed, go to the whole group; SIGTERM to the
     command alone.
@@ -124,8 +133,9 @@ def ended(fake_ray, tmp_path, when, code, number, times=1):
     code = (
         "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
         "[signal.signal(n, signal.SIG_DFL) for n in (signal.SIGTERM, signal.SIGHUP)]; "
-        "from pathlib import Path; from common.config import Config; from deploy import submit; "
-        f"submit._ray = lambda: {str(tmp_path / 'ray')!r}\n{code}"
+        "from pathlib import Path; from common.config import Config; "
+        "from deploy.provisioning import ray_commands, submit, tunnel; "
+        f"tunnel.ray_path = ray_commands.ray_path = lambda: {str(tmp_path / 'ray')!r}\n{code}"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", code],
@@ -136,12 +146,12 @@ def ended(fake_ray, tmp_path, when, code, number, times=1):
         process_group=0,
     )
     wait_for(when)
-    everybody = psutil.Process(process.pid).children(recursive=True)
+    children = psutil.Process(process.pid).children(recursive=True)
     for _ in range(times):
         (os.kill if number is signal.SIGTERM else os.killpg)(process.pid, number)
         time.sleep(0.2)
     _, error = process.communicate(timeout=20)
-    assert_all_gone(everybody)
+    assert_all_gone(children)
     return fake_ray.asked, error
 
 
@@ -165,7 +175,7 @@ LIKE_RAY = f'exec {sys.executable} -c \'import subprocess; subprocess.call(["sle
 
 @ENDS
 @pytest.mark.parametrize("times", [1, 2])
-def test_what_ends_it_while_the_cluster_comes_up_has_that_taken_down_again(
+def test_a_signal_during_the_start_of_the_cluster_takes_it_down_again(
     fake_ray, tmp_path, number, times
 ):
     """A terminal that is closed tells twice; a second Ctrl-C is the way out."""
@@ -174,25 +184,28 @@ def test_what_ends_it_while_the_cluster_comes_up_has_that_taken_down_again(
         "up": LIKE_RAY,
         "down": f"sleep 1; touch {tmp_path}/down",
     }
-    asked, error = ended(
+    asked, error = signalled(
         *(fake_ray, tmp_path, lambda: sleeps_below(tmp_path)),
         "submit.submit(Path('cluster.yaml'), Config(), 'mine')",
         *(number, times),
     )
     assert asked == ["get-head-ip", "up", "down"]
     if number is signal.SIGINT and times == 2:
-        assert "ray down cluster.yaml was interrupted: see what is left, it may cost" in error
+        assert (
+            "ray down cluster.yaml was interrupted: check whether machines are left, they may"
+            in error
+        )
     else:
         assert (tmp_path / "down").exists()
-        assert "cluster.yaml: what was begun was taken down again" in error
+        assert "cluster.yaml: the machines that it had started were taken down again" in error
 
 
 @ENDS
-def test_what_ends_it_before_the_job_is_sent_says_that_the_cluster_is_up(
+def test_a_signal_before_the_job_is_sent_leaves_the_cluster_up_and_says_so(
     fake_ray, tmp_path, number
 ):
     fake_ray.answers = {"get-head-ip": "echo 10.0.0.1", "dashboard": "exec sleep 30"}
-    asked, error = ended(
+    asked, error = signalled(
         fake_ray,
         tmp_path,
         fake_ray.has("dashboard"),
@@ -212,7 +225,7 @@ def test_what_ends_it_before_the_job_is_sent_says_that_the_cluster_is_up(
     ],
     ids=["taken", "not-taken"],
 )
-def test_what_ends_it_says_whether_the_cluster_took_the_job(
+def test_a_signal_after_the_job_was_sent_says_whether_the_run_goes_on(
     fake_ray, tmp_path, state, code, says, number
 ):
     sent = tmp_path / "sent"
@@ -221,9 +234,9 @@ def test_what_ends_it_says_whether_the_cluster_took_the_job(
         f"status) test -e {sent} || exit 1; {state};; esac"
     )
     fake_ray.answers = {"get-head-ip": "echo 10.0.0.1", "dashboard": "exec sleep 30", "job": job}
-    asked, error = ended(
+    asked, error = signalled(
         *(fake_ray, tmp_path, sent.is_file),
-        "submit._wait_for_answer = lambda *_: None\n"
+        "tunnel.wait_for_dashboard = lambda *_: None\n"
         "try: code = submit.submit(Path('a.yaml'), Config(), 'mine')\n"
         "except KeyboardInterrupt: code = 130\n"
         f"assert code == {code}, code",
@@ -245,11 +258,11 @@ def handled(number, handler):
         signal.signal(number, before)
 
 
-def test_what_comes_while_a_process_begins_counts_when_it_is_known():
+def test_a_signal_during_the_start_of_a_process_is_delivered_afterwards():
     known = []
 
     def begin():
-        with submit._uninterrupted():
+        with ray_commands.uninterrupted():
             signal.raise_signal(signal.SIGINT)
             known.append("it")
 
@@ -260,9 +273,9 @@ def test_what_comes_while_a_process_begins_counts_when_it_is_known():
     assert known == ["it"]
 
 
-def test_what_nohup_has_ignored_stays_so():
+def test_a_signal_that_nohup_ignores_stays_ignored():
     with handled(signal.SIGHUP, signal.SIG_IGN):
-        with submit._every_end_as_by_ctrl_c(), submit._uninterrupted():
+        with ray_commands.every_signal_as_ctrl_c(), ray_commands.uninterrupted():
             signal.raise_signal(signal.SIGHUP)
         assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
 
@@ -276,7 +289,7 @@ def test_a_run_that_is_followed_no_longer_is_not_taken_for_one_that_has_ended(
         f"status) test -e {sent} && echo RUNNING;; esac"
     )
     fake_ray.answers = {"get-head-ip": "echo 10.0.0.1", "job": job}
-    monkeypatch.setattr(submit, "_wait_for_answer", lambda port, process: None)
+    monkeypatch.setattr(tunnel, "wait_for_dashboard", lambda port, process: None)
     assert submit.submit(Path("a.yaml"), Config(), "mine") == 1
     error = capsys.readouterr().err
     assert "no longer following; the run goes on as job mine" in error
@@ -286,8 +299,8 @@ def test_a_run_that_is_followed_no_longer_is_not_taken_for_one_that_has_ended(
 @pytest.mark.parametrize("state", ["Status for job 'mine': RUNNING", "Job 'mine' succeeded"])
 def test_a_name_that_was_taken_is_one_line(fake_ray, capsys, monkeypatch, state):
     fake_ray.answers = {"get-head-ip": "echo 10.0.0.1", "job": f'echo "{state}"'}
-    monkeypatch.setattr(submit, "_wait_for_answer", lambda port, process: None)
-    with pytest.raises(UserError, match="--name=mine: the cluster has had a job of that name"):
+    monkeypatch.setattr(tunnel, "wait_for_dashboard", lambda port, process: None)
+    with pytest.raises(UserError, match="--name=mine: the cluster has a job of that name already"):
         submit.submit(Path("a.yaml"), Config(), "mine")
     assert "from another terminal" not in capsys.readouterr().out
     assert fake_ray.asked.count("job") == 1, "nothing was sent"
@@ -295,7 +308,7 @@ def test_a_name_that_was_taken_is_one_line(fake_ray, capsys, monkeypatch, state)
 
 def test_the_state_of_a_job_is_not_in_its_name(fake_ray):
     fake_ray.answers = {"job": "echo \"Job 'running-late' failed\""}
-    assert submit._state("running-late", "http://127.0.0.1:1") == "FAILED"
+    assert job.job_state("running-late", "http://127.0.0.1:1") == "FAILED"
 
 
 def test_a_token_that_the_cluster_refuses_is_one_line(fake_ray, monkeypatch, tmp_path):
@@ -312,7 +325,7 @@ def test_a_token_that_the_cluster_refuses_is_one_line(fake_ray, monkeypatch, tmp
 
     server = HTTPServer(("127.0.0.1", 0), Dashboard)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    monkeypatch.setattr(submit, "_free_port", lambda: server.server_port)
+    monkeypatch.setattr(tunnel, "_free_port", lambda: server.server_port)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
     monkeypatch.delenv("RAY_AUTH_TOKEN_PATH", raising=False)
@@ -337,14 +350,14 @@ def test_the_job_goes_to_the_cluster_of_the_file_and_to_no_other(fake_ray, monke
     for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_JOB_HEADERS"):
         monkeypatch.setenv(name, "http://192.0.2.99:8265")
     fake_ray.answers = {"get-head-ip": "echo 10.0.0.1", "job": f"env > {tmp_path}/env"}
-    monkeypatch.setattr(submit, "_wait_for_answer", lambda port, process: None)
+    monkeypatch.setattr(tunnel, "wait_for_dashboard", lambda port, process: None)
     assert submit.submit(Path("a.yaml"), Config(), "mine") == 0
     given = (tmp_path / "env").read_text()
     assert "192.0.2.99" not in given
     assert "RAY_AUTH_MODE=token" in given
 
 
-def test_what_cannot_be_shipped_costs_no_machine(fake_ray, monkeypatch, tmp_path):
+def test_code_that_cannot_be_shipped_costs_no_machine(fake_ray, monkeypatch, tmp_path):
     (tmp_path / "own_package").mkdir()
     (tmp_path / "own_package" / "link").symlink_to(tmp_path / "gone")
     monkeypatch.syspath_prepend(tmp_path)
@@ -355,13 +368,13 @@ def test_what_cannot_be_shipped_costs_no_machine(fake_ray, monkeypatch, tmp_path
 
 def test_a_job_that_was_not_taken_leaves_the_way_to_end_the_cluster(fake_ray, capsys, monkeypatch):
     fake_ray.answers = {"get-head-ip": "echo 10.0.0.1", "job": "echo taken already; exit 1"}
-    monkeypatch.setattr(submit, "_wait_for_answer", lambda port, process: None)
+    monkeypatch.setattr(tunnel, "wait_for_dashboard", lambda port, process: None)
     assert submit.submit(Path("my cluster.yaml"), Config(), "mine") == 1
     assert "the cluster stays up; to end it: ray down 'my cluster.yaml'" in capsys.readouterr().err
 
 
 def test_the_hints_are_commands_that_a_shell_takes_as_they_are_meant(capsys):
-    hints(Path("a b.yaml"), "mine")
+    print_hints(Path("a b.yaml"), "mine")
     commands = [shlex.split(line[20:]) for line in capsys.readouterr().out.splitlines()[1:]]
     assert commands == [
         ["ray", "exec", "a b.yaml", "raydqn status mine --address auto"],
@@ -381,7 +394,7 @@ def test_the_hints_are_commands_that_a_shell_takes_as_they_are_meant(capsys):
     ],
     ids=["examples", "kuberay"],
 )
-def test_what_cannot_be_started_like_this_is_not(tmp_path, change, says, fake_ray):
+def test_a_file_with_findings_or_for_kuberay_starts_nothing(tmp_path, change, says, fake_ray):
     from deploy.cli.main import main
 
     path = ROOT / "deploy" / "clusters" / "kuberay.yaml"
@@ -397,11 +410,11 @@ def test_what_cannot_be_started_like_this_is_not(tmp_path, change, says, fake_ra
 TOKENS = """
 import os, sys
 from ray._raylet import AuthenticationTokenLoader as Loader
-from deploy.provisioning.submit import _token
+from deploy.provisioning.ray_commands import token
 for given in eval(sys.argv[1]):
     os.environ |= given
     Loader.instance().reset_cache()
-    print(Loader.instance().get_raw_token() == _token() != "", _token())
+    print(Loader.instance().get_raw_token() == token() != "", token())
     for name in given:
         del os.environ[name]
 """

@@ -5,12 +5,13 @@ from __future__ import annotations
 import pytest
 
 from common.config import Config
+from common.parts import Role
 from deploy.resources.requests import ACTOR_NODES, LEARNER_NODES, ResourceRequest, resource_requests
 
 
-def by_title(values=None, offered=(), gpus=False):
+def by_role(values=None, offered=(), gpus=False):
     wanted = resource_requests(Config.model_validate(values or {}), offered, gpus)
-    return {demand.title: demand for demand in wanted}
+    return {request.role: request for request in wanted}
 
 
 @pytest.mark.parametrize(
@@ -27,28 +28,28 @@ def by_title(values=None, offered=(), gpus=False):
 )
 def test_the_learner_alone_asks_for_gpus(device, there, gpus):
     # A remote sees the GPUs that it asked for, counted from 0: the third of them needs three.
-    wanted = by_title({"learner": {"device": device}}, gpus=there)
+    wanted = by_role({"learner": {"device": device}}, gpus=there)
     assert wanted.pop("learner").gpus == gpus
-    assert {demand.gpus for demand in wanted.values()} == {0}
+    assert {request.gpus for request in wanted.values()} == {0}
 
 
 def test_where_nodes_say_what_they_are_for_each_part_asks_for_its_kind():
-    wanted = by_title(offered=[LEARNER_NODES, ACTOR_NODES])
-    assert {title: demand.resource for title, demand in wanted.items()} == {
+    wanted = by_role(offered=[LEARNER_NODES, ACTOR_NODES])
+    assert {role: request.resource for role, request in wanted.items()} == {
         "learner": LEARNER_NODES,
         "shard": LEARNER_NODES,
-        "variables": LEARNER_NODES,
+        "weight-store": LEARNER_NODES,
         "actor": ACTOR_NODES,
         "evaluator": ACTOR_NODES,
     }
-    assert all(demand.resource is None for demand in by_title().values())
-    spread = by_title({"placement": {"shards": "spread"}}, offered=[LEARNER_NODES, ACTOR_NODES])
+    assert all(request.resource is None for request in by_role().values())
+    spread = by_role({"placement": {"shards": "spread"}}, offered=[LEARNER_NODES, ACTOR_NODES])
     assert spread["shard"].resource is None
     assert spread["learner"].resource == LEARNER_NODES
 
 
 def test_cpus_are_those_of_the_configuration():
-    wanted = by_title(
+    wanted = by_role(
         {
             "learner": {"threads": 3},
             "placement": {"actor_cpus": 0.5, "shard_cpus": 2},
@@ -56,19 +57,19 @@ def test_cpus_are_those_of_the_configuration():
             "replay": {"shards": 2},
         }
     )
-    assert {title: (demand.cpus, demand.count) for title, demand in wanted.items()} == {
+    assert {role: (request.cpus, request.count) for role, request in wanted.items()} == {
         "learner": (3.0, 1),
         "shard": (2.0, 2),
-        "variables": (0.0, 1),
+        "weight-store": (0.0, 1),
         "actor": (0.5, 7),
         "evaluator": (1.0, 1),
     }
-    assert by_title({"actors": {"count": "auto"}})["actor"].count == 0
+    assert by_role({"actors": {"count": "auto"}})["actor"].count == 0
 
 
 def test_how_many_fit_a_node():
-    demand = ResourceRequest("actor", 0.1, resource=ACTOR_NODES)
-    assert demand.count_fitting({"CPU": 0.3, ACTOR_NODES: 1000}) == 3
-    assert demand.count_fitting({"CPU": 8.0}) == 0
-    assert ResourceRequest("learner", 1.0, gpus=1).count_fitting({"CPU": 8.0, "GPU": 1.0}) == 1
-    assert ResourceRequest("shard-0", 0.0, resource="x").bundle() == {"x": 0.001}
+    request = ResourceRequest(Role.ACTOR, 0.1, resource=ACTOR_NODES)
+    assert request.count_fitting({"CPU": 0.3, ACTOR_NODES: 1000}) == 3
+    assert request.count_fitting({"CPU": 8.0}) == 0
+    assert ResourceRequest(Role.LEARNER, 1.0, gpus=1).count_fitting({"CPU": 8.0, "GPU": 1.0}) == 1
+    assert ResourceRequest(Role.SHARD, 0.0, resource="x").bundle() == {"x": 0.001}

@@ -11,8 +11,8 @@ import pytest
 from common.config import build
 from common.errors import UserError
 from deploy import PACKAGES
-from deploy.provisioning import submit
-from deploy.provisioning.submit import stage
+from deploy.provisioning import job
+from deploy.provisioning.job import stage
 from deploy.runtime.packaging import code_for, comes_with_raydqn, is_here, module_of, travels
 from support.paths import ROOT
 
@@ -33,7 +33,7 @@ def test_the_module_of_an_environment(env_id, module):
 
 
 def test_what_is_ours_is_shipped_once():
-    assert code_for("deploy.bench.sleep_env:Waiting-v0") == OURS
+    assert code_for("deploy.bench.sleep_env:Sleep-v0") == OURS
     assert comes_with_raydqn("deploy")
 
 
@@ -72,7 +72,7 @@ def test_what_is_too_much_for_a_job_is_not_shipped(tmp_path, monkeypatch):
     package.mkdir()
     (package / ".venv").mkdir()
     (package / ".venv" / "large").write_bytes(b"x" * (2 << 20))
-    monkeypatch.setattr(submit, "MAX_BYTES", 3 << 20)
+    monkeypatch.setattr(job, "MAX_BYTES", 3 << 20)
     monkeypatch.syspath_prepend(tmp_path)
     config = build({"env": {"id": "heavy:X-v0"}})
     (tmp_path / "a").mkdir()

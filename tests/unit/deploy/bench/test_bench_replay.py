@@ -1,4 +1,4 @@
-"""The benchmark of the replay memory, with sizes that take seconds; speeds are not looked at."""
+"""The benchmark of the replay memory, with sizes that take seconds; without a look at speeds."""
 
 from __future__ import annotations
 
@@ -11,30 +11,29 @@ from common.errors import UserError
 from common.types import FrameSpec
 from deploy.bench import peers as bench_peers
 from deploy.bench import replay as bench_replay
-from deploy.bench.replay import Stream
+from deploy.bench.replay_inputs import ReplaySizes, Stream
 from deploy.cli import main as cli
 from support.replay import Reader
 
 
 @pytest.fixture
 def small(monkeypatch):
-    sizes = {
-        "PICTURES": 600,
-        "VECTORS": 2_500,
-        "PONG_STEPS": 1_600,
-        "SLICE_S": 0.01,
-        "WARM_UP_S": 0.05,
-        "LARGE_CHUNK": 200,
-        "STORE_BYTES": 256 << 20,
-    }
-    for name, value in sizes.items():
-        monkeypatch.setattr(bench_replay, name, value)
+    sizes = ReplaySizes(
+        pictures=600,
+        vectors=2_500,
+        pong_steps=1_600,
+        slice_s=0.01,
+        warm_up_s=0.05,
+        large_chunk=200,
+        store_bytes=256 << 20,
+    )
+    monkeypatch.setattr(bench_replay, "SIZES", sizes)
 
 
 def test_every_figure_is_measured_and_printed_as_json(small, capsys):
     assert cli.main(["bench", "replay", "--repeat", "1", "--json"]) == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    # A process that has room left claims nothing for a memory as small as here.
+    # A process with free memory claims no more for a replay memory as small as here.
     assert all(line["value"] > 0 for line in lines if line["figure"] != "pictures: memory")
     assert all(line["min"] <= line["value"] <= line["max"] for line in lines)
     told = {(line["figure"], line["subject"]) for line in lines}
@@ -50,7 +49,7 @@ def test_every_figure_is_measured_and_printed_as_json(small, capsys):
     assert packed < plain / 10
 
 
-def test_a_stream_is_that_of_an_actor_who_never_ends_an_episode():
+def test_a_stream_is_that_of_an_actor_whose_episode_never_ends():
     pool = np.arange(500, dtype=np.float32)[:, None]
     stream, reader = Stream(pool, stack=3, count=10, n_step=2), Reader()
     expected = 0.0

@@ -1,11 +1,10 @@
-"""Changing a run while it goes on: the file, both its ends, and `raydqn set`."""
+"""Changing a live run: the control file, both its ends, and `raydqn set`."""
 
 from __future__ import annotations
 
 import os
 import threading
 import time
-from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -15,12 +14,10 @@ from common.config import KEYS, build, merge
 from common.errors import UserError
 from deploy.cli.main import main
 from deploy.control import file as control
-from deploy.control.file import LIVE_KEYS, ControlFile, changed, describe, keys_of
+from deploy.control.file import LIVE_KEYS, ControlFile, Reply, changed, describe, keys_of
 from deploy.launch.presets import make_config
-from deploy.launch.resume import resume
-from deploy.launch.train import train
-from deploy.runs.folder import CONTROL, RunFolder
-from support.program import TINY, reports_in
+from deploy.runs.folder import CONTROL, REPLY, RunFolder
+from support.program import TINY
 
 RATIO, ERROR = "learner.samples_per_insert", "learner.samples_per_insert_error"
 
@@ -70,6 +67,10 @@ def test_any_other_key_cannot_be_changed(key):
     changes = {section: {name: 1}} if section else {name: 1}
     with pytest.raises(UserError, match=rf"{key}: cannot be changed while a run goes on; these"):
         changed(tiny(), changes, "here")
+
+
+def test_the_keys_of_nested_values():
+    assert keys_of({"learner": {"a": 1}, "seed": 2}) == ["learner.a", "seed"]
 
 
 def test_a_change_is_told_key_by_key():
@@ -209,206 +210,82 @@ def test_a_run_that_ends_meanwhile_has_not_taken_it(folder, capsys):
     assert asks(folder.path, "--learner.samples-per-insert", "2") == 1
     thread.join()
     assert "not taken: the run has ended; nothing was changed" in capsys.readouterr().err
-    assert not path.exists(), "nobody will ever take it"
-
-
-# --- a run that is asked ------------------------------------------------------------------------
-
-
-class Asking:
-    """A view that hands a file in after some reports, and keeps what it is told."""
-
-    def __init__(self, run, steps, *texts: str) -> None:
-        self.run, self.steps, self.texts = run, steps, list(texts)
-        self.lines: list[str] = []
-
-    def update(self, report) -> None:
-        path = self.run / CONTROL
-        if self.texts and report["learner_steps"] >= self.steps and not path.exists():
-            path.write_text(self.texts.pop(0))
-
-    def notify(self, text: str, level: int = 20, detail: str = "") -> None:
-        self.lines.append(text)
-
-    def close(self) -> None:
-        pass
-
-
-@pytest.fixture
-def always_looking(monkeypatch):
-    monkeypatch.setattr("deploy.supervisor.loop.LOOK_EVERY_S", 0.0)
-
-
-def test_a_run_takes_a_change_over_records_it_and_says_so(tmp_path, always_looking):
-    run = tmp_path / "run"
-    text = "[learner]\nsamples_per_insert = 16.0\nsamples_per_insert_error = 1000\n"
-    view = Asking(run, 200, text)
-    config = tiny(stop={"learner_steps": 1_500}, report={"every_s": 0.001})
-    summary = train(config, run, view=view)
-    assert (
-        "applied: learner.samples_per_insert 4 → 16, learner.samples_per_insert_error none → 1000"
-        in view.lines
-    )
-    assert not (run / CONTROL).exists()
-    assert summary["samples_per_insert"] == pytest.approx(16, rel=0.1)
-    recorded = RunFolder.open(run)
-    assert recorded.config.learner.samples_per_insert == 16.0
-    assert recorded.config.learner.samples_per_insert_error == 1000.0
-    saved = recorded.checkpoints.newest().state["config"]
-    assert saved["learner"]["samples_per_insert"] == 16.0
-    # The change must not make up for what was before it: 200 · 32 samples at 4 per insert would be
-    # 4,800 inserts too many, and no insert for 76,800 samples.
-    first = [r for r in reports_in(run) if r["learner_steps"] < 200][-1]
-    inserted = summary["transitions"] - first["transitions"]
-    learnt = (summary["learner_steps"] - first["learner_steps"]) * 32
-    assert learnt / inserted == pytest.approx(16, rel=0.2)
-    # A resume goes on with it.
-    again = resume(run, {"stop": {"learner_steps": 2_500}})
-    assert again["samples_per_insert"] == pytest.approx(16, rel=0.1)
-
-
-def test_checkpoints_come_at_the_new_interval_from_then_on(tmp_path, always_looking):
-    run = tmp_path / "run"
-    view = Asking(run, 200, "[checkpoint]\nevery_learner_steps = 50\n")
-    checkpoint = {"every_learner_steps": 10_000, "keep": 100}
-    config = tiny(stop={"learner_steps": 600}, report={"every_s": 0.001}, checkpoint=checkpoint)
-    train(config, run, view=view)
-    assert "applied: checkpoint.every_learner_steps 10000 → 50" in view.lines
-    names = RunFolder.open(run).checkpoints.names()
-    steps = sorted(int(name.rpartition("-")[2]) for name in names)
-    assert steps[0] >= 200
-    assert len(steps) >= 7
-    between = [b - a for a, b in pairwise(steps[:-1])]
-    assert min(between) >= 50
-    assert max(between) < 50 + TINY["learner"]["train_steps"]
-
-
-def test_the_same_seed_and_no_change_still_give_the_same_weights(tmp_path, always_looking):
-    config = tiny(stop={"learner_steps": 200}, report={"every_s": 0.001})
-    same = "[learner]\nsamples_per_insert = 4.0\n"
-    plain = train(config, tmp_path / "a")
-    asked = train(config, tmp_path / "b", view=Asking(tmp_path / "b", 50, same))
-    assert plain["weights_sha256"] == asked["weights_sha256"]
-
-
-def test_a_damaged_request_is_named_and_removed_and_the_run_goes_on(tmp_path, always_looking):
-    run = tmp_path / "run"
-    damaged = [
-        "[learner", "[learner]\nsamples_per_insert = -1.0\n", "[learner]\nbatch_size = 3\n",
-        "[learner]\nsamples_per_insert_error = 1.0\n", "[learner]\nsamples_per_insert = [",
-    ]  # fmt: skip
-    view = Asking(run, 50, *damaged)
-    config = tiny(stop={"learner_steps": 1_000}, report={"every_s": 0.001})
-    assert train(config, run, view=view)["learner_steps"] == 1_000
-    said = [line for line in view.lines if "nothing was changed" in line]
-    assert len(said) == len(damaged), "each is named once"
-    assert "batch_size: cannot be changed" in said[2]
-    assert not (run / CONTROL).exists()
-    assert RunFolder.open(run).config == config
-
-
-def test_a_change_that_cannot_be_recorded_is_not_made(tmp_path, always_looking, monkeypatch):
-    def disk_full(self):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(RunFolder, "save_config", disk_full)
-    run = tmp_path / "run"
-    view = Asking(run, 50, "[learner]\nsamples_per_insert = 16.0\n")
-    config = tiny(stop={"learner_steps": 1_000}, report={"every_s": 0.001})
-    summary = train(config, run, view=view)
-    assert any("No space left on device; nothing was changed" in line for line in view.lines)
-    assert summary["samples_per_insert"] == pytest.approx(4, rel=0.2)
-
-
-def test_a_request_of_an_earlier_life_is_not_taken(tmp_path, always_looking):
-    run = tmp_path / "run"
-    train(tiny(stop={"learner_steps": 50}), run)
-    (run / CONTROL).write_text("[learner]\nsamples_per_insert = 16.0\n")
-    view = Asking(run, 0)
-    resume(run, {"stop": {"learner_steps": 300}}, view=view)
-    assert not any("changed" in line for line in view.lines)
-    assert not (run / CONTROL).exists()
-
-
-def test_a_request_that_came_too_late_does_not_stay(tmp_path, monkeypatch):
-    monkeypatch.setattr("deploy.supervisor.loop.LOOK_EVERY_S", 1e9)
-    run = tmp_path / "run"
-    train(tiny(stop={"learner_steps": 50}), run, view=Asking(run, 0, "[learner]\n"))
-    assert not (run / CONTROL).exists()
-
-
-def test_the_run_looks_once_a_second_at_the_most(tmp_path, monkeypatch):
-    looks = []
-    monkeypatch.setattr(ControlFile, "read", lambda self: looks.append(time.monotonic()))
-    config = tiny(stop={"learner_steps": None, "score": None, "wall_s": 3.3})
-    train(config, tmp_path / "run")
-    assert 2 <= len(looks) <= 3
-    assert keys_of({"learner": {"a": 1}, "seed": 2}) == ["learner.a", "seed"]
+    assert not path.exists(), "no run will read it"
 
 
 # --- several commands at once -------------------------------------------------------------------
 
 
-def test_no_wish_takes_the_place_of_another_that_was_not_taken_yet(folder):
-    wishes = [{"learner": {"samples_per_insert": float(n)}} for n in range(1, 41)]
+def test_no_request_overwrites_another_that_the_run_has_not_read(folder):
+    requests = [{"learner": {"samples_per_insert": float(n)}} for n in range(1, 41)]
     posted, gate = [], threading.Barrier(8)
 
     def command(mine) -> None:
         gate.wait()
-        for wish in mine:
-            while control.post(folder.path, wish) is None:
+        for request in mine:
+            while control.place_request(folder.path, request) is None:
                 time.sleep(0.001)
-            posted.append(wish)
+            posted.append(request)
 
-    threads = [threading.Thread(target=command, args=(wishes[i::8],)) for i in range(8)]
+    threads = [threading.Thread(target=command, args=(requests[i::8],)) for i in range(8)]
     for thread in threads:
         thread.start()
     file, taken = ControlFile(folder.path), []
     deadline = time.monotonic() + 30
-    while len(taken) < len(wishes) and time.monotonic() < deadline:
-        wish = file.read()
-        if wish is not None:
-            taken.append(wish)
+    while len(taken) < len(requests) and time.monotonic() < deadline:
+        request = file.read()
+        if request is not None:
+            taken.append(request)
             file.remove()
     for thread in threads:
         thread.join()
     key = str
-    assert sorted(taken, key=key) == sorted(wishes, key=key) == sorted(posted, key=key)
+    assert sorted(taken, key=key) == sorted(requests, key=key) == sorted(posted, key=key)
     assert not list(folder.path.glob(f".{CONTROL}*"))
 
 
-def test_where_a_file_system_has_no_links_a_wish_is_put_there_all_the_same(folder, monkeypatch):
+def test_a_request_is_placed_on_a_file_system_without_links_too(folder, monkeypatch):
     def no_links(*args):
         raise PermissionError(1, "Operation not permitted")
 
     monkeypatch.setattr(os, "link", no_links)
-    wish = {"learner": {"samples_per_insert": 2.0}}
-    mark = control.post(folder.path, wish)
-    assert control.post(folder.path, {"learner": {"samples_per_insert": 3.0}}) is None
+    request = {"learner": {"samples_per_insert": 2.0}}
+    request_id = control.place_request(folder.path, request)
+    assert control.place_request(folder.path, {"learner": {"samples_per_insert": 3.0}}) is None
     file = ControlFile(folder.path)
-    assert file.read() == wish
-    file.answer("applied: it")
-    assert control._answer(folder.path, mark) == "applied: it"
+    assert file.read() == request
+    file.reply(Reply(True, "it"))
+    assert control.read_reply(folder.path, request_id) == Reply(True, "it")
 
 
-def test_an_answer_to_another_wish_is_not_taken_for_ones_own(folder):
+def test_a_reply_to_another_request_is_ignored(folder):
     file = ControlFile(folder.path)
-    first = control.post(folder.path, {"learner": {"samples_per_insert": 2.0}})
+    first = control.place_request(folder.path, {"learner": {"samples_per_insert": 2.0}})
     file.read()
-    file.answer("applied: the first")
+    file.reply(Reply(True, "the first"))
     file.remove()
-    second = control.post(folder.path, {"learner": {"samples_per_insert": 3.0}})
-    assert control._answer(folder.path, second) is None
-    assert control._answer(folder.path, first) == "applied: the first"
+    second = control.place_request(folder.path, {"learner": {"samples_per_insert": 3.0}})
+    assert control.read_reply(folder.path, second) is None
+    assert control.read_reply(folder.path, first) == Reply(True, "the first")
 
 
-def test_a_wish_that_finds_another_there_for_too_long_says_so_and_leaves_it(
+def test_a_command_that_finds_an_earlier_request_for_too_long_leaves_it_and_says_so(
     folder, capsys, monkeypatch
 ):
     monkeypatch.setattr(control, "TAKEN_WITHIN_S", 0.2)
     with folder.lock():
         other = {"crash": {"kind": "actor", "number": 1}}
-        assert control.post(folder.path, other)
+        assert control.place_request(folder.path, other)
         assert asks(folder.path, "--learner.samples-per-insert", "2") == 2
-        assert "another command's wish waits there still" in capsys.readouterr().err
+        assert "the run has not read an earlier request yet" in capsys.readouterr().err
         assert ControlFile(folder.path).read() == other
+
+
+def test_the_file_of_a_reply_is_its_request_and_a_line_as_it_was_always_written(folder):
+    file = ControlFile(folder.path)
+    request_id = control.place_request(folder.path, {"learner": {"samples_per_insert": 2.0}})
+    file.read()
+    for reply, line in ((Reply(True, "a 1 → 2"), "applied: a 1 → 2"), (Reply(False, "no"), "no")):
+        file.reply(reply)
+        assert (folder.path / REPLY).read_text() == f"{request_id}\n{line}"
+        assert control.read_reply(folder.path, request_id) == reply

@@ -7,7 +7,7 @@ from deploy.cli.main import split_overrides
 from deploy.launch.presets import make_config
 
 
-def test_an_actor_waits_as_long_as_one_of_the_paper():
+def test_an_actor_sleeps_as_long_as_a_step_in_the_paper():
     overrides, rest = split_overrides(bench_scaling.OPTIONS)
     config = make_config("cartpole", overrides=overrides)
     assert rest == []
@@ -17,6 +17,6 @@ def test_an_actor_waits_as_long_as_one_of_the_paper():
 def test_the_supervisor_reads_the_reports_of_360_actors(monkeypatch):
     monkeypatch.setattr(bench_scaling, "REPORTS", 2_000)
     rate, cost_s = bench_scaling._read_reports(360)
-    # Wide bounds: other tests have the cores meanwhile. docs/scaling.md has what was measured.
+    # Wide bounds, because other tests use the cores, too. docs/scaling.md has the measurements.
     assert rate > 50
     assert 0 < cost_s < 0.005

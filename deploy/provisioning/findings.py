@@ -1,0 +1,45 @@
+"""Findings of `raydqn cluster check`: one line each, with level, key, value and wish."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from common.errors import shorten
+
+MAX_VALUE_LENGTH = 60
+"""Of a value in a finding, in characters."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One fault of a cluster file, or of this machine, which must start the cluster."""
+
+    level: Literal["error", "to do", "warning"]
+    key: str  # in the file
+    value: object | None  # None: no value to show
+    wish: str
+
+    def __str__(self) -> str:
+        value = "" if self.value is None else f"={short(self.value)}"
+        return f"{self.level}: {self.key}{value}: {self.wish}"
+
+
+def error(key: str, value: object | None, wish: str) -> Finding:
+    """A fault with which no cluster should be started."""
+    return Finding("error", key, value, wish)
+
+
+def warning(key: str, value: object | None, wish: str) -> Finding:
+    """A fault that costs money, speed or safety."""
+    return Finding("warning", key, value, wish)
+
+
+def to_do(key: str, value: object | None, wish: str) -> Finding:
+    """A value that the user must fill in before the cluster is started."""
+    return Finding("to do", key, value, wish)
+
+
+def short(value: object) -> str:
+    """A value as it stands in a finding."""
+    return shorten(value, MAX_VALUE_LENGTH)
