@@ -176,7 +176,7 @@ def test_the_time_until_all_parts_run_does_not_count(tmp_path):
     class Starting(Messages):
         def update(self, report) -> None:
             if time.monotonic() - begun > 1.2:  # three times as long as nothing may move
-                supervisor.context.runtime.silent = "nobody"
+                supervisor.context.runtime.silent = "none"
 
     supervisor.context.view = Starting()
     with pytest.raises(RunFailedError, match=r"learner waits for \d s: 0 of 100 first transitions"):

@@ -24,12 +24,12 @@ class NotingRuntime:
         return function(*args)
 
 
-def test_every_part_has_its_name_and_the_title_of_its_seat():
+def test_every_part_has_its_name_and_the_id_of_its_slot():
     runtime = NotingRuntime()
     made = build(Config(), SPEC, runtime, incarnation=7)
     made.spawn_evaluator(8)
     assert runtime.titles == {
-        "variables-7": "variables",
+        "weight-store-7": "weight-store",
         "shard-0-7": "shard-0",
         "learner-7": "learner",
         "actor-0-7": "actor-0",
