@@ -15,11 +15,11 @@ from actors.preprocessing import FrameStack
 from common.config import Config
 from common.handles import Handle
 from common.networks import make_network
+from common.parts import WEIGHT_STORE, PartId, shard
 from common.seeding import Role, integer_seeds, seed_sequence
 from common.types import ActorReport, Array, Episode
 from common.weights import WeightClient
 from replay_server.codec import make_codec
-from replay_server.titles import shard_index, shard_title
 from replay_server.writer import ReplayWriter
 
 
@@ -116,8 +116,8 @@ class Actor:
             fetches=self._weight_store.fetches - fetches,
             inserts_in_flight=self._writer.in_flight,
             dropped=self._writer.take_dropped(),
-            unreachable=[*map(shard_title, sorted(self._writer.unreachable))]
-            + ["variables"] * self._weight_store.unreachable,
+            unreachable=[*map(shard, sorted(self._writer.unreachable))]
+            + [WEIGHT_STORE] * self._weight_store.unreachable,
             wall_s=time.perf_counter() - start,
             env_s=env_s,
             policy_s=policy_s,
@@ -174,12 +174,12 @@ class Actor:
             self._config.exploration, self._index, actors, self._config.actors.envs
         )
 
-    def reconnect(self, part: str, handle: Handle) -> None:
-        """Another part has taken the place of one that died: `variables`, or `shard-` and index."""
-        if part == "variables":
+    def reconnect(self, part: PartId, handle: Handle) -> None:
+        """Use this handle of the weight store, or of a shard, which was restarted."""
+        if part == WEIGHT_STORE:
             self._weight_store.reconnect(handle)
         else:
-            self._writer.reconnect(shard_index(part), handle)
+            self._writer.reconnect(part.index, handle)
 
     def close(self) -> int:
         """Send the rest of the experience, wait until it is stored, free the environments.

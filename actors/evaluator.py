@@ -15,6 +15,7 @@ from actors.preprocessing import FrameStack
 from common.config import Config
 from common.handles import Handle
 from common.networks import make_network
+from common.parts import WEIGHT_STORE, PartId
 from common.seeding import Role, integer_seeds, seed_sequence
 from common.types import Array, EvaluationReport
 from common.weights import WeightClient
@@ -93,9 +94,9 @@ class Evaluator:
             report.weights = self._weights
         return report
 
-    def reconnect(self, part: str, handle: Handle) -> None:
-        """Another part, the `variables`, has taken the place of one that died."""
-        assert part == "variables"
+    def reconnect(self, part: PartId, handle: Handle) -> None:
+        """Use this handle of the weight store, which was restarted."""
+        assert part == WEIGHT_STORE
         self._weight_store.reconnect(handle)
 
     def load_weights(self, weights: Array) -> None:

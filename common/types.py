@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from common.parts import PartId
+
 Array = npt.NDArray[Any]
 
 PAD = -1
@@ -287,7 +289,7 @@ class ActorReport:
     fetches: int
     inserts_in_flight: int
     dropped: int
-    unreachable: list[str]
+    unreachable: list[PartId]
     wall_s: float
     env_s: float
     policy_s: float
@@ -326,7 +328,7 @@ class LearnerReport:
     rounds_in_flight: int
     wall_s: float
     sample_wait_s: float
-    unreachable: list[str] = field(default_factory=list)
+    unreachable: list[PartId] = field(default_factory=list)
     diverged: bool = False
     batch: Array | None = None
 

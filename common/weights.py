@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -53,6 +54,25 @@ class WeightStore:
             return None
         self.fetches += 1
         return self._version, self._payload
+
+
+@dataclass(frozen=True, slots=True)
+class WeightStoreClient:
+    """Calls the methods of a `WeightStore` and returns futures of their results."""
+
+    handle: Handle
+
+    def publish(self, version: int, payload: Future[Array]) -> Future[None]:
+        """See `WeightStore.publish`."""
+        return self.handle.call("publish", version, payload)
+
+    def newest_version(self) -> Future[int]:
+        """See `WeightStore.newest_version`."""
+        return self.handle.call("newest_version")
+
+    def fetch(self, have: int) -> Future[tuple[int, Future[Array]] | None]:
+        """See `WeightStore.fetch`."""
+        return self.handle.call("fetch", have)
 
 
 class WeightClient:

@@ -1,10 +1,10 @@
-"""Who exists and who talks to whom, on one page; the same on Ray and in one process.
+"""The parts of a run and the data between them, on one page; the same on Ray and in one process.
 
-             weights               weights
-evaluator ◀────────── variables ◀────────── learner
-                          │                  ▲   │
-                  weights ▼           batches│   │priorities
-                       actors ── chunks ──▶ shards
+             weights                 weights
+evaluator ◀────────── weight store ◀────────── learner
+                           │                    ▲   │
+                   weights ▼             batches│   │priorities
+                        actors ─── chunks ───▶ shards
 """
 
 from __future__ import annotations
@@ -14,12 +14,11 @@ from typing import Any
 
 from actors.actor import Actor
 from actors.evaluator import Evaluator
-from common import parts
 from common.checkpoint import Checkpoint
 from common.config import Config
 from common.handles import Handle
 from common.networks import choose_device, make_network
-from common.parts import PartId
+from common.parts import EVALUATOR, LEARNER, WEIGHT_STORE, PartId, actor, shard
 from common.types import Array, EnvironmentSpec
 from common.weights import WeightStore
 from deploy.resources.memory import frame_capacity, shard_capacity, shard_frame_bytes
@@ -33,32 +32,34 @@ from replay_server.shard_restore import ShardRestore
 
 @dataclass
 class Program:
-    """Handles to every part of a run, and how to make each of them."""
+    """Handles of all parts of a run, and a method to start each of them."""
 
     config: Config
     spec: EnvironmentSpec
     runtime: Runtime
-    incarnation: int  # of all parts at the start; parts that are replaced get the next
-    frame_bytes: int | None  # that each shard may take; see `shard_frame_bytes`
+    incarnation: int  # of all parts at the start; a part that is restarted gets the next
+    frame_bytes: int | None  # limit of each shard; see `shard_frame_bytes`
     weight_store: Handle = field(init=False)
     shards: list[Handle] = field(default_factory=list)
     learner: Handle = field(init=False)
     actors: list[Handle] = field(default_factory=list)
 
     def spawn_weight_store(self, floor: int, incarnation: int) -> Handle:
-        """Where weights are published, in versions above `floor`."""
-        return self._spawn(WeightStore, floor, part=parts.WEIGHT_STORE, incarnation=incarnation)
+        """Start a weight store for versions above `floor`."""
+        return self._spawn(WEIGHT_STORE, incarnation, WeightStore, floor)
 
-    def spawn_shard(self, index: int, origin: ShardRestore | None, incarnation: int) -> Handle:
-        """A shard; keys of one that it replaces are stale.
+    def spawn_shard(self, index: int, restore: ShardRestore | None, incarnation: int) -> Handle:
+        """Start a shard; keys of its earlier incarnations are stale.
 
         Args:
             index: 0 … replay.shards−1.
-            origin: what of a checkpoint it begins with.
+            restore: its part of a checkpoint; None: it starts empty.
             incarnation: of the shard.
         """
         config, spec = self.config, self.spec
         return self._spawn(
+            shard(index),
+            incarnation,
             ReplayServer,
             shard_capacity(config, spec),
             spec.frame,
@@ -70,14 +71,14 @@ class Program:
             incarnation,
             config.replay.compression,
             self.frame_bytes,
-            origin,
-            part=parts.shard(index),
-            incarnation=incarnation,
+            restore,
         )
 
     def spawn_learner(self, state: Array | None, incarnation: int) -> Handle:
-        """A learner that goes on from a state of an earlier one, if there is one."""
+        """Start a learner, from the state of an earlier one if there is one."""
         return self._spawn(
+            LEARNER,
+            incarnation,
             Learner,
             self.config,
             self.spec,
@@ -85,45 +86,38 @@ class Program:
             self.weight_store,
             incarnation,
             state,
-            part=parts.LEARNER,
-            incarnation=incarnation,
         )
 
     def spawn_evaluator(self, incarnation: int) -> Handle:
-        """An evaluator; one that replaces another plays other episodes."""
+        """Start an evaluator; each incarnation plays other episodes."""
         return self._spawn(
-            Evaluator,
-            self.config,
-            self.weight_store,
-            incarnation,
-            part=parts.EVALUATOR,
-            incarnation=incarnation,
+            EVALUATOR, incarnation, Evaluator, self.config, self.weight_store, incarnation
         )
 
     def spawn_actor(self, index: int, incarnation: int) -> Handle:
-        """An actor; one that replaces another keeps its index and has the next incarnation."""
+        """Start an actor; a restarted one has the same index and the next incarnation."""
         return self._spawn(
+            actor(index),
+            incarnation,
             Actor,
             self.config,
             index,
             incarnation,
             self.shards,
             self.weight_store,
-            part=parts.actor(index),
-            incarnation=incarnation,
         )
 
-    def _spawn(self, cls: type, *args: Any, part: PartId, incarnation: int) -> Handle:
+    def _spawn(self, part: PartId, incarnation: int, cls: type, *args: Any) -> Handle:
         return self.runtime.spawn(cls, *args, part=part, incarnation=incarnation)
 
 
 def check(config: Config, spec: EnvironmentSpec, here: bool) -> None:
-    """Try what else can be wrong for a user, beside the environment itself.
+    """Check the parts of a configuration that need torch, or the environment's spec.
 
     Args:
         config: of the run.
         spec: of its environment.
-        here: the learner will live on this machine.
+        here: the learner will run on this machine.
 
     Raises:
         UserError: network, device or compression do not exist, or do not fit the environment.
@@ -141,23 +135,23 @@ def build(
     incarnation: int = 0,
     checkpoint: Checkpoint | None = None,
 ) -> Program:
-    """Make all parts. On Ray they start side by side, in processes of their own.
+    """Start all parts. On Ray they start side by side, in processes of their own.
 
     Args:
         config: of the run.
         spec: of its environment.
-        runtime: where the parts live.
-        incarnation: greater for every life of a run: random streams do not repeat.
-        checkpoint: what learner and shards go on from.
+        runtime: of the parts.
+        incarnation: greater for every attempt of a run, so that random streams do not repeat.
+        checkpoint: that learner and shards are restored from.
     """
-    # Once: what is free changes as shards start.
-    frame_bytes = runtime.run_on(parts.shard(0), shard_frame_bytes, config, spec)
+    # Once, before the first shard: free memory changes as shards start.
+    frame_bytes = runtime.run_on(shard(0), shard_frame_bytes, config, spec)
     program = Program(config, spec, runtime, incarnation, frame_bytes)
     program.weight_store = program.spawn_weight_store(-1, incarnation)
     shards = config.replay.shards
     for index in range(shards):
-        origin = shard_restore(checkpoint, index, shards) if checkpoint else None
-        program.shards.append(program.spawn_shard(index, origin, incarnation))
+        restore = shard_restore(checkpoint, index, shards) if checkpoint else None
+        program.shards.append(program.spawn_shard(index, restore, incarnation))
     state = learner_state(checkpoint) if checkpoint else None
     program.learner = program.spawn_learner(state, incarnation)
     program.actors = [

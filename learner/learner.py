@@ -15,6 +15,7 @@ from common.config import Config
 from common.errors import EmptyMemoryError, RemoteDiedError, UserError
 from common.handles import Handle
 from common.networks import choose_device, make_network, shape_difference
+from common.parts import WEIGHT_STORE, PartId, shard
 from common.seeding import Role, integer_seeds, seed_sequence
 from common.types import Array, EnvironmentSpec, LearnerReport, Transition
 from common.weights import pack_weights
@@ -22,7 +23,6 @@ from learner.losses import bellman_target, taken, weighted_loss
 from learner.optimizer import Adam
 from learner.prefetch import DeviceBatchGroup, Stager
 from replay_server.sampler import BatchGroup, ReplaySampler
-from replay_server.titles import shard_index, shard_title
 
 
 @dataclass(slots=True)
@@ -114,16 +114,15 @@ class Learner:
         self._group = self._device_group = None
         self.publish()
 
-    def reconnect(self, part: str, handle: Handle) -> None:
-        """Another part has taken the place of one that died: `variables`, or `shard-` and index."""
-        if part == "variables":
+    def reconnect(self, part: PartId, handle: Handle) -> None:
+        """Use this handle of the weight store, or of a shard, which was restarted."""
+        if part == WEIGHT_STORE:
             self._weight_store, self._variables_lost = handle, False
             self._version = max(self._version, handle.call("newest_version").result())
             self.publish()
         else:
-            index = shard_index(part)
-            self._shards[index] = handle
-            self._sampler.reconnect(index, handle)
+            self._shards[part.index] = handle
+            self._sampler.reconnect(part.index, handle)
 
     def train(self, steps: int) -> LearnerReport:
         """Make `steps` updates, or fewer if shards died and the memory is empty.
@@ -176,8 +175,8 @@ class Learner:
             rounds_in_flight=self._sampler.in_flight,
             wall_s=time.perf_counter() - start,
             sample_wait_s=self._sampler.wait_s - waited,
-            unreachable=[*map(shard_title, sorted(self._sampler.unreachable))]
-            + ["variables"] * self._variables_lost,
+            unreachable=[*map(shard, sorted(self._sampler.unreachable))]
+            + [WEIGHT_STORE] * self._variables_lost,
             diverged=diverged is not None,
             batch=diverged,
         )

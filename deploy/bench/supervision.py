@@ -17,7 +17,7 @@ from deploy.bench.measurement import Measurement
 from deploy.control.file import TAKEN_WITHIN_S, changed, keys_of, request_change
 from deploy.runs.folder import RunFolder
 from deploy.runtime.local import local_ray
-from deploy.supervisor.slots import PING_EVERY_S
+from deploy.supervisor.timeouts import Timeouts
 
 CHECKPOINT_EVERY_S = 2.0
 """Thirty times as often as by default, so that the cost of a checkpoint exceeds the noise."""
@@ -74,7 +74,7 @@ def _heartbeats() -> Iterator[Measurement]:
                 runtime.ping(handle).result()
             measured.append((taken_s() - begin_s) / PINGS)
     parts = 3
-    share = [100 * parts * seconds / PING_EVERY_S for seconds in measured]
+    share = [100 * parts * seconds / Timeouts().heartbeat_every_s for seconds in measured]
     yield Measurement.of("a heartbeat, both processes", "CPU", [1e3 * s for s in measured], "ms")
     yield Measurement.of("heartbeats of three parts", "CPU", share, "% of a core")
 

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from common.errors import UserError
 
-if TYPE_CHECKING:
-    from deploy.supervisor.slots import Slot
-
 OLD_AFTER_S = 15.0
 """Beyond this age a status is shown with its age."""
-SILENT_AFTER_S = 3.0
-"""A part whose heartbeat is overdue for longer is shown as silent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +21,7 @@ class PartStatus:
     """One row of the table: a part, as the supervisor sees it.
 
     Attributes:
-        part: title of its slot.
+        part: its id, as text.
         incarnation: of the part.
         host, pid: of its process; None: the driver's own process, or not known yet.
         state: `up`, `waiting` (for its process, or for a node), `silent 5 s` (no heartbeat).
@@ -45,33 +39,6 @@ class PartStatus:
     unit: str
     age_s: float | None
     restarts: int
-
-
-def part_status(slot: Slot, now: float, rate: float = math.nan, unit: str = "") -> PartStatus:
-    """The row of a slot.
-
-    Args:
-        slot: of the part.
-        now: `time.monotonic()`.
-        rate: what it does per second; NaN: not known.
-        unit: of the rate.
-    """
-    silent_s = now - slot.pinged_s if slot.ping is not None else 0.0
-    if not slot.up:
-        state = "waiting"
-    else:
-        state = f"silent {silent_s:.0f} s" if silent_s > SILENT_AFTER_S else "up"
-    return PartStatus(
-        part=slot.title,
-        incarnation=slot.incarnation,
-        host=slot.place.host if slot.place else None,
-        pid=slot.place.pid if slot.place else None,
-        state=state,
-        rate=round(rate, 1) if math.isfinite(rate) else None,
-        unit=unit,
-        age_s=round(now - slot.up_s, 1) if slot.up else None,
-        restarts=slot.restarts,
-    )
 
 
 def run_status(run: str, line: Mapping[str, Any], parts: Iterable[PartStatus]) -> dict[str, Any]:

@@ -11,9 +11,9 @@ from common.checkpoint import Checkpoint
 from common.config import Config
 from common.config_text import build, one_line
 from common.errors import CheckpointError, UserError
+from common.parts import shard as shard_part
 from common.types import Array
 from replay_server.shard_restore import ShardRestore
-from replay_server.titles import shard_title
 
 FORMAT = 2
 LEARNING_KEYS = ("reward_clip", "life_loss_ends")
@@ -132,7 +132,7 @@ def _check_shards(checkpoint: Checkpoint, count: int) -> None:
 
 def shard_file(name: str, index: int) -> str:
     """Name of a shard's file in checkpoint `name`."""
-    return f"{name}/{shard_title(index)}.rdqn"
+    return f"{name}/{shard_part(index)}.rdqn"
 
 
 def shard_restore(checkpoint: Checkpoint, part: int, parts: int) -> ShardRestore | None:

@@ -16,9 +16,9 @@ from common.checkpoint import CheckpointStore, Files
 from common.config_sections import CheckpointConfig
 from common.errors import StillSavingError
 from common.handles import Failed, Future, Handle
+from common.parts import shard as shard_part
 from common.types import Array
 from deploy.runs.checkpoint_schema import FORMAT, shard_file
-from replay_server.titles import shard_title
 
 POLL_S = 0.05
 GRACE_S = 5.0
@@ -220,7 +220,7 @@ class CheckpointWriter:
     def _saved_by(
         self, shard: Handle, index: int, name: str, call: Future[None], deadline_s: float
     ) -> Files:
-        title = shard_title(index)
+        title = str(shard_part(index))
         while True:
             try:
                 self._result(call, deadline_s, f"{title} timed out")

@@ -1,96 +1,103 @@
-"""How many actors there is room for on a cluster, and who should live elsewhere."""
+"""The actor autoscaler: how many actors a cluster has capacity for, and which should move."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator
 
+from actors.client import ActorClient
 from common.errors import RemoteDiedError
 from common.handles import Future, Handle
-from deploy.runtime.api import Runtime
-from deploy.supervisor.actor_pool import ActorPool
+from deploy.supervisor.context import Context
+from deploy.supervisor.events import ActorCountDue, ActorMoveDue, Event
+from deploy.supervisor.fleet import Fleet
 from deploy.supervisor.slots import Slot
 
-LOOK_EVERY_S = 5.0
-"""How often it is looked how much room there is, or who should live elsewhere."""
-STARTING_S = 60.0
-"""An actor that is not up for so long is taken to wait for room, no longer to start."""
 
-
-class Room:
-    """Asks the cluster now and then; nobody waits for its answers.
+class ActorAutoscaler:
+    """Asks the runtime at intervals; its answers are never waited for.
 
     Attributes:
-        scattered: actors live on more machines than they need, perhaps.
+        scattered: actors may occupy more nodes than they need.
     """
 
-    def __init__(self, runtime: Runtime, count: int) -> None:
-        """`count`: of the actors at the start."""
-        self._runtime = runtime
+    def __init__(self, context: Context, fleet: Fleet) -> None:
+        """An autoscaler that asks one interval from now on."""
+        self._context = context
+        self._fleet = fleet
         self.scattered = False
         self._asked_s = self._settled_s = time.monotonic()
-        self._before = count  # what was answered last
-        self._answer: Future[int] | None = None
-        self._mover: Future[Handle | None] | None = None
+        self._capacity_before = context.config.actors.count
+        self._capacity: Future[int] | None = None
+        self._to_move: Future[Handle | None] | None = None
 
-    def count(self, now: float, pool: ActorPool, players: Sequence[Slot]) -> int | None:
-        """With `actors.count = "auto"`: how many actors there should be; None: no answer yet.
+    def decide(self, now: float) -> Iterator[Event]:
+        """Changes that are due: with `actors.count = "auto"` of the number, else of the nodes.
 
         Args:
             now: `time.monotonic()`.
-            pool: the actors.
-            players: everybody with environments, those on their way out included.
         """
-        if self._answer is None and now - self._asked_s >= LOOK_EVERY_S:
+        if not self._context.runtime.autoscaling:
+            return
+        auto = not self._context.folder.config.actors.count
+        if auto:
+            count = self._count(now)
+            if count is not None and count != len(self._fleet.actors):
+                yield ActorCountDue(count)
+        else:
+            self._capacity = None  # the answer to a question that no longer matters
+        slot = self.actor_to_move(now, once=auto)
+        if slot is not None:
+            yield ActorMoveDue(slot)
+
+    def _count(self, now: float) -> int | None:
+        """How many actors there should be; None until there is an answer."""
+        fleet, timeouts = self._fleet, self._context.timeouts
+        if self._capacity is None and now - self._asked_s >= timeouts.autoscale_every_s:
             self._asked_s = now
-            starting = sum(not s.up and now - s.made_s < STARTING_S for s in players)
-            self._answer = self._runtime.capacity([slot.handle for slot in players], starting)
-        if self._answer is None or not self._answer.done():
+            workers = [*fleet.env_workers, *fleet.draining, *fleet.flushing]
+            starting = sum(not s.ready and now - s.made_s < timeouts.actor_start_s for s in workers)
+            handles = [slot.handle for slot in workers]
+            self._capacity = self._context.runtime.capacity(handles, starting)
+        if self._capacity is None or not self._capacity.done():
             return None
-        answer, self._answer = self._answer, None
+        answer, self._capacity = self._capacity, None
         try:
-            room = answer.result()
+            capacity = answer.result()
         except RemoteDiedError:
             return None  # asked again
-        # Fewer only if that was seen twice: what a part held that has left is free a bit later.
-        before = len(pool.slots)
-        count = room if room >= before else min(before, max(room, self._before))
-        self._before = room
-        return count
+        # Two answers must agree on fewer actors: resources of a part that exited are free later.
+        before, self._capacity_before = self._capacity_before, capacity
+        count = len(fleet.actors)
+        return capacity if capacity >= count else min(count, max(capacity, before))
 
-    def forget(self) -> None:
-        """Whatever is answered now is the answer to an old question."""
-        self._answer = None
+    def actor_to_move(self, now: float, once: bool) -> Slot[ActorClient] | None:
+        """After a shrink: an actor that should move, so that the cluster can release its node.
 
-    def mover(
-        self, now: float, pool: ActorPool, players: Sequence[Slot], once: bool
-    ) -> Slot | None:
-        """Where there were more actors: who is to live elsewhere, so that a node gets empty.
-
-        One at a time, and only as long as that empties a node; the cluster then lets it go.
+        Actors move one at a time, and only as long as that empties a node.
 
         Args:
             now: `time.monotonic()`.
-            pool: the actors.
-            players: actors and evaluator.
-            once: no second one is asked for: with `auto` another actor takes the room.
+            once: ask for no second one; with `auto` another actor would take the free capacity.
         """
         if not self.scattered:
             return None
-        if self._mover is None:
-            settled = not pool.leaving and not pool.closing and all(s.up for s in pool.slots)
-            if not settled:
+        fleet, interval_s = self._fleet, self._context.timeouts.autoscale_every_s
+        if self._to_move is None:
+            removing = fleet.draining or fleet.flushing
+            if removing or not all(slot.ready for slot in fleet.actors):
                 self._settled_s = now
-            elif now - self._settled_s >= LOOK_EVERY_S:  # Ray takes a moment to see who left
-                self._mover = self._runtime.consolidate([slot.handle for slot in players])
+            elif now - self._settled_s >= interval_s:  # Ray notices with a delay which parts exited
+                handles = [slot.handle for slot in fleet.env_workers]
+                self._to_move = self._context.runtime.consolidate(handles)
             return None
-        if not self._mover.done():
+        if not self._to_move.done():
             return None
-        answer, self._mover = self._mover, None
+        answer, self._to_move = self._to_move, None
         self._settled_s = now
         try:
             handle = answer.result()
         except RemoteDiedError:
             return None  # asked again
         self.scattered = handle is not None and not once
-        return next((slot for slot in pool.slots if slot.handle is handle), None)
+        return next((slot for slot in fleet.actors if slot.handle is handle), None)

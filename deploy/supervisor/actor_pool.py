@@ -1,108 +1,140 @@
-"""All actors of a run: who is idle, who joins, who leaves."""
+"""The actor pool: adds and removes actors during a run, without losing what they hold.
+
+A removed actor finishes its call (draining), stores its last transitions (flushing), and exits.
+"""
 
 from __future__ import annotations
 
 import time
-from collections import deque
-from functools import partial
-from typing import TYPE_CHECKING
 
-from common.handles import Handle
-from deploy.supervisor.slots import Slot, actor_title
-
-if TYPE_CHECKING:  # it imports torch; see deploy.launch.run
-    from deploy.program import Program
+from actors.client import ActorClient
+from deploy.supervisor.context import Context
+from deploy.supervisor.fleet import Fleet, actor_slot
+from deploy.supervisor.slots import Slot
 
 
 class ActorPool:
-    """Slots of the actors. Their number may change while the run goes on.
+    """Changes the number and the nodes of the fleet's actors."""
 
-    Attributes:
-        slots: of those who act, by index.
-        idle: of those, who has no work.
-        leaving: who goes as soon as the work it has is done.
-        closing: who has no more work, and hands in what it has before it goes.
-    """
+    def __init__(self, context: Context, fleet: Fleet) -> None:
+        """A pool of the actors that the fleet has."""
+        self._context = context
+        self._fleet = fleet
 
-    def __init__(self, program: Program) -> None:
-        """All actors of the program, idle."""
-        self._program = program
-        first = program.incarnation
-        self.slots = [
-            self._slot(index, handle, first) for index, handle in enumerate(program.actors)
-        ]
-        self.idle = deque(self.slots)
-        self.leaving: list[Slot] = []
-        self.closing: list[Slot] = []
-        self._left: dict[int, int] = {}  # the last incarnation of an index that was given up
+    def resize(self) -> None:
+        """Add or remove actors, up or down to the configured number."""
+        context, count = self._context, self._context.config.actors.count
+        self._grow(count)
+        idle = self._shrink(count)
+        self._set_actor_count()
+        context.records.resize(context.config)
+        for slot in idle:
+            if slot.ready or not context.runtime.autoscaling:
+                self.flush(slot)
+            else:  # pending placement: it holds nothing
+                context.runtime.kill(slot.handle)
 
-    def _slot(self, index: int, handle: Handle, incarnation: int) -> Slot:
-        return Slot(
-            actor_title(index), partial(self._program.spawn_actor, index), handle, incarnation
-        )
+    def _grow(self, count: int) -> None:
+        """Add actors. A removed index gets a new incarnation: no random stream repeats."""
+        fleet, program = self._fleet, self._context.program
+        for index in range(len(fleet.actors), count):
+            incarnation = max(fleet.retired.get(index, -1) + 1, program.incarnation)
+            handle = program.spawn_actor(index, incarnation)
+            slot = actor_slot(program, index, handle, incarnation)
+            fleet.actors.append(slot)
+            fleet.idle.append(slot)
 
-    @property
-    def incarnation(self) -> int:
-        """The greatest there ever was."""
-        incarnations = [slot.incarnation for slot in self.slots]
-        return max([self._program.incarnation, *incarnations, *self._left.values()])
-
-    def grow(self, count: int) -> None:
-        """Up to `count` actors. An index that was there before repeats none of its streams."""
-        for index in range(len(self.slots), count):
-            incarnation = max(self._left.get(index, -1) + 1, self._program.incarnation)
-            slot = self._slot(index, self._program.spawn_actor(index, incarnation), incarnation)
-            self.slots.append(slot)
-            self.idle.append(slot)
-
-    def shrink(self, count: int) -> list[Slot]:
-        """Down to `count` actors: those of the greatest indices leave; of them, who was idle."""
-        idle = []
-        while len(self.slots) > count:
-            slot = self.slots.pop()
-            self._left[len(self.slots)] = slot.incarnation
-            if self._leaves_idle(slot):
+    def _shrink(self, count: int) -> list[Slot[ActorClient]]:
+        """Remove the actors of the greatest indices; those among them without a call in flight."""
+        fleet, idle = self._fleet, []
+        while len(fleet.actors) > count:
+            slot = fleet.actors.pop()
+            fleet.retired[len(fleet.actors)] = slot.incarnation
+            if self._remove(slot):
                 idle.append(slot)
         return idle
 
-    def move(self, slot: Slot) -> bool:
-        """Another actor of the same index takes over, elsewhere; whether this one was idle."""
-        index, incarnation = self.slots.index(slot), slot.incarnation + 1
-        handle = self._program.spawn_actor(index, incarnation)
-        self.slots[index] = self._slot(index, handle, incarnation)
-        self.slots[index].restarts = slot.restarts
-        self.idle.append(self.slots[index])
-        return self._leaves_idle(slot)
+    def move(self, slot: Slot[ActorClient]) -> None:
+        """Replace an actor by another of its index; the runtime places it on another node."""
+        fleet, program = self._fleet, self._context.program
+        index, incarnation = fleet.actors.index(slot), slot.incarnation + 1
+        handle = program.spawn_actor(index, incarnation)
+        successor = actor_slot(program, index, handle, incarnation)
+        successor.restarts = slot.restarts
+        fleet.actors[index] = successor
+        fleet.idle.append(successor)
+        if self._remove(slot):
+            self.flush(slot)
 
-    def _leaves_idle(self, slot: Slot) -> bool:
-        """Whether one that was to leave has no work to end first."""
-        slot.leaving_s = time.monotonic()
-        if slot in self.idle:
-            self.idle.remove(slot)
+    def _remove(self, slot: Slot[ActorClient]) -> bool:
+        """Give a removed actor no more work; whether it was idle. Otherwise it drains."""
+        slot.drain_from_s = time.monotonic()
+        if slot in self._fleet.idle:
+            self._fleet.idle.remove(slot)
             return True
-        self.leaving.append(slot)
+        self._fleet.draining.append(slot)
         return False
 
-    def set_actor_count(self) -> None:
-        """Tell everybody how many there are: each has its share of the ladder of ε."""
-        for slot in self.slots:
-            slot.handle.call("set_actor_count", len(self.slots))
+    def _set_actor_count(self) -> None:
+        """Tell all actors their number, by which each takes its part of the ladder of ε."""
+        actors = self._fleet.actors
+        for slot in actors:
+            slot.client.set_actor_count(len(actors))
 
-    def new_attempt(self, incarnation: int) -> None:
-        """Inline: everybody anew."""
-        self.idle.clear()
-        self._left.clear()
-        for slot in self.slots:
+    def flush(self, slot: Slot[ActorClient]) -> None:
+        """Have a removed actor store its last transitions."""
+        self._fleet.flushing.append(slot)
+        slot.begin(ActorClient.close)
+        if not self._context.runtime.parallel:
+            self._settle_flushing(slot)
+
+    def drained(self, slot: Slot[ActorClient], failed: bool) -> None:
+        """The last call of a draining actor is over: flush it, unless it failed."""
+        self._fleet.draining.remove(slot)
+        if failed:
+            self._context.runtime.kill(slot.handle)
+        else:
+            self.flush(slot)
+
+    def settle(self, done: set[int]) -> None:
+        """Take in what flushing actors stored.
+
+        Args:
+            done: ids of futures that are done.
+        """
+        for slot in list(self._fleet.flushing):
+            if slot.call is not None and id(slot.call) in done:
+                self._settle_flushing(slot)
+
+    def _settle_flushing(self, slot: Slot[ActorClient]) -> None:
+        context, outcome = self._context, slot.take_outcome()
+        self._fleet.flushing.remove(slot)
+        if not isinstance(outcome, Exception):
+            context.limiter.end_insert(0, outcome)
+            context.counters.transitions += outcome
+        elif context.is_mistake(outcome):
+            raise outcome
+        context.runtime.kill(slot.handle)
+
+    def kill_late(self, now: float) -> None:
+        """Kill draining and flushing actors that miss their deadline."""
+        context, fleet = self._context, self._fleet
+        for slot in [*fleet.draining, *fleet.flushing]:
+            # The call in flight may have begun long before the actor was removed.
+            if now - max(slot.called_s, slot.drain_from_s) <= context.timeouts.drain_s:
+                continue
+            if slot in fleet.draining:
+                context.limiter.end_insert(context.config.insert_quantum, 0)
+                fleet.draining.remove(slot)
+            else:
+                fleet.flushing.remove(slot)
+            context.runtime.kill(slot.handle)
+
+    def begin_attempt(self, incarnation: int) -> None:
+        """Inline: start all actors again, with this incarnation."""
+        fleet = self._fleet
+        fleet.idle.clear()
+        fleet.retired.clear()
+        for slot in fleet.actors:
             slot.renew(incarnation)
-            self.idle.append(slot)
-
-    @property
-    def all(self) -> list[Slot]:
-        """Everybody, those included who are on their way out."""
-        return [*self.slots, *self.leaving, *self.closing]
-
-    def forget(self, slot: Slot) -> None:
-        """It is gone, or will be."""
-        for group in (self.leaving, self.closing):
-            if slot in group:
-                group.remove(slot)
+            fleet.idle.append(slot)

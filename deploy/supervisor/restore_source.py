@@ -1,4 +1,4 @@
-"""What a part that takes the place of another begins with: which checkpoint it is made from."""
+"""The restore source: the checkpoint that a restarted part starts from."""
 
 from __future__ import annotations
 
@@ -6,38 +6,45 @@ from collections.abc import Callable
 
 from common.checkpoint import LISTINGS, Checkpoint, CheckpointStore
 from common.errors import CheckpointError, UnreadableError
-from deploy.supervisor.slots import Slot
+from common.parts import PartId
 
 
 class RestoreSource:
-    """The checkpoints of a run, as far as parts can be made from them.
+    """The checkpoints of a run, without those that are corrupt.
 
     Attributes:
-        any: there is, or was, a checkpoint of this run.
-        damaged: (title, checkpoint): what it holds of that part is damaged. Title "": of everybody.
+        expected: the run has, or had, a checkpoint: a storage without any is not to be believed.
+        restored_from: name of the checkpoint that each part was last restored from.
+        corrupt: (part, checkpoint) for a corrupt file of one part; part None: of all parts.
     """
 
-    def __init__(self, store: CheckpointStore, say: Callable[[str], None]) -> None:
-        """`say` is told of each one that is damaged."""
+    def __init__(self, store: CheckpointStore, warn: Callable[[str], None]) -> None:
+        """A source that knows of no corrupt checkpoint.
+
+        Args:
+            store: of the run's checkpoints.
+            warn: called with a line about each corrupt checkpoint.
+        """
         self._store = store
-        self._say = say
-        self.any = False
-        self.damaged: set[tuple[str, str]] = set()
+        self._warn = warn
+        self.expected = False
+        self.restored_from: dict[PartId, str] = {}
+        self.corrupt: set[tuple[PartId | None, str]] = set()
 
-    def newest(self, slot: Slot) -> Checkpoint | None:
-        """The newest from which the slot's part can be made; the slot notes its name.
+    def newest(self, part: PartId) -> Checkpoint | None:
+        """The newest checkpoint that the part can be restored from; `restored_from` names it.
 
-        None: there never was one, or none is sound.
+        None: the run has no checkpoint, or all of them are corrupt.
 
         Raises:
-            UnreadableError: the storage does not answer, or shows nothing of what is there.
+            UnreadableError: the storage is unreadable, or lists no checkpoint where there was one.
         """
-        slot.origin = ""
+        self.restored_from.pop(part, None)
         names = self._names()
         for _ in range(LISTINGS):
-            there = names
-            for name in reversed(there):
-                if {("", name), (slot.title, name)} & self.damaged:
+            listed = names
+            for name in reversed(listed):
+                if {(None, name), (part, name)} & self.corrupt:
                     continue
                 try:
                     checkpoint = self._store.load(name)
@@ -46,20 +53,25 @@ class RestoreSource:
                 except CheckpointError as error:
                     names = self._names()
                     if name not in names:
-                        break  # removed meanwhile, as a newer one was written
-                    self._say(f"{error}; going on without it")
-                    self.damaged.add(("", name))
+                        break  # removed meanwhile, after a newer one was written
+                    self._skip(error)
+                    self.corrupt.add((None, name))
                 else:
-                    slot.origin = name
+                    self.restored_from[part] = name
                     return checkpoint
             else:
                 return None
-        raise UnreadableError(f"{self._store.storage.url}: holds what goes at once")
+        raise UnreadableError(
+            f"{self._store.storage.url}: each checkpoint is removed before it is read"
+        )
 
-    def distrust(self, slot: Slot, error: CheckpointError) -> None:
-        """The slot's part of the checkpoint it came from is damaged: the one before it is next."""
-        self._say(f"{error}; going on without it")
-        self.damaged.add((slot.title, slot.origin))
+    def mark_corrupt(self, part: PartId, error: CheckpointError) -> None:
+        """Never restore the part again from the checkpoint that it was last restored from."""
+        self._skip(error)
+        self.corrupt.add((part, self.restored_from.get(part, "")))
+
+    def _skip(self, error: CheckpointError) -> None:
+        self._warn(f"{error}; going on without it")
 
     def _names(self) -> list[str]:
         url = self._store.storage.url
@@ -67,7 +79,7 @@ class RestoreSource:
             names = self._store.names()
         except OSError as error:
             raise UnreadableError(f"{url}: cannot be read ({error})") from None
-        if self.any and not names:  # a disk that is not mounted looks like that
+        if self.expected and not names:  # as on a disk that is not mounted
             raise UnreadableError(f"{url}: holds no checkpoint any more")
-        self.any |= bool(names)
+        self.expected |= bool(names)
         return names

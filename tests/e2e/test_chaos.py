@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from test_supervisor import Messages, supervisor_for, tiny
 
 from common.config import Config
 from common.config_text import to_toml
 from deploy.control.chaos import KINDS
+from support.fakes import Messages, supervisor_for, tiny
 from support.program import SHORT_RUN_S, raydqn_here, reports_in, running, summary_of, wait_for
 
 
@@ -30,25 +30,26 @@ def test_cartpole_is_learnt_under_chaos(tmp_path):
     assert summary["restarts"] >= 1
     # The last may have come too late, and some hit a part that was dead still, or an evaluator
     # where there was none.
-    assert summary["restarts"] >= 0.8 * (deaths - (out + err).count(": spared")) - 2
+    assert summary["restarts"] >= 0.8 * (deaths - (out + err).count(": skipped")) - 2
     assert "the run has ended" in said
     assert chaos.returncode == 0
 
 
-def test_a_part_that_has_not_worked_since_it_came_is_spared(tmp_path):
-    """Whatever dies faster than it starts never works, and the run would give it up."""
-    view, wish = Messages(), {"kind": "learner", "number": 0}
+def test_a_part_without_progress_since_its_start_is_skipped(tmp_path):
+    """A part that dies faster than it starts never makes progress, and the run would fail."""
+    view, request = Messages(), {"kind": "learner", "number": 0}
     supervisor = supervisor_for(tiny(stop={"learner_steps": 20}), tmp_path / "run", view)
-    spared = "chaos: learner has not worked since it came: spared"
-    supervisor._crash(wish)  # it is not up yet
-    assert view.lines.pop() == spared
+    learner, crash = supervisor.fleet.learner, supervisor.control.crash
+    skipped = "chaos: learner has made no progress since its start: skipped"
+    crash(request)  # it is not ready yet
+    assert view.lines.pop() == skipped
     supervisor.run()
-    supervisor._learner.failures = 1
-    supervisor._crash(wish)
-    assert view.lines.pop() == spared
-    supervisor._learner.failures = 0
-    supervisor._crash(wish)
-    assert view.lines.pop() == "chaos: learner dies"
+    learner.consecutive_failures = 1
+    crash(request)
+    assert view.lines.pop() == skipped
+    learner.consecutive_failures = 0
+    crash(request)
+    assert view.lines.pop() == "chaos: learner is killed"
 
 
 @pytest.mark.parametrize(

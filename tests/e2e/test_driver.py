@@ -40,7 +40,7 @@ LocalStorage.write = held
 ENVIRONMENT = """
 from gymnasium.envs.registration import register
 
-register("Held-v0", entry_point="deploy.bench.sleep_env:Waiting", max_episode_steps=500)
+register("Held-v0", entry_point="deploy.bench.sleep_env:Sleep", max_episode_steps=500)
 """
 
 

@@ -7,44 +7,28 @@ from itertools import pairwise
 
 import pytest
 
-from common.config_text import merge
 from deploy.control.file import ControlFile
-from deploy.launch.presets import make_config
 from deploy.launch.resume import resume
 from deploy.launch.train import train
 from deploy.runs.folder import CONTROL, RunFolder
+from support.fakes import Messages, tiny, use_timeouts
 from support.program import TINY, reports_in
 
 
-def tiny(**over):
-    return make_config("cartpole", overrides=merge(TINY, over))
-
-
-class Asking:
-    """A view that writes requests after some reports, and keeps the notifications."""
+class Asking(Messages):
+    """A view that writes requests after some learner steps, one after the other."""
 
     def __init__(self, run, steps, *texts: str) -> None:
+        super().__init__()
         self.run, self.steps, self.texts = run, steps, list(texts)
-        self.lines: list[str] = []
 
     def update(self, report) -> None:
         path = self.run / CONTROL
         if self.texts and report["learner_steps"] >= self.steps and not path.exists():
             path.write_text(self.texts.pop(0))
 
-    def notify(self, text: str, level: int = 20, detail: str = "") -> None:
-        self.lines.append(text)
 
-    def close(self) -> None:
-        pass
-
-
-@pytest.fixture
-def always_looking(monkeypatch):
-    monkeypatch.setattr("deploy.supervisor.loop.LOOK_EVERY_S", 0.0)
-
-
-def test_a_run_applies_a_change_records_it_and_says_so(tmp_path, always_looking):
+def test_a_run_takes_a_change_over_records_it_and_says_so(tmp_path, always_looking):
     run = tmp_path / "run"
     text = "[learner]\nsamples_per_insert = 16.0\nsamples_per_insert_error = 1000\n"
     view = Asking(run, 200, text)
@@ -125,7 +109,7 @@ def test_a_change_that_cannot_be_recorded_is_not_made(tmp_path, always_looking, 
     assert summary["samples_per_insert"] == pytest.approx(4, rel=0.2)
 
 
-def test_a_request_to_an_earlier_attempt_is_not_applied(tmp_path, always_looking):
+def test_a_request_of_an_earlier_life_is_not_taken(tmp_path, always_looking):
     run = tmp_path / "run"
     train(tiny(stop={"learner_steps": 50}), run)
     (run / CONTROL).write_text("[learner]\nsamples_per_insert = 16.0\n")
@@ -136,13 +120,13 @@ def test_a_request_to_an_earlier_attempt_is_not_applied(tmp_path, always_looking
 
 
 def test_a_request_that_came_too_late_does_not_stay(tmp_path, monkeypatch):
-    monkeypatch.setattr("deploy.supervisor.loop.LOOK_EVERY_S", 1e9)
+    use_timeouts(monkeypatch, control_every_s=1e9)
     run = tmp_path / "run"
     train(tiny(stop={"learner_steps": 50}), run, view=Asking(run, 0, "[learner]\n"))
     assert not (run / CONTROL).exists()
 
 
-def test_the_run_reads_the_file_at_most_once_a_second(tmp_path, monkeypatch):
+def test_the_run_looks_once_a_second_at_the_most(tmp_path, monkeypatch):
     looks = []
     monkeypatch.setattr(ControlFile, "read", lambda self: looks.append(time.monotonic()))
     config = tiny(stop={"learner_steps": None, "score": None, "wall_s": 3.3})

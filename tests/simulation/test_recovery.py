@@ -1,6 +1,6 @@
-"""Parts that die or hang when it is least convenient: the storage away, the run nearly over.
+"""Parts that die or hang at the worst time: the storage unreadable, the run nearly over.
 
-In one process, as on Ray: an answer may be long in coming, and errors come with the answers.
+In one process, as on Ray: answers may come late, and errors come with the answers.
 """
 
 from __future__ import annotations
@@ -10,39 +10,28 @@ import threading
 import time
 
 import pytest
-from test_supervisor import (
+
+from common.checkpoint import CheckpointStore
+from common.errors import CheckpointError, RunFailedError, StorageError
+from common.handles import Failed
+from common.parts import EVALUATOR, LEARNER, WEIGHT_STORE, part_name, shard
+from common.storage import LocalStorage
+from deploy.launch.train import train
+from deploy.runtime.inline import InlineRuntime
+from support.fakes import (
     Crashing,
     HostedRuntime,
     Messages,
     Never,
     SideBySide,
+    Silent,
+    sound_checkpoints,
     supervisor_for,
     supervisor_that_resumes,
     tiny,
 )
 
-from common.checkpoint import CheckpointStore, read_verified
-from common.errors import CheckpointError, RunFailedError, StorageError
-from common.handles import Failed
-from common.parts import EVALUATOR, part_name
-from common.storage import LocalStorage
-from deploy.launch.train import train
-from deploy.runtime.inline import InlineRuntime
-
 NO_EVALUATION = {"every_learner_steps": 10**6}
-
-
-@pytest.fixture(autouse=True)
-def _nobody_waits_for_ever():
-    Never.test_is_over.clear()
-    yield
-    Never.test_is_over.set()
-
-
-@pytest.fixture(autouse=True)
-def _soon(monkeypatch):
-    monkeypatch.setattr("deploy.supervisor.loop.RETRY_S", 0.05)
-    monkeypatch.setattr("deploy.supervisor.loop.LAST_STATE_S", 0.2)
 
 
 def config_for(**over):
@@ -57,21 +46,15 @@ def config_for(**over):
     )
 
 
-def crashing(path, titles, runtime, view=None, **over):
-    """A supervisor, and a view that has those parts die."""
-    view = view or Crashing(titles)
-    view.supervisor = supervisor_for(config_for(**over), path, view, runtime)
+SOON = {"restore_retry_s": 0.05, "failed_save_s": 0.2}
+
+
+def crashing(path, parts, runtime, view=None, timeouts=None, **over):
+    """A supervisor, and a view that kills those parts."""
+    view = view or Crashing(parts)
+    timeouts = SOON | (timeouts or {})
+    view.supervisor = supervisor_for(config_for(**over), path, view, runtime, **timeouts)
     return view.supervisor, view
-
-
-def sound_checkpoints(supervisor):
-    """Names of all checkpoints, each of them verified to the last byte."""
-    store = supervisor._folder.checkpoints
-    for name in store.names():
-        checkpoint = store.load(name)
-        for file in checkpoint.files:
-            read_verified(store.storage, file, checkpoint.files)
-    return store.names()
 
 
 # --- the storage is away when a part dies -------------------------------------------------------
@@ -80,8 +63,8 @@ def sound_checkpoints(supervisor):
 class Outage(Crashing):
     """When the parts die the storage cannot be listed, for some time from the first try."""
 
-    def __init__(self, titles, monkeypatch, seconds, what="error") -> None:
-        super().__init__(titles)
+    def __init__(self, parts, monkeypatch, seconds, what="error") -> None:
+        super().__init__(parts)
         self.seconds, self.from_s, self.begun = seconds, None, False
         self.names: list[str] = []
         sizes = LocalStorage.sizes
@@ -99,89 +82,88 @@ class Outage(Crashing):
         monkeypatch.setattr(LocalStorage, "sizes", flaky)
 
     def update(self, report) -> None:
-        if self.titles and report["learner_steps"] >= self.after_steps:
-            store = self.supervisor._folder.checkpoints
-            while self.supervisor._checkpoint_writer.busy and not self.supervisor._take_checkpoint(
-                5.0
-            ):
+        if self.parts and report["learner_steps"] >= self.after_steps:
+            store = self.supervisor.context.folder.checkpoints
+            while not self.supervisor.settle_checkpoint(5.0):
                 pass
             self.names, self.begun = store.names(), True
         super().update(report)
 
 
 @pytest.mark.parametrize("runtime", [InlineRuntime, SideBySide])
-@pytest.mark.parametrize("title", ["learner", "shard-1"])
+@pytest.mark.parametrize("part", [LEARNER, shard(1)], ids=str)
 @pytest.mark.parametrize("what", ["error", "empty"])
 def test_a_part_that_dies_while_the_storage_is_away_comes_back_when_it_is_back(
-    tmp_path, monkeypatch, title, runtime, what
+    tmp_path, monkeypatch, part, runtime, what
 ):
-    view = Outage([title], monkeypatch, 0.2, what)
+    view = Outage([part], monkeypatch, 0.2, what)
     supervisor, _ = crashing(tmp_path / "run", None, runtime(), view)
     summary = supervisor.run()
     assert summary["learner_steps"] == 400
     assert summary["restarts"] == 1
     newest = int(view.names[-1].rpartition("-")[2])
-    if title == "learner":
-        assert view.looked["learner"] == newest > 0, "from its newest checkpoint, not from nothing"
+    if part == LEARNER:
+        assert view.looked[LEARNER] == newest > 0, "from its newest checkpoint, not from nothing"
     else:
-        assert view.looked["shard-1"].size > 0
-    said = [line for line in view.lines if line.startswith(f"{title} cannot be replaced yet: ")]
+        assert view.looked[shard(1)].size > 0
+    said = [line for line in view.lines if line.startswith(f"{part} cannot be restored yet: ")]
     assert len(said) == 1, "once, however often it is tried"
     assert sound_checkpoints(supervisor)
 
 
 def test_a_storage_that_stays_away_ends_the_run_and_costs_no_checkpoint(tmp_path, monkeypatch):
-    monkeypatch.setattr("deploy.supervisor.loop.UNREADABLE_S", 0.4)
-    view = Outage(["learner"], monkeypatch, 600.0)
-    supervisor, _ = crashing(tmp_path / "run", None, SideBySide(), view)
-    with pytest.raises(RunFailedError, match=r"learner cannot be replaced: .*connection reset"):
+    view = Outage([LEARNER], monkeypatch, 600.0)
+    supervisor, _ = crashing(tmp_path / "run", None, SideBySide(), view, {"unreadable_s": 0.4})
+    with pytest.raises(RunFailedError, match=r"learner cannot be restored: .*connection reset"):
         supervisor.run()
     view.seconds = 0.0
     assert sound_checkpoints(supervisor) == view.names
 
 
 def test_a_shard_that_cannot_read_its_part_for_a_while_comes_back_with_it(tmp_path, monkeypatch):
-    supervisor, view = crashing(tmp_path / "run", ["shard-1"], HostedRuntime())
+    supervisor, view = crashing(tmp_path / "run", [shard(1)], HostedRuntime())
     read, failures = LocalStorage.read, []
 
     def flaky(storage, name):
-        if name.endswith("shard-1.rdqn") and not view.titles and len(failures) < 3:
+        if name.endswith("shard-1.rdqn") and not view.parts and len(failures) < 3:
             failures.append(name)
             raise OSError(5, "Input/output error")
         return read(storage, name)
 
     monkeypatch.setattr(LocalStorage, "read", flaky)
-    view.notify = view.lines.append
+    view.looks = False
     summary = supervisor.run()
     assert len(failures) == 3
     assert summary["learner_steps"] == 400
-    assert supervisor._restore_source.damaged == set(), "not for good: the storage was to blame"
-    assert supervisor._shards[1].origin
-    assert not any("begins empty" in line for line in view.lines)
+    assert supervisor.restore_source.corrupt == set(), "not for good: the storage was to blame"
+    assert supervisor.restore_source.restored_from[shard(1)]
+    assert not any("starts empty" in line for line in view.lines)
     assert sound_checkpoints(supervisor)
 
 
 def test_a_learner_of_which_no_checkpoint_is_sound_does_not_begin_anew(tmp_path):
     class Damaging(Crashing):
         def update(self, report) -> None:
-            if self.titles and report["learner_steps"] >= self.after_steps:
-                self.supervisor._take_checkpoint(5.0)
+            if self.parts and report["learner_steps"] >= self.after_steps:
+                self.supervisor.settle_checkpoint(5.0)
                 for path in (tmp_path / "run").glob("checkpoints/*-step-*/learner.safetensors"):
                     path.write_bytes(path.read_bytes()[:-1] + b"?")
             super().update(report)
 
-    view = Damaging(["learner"])
+    view = Damaging([LEARNER])
     supervisor, _ = crashing(tmp_path / "run", None, InlineRuntime(), view)
-    with pytest.raises(RunFailedError, match="learner cannot be replaced: no checkpoint of it is"):
+    with pytest.raises(
+        RunFailedError, match="learner cannot be restarted: every checkpoint is corrupt"
+    ):
         supervisor.run()
-    assert supervisor._folder.checkpoints.names(), "somebody may still mend them"
+    assert supervisor.context.folder.checkpoints.names(), "they may still be repaired"
 
 
 def test_a_checkpoint_that_goes_while_it_is_read_is_not_damaged_its_successor_is_read(
     tmp_path, monkeypatch
 ):
     keep = {"every_learner_steps": 40, "every_s": None, "keep": 1}
-    supervisor, view = crashing(tmp_path / "run", ["learner"], InlineRuntime(), checkpoint=keep)
+    supervisor, view = crashing(tmp_path / "run", [LEARNER], InlineRuntime(), checkpoint=keep)
     load, overtaken = CheckpointStore.load, []
 
     def late(store, name):
@@ -196,57 +178,59 @@ def test_a_checkpoint_that_goes_while_it_is_read_is_not_damaged_its_successor_is
 
     monkeypatch.setattr(CheckpointStore, "load", late)
     assert supervisor.run()["learner_steps"] == 400
-    assert view.looked["learner"] > 0
-    assert supervisor._restore_source.damaged == set()
+    assert view.looked[LEARNER] > 0
+    assert supervisor.restore_source.corrupt == set()
 
 
-def test_what_one_part_finds_damaged_says_nothing_of_another_checkpoint(tmp_path):
+def test_a_file_that_is_corrupt_for_one_part_says_nothing_of_others_or_of_other_checkpoints(
+    tmp_path,
+):
     supervisor = supervisor_for(config_for(), tmp_path / "run", Messages(), HostedRuntime())
     supervisor.run()
-    *_, before, newest = supervisor._folder.checkpoints.names()
-    shard, learner = supervisor._shards[1], supervisor._learner
-    shard.origin = before  # when that was the newest
-    assert supervisor._restore_source.newest(learner).name == newest
-    # Now comes the news that the shard's file was damaged there.
-    supervisor._restore_source.distrust(shard, CheckpointError(f"{before}/shard-1.rdqn: damaged"))
-    assert supervisor._restore_source.newest(shard).name == newest
-    shard.origin = newest
-    supervisor._restore_source.distrust(shard, CheckpointError(f"{newest}/shard-1.rdqn: damaged"))
-    assert supervisor._restore_source.newest(learner).name == newest, "its own part is sound"
-    assert supervisor._restore_source.newest(supervisor._shards[0]).name == newest
+    *_, before, newest = supervisor.context.folder.checkpoints.names()
+    source = supervisor.restore_source
+    source.restored_from[shard(1)] = before  # when that was the newest
+    assert source.newest(LEARNER).name == newest
+    # Now comes the news that the shard's file was corrupt there.
+    source.mark_corrupt(shard(1), CheckpointError(f"{before}/shard-1.rdqn: corrupt"))
+    assert source.newest(shard(1)).name == newest
+    assert source.restored_from[shard(1)] == newest
+    source.mark_corrupt(shard(1), CheckpointError(f"{newest}/shard-1.rdqn: corrupt"))
+    assert source.newest(LEARNER).name == newest, "its own part is sound"
+    assert source.newest(shard(0)).name == newest
+    older = source.newest(shard(1))
+    assert older is None or older.name < before
 
 
 # --- one shard of several -----------------------------------------------------------------------
 
 
 class Starting(SideBySide):
-    """One part takes long to come up."""
+    """One part takes long until it is ready."""
 
     def __init__(self, name) -> None:
         self.name = name
 
-    def spawn(self, cls, *args, part, incarnation, public_name=None):
-        handle = super().spawn(cls, *args, part=part, incarnation=incarnation)
-        if part_name(part, incarnation) == self.name:
+    def spawned(self, name, handle):
+        if name == self.name:
             self.silent = handle
-        return handle
 
 
 def test_the_learner_goes_on_with_the_other_shards_until_one_is_back(tmp_path):
-    view = Crashing(["shard-1"])
-    view.notify = view.lines.append
+    view = Crashing([shard(1)])
+    view.looks = False
     supervisor, _ = crashing(
         tmp_path / "run",
         None,
-        Starting("shard-1-1"),
+        Starting(part_name(shard(1), 1)),
         view,
         stop={"learner_steps": 600, "wall_s": 60.0},
         learner={"stall_timeout_s": 4.0},
     )
     assert supervisor.run()["stop_reason"] == "learner_steps"
-    assert not supervisor._shards[1].up
+    assert not supervisor.fleet.shards[1].ready
     # Learner and actor, however often each of them reported the loss.
-    assert len(supervisor._to_reconnect) == 2
+    assert len(supervisor.recovery.to_reconnect) == 2
 
 
 def test_a_shard_that_is_busy_when_it_is_asked_what_is_left_is_heard_later(tmp_path):
@@ -258,20 +242,20 @@ def test_a_shard_that_is_busy_when_it_is_asked_what_is_left_is_heard_later(tmp_p
             return time.monotonic() > self.from_s
 
         def result(self):
-            assert self.done(), "nobody may wait for it"
+            assert self.done(), "waiting for it would block the loop"
             return self.answer.result()
 
     supervisor, view = crashing(
         tmp_path / "run",
-        ["shard-0", "shard-1"],
+        [shard(0), shard(1)],
         SideBySide(),
         checkpoint={"every_learner_steps": None, "every_s": None},
     )
-    view.notify = view.lines.append
+    view.looks = False
     begun, asked = [], []
-    reset = supervisor._limiter.reset
-    supervisor._limiter.reset = lambda held: (begun.append(held), reset(held))
-    spawn = supervisor._program.spawn_shard
+    reset = supervisor.context.limiter.reset
+    supervisor.context.limiter.reset = lambda held: (begun.append(held), reset(held))
+    spawn = supervisor.context.program.spawn_shard
 
     def busy(*args):
         handle = spawn(*args)
@@ -281,7 +265,7 @@ def test_a_shard_that_is_busy_when_it_is_asked_what_is_left_is_heard_later(tmp_p
             answer = call(method, *rest)
             if method != "summary" or threading.current_thread() is not threading.main_thread():
                 return answer
-            if not supervisor._refilled or len(asked) > 1:
+            if not supervisor.memory.due or len(asked) > 1:
                 return answer
             asked.append(method)
             return Answer(answer)
@@ -289,44 +273,45 @@ def test_a_shard_that_is_busy_when_it_is_asked_what_is_left_is_heard_later(tmp_p
         handle.call = late
         return handle
 
-    supervisor._program.spawn_shard = busy
+    supervisor.context.program.spawn_shard = busy
     assert supervisor.run()["learner_steps"] == 400
     assert asked
     assert begun
-    assert not supervisor._refilled
+    assert not supervisor.memory.due
 
 
 # --- what counts as a failure -------------------------------------------------------------------
 
 
 class Again(Crashing):
-    """Has one part die over and over, each time when it has worked; then the run may end."""
+    """Kills one part again and again, each time after some progress; then the run may end."""
 
-    def __init__(self, title, times) -> None:
-        super().__init__([title])
-        self.title, self.times, self.next_steps = title, times, 60
+    def __init__(self, part, times) -> None:
+        super().__init__([part])
+        self.looks = False
+        self.part, self.times, self.next_steps = part, times, 60
 
     def update(self, report) -> None:
         one, steps = self.supervisor, report["learner_steps"]
-        slot = self.slots()[self.title]
-        pending = any(found == self.title for _, found in one._to_reconnect)
-        if not slot.up or slot.suspect or pending:
+        slot = self.slot(self.part)
+        pending = one.needs_reconnection(slot)
+        if not slot.ready or slot.suspect or pending:
             self.next_steps = steps + 60
         elif steps >= self.next_steps and self.times:
             self.times, self.next_steps = self.times - 1, float("inf")
-            one._program.runtime.crash(slot.handle)
+            one.context.runtime.crash(slot.handle)
         elif steps >= self.next_steps:
             one.request_stop("terminated")
 
-    def notify(self, text, level=20, detail="") -> None:
-        self.lines.append(text)
-        if "was replaced" in text:
-            self.next_steps = self.supervisor._counters.learner_steps + 60
+    def notify(self, text, *more) -> None:
+        super().notify(text, *more)
+        if "restarted" in text:
+            self.next_steps = self.supervisor.context.counters.learner_steps + 60
 
 
-@pytest.mark.parametrize("title", ["shard-1", "variables", "learner"])
-def test_a_part_that_works_in_each_of_its_short_lives_may_die_often(tmp_path, title):
-    view = Again(title, 5)
+@pytest.mark.parametrize("part", [shard(1), WEIGHT_STORE, LEARNER], ids=str)
+def test_a_part_that_works_in_each_of_its_short_lives_may_die_often(tmp_path, part):
+    view = Again(part, 5)
     supervisor, _ = crashing(
         tmp_path / "run", None, SideBySide(), view, stop={"learner_steps": None, "wall_s": 60.0}
     )
@@ -337,21 +322,21 @@ def test_a_part_that_works_in_each_of_its_short_lives_may_die_often(tmp_path, ti
 
 def failing(supervisor, at):
     """Have the learner fail with an error of its own whenever `at(learner steps)`."""
-    spawn = supervisor._program.spawn_learner
+    spawn = supervisor.context.program.spawn_learner
 
     def bad(handle):
         call = handle.call
 
         def train_badly(method, *args):
-            if method == "train" and at(supervisor._counters.learner_steps):
+            if method == "train" and at(supervisor.context.counters.learner_steps):
                 return Failed(RuntimeError("CUDA error: uncorrectable ECC error"))
             return call(method, *args)
 
         handle.call = train_badly
         return handle
 
-    supervisor._program.spawn_learner = lambda *args: bad(spawn(*args))
-    bad(supervisor._learner.handle)
+    supervisor.context.program.spawn_learner = lambda *args: bad(spawn(*args))
+    bad(supervisor.fleet.learner.handle)
 
 
 def test_a_learner_that_fails_by_an_error_of_its_own_is_replaced(tmp_path):
@@ -361,7 +346,7 @@ def test_a_learner_that_fails_by_an_error_of_its_own_is_replaced(tmp_path):
     summary = supervisor.run()
     assert summary["learner_steps"] == 400
     assert summary["restarts"] == 6, "each time it had got further"
-    assert "learner was replaced: CUDA error: uncorrectable ECC error" in view.lines
+    assert "learner restarted: CUDA error: uncorrectable ECC error" in view.lines
 
 
 def test_a_learner_that_fails_at_the_same_step_again_and_again_ends_the_run(tmp_path):
@@ -370,7 +355,7 @@ def test_a_learner_that_fails_at_the_same_step_again_and_again_ends_the_run(tmp_
     with pytest.raises(RunFailedError, match=r"learner failed 4 times in a row: CUDA error"):
         supervisor.run()
     # The learner may have been a little ahead of what was reported, and saved so: it got on.
-    assert 3 <= sum("was replaced" in line for line in view.lines) <= 8
+    assert 3 <= sum("restarted" in line for line in view.lines) <= 8
     assert sound_checkpoints(supervisor)
 
 
@@ -378,43 +363,30 @@ def test_versions_go_up_however_many_a_call_publishes(tmp_path):
     config = config_for(learner={"train_steps": 5_000, "publish_steps": 1})
     supervisor = supervisor_for(config, tmp_path / "run")
     floors = []
-    supervisor._program.spawn_weight_store = lambda floor, incarnation: floors.append(floor)
-    supervisor._new_weight_store(1)
-    assert floors[0] >= supervisor._records.version + 2 * 5_000
+    supervisor.context.program.spawn_weight_store = lambda floor, incarnation: floors.append(floor)
+    supervisor.spawner.weight_store(1)
+    assert floors[0] >= supervisor.context.records.version + 2 * 5_000
 
 
 # --- the end of a run ---------------------------------------------------------------------------
 
 
-class Silent:
-    """A handle whose part says nothing any more."""
-
-    name = "silent"
-
-    def call(self, method, *args):
-        return Never()
-
-    def share(self, value):
-        raise AssertionError
-
-
-@pytest.mark.parametrize("was_up", [True, False])
-def test_an_evaluator_that_hangs_in_the_last_evaluation_is_replaced(tmp_path, was_up):
+@pytest.mark.parametrize("was_ready", [True, False])
+def test_an_evaluator_that_hangs_in_the_last_evaluation_is_replaced(tmp_path, was_ready):
     class Runtime(SideBySide):
-        def spawn(self, cls, *args, part, incarnation, public_name=None):
-            handle = super().spawn(cls, *args, part=part, incarnation=incarnation)
-            if (part, incarnation) == (EVALUATOR, 0):
+        def spawned(self, name, handle):
+            if name == part_name(EVALUATOR, 0):
                 call = handle.call
-                self.silent = "nobody" if was_up else handle
+                self.silent = "none" if was_ready else handle
 
                 def hang(method, *rest):
-                    if was_up and not (supervisor._evaluator and supervisor._evaluator.up):
+                    evaluator = supervisor.fleet.evaluator
+                    if was_ready and not (evaluator and evaluator.ready):
                         return call(method, 0.0)
                     self.silent = handle
                     return Never()
 
                 handle.call = hang
-            return handle
 
     supervisor, view = crashing(
         tmp_path / "run",
@@ -424,48 +396,49 @@ def test_an_evaluator_that_hangs_in_the_last_evaluation_is_replaced(tmp_path, wa
         supervision={"hung_after_s": 0.5, "start_timeout_s": 0.5},
     )
     summary = supervisor.run()
-    (line,) = [line for line in view.lines if "evaluator was replaced" in line]
-    assert ("no sign of life" if was_up else "did not come up") in line
+    (line,) = [line for line in view.lines if "evaluator restarted" in line]
+    assert ("no heartbeat" if was_ready else "was not ready within") in line
     assert summary["score"] is not None
 
 
-def test_variables_that_die_before_the_only_evaluation_are_replaced_for_it(tmp_path):
+def test_a_weight_store_that_dies_before_the_only_evaluation_is_restarted_for_it(tmp_path):
     supervisor, view = crashing(tmp_path / "run", [], SideBySide(), stop={"learner_steps": 60})
-    evaluate = supervisor._evaluate
+    evaluate = supervisor.evaluation.begin
 
     def late() -> None:
-        if supervisor._evaluator is None:
-            supervisor._program.runtime.crash(supervisor._weight_store.handle)
+        if supervisor.fleet.evaluator is None:
+            supervisor.context.runtime.crash(supervisor.fleet.weight_store.handle)
         evaluate()
 
-    supervisor._evaluate = late
+    supervisor.evaluation.begin = late
     begun = time.monotonic()
     assert supervisor.run()["score"] is not None
-    assert any("variables was replaced" in line for line in view.lines)
+    assert any("weight-store restarted" in line for line in view.lines)
     assert time.monotonic() - begun < 30
 
 
-def test_variables_that_always_die_cost_the_last_score_and_not_the_end(tmp_path, monkeypatch):
-    monkeypatch.setattr("deploy.supervisor.loop.SAVE_S", 1.0)
-    supervisor, _ = crashing(tmp_path / "run", [], SideBySide(), stop={"learner_steps": 60})
-    evaluate = supervisor._evaluate
+def test_a_weight_store_that_always_dies_costs_the_last_score_and_not_the_end(tmp_path):
+    stop, timeouts = {"learner_steps": 60}, {"save_s": 1.0}
+    supervisor, _ = crashing(tmp_path / "run", [], SideBySide(), timeouts=timeouts, stop=stop)
+    evaluate = supervisor.evaluation.begin
 
     def late() -> None:
-        supervisor._program.runtime.crash(supervisor._weight_store.handle)
+        supervisor.context.runtime.crash(supervisor.fleet.weight_store.handle)
         evaluate()
 
-    supervisor._evaluate = late
+    supervisor.evaluation.begin = late
     summary = supervisor.run()
     assert summary["learner_steps"] == 60
     assert summary["score"] is None
 
 
-def test_a_learner_that_hangs_is_not_waited_for_where_all_is_saved(tmp_path, monkeypatch):
-    monkeypatch.setattr("deploy.supervisor.loop.STATE_S", 0.3)
+def test_a_learner_that_hangs_is_not_waited_for_where_all_is_saved(tmp_path):
     train(config_for(stop={"learner_steps": 60}), tmp_path / "run")
     more = {"stop": {"learner_steps": 1_000}}
-    supervisor = supervisor_that_resumes(tmp_path / "run", Messages(), more, SideBySide())
-    supervisor._learner.handle = Silent()
+    supervisor = supervisor_that_resumes(
+        tmp_path / "run", Messages(), more, SideBySide(), state_s=0.3
+    )
+    supervisor.fleet.learner.handle = Silent()
     supervisor.request_stop("terminated")
     begun = time.monotonic()
     summary = supervisor.run()
@@ -473,17 +446,19 @@ def test_a_learner_that_hangs_is_not_waited_for_where_all_is_saved(tmp_path, mon
     assert re.fullmatch("[0-9a-f]{64}", summary["weights_sha256"])
 
 
-def test_after_a_signal_all_waits_together_have_a_limit(tmp_path, monkeypatch):
-    for name, seconds in {"HURRY_S": 0.3, "SIGNAL_S": 1.0, "LAST_STATE_S": 30.0}.items():
-        monkeypatch.setattr(f"deploy.supervisor.loop.{name}", seconds)
+def test_after_a_signal_all_waits_together_have_a_limit(tmp_path):
     supervisor, view = crashing(
-        tmp_path / "run", [], SideBySide(), learner={"stall_timeout_s": None}
+        tmp_path / "run",
+        [],
+        SideBySide(),
+        timeouts={"signal_drain_s": 0.3, "signal_s": 1.0, "failed_save_s": 30.0},
+        learner={"stall_timeout_s": None},
     )
 
     def update(report) -> None:
-        busy, asked = supervisor._checkpoint_writer.busy, supervisor._stop_requested is not None
+        busy, asked = supervisor.checkpoints.in_flight, supervisor.shutdown.requested
         if report["learner_steps"] >= 60 and not busy and not asked:
-            supervisor._shards[1].handle.call = Silent().call  # a save never ends
+            supervisor.fleet.shards[1].handle.call = Silent().call  # a save never ends
             supervisor.request_stop("terminated")
 
     view.update = update
@@ -492,4 +467,4 @@ def test_after_a_signal_all_waits_together_have_a_limit(tmp_path, monkeypatch):
         supervisor.run()
     assert time.monotonic() - begun < 10
     Never.test_is_over.set()
-    assert supervisor._folder.checkpoints.names()
+    assert supervisor.context.folder.checkpoints.names()

@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from test_supervisor import SideBySide
 
 import deploy.launch.runtimes
 import deploy.program
@@ -21,6 +20,8 @@ from deploy.launch.resume import fetch_run, resume
 from deploy.launch.run import ATTEMPT_STRIDE
 from deploy.launch.train import train
 from deploy.runs.folder import RunFolder
+from deploy.runs.metrics import read_metrics
+from support.fakes import SideBySide, tiny
 from support.program import TINY
 
 
@@ -193,3 +194,36 @@ def test_a_bad_file_of_one_checkpoint_costs_that_one(tmp_path):
             resume(run, {"stop": {"learner_steps": 300}}, checkpoint_name=name)
     with pytest.raises(UserError, match=r"000099-step-00000001: not a checkpoint"):
         resume(run, {"stop": {"learner_steps": 300}}, checkpoint_name="000099-step-00000001")
+
+
+# --- what a resume continues --------------------------------------------------------------------
+
+
+def test_every_life_of_a_run_has_random_streams_of_its_own(tmp_path):
+    run = tmp_path / "run"
+    train(tiny(stop={"learner_steps": 20}), run)
+    returns = []
+    for steps in (60, 100):
+        resume(run, {"stop": {"learner_steps": steps}})
+    for report in read_metrics(run):
+        returns.append([ret for ret, *_ in report["episodes"]])
+    lives = [r for r in returns if len(r) >= 6]  # fewer may be alike by chance
+    assert (run / "lives").read_text() == "3"
+    assert len({tuple(r[:6]) for r in lives}) == len(lives)
+
+
+def test_a_resume_records_the_configuration_it_goes_on_with(tmp_path):
+    run = tmp_path / "run"
+    train(tiny(stop={"learner_steps": 20}), run)
+    resume(run, {"learner": {"learning_rate": 0.02}, "stop": {"learner_steps": 40}})
+    assert RunFolder.open(run).config.learner.learning_rate == 0.02
+
+
+def test_a_checkpoint_of_another_environment_is_told_by_the_checkpoint_itself(tmp_path):
+    run = tmp_path / "run"
+    train(tiny(stop={"learner_steps": 20}), run)
+    text = (run / "config.toml").read_text()
+    # CartPole-v0 has the same shapes: only what the checkpoint says gives it away.
+    (run / "config.toml").write_text(text.replace("CartPole-v1", "CartPole-v0"))
+    with pytest.raises(UserError, match=r"env\.id=CartPole-v0.*made with CartPole-v1"):
+        resume(run, {"stop": {"learner_steps": 40}})

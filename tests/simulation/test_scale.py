@@ -13,52 +13,36 @@ import pytest
 from rich.console import Console
 
 from actors.actor import Actor
-from actors.environments import environment_spec
 from common.config import Config
-from common.config_text import build, merge, to_toml, with_actors
+from common.config_text import build, to_toml, with_actors
 from common.errors import UserError
 from common.handles import InlineHandle, Ready
 from common.weights import WeightStore
 from deploy.cli.main import main
 from deploy.control.file import Reply
-from deploy.launch.presets import make_config
 from deploy.launch.train import train
-from deploy.program import build as build_program
 from deploy.reporting.status import PartStatus, run_status, show
 from deploy.runs.folder import CONTROL, RunFolder
 from deploy.runs.metrics import read_metrics
 from deploy.runtime.inline import InlineRuntime
-from deploy.supervisor.actor_autoscaler import LOOK_EVERY_S
-from deploy.supervisor.actor_pool import ActorPool
-from deploy.supervisor.loop import FINISH_S, Supervisor
-from support.program import TINY
+from deploy.supervisor.timeouts import Timeouts
+from support.fakes import Messages, supervisor_for, supervisor_in, tiny
+
+INTERVAL_S = Timeouts().autoscale_every_s
+DRAIN_S = Timeouts().drain_s
 
 
-def tiny(**over):
-    return make_config("cartpole", overrides=merge(TINY, over))
+class Asks(Messages):
+    """A view that requests other numbers of actors after some env steps."""
 
-
-class Asks:
-    """A view that asks for other numbers of actors once so many env steps are done."""
-
-    def __init__(self, run, wishes):
-        self.run, self.wishes, self.lines = run, list(wishes), []
+    def __init__(self, run, requests):
+        super().__init__()
+        self.run, self.requests = run, list(requests)
 
     def update(self, report):
-        if self.wishes and report["env_steps"] >= self.wishes[0][0]:
-            count = self.wishes.pop(0)[1]
+        if self.requests and report["env_steps"] >= self.requests[0][0]:
+            count = self.requests.pop(0)[1]
             (self.run / CONTROL).write_text(f"[actors]\ncount = {json.dumps(count)}\n")
-
-    def notify(self, text, level=20, detail=""):
-        self.lines.append(text)
-
-    def close(self):
-        pass
-
-
-@pytest.fixture
-def always_looking(monkeypatch):
-    monkeypatch.setattr("deploy.supervisor.loop.LOOK_EVERY_S", 0.0)
 
 
 def test_a_run_goes_on_with_more_actors_and_with_fewer_and_nothing_is_lost(
@@ -83,28 +67,29 @@ def test_a_run_goes_on_with_more_actors_and_with_fewer_and_nothing_is_lost(
 
 
 def test_the_ladder_is_dealt_anew_and_a_seed_is_never_used_twice(tmp_path):
-    config = tiny(actors={"count": 3})
-    spec = environment_spec(config.env)
-    program = build_program(config, spec, InlineRuntime())
-    pool = ActorPool(program)
+    supervisor = supervisor_for(tiny(actors={"count": 3}), tmp_path / "run")
+    fleet, program, pool = supervisor.fleet, supervisor.context.program, supervisor.pool
+
+    def resize(count):
+        program.config = with_actors(program.config, count)
+        pool.resize()
+        fleet.check()
 
     def epsilons():
-        return [slot.handle.call("collect", 1, 0).result().epsilon for slot in pool.slots]
+        return [slot.client.collect(1, 0).result().epsilon for slot in fleet.actors]
 
     before = epsilons()
-    assert [slot.title for slot in pool.shrink(1)] == ["actor-2", "actor-1"]
-    pool.set_actor_count()
+    resize(1)
+    assert fleet.retired == {2: 0, 1: 0}
     alone = epsilons()
     assert len(alone) == 1
     assert alone[0] < before[0], "its copies have the whole ladder now"
-    program.config = with_actors(config, 3)
-    pool.grow(3)
-    pool.set_actor_count()
+    resize(3)
     np.testing.assert_allclose(epsilons(), before)
-    assert [slot.incarnation for slot in pool.slots] == [0, 1, 1]
-    assert pool.incarnation == 1
-    pool.shrink(1)
-    assert pool.incarnation == 1, "of those who left, too: a checkpoint counts on from there"
+    assert [slot.incarnation for slot in fleet.actors] == [0, 1, 1]
+    assert fleet.max_incarnation == 1
+    resize(1)
+    assert fleet.max_incarnation == 1, "of removed actors, too: a checkpoint counts on from there"
 
 
 def test_an_actor_has_its_place_among_as_many_as_there_are():
@@ -141,138 +126,133 @@ def test_auto_is_settled_when_the_run_begins_and_stays_in_its_folder(tmp_path):
 
 
 class Limited(InlineRuntime):
-    """A cluster that can never hold more than five actors; how many now, the test says."""
+    """A cluster of at most five actors; the test sets its capacities, and the moves."""
 
     autoscaling = True
 
     def __init__(self):
-        self.rooms = []
+        self.capacities = []
         self.moves = []
 
-    def consolidate(self, players):
+    def consolidate(self, env_workers):
         return Ready(self.moves.pop(0))
 
     def max_actors(self):
         return 5
 
-    def capacity(self, players, starting):
-        self.asked = [handle.name for handle in players], starting
-        return Ready(self.rooms.pop(0))
-
-
-def supervisor_in(folder, runtime):
-    program = build_program(folder.config, environment_spec(folder.config.env), runtime)
-    return Supervisor(program, folder, Asks(folder.path, []), time.monotonic())
+    def capacity(self, env_workers, starting):
+        self.asked = [handle.name for handle in env_workers], starting
+        return Ready(self.capacities.pop(0))
 
 
 def test_more_than_the_cluster_can_ever_hold_is_refused(tmp_path):
     config = tiny()
     folder = RunFolder.create(tmp_path / "run", config)
-    supervisor = supervisor_in(folder, Limited())
-    answer = supervisor._take_wish({"actors": {"count": 6}})
+    supervisor = supervisor_in(folder, runtime=Limited())
+    answer = supervisor.control.apply({"actors": {"count": 6}})
     assert answer == Reply(
         False, "actors.count=6: the cluster can never hold more than 5; nothing was changed"
     )
-    assert len(supervisor._pool.slots) == 1
+    assert len(supervisor.fleet.actors) == 1
     assert folder.config == config
-    assert supervisor._take_wish({"actors": {"count": 5}}).applied
-    assert len(supervisor._pool.slots) == 5
+    assert supervisor.control.apply({"actors": {"count": 5}}).applied
+    assert len(supervisor.fleet.actors) == 5
 
 
 def test_a_run_that_fills_its_cluster_grows_at_once_and_shrinks_when_it_has_seen_it_twice(tmp_path):
     runtime = Limited()
-    supervisor = supervisor_in(RunFolder.create(tmp_path / "run", tiny()), runtime)
-    assert supervisor._take_wish({"actors": {"count": "auto"}}).applied
-    assert len(supervisor._pool.slots) == 1, "looked at from now on"
+    supervisor = supervisor_for(tiny(), tmp_path / "run", runtime=runtime)
+    assert supervisor.control.apply({"actors": {"count": "auto"}}).applied
+    assert len(supervisor.fleet.actors) == 1, "looked at from now on"
     now = time.monotonic() + 1e6
 
     def after(*rooms):
         nonlocal now
         counts = []
         for room in rooms:
-            runtime.rooms.append(room)
-            now += LOOK_EVERY_S
-            supervisor._use_the_room(now)
-            counts.append(len(supervisor._pool.slots))
+            runtime.capacities.append(room)
+            now += INTERVAL_S
+            supervisor.autoscale(now)
+            counts.append(len(supervisor.fleet.actors))
         return counts
 
     assert after(4) == [4]
     assert runtime.asked == (["actor-0-0"], 0), "made long ago"
     assert after(4, 2, 4, 3, 2, 5) == [4, 4, 4, 4, 3, 5]
-    supervisor._use_the_room(now + LOOK_EVERY_S / 2)
-    assert not runtime.rooms, "not before its time"
+    supervisor.autoscale(now + INTERVAL_S / 2)
+    assert not runtime.capacities, "not before its time"
 
 
 def test_after_a_shrink_actors_move_one_at_a_time_as_long_as_that_empties_a_node(tmp_path):
     runtime = Limited()
     config = tiny(actors={"count": 3})
-    supervisor = supervisor_in(RunFolder.create(tmp_path / "run", config), runtime)
-    pool, now = supervisor._pool, time.monotonic() + 1e6
+    supervisor = supervisor_for(config, tmp_path / "run", runtime=runtime)
+    fleet, now = supervisor.fleet, time.monotonic() + 1e6
 
     def look():
         nonlocal now
         for _ in range(2):  # once to ask, once to hear
-            now += LOOK_EVERY_S
-            supervisor._use_the_room(now)
+            now += INTERVAL_S
+            supervisor.autoscale(now)
 
-    def come_up():
-        for slot in pool.slots:
-            slot.up = True
+    def get_ready():
+        for slot in fleet.actors:
+            slot.ready = True
 
-    come_up()
-    look()  # with nobody to move: nothing was asked
-    assert supervisor._take_wish({"actors": {"count": 2}}).applied
-    mover, stays = pool.slots
+    get_ready()
+    look()  # without an actor to move: nothing was asked
+    assert supervisor.control.apply({"actors": {"count": 2}}).applied
+    mover, stays = fleet.actors
     runtime.moves = [mover.handle, None]
     look()
-    assert [slot.name for slot in pool.slots] == ["actor-0-1", "actor-1-0"]
-    assert pool.slots[1] is stays
-    assert list(pool.idle) == [stays, pool.slots[0]]
-    assert (pool.leaving, pool.closing) == ([], []), "it handed in what it had, and left"
-    assert supervisor._counters.restarts == 0
+    assert [slot.name for slot in fleet.actors] == ["actor-0-1", "actor-1-0"]
+    assert fleet.actors[1] is stays
+    assert list(fleet.idle) == [stays, fleet.actors[0]]
+    assert (fleet.draining, fleet.flushing) == ([], []), "it stored its transitions, and exited"
+    assert supervisor.context.counters.restarts == 0
     look()
-    assert runtime.moves == [None], "not before the one that moved is up"
-    come_up()
+    assert runtime.moves == [None], "not before the one that moved is ready"
+    get_ready()
     look()
     assert runtime.moves == []
     look()  # it is over
 
 
 @pytest.mark.parametrize("once", [True, False])
-def test_a_second_actor_is_to_move_only_where_room_is_not_looked_for_all_the_time(tmp_path, once):
-    """With `auto`, room that an actor leaves is room for another: they would move for ever."""
+def test_a_second_actor_moves_only_where_the_count_does_not_follow_the_capacity(tmp_path, once):
+    """With `auto`, another actor takes the capacity that one frees: they would move for ever."""
     runtime = Limited()
     folder = RunFolder.create(tmp_path / "run", tiny(actors={"count": 2}))
-    supervisor = supervisor_in(folder, runtime)
-    room, pool, now = supervisor._room, supervisor._pool, time.monotonic() + 1e6
-    for slot in supervisor._players:
-        slot.up = True
-    runtime.moves = [*(slot.handle for slot in pool.slots), None]
-    room.scattered = True
+    supervisor = supervisor_in(folder, runtime=runtime)
+    autoscaler, fleet, now = supervisor.autoscaler, supervisor.fleet, time.monotonic() + 1e6
+    for slot in fleet.env_workers:
+        slot.ready = True
+    runtime.moves = [*(slot.handle for slot in fleet.actors), None]
+    autoscaler.scattered = True
     movers = []
     for _ in range(6):
-        now += LOOK_EVERY_S
-        movers.append(room.mover(now, pool, supervisor._players, once))
+        now += INTERVAL_S
+        movers.append(autoscaler.actor_to_move(now, once))
     moved = [slot for slot in movers if slot is not None]
-    assert moved == pool.slots[: 1 if once else 2]
+    assert moved == fleet.actors[: 1 if once else 2]
 
 
-def test_whoever_is_to_leave_may_end_the_work_it_began_long_ago(tmp_path):
+def test_a_removed_actor_may_finish_a_call_that_began_long_ago(tmp_path):
     class Busy:
         def done(self):
             return False
 
     config = tiny(actors={"count": 2})
-    supervisor = supervisor_in(RunFolder.create(tmp_path / "run", config), Limited())
-    pool, now = supervisor._pool, time.monotonic()
-    slot = pool.slots[1]
-    pool.idle.remove(slot)
-    slot.up, slot.call, slot.called_s = True, Busy(), now - 100.0
-    assert supervisor._take_wish({"actors": {"count": 1}}).applied
-    supervisor._see_who_is_late(now + FINISH_S - 1)
-    assert pool.leaving == [slot]
-    supervisor._see_who_is_late(now + FINISH_S + 1)
-    assert pool.leaving == []
+    supervisor = supervisor_for(config, tmp_path / "run", runtime=Limited())
+    fleet, now = supervisor.fleet, time.monotonic()
+    slot = fleet.actors[1]
+    fleet.idle.remove(slot)
+    slot.ready, slot.call, slot.called_s = True, Busy(), now - 100.0
+    assert supervisor.control.apply({"actors": {"count": 1}}).applied
+    supervisor.pool.kill_late(now + DRAIN_S - 1)
+    assert fleet.draining == [slot]
+    supervisor.pool.kill_late(now + DRAIN_S + 1)
+    assert fleet.draining == []
 
 
 # --- what others see ----------------------------------------------------------------------------
@@ -327,7 +307,7 @@ def test_the_command_prints_it_and_says_what_is_missing(tmp_path, capsys, monkey
     status = json.loads(capsys.readouterr().out)
     assert status["run"] == "run"
     titles = {part["part"] for part in status["parts"]}
-    assert titles >= {"variables", "shard-0", "learner", "actor-0"}
+    assert titles >= {"weight-store", "shard-0", "learner", "actor-0"}
     assert main(["status"]) == 2
     assert main(["status", str(tmp_path)]) == 2
     (run / "status.json").write_text("[1]")
@@ -339,26 +319,26 @@ def test_the_command_prints_it_and_says_what_is_missing(tmp_path, capsys, monkey
     assert "no run is going on there" in errors[-1]
 
 
-def test_wishes_at_a_board_are_taken_however_seldom_the_run_reports(tmp_path, always_looking):
+def test_requests_at_the_service_are_applied_however_seldom_the_run_reports(tmp_path):
     class Reporting(Asks):
         def update(self, report):
             reports.append(report)
 
     config = tiny(stop={"learner_steps": 200, "score": None}, report={"every_s": 1_000.0})
     folder = RunFolder.create(tmp_path / "run", config)
-    supervisor = supervisor_in(folder, Limited())
-    supervisor._view, reports = Reporting(folder.path, []), []
-    board = supervisor._board.handle
-    number = board.call("request", {"actors": {"count": 2}}).result()
+    supervisor = supervisor_in(folder, runtime=Limited(), control_every_s=0.0)
+    supervisor.context.view, reports = Reporting(folder.path, []), []
+    service = supervisor.fleet.control_service.handle
+    number = service.call("request", {"actors": {"count": 2}}).result()
     taken = threading.Event()
-    take = supervisor._take_wish
+    apply = supervisor.control.apply
 
-    def note(wish):
+    def note(changes):
         assert not reports
         taken.set()
-        return take(wish)
+        return apply(changes)
 
-    supervisor._take_wish = note
+    supervisor.control.apply = note
     supervisor.run()
     assert taken.is_set()
-    assert board.call("reply", number).result() == Reply(True, "actors.count 1 → 2")
+    assert service.call("reply", number).result() == Reply(True, "actors.count 1 → 2")

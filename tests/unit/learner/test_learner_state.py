@@ -11,6 +11,7 @@ import torch
 from common import wire
 from common.errors import UserError
 from common.handles import InlineHandle, Ready
+from common.parts import WEIGHT_STORE, shard
 from common.types import EnvironmentSpec, FrameSpec
 from common.weights import WeightStore, pack_weights, unpack_weights
 from replay_server.messages import encode_chunk
@@ -195,11 +196,11 @@ def test_a_dead_shard_is_told_and_what_is_left_is_trained_on_until_another_takes
     bench.handles[1].end()
     report = bench.learner.train(8)
     assert report.steps == 8
-    assert report.unreachable == ["shard-1"]
+    assert report.unreachable == [shard(1)]
     assert [summary.shard for summary in report.replay] == [0]
-    assert bench.learner.train(1).unreachable == ["shard-1"], "as long as nothing took its place"
+    assert bench.learner.train(1).unreachable == [shard(1)], "as long as nothing took its place"
     server = filled_server(1, 7, random_items(seed=8))
-    bench.learner.reconnect("shard-1", InlineHandle(server))
+    bench.learner.reconnect(shard(1), InlineHandle(server))
     report = bench.learner.train(8)
     assert (report.unreachable, report.steps) == ([], 8)
     assert [summary.incarnation for summary in report.replay] == [0, 7]
@@ -212,11 +213,11 @@ def test_without_anything_to_sample_training_ends_early_and_says_so():
     for handle in bench.handles:
         handle.end()
     report = bench.learner.train(5)
-    assert (report.steps, report.samples, report.unreachable) == (0, 0, ["shard-0", "shard-1"])
+    assert (report.steps, report.samples, report.unreachable) == (0, 0, [shard(0), shard(1)])
     assert not report.diverged
     for index in range(2):
         empty = make_server(SPEC, index, incarnation=1)
-        bench.learner.reconnect(f"shard-{index}", InlineHandle(empty))
+        bench.learner.reconnect(shard(index), InlineHandle(empty))
     report = bench.learner.train(5)
     assert (report.steps, report.unreachable) == (0, []), "they came back empty"
     empty.insert(encode_chunk(random_items()))
@@ -227,9 +228,9 @@ def test_dead_variables_are_told_and_those_that_come_get_the_weights_of_now():
     bench = Bench(learner={"publish_steps": 1})
     bench.learner._weight_store.end()
     report = bench.learner.train(4)
-    assert (report.steps, report.version, report.unreachable) == (4, 4, ["variables"])
+    assert (report.steps, report.version, report.unreachable) == (4, 4, [WEIGHT_STORE])
     variables = WeightStore(floor=100)
-    bench.learner.reconnect("variables", InlineHandle(variables))
+    bench.learner.reconnect(WEIGHT_STORE, InlineHandle(variables))
     version, reference = variables.fetch(-1)
     weights, meta = unpack_weights(reference.result())
     assert version == 101

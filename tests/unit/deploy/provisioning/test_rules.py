@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from deploy.provisioning.rules import STOP_WAIT_S
-from deploy.supervisor.loop import SIGNAL_S
+from deploy.supervisor.timeouts import Timeouts
 from support.clusters import (
     CLUSTERS,
     EXAMPLES,
@@ -189,4 +189,4 @@ def test_another_ray_in_the_constraints_is_found(tmp_path):
 
 
 def test_a_job_that_is_stopped_has_the_time_to_save():
-    assert SIGNAL_S < STOP_WAIT_S
+    assert Timeouts().signal_s < STOP_WAIT_S

@@ -8,6 +8,7 @@ import time
 import numpy as np
 import pytest
 
+from common.parts import shard
 from common.types import (
     ActorReport,
     Episode,
@@ -143,7 +144,7 @@ def test_state_restores_counters_and_scores(limiter):
 def test_transitions_that_no_shard_took_add_up(limiter):
     kept = statistics_of(2)
     for index in range(2):
-        kept.actor(actor(index, dropped=7, unreachable=["shard-0"]))
+        kept.actor(actor(index, dropped=7, unreachable=[shard(0)]))
     assert kept.line(limiter, False, 2)["dropped"] == kept.summary(limiter, {})["dropped"] == 14
     again = statistics_of(2)
     again.restore(restored({"dropped": 14}, **kept.state()))

@@ -1,4 +1,4 @@
-"""Who is dead, who hangs, and who is only slow; with a clock and signs of life on command."""
+"""Parts that are dead, unresponsive, or only slow; with a clock and heartbeats on command."""
 
 from __future__ import annotations
 
@@ -7,24 +7,22 @@ import time
 
 import pytest
 
-from common.errors import RemoteDiedError, UnresponsiveError
+from actors.client import ActorClient
+from common.config_sections import SupervisionConfig
+from common.errors import RemoteDiedError, UnresponsiveError, one_line
 from common.handles import Failed, InlineHandle, Ready
+from common.parts import LEARNER, actor
 from deploy.runtime.inline import InlineRuntime
-from deploy.supervisor.slots import (
-    ANSWER_S,
-    ASK_AGAIN_S,
-    MAX_AWAY_S,
-    PING_EVERY_S,
-    HealthMonitor,
-    Slot,
-    cause_of,
-)
+from deploy.supervisor.health import HealthMonitor
+from deploy.supervisor.slots import Slot
+from deploy.supervisor.timeouts import Timeouts
 
 TICK_S = 0.2
+TIMEOUTS = Timeouts()
 
 
 class Answer:
-    """An answer that comes when the test says so."""
+    """An answer that comes when the test lets it."""
 
     def __init__(self) -> None:
         self.error = None
@@ -35,14 +33,14 @@ class Answer:
         return self.came
 
     def result(self):
-        assert self.came, "nobody may wait for it"
+        assert self.came, "waiting for it would block the loop"
         if self.error is not None:
             raise self.error
         return self.value
 
 
-class Signs(InlineRuntime):
-    """Signs of life come if the part lives and shows them."""
+class Heartbeats(InlineRuntime):
+    """A part sends heartbeats unless it is in `silent` or `dead`."""
 
     def __init__(self) -> None:
         self.silent = set()
@@ -57,16 +55,27 @@ class Signs(InlineRuntime):
 
 
 class Scene:
-    """Slots under watch, and the time."""
+    """Slots, their monitor, and the time."""
 
     def __init__(
-        self, count=1, hung_after_s=10.0, call_timeout_s=None, always=True, start_timeout_s=None
+        self,
+        count=1,
+        hung_after_s=10.0,
+        call_timeout_s=None,
+        core=True,
+        start_timeout_s=None,
+        runtime=None,
     ):
-        self.runtime = Signs()
+        self.runtime = runtime or Heartbeats()
         self.now = time.monotonic()
-        self.watch = HealthMonitor(self.runtime, hung_after_s, call_timeout_s, start_timeout_s)
+        config = SupervisionConfig(
+            hung_after_s=hung_after_s,
+            call_timeout_s=call_timeout_s,
+            start_timeout_s=start_timeout_s,
+        )
+        self.monitor = HealthMonitor(self.runtime, config, TIMEOUTS, self.now)
         self.slots = [
-            Slot(f"part-{i}", lambda _: InlineHandle(None), InlineHandle(None), 3, always)
+            Slot(actor(i), ActorClient, lambda _: InlineHandle(None), InlineHandle(None), 3, core)
             for i in range(count)
         ]
 
@@ -78,27 +87,27 @@ class Scene:
         found = []
         for _ in range(max(1, round(seconds / tick_s))):
             self.now += tick_s
-            found += self.watch.look(self.slots, self.now)
+            found += self.monitor.look(self.slots, self.now)
         return found
 
 
 def test_parts_that_live_are_left_alone_and_asked_now_and_then():
     scene = Scene(count=3)
     assert scene.go_on(100.0) == []
-    assert all(slot.up for slot in scene.slots)
+    assert all(slot.ready for slot in scene.slots)
     times = len(scene.runtime.pinged) / 3
-    assert times <= 100 / PING_EVERY_S + 1
-    assert times > 100 / (PING_EVERY_S + 2 * TICK_S)
+    assert times <= 100 / TIMEOUTS.heartbeat_every_s + 1
+    assert times > 100 / (TIMEOUTS.heartbeat_every_s + 2 * TICK_S)
 
 
 def test_a_part_that_died_is_found_with_its_reason():
     scene = Scene(count=2)
     scene.go_on(2.0)
     first, second = scene.slots
-    scene.runtime.dead[second.handle] = error = RemoteDiedError("part-1-3", "it was killed")
+    scene.runtime.dead[second.handle] = error = RemoteDiedError("actor-1-3", "it was killed")
     assert scene.go_on(0.8)[0] == (second, error)
-    assert second.name == "part-1-3"
-    assert first.up
+    assert second.name == "actor-1-3"
+    assert first.ready
 
 
 def test_a_part_that_could_not_be_made_is_found_before_it_was_up():
@@ -106,10 +115,10 @@ def test_a_part_that_could_not_be_made_is_found_before_it_was_up():
     (slot,) = scene.slots
     scene.runtime.dead[slot.handle] = error = ValueError("no")
     assert scene.go_on(0.2) == [(slot, error)]
-    assert not slot.up
+    assert not slot.ready
 
 
-def test_a_part_without_a_sign_of_life_for_too_long_hangs():
+def test_a_part_without_a_heartbeat_for_too_long_is_unresponsive():
     scene = Scene(count=2, hung_after_s=10.0)
     scene.go_on(2.0)
     first, _ = scene.slots
@@ -118,17 +127,17 @@ def test_a_part_without_a_sign_of_life_for_too_long_hangs():
     ((slot, error), *_) = scene.go_on(3.0)
     assert slot is first
     assert isinstance(error, UnresponsiveError)
-    assert str(error) == "part-0 showed no sign of life for 10 s"
+    assert str(error) == "actor-0 sent no heartbeat for 10 s"
 
 
 def test_a_part_that_is_slow_but_alive_is_not_replaced():
-    scene = Scene(hung_after_s=10.0, always=False)
+    scene = Scene(hung_after_s=10.0, core=False)
     scene.go_on(1.0)
-    scene.work(scene.slots[0])  # never answered, but signs of life come
+    scene.work(scene.slots[0])  # never answered, but heartbeats come
     assert scene.go_on(3_600.0, tick_s=1.0) == []
 
 
-def test_a_sign_of_life_that_comes_late_but_in_time_is_one():
+def test_a_heartbeat_that_comes_late_but_in_time_counts():
     scene = Scene(hung_after_s=10.0)
     scene.go_on(1.0)
     (slot,) = scene.slots
@@ -142,7 +151,7 @@ def test_a_sign_of_life_that_comes_late_but_in_time_is_one():
 
 
 def test_actors_are_asked_only_if_their_report_is_long_in_coming():
-    scene = Scene(count=200, hung_after_s=10.0, always=False)
+    scene = Scene(count=200, hung_after_s=10.0, core=False)
     scene.go_on(1.0)
     assert len(scene.runtime.pinged) == 200, "once, to see that they are up"
     for slot in scene.slots:
@@ -162,7 +171,7 @@ def test_a_call_that_takes_too_long_is_given_up_however_alive_the_part_is():
     assert scene.go_on(59.0) == []
     ((found, error), *_) = scene.go_on(2.0)
     assert found is slot
-    assert str(error) == "part-0 did not answer for 60 s"
+    assert str(error) == "actor-0 did not finish its call within 60 s"
 
 
 def test_parts_that_still_start_do_not_hang_where_starting_has_no_limit():
@@ -171,10 +180,10 @@ def test_parts_that_still_start_do_not_hang_where_starting_has_no_limit():
         scene.runtime.silent.add(slot.handle)
         scene.work(slot)
     assert scene.go_on(300.0) == []
-    assert not any(slot.up for slot in scene.slots)
+    assert not any(slot.ready for slot in scene.slots)
 
 
-def test_a_driver_that_was_away_for_long_blames_nobody():
+def test_after_a_long_pause_of_the_driver_no_part_is_blamed():
     scene = Scene(count=3, hung_after_s=10.0, call_timeout_s=20.0)
     scene.go_on(2.0)
     for slot in scene.slots:
@@ -182,20 +191,20 @@ def test_a_driver_that_was_away_for_long_blames_nobody():
         scene.work(slot)
     scene.go_on(5.0)
     scene.now += 8 * 3_600  # a laptop slept
-    assert scene.watch.look(scene.slots, scene.now) == []
+    assert scene.monitor.look(scene.slots, scene.now) == []
     assert scene.go_on(3.0) == [], "they have the rest of their time"
-    assert len({slot.title for slot, _ in scene.go_on(5.0)}) == 3
+    assert len({slot.part for slot, _ in scene.go_on(5.0)}) == 3
 
 
 def test_short_absences_count_as_time():
     scene = Scene(hung_after_s=10.0)
     scene.go_on(2.0)
     scene.runtime.silent.add(scene.slots[0].handle)
-    assert scene.go_on(8.0, tick_s=MAX_AWAY_S - 1) == []
-    assert scene.go_on(8.0, tick_s=MAX_AWAY_S - 1)
+    assert scene.go_on(8.0, tick_s=TIMEOUTS.away_s - 1) == []
+    assert scene.go_on(8.0, tick_s=TIMEOUTS.away_s - 1)
 
 
-def test_with_no_limits_nobody_ever_hangs():
+def test_without_limits_no_part_is_unresponsive():
     scene = Scene(hung_after_s=None, call_timeout_s=None)
     scene.go_on(1.0)
     scene.runtime.silent.add(scene.slots[0].handle)
@@ -203,8 +212,8 @@ def test_with_no_limits_nobody_ever_hangs():
     assert scene.go_on(10_000.0, tick_s=4.0) == []
 
 
-def test_a_suspect_is_asked_at_once_and_cleared_by_a_sign_of_life():
-    scene = Scene(always=False)
+def test_a_suspect_is_pinged_at_once_and_cleared_by_a_heartbeat():
+    scene = Scene(core=False)
     scene.go_on(2.0)
     (slot,) = scene.slots
     before = len(scene.runtime.pinged)
@@ -214,7 +223,7 @@ def test_a_suspect_is_asked_at_once_and_cleared_by_a_sign_of_life():
     assert not slot.suspect
 
 
-def test_whoever_takes_a_seat_begins_with_a_clean_slate():
+def test_a_new_incarnation_begins_with_a_clean_slate():
     scene = Scene(hung_after_s=10.0)
     scene.go_on(1.0)
     (slot,) = scene.slots
@@ -223,23 +232,30 @@ def test_whoever_takes_a_seat_begins_with_a_clean_slate():
     scene.go_on(9.0)
     slot.suspect = True
     slot.renew(4)
-    assert (slot.name, slot.call, slot.ping, slot.up, slot.suspect) == (
-        "part-0-4", None, None, False, False,
+    assert (slot.name, slot.call, slot.ping, slot.ready, slot.suspect) == (
+        "actor-0-4", None, None, False, False,
     )  # fmt: skip
     assert scene.go_on(5.0) == []
-    assert slot.up
+    assert slot.ready
 
 
 def test_the_time_of_a_call_is_noted_before_it_is_made():
     seen = []
 
-    class Part:
+    class Working:
         def work(self):
             seen.append(slot.called_s)
 
-    slot = Slot("part", lambda _: InlineHandle(Part()), InlineHandle(Part()), 0)
+    class Client:
+        def __init__(self, handle):
+            self.handle = handle
+
+        def work(self):
+            return self.handle.call("work")
+
+    slot = Slot(LEARNER, Client, lambda _: InlineHandle(Working()), InlineHandle(Working()), 0)
     before = time.monotonic()
-    slot.begin("work")
+    slot.begin(Client.work)
     assert before <= seen[0] <= time.monotonic()
     assert slot.call is not None
     assert slot.call.done()
@@ -250,20 +266,20 @@ def test_the_time_of_a_call_is_noted_before_it_is_made():
     ("error", "line"),
     [
         (RemoteDiedError("shard-0-1", "it was killed"), "shard-0-1 died (it was killed)"),
-        (UnresponsiveError("shard-0 showed no sign of life for 60 s"), None),
+        (UnresponsiveError("shard-0 sent no heartbeat for 60 s"), None),
         (ValueError("first\nsecond\n"), "second"),
         (ValueError(), "ValueError"),
     ],
     ids=str,
 )
 def test_a_cause_is_one_line(error, line):
-    assert cause_of(error) == (line or str(error))
+    assert one_line(error) == (line or str(error))
 
 
 # --- a part that never comes up -----------------------------------------------------------------
 
 
-class Waiting(Signs):
+class Waiting(Heartbeats):
     """Some parts have no machine yet."""
 
     def __init__(self) -> None:
@@ -281,8 +297,7 @@ class Waiting(Signs):
 
 
 def starting(**limits):
-    scene = Scene(**limits)
-    scene.runtime = scene.watch._runtime = Waiting()
+    scene = Scene(**limits, runtime=Waiting())
     for slot in scene.slots:
         slot.made_s = scene.now
         scene.runtime.silent.add(slot.handle)
@@ -302,7 +317,7 @@ def test_a_part_that_does_not_come_up_in_its_time_is_given_up():
     assert scene.runtime.asked == 0, "to ask costs something"
     ((slot, error), *_) = scene.go_on(3.0)
     assert slot is first
-    assert str(error) == "part-0 did not come up within 60 s"
+    assert str(error) == "actor-0 was not ready within 60 s"
 
 
 def test_a_part_that_waits_for_a_machine_has_all_the_time_there_is():
@@ -310,13 +325,13 @@ def test_a_part_that_waits_for_a_machine_has_all_the_time_there_is():
     (slot,) = scene.slots
     scene.runtime.waiting.add(slot.handle)
     assert scene.go_on(600.0) == []
-    assert scene.runtime.asked <= 1 + 540 / ASK_AGAIN_S, "not at every look"
+    assert scene.runtime.asked <= 1 + 540 / TIMEOUTS.placement_every_s, "not at every look"
     scene.runtime.waiting.clear()
-    assert scene.go_on(59.0 - ASK_AGAIN_S) == [], "from the last such answer on it counts"
-    assert scene.go_on(ASK_AGAIN_S + 2.0)
+    assert scene.go_on(59.0 - TIMEOUTS.placement_every_s) == [], "counted from the last answer"
+    assert scene.go_on(TIMEOUTS.placement_every_s + 2.0)
 
 
-def test_one_question_is_asked_for_all_and_nobody_is_held_up_by_it():
+def test_one_question_is_asked_for_all_and_never_waited_for():
     scene = starting(count=100, start_timeout_s=60.0)
     asked, answers, given_up = [], [], []
 
@@ -329,12 +344,12 @@ def test_one_question_is_asked_for_all_and_nobody_is_held_up_by_it():
 
     scene.runtime.pending_placement, scene.runtime.cancel = ask, given_up.append
     assert scene.go_on(61.0) == [], "the answer is not there yet"
-    assert scene.go_on(ANSWER_S + 1.0) == [], "nobody answers: nobody is to blame"
+    assert scene.go_on(TIMEOUTS.placement_answer_s + 1.0) == [], "no answer, no blame"
     assert given_up == answers
     assert all(slot.pending_placement for slot in scene.slots)
-    assert scene.go_on(ASK_AGAIN_S) == []
+    assert scene.go_on(TIMEOUTS.placement_every_s) == []
     assert [len(handles) for handles in asked] == [100, 100]
-    # Somebody takes a slot while a question is under way: the answer is not about that one.
+    # A new incarnation fills a slot while the question is open: the answer is not about it.
     newest, *others = scene.slots
     newest.renew(4)
     newest.made_s = scene.now
@@ -346,24 +361,24 @@ def test_one_question_is_asked_for_all_and_nobody_is_held_up_by_it():
     assert asked[2:] == [[newest.handle]]
 
 
-def test_time_in_which_nobody_looked_is_no_time_to_start():
+def test_a_pause_of_the_driver_does_not_count_as_time_to_start():
     scene = starting(start_timeout_s=60.0)
     scene.go_on(10.0)
     scene.now += 8 * 3_600
-    assert scene.watch.look(scene.slots, scene.now) == []
+    assert scene.monitor.look(scene.slots, scene.now) == []
     assert scene.go_on(48.0) == []
     assert scene.go_on(5.0)
 
 
-def test_who_takes_a_seat_has_the_whole_time_to_start():
+def test_a_new_incarnation_has_the_whole_time_to_start():
     scene = starting(start_timeout_s=60.0)
     (slot,) = scene.slots
     slot.made_s -= 1e6
     slot.renew(4)
-    assert scene.watch.look(scene.slots, time.monotonic()) == []
+    assert scene.monitor.look(scene.slots, time.monotonic()) == []
 
 
-def test_a_seat_where_nobody_could_be_made_is_as_it_was_and_nobody_asks_there():
+def test_a_slot_is_unchanged_if_its_part_cannot_be_started_and_is_not_pinged_while_it_is_empty():
     scene = Scene()
     scene.go_on(1.0)
     (slot,) = scene.slots

@@ -1,0 +1,187 @@
+"""Parts that die, or are unresponsive, are restarted, and the run ends as planned."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections import deque
+
+import pytest
+
+from common.errors import RunFailedError
+from common.parts import LEARNER, WEIGHT_STORE, actor, shard
+from deploy.runs.metrics import read_metrics
+from deploy.runtime.inline import InlineRuntime
+from deploy.supervisor.spawn import EXTRA_VERSIONS
+from support.fakes import (
+    Crashing,
+    Hanging,
+    HostedRuntime,
+    Never,
+    OneAtATime,
+    SideBySide,
+    supervisor_for,
+    tiny,
+)
+
+
+def run_with_deaths(path, parts, runtime=None, every=40, **over):
+    """A run to its end in which these parts died: (its supervisor, its view, its summary)."""
+    config = tiny(
+        **{"stop": {"learner_steps": 400}, "replay": {"shards": 2}} | over,
+        checkpoint={"every_learner_steps": every, "every_s": None, "keep": 100},
+        supervision={"hung_after_s": 20.0},
+    )
+    view = Crashing(parts)
+    view.supervisor = supervisor_for(config, path, view, runtime)
+    return view.supervisor, view, view.supervisor.run()
+
+
+ALL = [WEIGHT_STORE, shard(0), shard(1), LEARNER, actor(0)]
+
+
+@pytest.mark.parametrize("runtime", [InlineRuntime, SideBySide])
+@pytest.mark.parametrize(
+    "parts", [*[[part] for part in ALL], ALL], ids=lambda p: "+".join(map(str, p))
+)
+def test_every_part_that_dies_is_restarted_and_the_run_ends_as_planned(tmp_path, parts, runtime):
+    supervisor, view, summary = run_with_deaths(tmp_path / "run", parts, runtime())
+    assert summary["stop_reason"] == "learner_steps"
+    assert summary["learner_steps"] == 400
+    assert summary["restarts"] == len(parts)
+    for part in parts:
+        (line,) = [line for line in view.lines if line.startswith(f"{part} restarted")]
+        assert re.fullmatch(rf"{part} restarted: {part}-\d+ died \(it was ended\)", line)
+    supervisor.fleet.check()
+    # No part keeps the handle of one that is gone.
+    report = supervisor.fleet.learner.handle.call("train", 1).result()
+    assert report.unreachable == []
+    assert [shard.shard for shard in report.replay] == [0, 1]
+    report = supervisor.context.program.spawn_actor(0, 9_999)._target.collect(1, 0)
+    assert report.unreachable == []
+    saved = supervisor.context.folder.checkpoints.newest().state
+    assert saved["counters"]["restarts"] == len(parts)
+
+
+def test_a_learner_that_died_goes_on_from_the_newest_checkpoint(tmp_path):
+    supervisor, view, _ = run_with_deaths(tmp_path / "run", [LEARNER], every=70)
+    names = supervisor.context.folder.checkpoints.names()
+    steps = [int(name.rpartition("-")[2]) for name in names]
+    assert view.looked[LEARNER] == max(step for step in steps if step <= 150)
+    assert steps == sorted(set(steps)), "what was done again was not saved twice"
+    assert steps[-1] == 400
+
+
+def test_a_learner_that_died_before_the_first_checkpoint_begins_anew(tmp_path):
+    supervisor, view, summary = run_with_deaths(tmp_path / "run", [LEARNER], every=None)
+    assert view.looked[LEARNER] == 0
+    assert summary["learner_steps"] == 400
+    assert supervisor.context.counters.samples > 400 * 32, (
+        "what the dead one has learnt counts as drawn"
+    )
+    assert supervisor.evaluation.next_steps > 400
+
+
+def test_a_shard_that_died_comes_back_with_what_the_newest_checkpoint_holds_of_it(tmp_path):
+    supervisor, view, _ = run_with_deaths(tmp_path / "run", [shard(0)])
+    back = view.looked[shard(0)]
+    assert back.shard == 0
+    assert back.size > 0
+    now = supervisor.fleet.shards[0].handle.call("summary").result()
+    assert now.inserted > back.inserted, "it is written to"
+    assert now.sampled > back.sampled, "and drawn from"
+
+
+def test_a_shard_that_died_before_the_first_checkpoint_comes_back_empty(tmp_path):
+    supervisor, view, _ = run_with_deaths(tmp_path / "run", [shard(1)], every=None)
+    assert view.looked[shard(1)].size == 0
+    assert supervisor.fleet.shards[1].handle.call("summary").result().size > 0
+
+
+def test_a_memory_that_is_lost_as_a_whole_is_filled_anew_and_the_run_ends_as_planned(tmp_path):
+    parts = [shard(0), shard(1)]
+    supervisor, view, summary = run_with_deaths(tmp_path / "run", parts, every=None)
+    assert summary["learner_steps"] == 400
+    assert [view.looked[part].size for part in parts] == [0, 0]
+    assert all(slot.handle.call("summary").result().size > 0 for slot in supervisor.fleet.shards)
+
+
+def test_versions_of_the_weights_go_up_when_those_who_held_them_died(tmp_path):
+    supervisor, view, _ = run_with_deaths(tmp_path / "run", [WEIGHT_STORE, LEARNER])
+    assert supervisor.context.records.version > view.version + EXTRA_VERSIONS
+    told = [r["weights_version"] for r in read_metrics(tmp_path / "run") if r["weights_version"]]
+    assert told == sorted(told)
+    assert supervisor.fleet.actors[0].handle.call("collect", 1, 0).result().version > view.version
+
+
+@pytest.mark.parametrize("part", [LEARNER, shard(0), WEIGHT_STORE], ids=str)
+def test_a_part_that_dies_whenever_it_is_made_ends_the_run(tmp_path, monkeypatch, part):
+    view = Crashing([part])
+    supervisor = supervisor_for(tiny(), tmp_path / "run", view, SideBySide(), failed_save_s=0.1)
+    view.supervisor = supervisor
+
+    def stillborn(*args):
+        handle = OneAtATime(None, "stillborn")
+        handle.end()
+        return handle
+
+    spawn = f"spawn_{part.role.replace('-', '_')}"
+    monkeypatch.setattr(supervisor.context.program, spawn, stillborn)
+    view.looks = False
+    with pytest.raises(RunFailedError, match=rf"{part} failed 4 times in a row: stillborn died"):
+        supervisor.run()
+    assert sum("restarted" in line for line in view.lines) == 3
+
+
+def test_a_shard_whose_part_of_all_checkpoints_is_damaged_begins_empty(tmp_path):
+    class Damaging(Crashing):
+        def update(self, report) -> None:
+            files = list((tmp_path / "run").glob("checkpoints/*-step-*/shard-1.rdqn"))
+            if self.parts and files and report["learner_steps"] >= self.after_steps:
+                for path in files:
+                    data = bytearray(path.read_bytes())
+                    data[len(data) // 2] ^= 255
+                    path.write_bytes(data)
+                super().update(report)
+
+    config = tiny(
+        stop={"learner_steps": 600},
+        replay={"shards": 2},
+        checkpoint={"every_learner_steps": 100, "every_s": None},
+    )
+    view = Damaging([shard(1)])
+    view.looks = False
+    view.supervisor = supervisor_for(config, tmp_path / "run", view, HostedRuntime())
+    summary = view.supervisor.run()
+    assert summary["learner_steps"] == 600
+    lines = [line for line in view.lines if "going on without it" in line]
+    assert lines
+    assert all(re.search(r"shard-1\.rdqn: damaged", line) for line in lines)
+    assert summary["restarts"] == 1 + len(lines), "one that died, and those that could not be made"
+
+
+@pytest.mark.parametrize("part", [shard(0), LEARNER, actor(0)], ids=str)
+def test_a_part_without_a_heartbeat_is_restarted(tmp_path, part):
+    config = tiny(
+        stop={"learner_steps": 2_000},
+        supervision={"hung_after_s": 0.3},
+        learner={"stall_timeout_s": 20.0},
+        evaluation={"every_learner_steps": 10**6},
+    )
+    view = Crashing([part])
+    view.supervisor = supervisor = supervisor_for(config, tmp_path / "run", view, SideBySide())
+
+    def hang(handle):
+        slot = view.slot(part)
+        supervisor.context.runtime.silent = slot.handle = Hanging(slot.handle)
+        if part == LEARNER:  # calls in flight do not return either
+            training = supervisor.dispatch.training
+            supervisor.dispatch.training = deque(
+                dataclasses.replace(one, call=Never()) for one in training
+            )
+            slot.call = supervisor.dispatch.training[0].call if training else None
+
+    supervisor.context.runtime.crash = hang
+    assert supervisor.run()["restarts"] == 1
+    (line,) = [line for line in view.lines if "restarted" in line]
+    assert re.match(rf"{part} restarted: {part} sent no heartbeat for \d s", line)

@@ -1,0 +1,196 @@
+"""What a run writes, and how it ends."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from common.checkpoint import CheckpointStore
+from common.errors import RunFailedError
+from deploy.launch.train import train
+from deploy.runs.folder import RunFolder
+from deploy.runs.metrics import MetricsWriter, read_metrics
+from support.fakes import Messages, saved_counters, supervisor_for, supervisor_that_resumes, tiny
+from support.program import checkpoints_in, reports_in
+
+
+def test_a_checkpoint_that_cannot_be_written_does_not_end_the_run(tmp_path, monkeypatch):
+    commit, failures = CheckpointStore.commit, []
+
+    def disk_full_at_first(self, name, tensors, state, files=None):
+        if len(failures) < 2:
+            failures.append(int(name.rpartition("-")[2]))
+            raise OSError(28, "No space left on device", self.storage.url)
+        commit(self, name, tensors, state, files)
+
+    monkeypatch.setattr(CheckpointStore, "commit", disk_full_at_first)
+    view = Messages()
+    config = tiny(
+        stop={"learner_steps": 200}, checkpoint={"every_s": None, "every_learner_steps": 20}
+    )
+    supervisor_for(config, tmp_path / "run", view).run()
+    said = [line for line in view.lines if "could not be written" in line]
+    assert len(said) == 2
+    assert failures[1] - failures[0] >= 20, "tried again when the next one is due, not at once"
+    assert "No space left" in said[0]
+    assert checkpoints_in(tmp_path / "run").newest().state["counters"]
+
+
+def test_inline_all_actors_are_up_even_where_they_began_anew_at_the_very_end(tmp_path):
+    stop = {"learner_steps": 200}
+    config = tiny(stop=stop, checkpoint={"every_s": None, "every_learner_steps": 200})
+    supervisor_for(config, tmp_path / "run").run()
+    told = [(report["actors"], report["actors_up"]) for report in reports_in(tmp_path / "run")]
+    assert set(told) == {(1, 1)}
+
+
+def test_a_checkpoint_that_cannot_be_written_ends_the_run_where_that_is_wished(
+    tmp_path, monkeypatch
+):
+    def disk_full(self, name, tensors, state, files=None):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(CheckpointStore, "commit", disk_full)
+    config = tiny(
+        stop={"learner_steps": 200}, checkpoint={"every_learner_steps": 20, "on_failure": "stop"}
+    )
+    supervisor = supervisor_for(config, tmp_path / "run")
+    with pytest.raises(RunFailedError, match=r"checkpoint could not be written: .*No space left"):
+        supervisor.run()
+    assert 20 <= supervisor.context.counters.learner_steps < 60
+
+
+def test_reports_and_best_weights_that_cannot_be_written_do_not_end_the_run(tmp_path, monkeypatch):
+    write, save_best, failures = MetricsWriter.write, RunFolder.save_best, []
+
+    def full(real):
+        def at_first(*arguments):
+            if "save_best" not in failures:
+                failures.append(real.__name__)
+                raise OSError(28, "No space left on device", "metrics.jsonl")
+            return real(*arguments)
+
+        return at_first
+
+    monkeypatch.setattr(MetricsWriter, "write", full(write))
+    monkeypatch.setattr(RunFolder, "save_best", full(save_best))
+    view = Messages()
+    run = tmp_path / "run"
+    config = tiny(
+        stop={"learner_steps": 200},
+        evaluation={"every_learner_steps": 20},
+        report={"every_s": 0.001},
+    )
+    supervisor_for(config, run, view).run()
+    said = [line for line in view.lines if "No space left" in line]
+    assert said == [
+        f"{run}: cannot be written: [Errno 28] No space left on device: 'metrics.jsonl'; going on"
+    ]
+    assert set(failures) == {"write", "save_best"}
+    assert read_metrics(run)[-1]["learner_steps"] == 200, "written again when it can be"
+
+
+def test_a_last_checkpoint_that_cannot_be_written_is_a_failure(tmp_path, monkeypatch):
+    def disk_full(self, name, tensors, state, files=None):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(CheckpointStore, "commit", disk_full)
+    supervisor = supervisor_for(tiny(stop={"learner_steps": 20}), tmp_path / "run")
+    with pytest.raises(RunFailedError, match=r"No space left on device.*no checkpoint yet"):
+        supervisor.run()
+
+
+def test_a_resume_that_is_interrupted_while_it_warms_up_keeps_its_counters(tmp_path):
+    run = tmp_path / "run"
+    train(tiny(stop={"learner_steps": 20}), run)
+    before = saved_counters(run)
+
+    class Interrupting(Messages):
+        def update(self, report) -> None:
+            if report["env_steps"] > before["env_steps"]:
+                supervisor.request_stop("interrupted")
+
+    over = {"learner": {"warmup_transitions": 1_900}, "stop": {"learner_steps": None}}
+    supervisor = supervisor_that_resumes(run, Interrupting(), over)
+    summary = supervisor.run()
+    assert summary["stop_reason"] == "interrupted"
+    after = saved_counters(run)
+    assert after["learner_steps"] == before["learner_steps"], "still warming up"
+    assert after["env_steps"] == summary["env_steps"] > before["env_steps"]
+    assert after["wall_s"] > before["wall_s"]
+
+
+def test_nothing_is_saved_again_where_nothing_was_done(tmp_path):
+    run = tmp_path / "run"
+    train(tiny(stop={"learner_steps": 20}), run)
+    (path,) = (run / "checkpoints").glob("*-step-*")
+    before = (path / "manifest.json").stat().st_mtime_ns
+    supervisor = supervisor_that_resumes(run)
+    supervisor.request_stop("interrupted")
+    supervisor.run()
+    assert list((run / "checkpoints").glob("*-step-*")) == [path]
+    assert (path / "manifest.json").stat().st_mtime_ns == before
+
+
+def test_a_stop_that_is_asked_for_hands_out_nothing_more(tmp_path):
+    supervisor = supervisor_for(tiny(), tmp_path / "run")
+    supervisor.request_stop("interrupted")
+    supervisor.request_stop("terminated")
+    summary = supervisor.run()
+    assert summary["stop_reason"] == "interrupted"
+    assert summary["env_steps"] == 0
+    assert summary["learner_steps"] == 0
+    assert summary["score"] is None
+
+
+def test_a_run_that_ends_by_a_count_is_evaluated_at_its_end(tmp_path):
+    summary = train(tiny(stop={"learner_steps": 130}), tmp_path / "run")
+    last = read_metrics(tmp_path / "run")[-1]
+    assert last["score"] == pytest.approx(summary["score"], abs=1e-3)
+    folder = RunFolder.open(tmp_path / "run")
+    _, meta = folder.load_best()
+    assert 100 <= int(meta["learner_steps"]) <= 130
+
+
+def test_an_evaluation_that_does_not_end_holds_up_neither_the_clock_nor_the_reports(
+    tmp_path, endless
+):
+    start = time.monotonic()
+    summary = train(
+        tiny(env=endless, evaluation={"every_learner_steps": 10}, stop={"wall_s": 4.0}),
+        tmp_path / "run",
+    )
+    assert summary["stop_reason"] == "wall_s"
+    assert time.monotonic() - start < 8, "27,000 steps of 5 copies take far longer"
+    assert sum(line["evaluating"] for line in read_metrics(tmp_path / "run")) > 1
+
+
+def test_a_signal_ends_the_last_evaluation(tmp_path, endless):
+    class Interrupting(Messages):
+        def update(self, report) -> None:
+            if report["evaluating"]:
+                supervisor.request_stop("interrupted")
+
+    config = tiny(env=endless, stop={"learner_steps": 10})
+    supervisor = supervisor_for(config, tmp_path / "run", Interrupting())
+    start = time.monotonic()
+    summary = supervisor.run()
+    assert time.monotonic() - start < 10
+    assert summary["stop_reason"] == "learner_steps"
+    assert summary["score"] is None
+    assert checkpoints_in(tmp_path / "run").newest()
+
+
+def test_a_start_that_fails_leaves_no_folder_and_an_empty_one_of_the_users(tmp_path, monkeypatch):
+    def no_start(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("deploy.program.build", no_start)
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    for path in (tmp_path / "run", mine):
+        with pytest.raises(KeyboardInterrupt):
+            train(tiny(), path)
+    assert not (tmp_path / "run").exists()
+    assert list(mine.iterdir()) == []
