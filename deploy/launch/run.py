@@ -15,7 +15,7 @@ from common.checkpoint import Checkpoint
 from common.config_text import with_actors
 from common.errors import CheckpointError, UserError
 from common.types import EnvironmentSpec
-from deploy import VERSION
+from common.version import VERSION
 from deploy.control.file import discard
 from deploy.launch.events import RunEvents, detail_of
 from deploy.launch.signals import stop_on_signals

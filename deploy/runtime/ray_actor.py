@@ -24,7 +24,7 @@ from common.errors import (
 )
 from common.handles import Future
 from common.parts import PartId
-from deploy import VERSION
+from common.version import VERSION
 from deploy.runtime.api import Place
 
 PR_SET_PDEATHSIG = 1

@@ -8,7 +8,7 @@ from typing import Any, Protocol, TypeVar
 from common.errors import UserError
 from common.handles import Future, Handle, Mapped, Ready
 from common.parts import PartId, part_name
-from deploy import VERSION
+from common.version import VERSION
 from deploy.runtime import ray_private
 from deploy.runtime.api import Place
 from deploy.runtime.ray_actor import PartHost, RemoteFuture, RemoteHandle

@@ -18,7 +18,7 @@ import pytest
 from common.config import Config
 from common.errors import RemoteDiedError, UserError
 from common.parts import LEARNER, actor
-from deploy import VERSION
+from common.version import VERSION
 from deploy.runtime.api import check_count
 from deploy.runtime.inline import InlineRuntime
 from deploy.runtime.local import OneMachine, local_ray

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from ray._private.runtime_env.packaging import create_package, get_uri_for_directory
 
-from deploy import PACKAGES, VERSION
+from common.version import PACKAGES, VERSION
 from deploy.provisioning.cluster_file import load_cluster
 from deploy.resources.requests import ACTOR_NODES
 from deploy.runtime.packaging import EXTRAS_OF_NODES

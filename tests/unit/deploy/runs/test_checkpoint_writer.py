@@ -400,7 +400,7 @@ def test_a_failed_removal_of_old_checkpoints_is_a_remark_and_no_error(tmp_path, 
         raise PermissionError(13, "Access denied")
 
     writer = make_writer(tmp_path)
-    monkeypatch.setattr(LocalStorage, "sweep", refuse)
+    monkeypatch.setattr(LocalStorage, "remove_partial", refuse)
     writer.begin(make_job(Learner()), 70)
     job = writer.take()
     assert job.error is None

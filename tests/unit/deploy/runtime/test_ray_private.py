@@ -10,7 +10,7 @@ from functools import reduce
 import pytest
 
 import ray
-from deploy import PACKAGES
+from common.version import PACKAGES
 from deploy.runtime.ray_private import PRIVATE_NAMES, cluster_file_schema
 from support.paths import ROOT
 
