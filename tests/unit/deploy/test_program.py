@@ -1,4 +1,4 @@
-"""Who is made, and what each is made with."""
+"""The parts of a run, as `build` starts them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ SPEC = EnvironmentSpec(FrameSpec((4,), "float32", 1.0), 1, 2, {})
 
 
 class NotingRuntime:
-    """Makes nothing; notes what was asked for."""
+    """Starts no part; records the requests."""
 
     parallel = True
 
@@ -29,10 +29,6 @@ def test_each_part_is_made_with_its_identity():
     runtime = NotingRuntime()
     made = build(Config(), SPEC, runtime, incarnation=7)
     made.spawn_evaluator(8)
-    assert runtime.titles == {
-        "variables-7": "variables",
-        "shard-0-7": "shard-0",
-        "learner-7": "learner",
-        "actor-0-7": "actor-0",
-        "evaluator-8": "evaluator",
-    }
+    assert runtime.parts == [
+        "weight-store-7", "shard-0-7", "learner-7", "actor-0-7", "evaluator-8",
+    ]  # fmt: skip

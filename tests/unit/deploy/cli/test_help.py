@@ -83,9 +83,9 @@ def test_the_help_names_every_command(capsys):
 
 def test_keys_without_a_section_are_known_without_the_model():
     assert tuple(key for key in KEYS if "." not in key) == TOP_LEVEL_KEYS
-    from common import config
+    from common import config_sections
 
-    assert config.AUTO == AUTO
+    assert config_sections.AUTO == AUTO
 
 
 def test_an_option_in_front_of_the_command_is_explained(capsys):
