@@ -35,9 +35,9 @@ PACKED_ROW_BYTES = 16
 def shard_capacity(config: Config, spec: EnvironmentSpec) -> int:
     """Transitions of one shard.
 
-    Where `replay.capacity` is in bytes and frames are compressed, nobody knows how many will fit:
-    so many do if frames take `PACKED_SHARE` of their size, else `shard_frame_bytes` pushes out
-    what does not.
+    Where `replay.capacity` is in bytes and frames are compressed, the number that fits is unknown
+    in advance. The result assumes that frames take `PACKED_SHARE` of their size; if they take
+    more, `shard_frame_bytes` evicts the oldest.
     """
     given = config.replay.capacity_bytes
     if given is None:

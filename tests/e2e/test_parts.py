@@ -52,7 +52,7 @@ def hit(process, run: Path, name: str, number: int) -> float:
     return time.monotonic() - begin
 
 
-def test_every_part_that_dies_or_hangs_is_replaced_and_nobody_is_left_behind(tmp_path):
+def test_every_part_that_dies_or_hangs_restarts_and_no_process_is_left_behind(tmp_path):
     run = tmp_path / "run"
     options = ("--actors.count", "2", "--supervision.hung-after-s", "3", "--run-dir", str(run))
     with running("train", *ON_RAY, *CALM, *options) as process:
@@ -81,8 +81,8 @@ def test_every_part_that_dies_or_hangs_is_replaced_and_nobody_is_left_behind(tmp
             assert reports_in(run)[-1]["replay_size"] > 0
         # Each was replaced once, and with the next incarnation; the others went on as they were.
         assert restarts_in(run) == 7
-        everybody = descendants(process)
-        names = [" ".join(p.cmdline()).split(".")[0].strip() for p in everybody]
+        processes = descendants(process)
+        names = [" ".join(p.cmdline()).split(".")[0].strip() for p in processes]
         for name in ("shard-0-1", "shard-1-1", "learner-2", "weight-store-1", "actor-0-1"):
             assert any(title.startswith(f"ray::{name}") for title in names), (name, names)
         rows = wait_for(lambda: rows_if_each_restarted_once(run))
@@ -102,7 +102,7 @@ def test_every_part_that_dies_or_hangs_is_replaced_and_nobody_is_left_behind(tmp
         assert said.count("requested: kill") >= 2, said
         assert "the run has ended" in said
         assert chaos.returncode == 0
-        assert_all_gone([*everybody, *left])
+        assert_all_gone([*processes, *left])
     saved = store_in(run).newest()
     assert saved.state["learner"]["learner_steps"] == summary_of(out)["learner_steps"]
     print(took)
@@ -164,7 +164,7 @@ def test_an_environment_may_be_slow_and_is_replaced_when_it_dies_or_hangs_until_
         *("--run-dir", str(run)),
     )
     with running(*arguments, cwd=tmp_path) as process:
-        # Slow: its process shows signs of life.
+        # Slow: its process sends heartbeats.
         wait_for(lambda: reports_in(run) and reports_in(run)[-1]["env_steps"] > 60)
         assert restarts_in(run) == 0
         wait_for(lambda: restarts_in(run) == 2)

@@ -76,7 +76,7 @@ MANY_GPUS = {"learner": {"device": "cuda:99"}}
 def ray_runtime():
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", import_path(TESTS / "ray"))  # remotes import `Part` from here
-        patch.setenv("OMP_NUM_THREADS", "3")  # a decision of somebody else's
+        patch.setenv("OMP_NUM_THREADS", "3")  # set from outside
         with local_ray(100 * 2**20, Config.model_validate(MANY_GPUS)) as runtime:
             yield runtime
 
@@ -100,7 +100,7 @@ def test_each_remote_computes_with_one_thread_whatever_the_command_was_given(ray
     assert os.environ["OMP_NUM_THREADS"] == "3", "what was there before Ray's start is back"
 
 
-def test_nobody_waits_for_gpus_that_ray_does_not_know_of(ray_runtime):
+def test_no_remote_waits_for_gpus_unknown_to_ray(ray_runtime):
     import ray
 
     assert ray.cluster_resources().get("GPU", 0) < 100
@@ -120,7 +120,7 @@ def test_what_is_shared_is_read_where_it_arrives(runtime):
     reference = handle.share(np.ones(300_000))
     total, writeable = handle.call("read", [reference]).result()
     assert total == 300_000
-    # Ray's shared memory is read-only: whoever keeps something must copy it (TRAPS 15).
+    # Ray's shared memory is read-only: a part copies in what it keeps (TRAPS 15).
     assert writeable == isinstance(runtime, InlineRuntime)
 
 
@@ -240,7 +240,7 @@ def test_a_part_that_is_being_made_has_a_machine_and_one_without_room_waits_for_
         autoscaling.kill(handle)
 
 
-def test_a_question_that_nobody_can_answer_is_given_up(ray_runtime):
+def test_a_query_without_a_node_is_cancelled(ray_runtime):
     class Nowhere(Autoscaling):
         def options(self, part):
             return {"resources": {"no such node": 1}}
@@ -327,7 +327,7 @@ def test_ray_is_started_once_more_where_its_helpers_are_too_slow(tmp_path):
         environments = [one.info["environ"] or {} for one in psutil.process_iter(["environ"])]
         return [one for one in environments if str(tmp_path) in one.get("PYTHONPATH", "")]
 
-    wait_for(lambda: not left(), 30, what=lambda: f"nobody is left: {left()}")
+    wait_for(lambda: not left(), 30, what=lambda: f"no process is left: {left()}")
 
 
 def test_ray_that_cannot_start_is_one_line(tmp_path):

@@ -191,7 +191,7 @@ def network_that_prefers(spec: EnvironmentSpec, config: Config, action: int) -> 
 
 
 class SlowFuture:
-    """Not done before somebody waits for it."""
+    """Not done before the first wait for it."""
 
     def __init__(self, handle: SlowHandle, value: Any) -> None:
         self._handle, self._value = handle, value

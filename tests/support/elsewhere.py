@@ -1,7 +1,7 @@
 """One more device for torch, `elsewhere`, on a machine without a GPU; for a process of its own.
 
-Its tensors are kept by the CPU and computed there, by torch's own kernels; but torch, and whoever
-uses it, must treat them as any other device's: what is not moved to them, or back, is an error.
+Its tensors are kept by the CPU and computed there, by torch's own kernels; but torch, and its
+callers, must treat them as any other device's: what is not moved to them, or back, is an error.
 `learner.device` may be `elsewhere` where this module was imported. (It is a little milder than
 CUDA: a number on the CPU passes in every operation, there in those that go element by element.)
 """

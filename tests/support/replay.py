@@ -109,7 +109,7 @@ def filled_table(priorities: Any, **named: Any) -> Table:
 
 @dataclass
 class NaiveItem:
-    """One transition with its whole stacks, as nobody would store it."""
+    """One transition with its whole stacks, as no store keeps it."""
 
     observation: np.ndarray
     next_observation: np.ndarray
@@ -248,7 +248,7 @@ def assert_same_as_twin(table: Table, twin: NaiveTable, draws: int = 32) -> None
 
 @dataclass
 class HeldFuture:
-    """Done when told so, or when somebody waits for it; both are noted."""
+    """Done when told so, or at the first wait for it; both are noted."""
 
     handle: HeldHandle
     number: int

@@ -242,7 +242,7 @@ def check_form(chunk: Chunk, rig: Rig) -> None:
     assert len(set(numbers)) == len(numbers), "a frame is named twice in one chunk"
     used = np.concatenate((chunk.observation.ravel(), chunk.next_observation.ravel()))
     own = set(range(len(chunk.reused), len(numbers)))
-    assert set(used[used != PAD].tolist()) >= own, "a frame nobody needs"
+    assert set(used[used != PAD].tolist()) >= own, "an unused frame"
     assert used.max() < len(numbers)
     if len(chunk.reused):
         before = set(rig.chunks[-2].frames[:, 0].tolist())

@@ -79,7 +79,7 @@ def test_one_changed_bit_is_found(store, two, file, position):
 
 
 @pytest.mark.parametrize("file", ["shard-0.rdqn", "frames"])
-def test_one_changed_bit_of_replay_is_found_by_whoever_reads_it(store, two, file):
+def test_one_changed_bit_of_replay_is_found_by_each_reader(store, two, file):
     path, found = path_of(two, file), store.newest()
     name = path.relative_to(two.parent).as_posix()
     data = bytearray(path.read_bytes())
@@ -117,7 +117,7 @@ def test_the_way_out_does_not_need_the_file_that_is_bad(store, folder, sharing):
     with pytest.raises(CheckpointError) as caught:
         store.newest()
     assert str(caught.value).endswith(f"; an older one is whole: --checkpoint {oldest}")
-    # Whoever reads a shard finds it out for a file that is there.
+    # The reader of a shard finds it, for a file that is there.
     (folder / sharing).write_bytes(b"-" * len(sharing))
     with pytest.raises(CheckpointError) as caught:
         read_verified(store.storage, sharing, store.newest().files)

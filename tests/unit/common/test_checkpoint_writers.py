@@ -111,7 +111,7 @@ def test_what_others_wrote_must_be_there_before_a_checkpoint_counts(tmp_path, fi
     assert names(tmp_path) == [whole, "frames"]
 
 
-def test_nothing_goes_after_a_failure_while_somebody_may_write(store, folder):
+def test_nothing_goes_after_a_failure_while_a_writer_may_be_active(store, folder):
     name = store.new_name(1)
     for path in (f"{name}/shard-0.rdqn", "frames/0-0-000000.rdqn", f"{name[:-1]}9/shard-0.rdqn"):
         store.storage.write(path, b"x")

@@ -169,7 +169,7 @@ def test_the_configuration_cannot_be_changed():
         ({"seed": 2**63}, f"seed={2**63}: "),
     ],
 )
-def test_errors_name_key_value_and_wish_in_one_line(values, message):
+def test_errors_name_key_value_and_advice_in_one_line(values, message):
     with pytest.raises(UserError) as caught:
         build(values, "run.toml")
     assert str(caught.value).startswith(f"run.toml: {message}")

@@ -118,7 +118,7 @@ def content(storage, name):
     return data.tobytes()
 
 
-def test_what_was_written_is_read_by_whoever_opens_the_same_place(storage, url):
+def test_what_was_written_is_read_by_any_storage_of_the_same_place(storage, url):
     data = np.random.default_rng(0).integers(0, 256, 300_000).astype(np.uint8)
     storage.write("000001-step-00000012/shard-0.rdqn", data)
     storage.write("top.json", b"{}")
@@ -403,7 +403,7 @@ def test_killed_at_any_moment_a_file_has_the_old_content_or_the_new(tmp_path):
 @pytest.mark.parametrize(
     "url", ["unknown://place", "github://place", "s3s://bucket/x", "local file://x"]
 )
-def test_a_kind_of_url_that_nobody_knows_is_the_users_mistake(url):
+def test_an_unknown_kind_of_url_is_the_users_mistake(url):
     with pytest.raises(UserError, match=r"checkpoint\.storage=.*fsspec knows") as caught:
         open_storage(url)
     assert len(str(caught.value).splitlines()) == 1

@@ -206,7 +206,7 @@ def test_a_sound_run_reports_no_divergence():
 
 
 def test_training_can_be_asked_for_again_after_a_bad_batch():
-    # Whoever watches decides what to do; asking again must not fail on a half-used round.
+    # The caller decides what to do; asking again must not fail on a half-used round.
     chunk = random_items(count=8)
     chunk.reward[:] = np.nan
     bench = Bench(chunks=[chunk])

@@ -30,7 +30,7 @@ def test_the_least_error_range_is_accepted_and_anything_below_is_refused(argumen
         ({"error": -1.0}, "error=-1: must be at least 10"),
     ],
 )
-def test_settings_that_must_deadlock_are_refused_with_value_and_wish(named, message):
+def test_settings_that_must_deadlock_are_refused_with_value_and_advice(named, message):
     with pytest.raises(ValueError, match=message):
         make(**named)
 
@@ -58,7 +58,7 @@ def test_the_surplus_stays_in_its_range_and_some_side_can_always_move(arguments,
     for move in moves:
         batches = limiter.sampleable(batch)
         can_insert = limiter.can_insert(quantum)
-        assert can_insert or batches or inserting or sampling, "everybody waits for everybody"
+        assert can_insert or batches or inserting or sampling, "each side waits for the other"
         if move == 0 and can_insert:
             limiter.begin_insert(quantum)
             inserting += 1
@@ -274,7 +274,7 @@ def test_whatever_is_changed_the_range_is_kept_and_never_do_both_sides_wait(argu
     for move in data.draw(st.lists(st.integers(0, 5), min_size=1, max_size=80)):
         batches, can_insert = limiter.sampleable(batch), limiter.can_insert(quantum)
         if not inserting and not sampling:
-            assert can_insert or batches, "everybody waits for everybody"
+            assert can_insert or batches, "each side waits for the other"
             assert (limiter.waiting == "actors") == (not can_insert)
             assert (limiter.waiting == "learner") == (not batches)
         before = limiter.inserted
@@ -320,7 +320,7 @@ def test_a_waiting_learner_says_how_many_first_transitions_are_missing():
     assert limiter.explain() == "learner waits: 1,234 of 10,000 first transitions"
 
 
-def test_in_the_middle_nobody_waits():
+def test_in_the_middle_neither_side_waits():
     limiter = make()
     insert(limiter, 10)
     assert limiter.sampleable(4)
@@ -384,11 +384,11 @@ def test_it_says_since_when_a_side_waits():
     )
 
 
-def test_since_when_is_kept_where_counters_change_and_not_where_somebody_looks():
+def test_since_when_is_kept_where_counters_change_and_not_where_they_are_read():
     clock = Clock()
     limiter = make(clock=clock)
     insert(limiter, 20)
-    clock.now_s += 30  # nobody looks meanwhile
+    clock.now_s += 30  # no read meanwhile
     limiter.begin_sample(8)
     limiter.begin_insert(5)
     assert (limiter.waiting, limiter.waiting_s) == ("actors", 30.0), "nothing is done yet"

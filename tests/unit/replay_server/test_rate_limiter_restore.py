@@ -26,7 +26,7 @@ def goes_on(limiter, arguments, preferences):
     _, _, _, quantum, batch = arguments
     for prefers_insert in preferences:
         can_insert, batches = limiter.can_insert(quantum), limiter.sampleable(batch)
-        assert can_insert or batches, "everybody waits for everybody"
+        assert can_insert or batches, "each side waits for the other"
         if can_insert and (prefers_insert or not batches):
             insert(limiter, quantum)
         else:
@@ -108,7 +108,7 @@ def test_a_memory_that_holds_too_little_fills_up_first_and_then_owes_nothing(hel
 
 @given(settings_with_any_ratio(), MOVES, st.data())
 @examples(200)
-def test_after_a_restore_under_other_settings_nobody_waits_for_ever(arguments, before, data):
+def test_after_a_restore_under_other_settings_no_side_waits_for_ever(arguments, before, data):
     limiter = played(arguments, before)
     held = data.draw(st.integers(0, limiter.inserted), "held")
     others = data.draw(settings_with_any_ratio(), "settings")

@@ -173,7 +173,7 @@ def test_segments_are_written_once_and_go_on_after_a_restore(tmp_path, kind):
     assert len(new) == life.table.frames.written // length - len(segments) > 0
     assert segments < set(again.files)
     assert_untouched()
-    # Whoever is restored from it knows them; another storage does not.
+    # A shard restored from it knows them; another storage does not.
     table, saver = life.restored(again, incarnation=3)
     for url in (str(tmp_path), str(tmp_path / "other")):
         saver.begin(url, f"{FOLDER}/shard-2.rdqn", background=False)

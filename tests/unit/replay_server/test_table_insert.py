@@ -230,7 +230,7 @@ def test_frames_that_went_for_lack_of_bytes_are_not_reused(compression):
 
 
 @pytest.mark.parametrize("compression", ["none", "lz4"])
-def test_an_actor_that_stood_still_pushes_nobody_out_at_once(compression):
+def test_an_actor_that_stood_still_evicts_no_other_at_once(compression):
     # Its chunk names frames from long ago: were they kept where they are, everything written since
     # would hang on them, and go with them.
     larger = FrameSpec((1, 12, 12), "uint8", 1 / 255)

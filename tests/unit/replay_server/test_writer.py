@@ -272,7 +272,7 @@ def test_after_a_death_the_next_chunk_begins_a_turn_elsewhere():
     writer = ReplayWriter(handles, 1)
     write_all(writer, range(3))
     handles[0].die()
-    assert writer.continues, "nobody knows yet"
+    assert writer.continues, "no answer yet"
     write_all(writer, [3])
     assert not writer.continues
     write_all(writer, [4, 5])
@@ -337,7 +337,9 @@ EVENTS = st.one_of(
 
 @given(st.integers(1, 4), st.lists(EVENTS, max_size=40))
 @examples(200)
-def test_whoever_dies_when_all_is_counted_and_no_shard_is_sent_what_it_cannot_read(bound, events):
+def test_whichever_shard_dies_when_all_is_counted_and_no_shard_is_sent_what_it_cannot_read(
+    bound, events
+):
     ledgers = [Ledger() for _ in range(3)]
     handles = [MortalHandle(ledger) for ledger in ledgers]
     everyone = list(ledgers)

@@ -91,7 +91,9 @@ def test_breakout_goes_on_when_a_life_is_lost_and_ends_with_the_last(make):
     environment.reset(0)
     lost, ended = 0, False
     for number in range(2000):
-        step = environment.step(actions_of(number % 2))  # FIRE, wait, FIRE …: nobody catches it
+        step = environment.step(
+            actions_of(number % 2)
+        )  # FIRE, wait, FIRE …: the ball is never caught
         lost += int(step.life_lost[0])
         assert not step.first[0], "the game was reset"
         assert not step.truncated[0]
