@@ -14,7 +14,8 @@ from common.config import Config
 from common.errors import RemoteDiedError, UserError
 from common.handles import Failed
 from common.parts import CONTROL_SERVICE, actor, shard
-from deploy.control.service import Board, boards_at
+from deploy.control.client import services_at
+from deploy.control.service import ControlService
 from deploy.resources.memory import check_memory
 from deploy.resources.requests import ACTOR_NODES
 from deploy.runtime import connect, head
@@ -123,10 +124,12 @@ def test_a_name_that_a_run_has_is_refused(one_node, monkeypatch):
     name = service_name("mine", 3)
 
     def spawn():
-        return runtime.spawn(Board, "mine", part=CONTROL_SERVICE, incarnation=3, public_name=name)
+        return runtime.spawn(
+            ControlService, "mine", part=CONTROL_SERVICE, incarnation=3, public_name=name
+        )
 
-    board = spawn()
-    board.call("status").result()
+    service = spawn()
+    service.call("status").result()
     assert service_names() == {"mine": name}
     monkeypatch.setattr(connect, "connect", lambda address, code=(): None)
     monkeypatch.setattr(ray, "shutdown", lambda: None)
@@ -142,9 +145,9 @@ def test_a_name_that_a_run_has_is_refused(one_node, monkeypatch):
         "deploy.runtime.names.service_names",
         lambda: {"gone": service_name("gone", 0), "mine": name},
     )
-    with boards_at("auto") as boards:
-        assert list(boards) == ["mine"]
-    runtime.kill(board)
+    with services_at("auto") as services:
+        assert list(services) == ["mine"]
+    runtime.kill(service)
     runtime._placement.free()
 
 

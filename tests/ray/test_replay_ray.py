@@ -112,7 +112,7 @@ def test_four_shards_at_once_lose_nothing_and_mix_up_nothing(runtime, kind):
     drawn = rounds = 0
     pending = []
     while not all(future.done() for future in writing):
-        round_ = sampler.next_round()
+        round_ = sampler.next_group()
         rounds += 1
         for sample in round_.samples:
             drawn += len(sample)
@@ -179,14 +179,14 @@ def fields_of(chunk: Chunk) -> dict:
 def test_a_shard_whose_process_is_killed_comes_back_with_what_was_saved_and_refuses_late_keys(
     runtime, tmp_path
 ):
-    def spawn(incarnation, origin=None):
+    def spawn(incarnation, restore=None):
         arguments = (CAPACITY, FRAME, STACK, 0.6, 4 * CAPACITY, 0, 0, incarnation)
         return runtime.spawn(
             ReplayServer,
             *arguments,
             "none",
             None,
-            origin,
+            restore,
             part=parts.shard(0),
             incarnation=incarnation,
         )
