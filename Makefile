@@ -20,7 +20,7 @@ train: $(VENV)/.installed
 
 # Unit tests and simulations: no process of Ray's.
 quick: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder tests/unit tests/simulation $(ARGS)
+	$(BIN)/python -m pytest -n 3 --dist loadgroup --no-loadscope-reorder tests/unit tests/simulation $(ARGS)
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n 3 --dist loadgroup --no-loadscope-reorder $(ARGS)
