@@ -13,8 +13,9 @@ from common.parts import Role
 from deploy.control.chaos import CRASH, parse_crash
 from deploy.control.file import ControlFile, Reply, changed, describe, keys_of
 from deploy.runs.folder import CONTROL
+from deploy.runs.log import detail_of
 from deploy.runtime.ray_runtime import check_count
-from deploy.supervisor.context import Context, detail_of
+from deploy.supervisor.context import Context
 from deploy.supervisor.fleet import Fleet
 
 ROLES = {"variables": Role.WEIGHT_STORE}
