@@ -1,1 +1,1 @@
-"""Acting: environments, preprocessing, exploration, the agent and the actor."""
+"""Acting: environments, preprocessing, exploration, the agent, the actor and the evaluator."""

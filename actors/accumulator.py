@@ -1,7 +1,7 @@
 """From steps to n-step transitions, for all copies of one actor at once.
 
 Each copy has a timeline of slots. A slot is a frame and, unless that frame is the last of its
-episode, the action taken on it with what came of it:
+episode, the action taken on it with its outcome:
 
     slot        l        l+1      l+2 (done)  l+3          l+4
     frame       f0       f1       f2          f3 (last)    g0 (first of the next episode)
@@ -35,7 +35,7 @@ class NStepAccumulator:
         self._gamma = gamma
         self._stack = spec.stack
         self._copies = copies
-        # What a drain leaves: slots of open windows (n), and before them the rest of their stacks.
+        # Slots that stay after a drain: those of open windows (n), and the rest of their stacks.
         self._carry = n_step + spec.stack - 1
         shape = (max_slots + self._carry + 1, copies)
         self._frames: Array = np.zeros((*shape, *spec.frame.shape), spec.frame.dtype)
@@ -49,7 +49,7 @@ class NStepAccumulator:
         self._q_taken: Array = np.zeros(shape, np.float32)
         self._q_max: Array = np.zeros(shape, np.float32)
         self._version: Array = np.zeros(shape, np.int64)
-        # The number that a frame had in the newest chunk; −1: it was not named there.
+        # The number of each frame in the newest chunk; −1: that chunk does not name it.
         self._sent: Array = np.full(shape, -1, np.int32)
         self._slots = 0
 
@@ -74,10 +74,10 @@ class NStepAccumulator:
         """Add one slot per copy. All arrays have N rows.
 
         Args:
-            frames: that were acted on. first: they open an episode.
-            action, q_taken, q_max: chosen there, and the network's opinion.
-            version: of the weights that chose.
-            reward, terminated, truncated: what came of it.
+            frames: that the agent acted on. first: they open an episode.
+            action, q_taken, q_max: the chosen action, and the network's Q values.
+            version: of the weights that chose the action.
+            reward, terminated, truncated: outcome of the action.
             life_ended: ends the window like `terminated`, while the episode goes on.
             ignored: the frame was the last of its episode: no action was taken.
         """
@@ -100,11 +100,11 @@ class NStepAccumulator:
         self._slots += 1
 
     def cut(self, frames: Array) -> None:
-        """End all windows here: nothing more is appended.
+        """End all windows; no slot follows.
 
         Args:
-            frames: `[N, *frame]` that came of the last actions; windows bootstrap from them, as
-                they do from the last frame of a truncated episode.
+            frames: `[N, *frame]` after the last actions. Windows bootstrap from them, as from the
+                last frame of a truncated episode.
         """
         if not self._slots:
             return
@@ -117,7 +117,7 @@ class NStepAccumulator:
             first=none,
             action=zeros,
             q_taken=zeros,
-            q_max=self._q_max[last],  # nobody has looked at these frames: the nearest there is
+            q_max=self._q_max[last],  # the network has not seen these frames: the nearest value
             version=0,
             reward=zeros,
             terminated=none,
@@ -127,13 +127,13 @@ class NStepAccumulator:
         )
 
     def drain(self, continues: bool = False) -> Chunk | None:
-        """All transitions whose windows are complete and were not handed out before.
+        """All new transitions with a complete window.
 
-        A window is complete when the frame after it is in the timeline. None if there are none.
+        A window is complete when the frame after it is in the timeline. None without any.
 
         Args:
-            continues: the chunk goes where the last one went: frames that it held are named, not
-                repeated.
+            continues: the chunk goes to the shard of the previous one: it names the frames of that
+                chunk instead of repeating them.
         """
         if not continues:
             self._sent[: self._slots] = -1
@@ -172,8 +172,8 @@ class NStepAccumulator:
         next_observation = self._stack_slots(after, copy)
 
         # Number the frames, each once, copy by copy: neighbours in time are alike and compress
-        # well. First all that the chunk before named (a later chunk may need one that this one
-        # does not), then those that are used and new.
+        # well. First come all frames that the previous chunk named (a later chunk may need one
+        # that this chunk does not use), then the new frames in use.
         slots = self._slots
         used = np.zeros((self._copies, slots), bool)
         columns = copy[:, None]
@@ -191,7 +191,7 @@ class NStepAccumulator:
         self._sent[:slots] = numbers.T
         return Chunk(
             frames=self._frames[:slots].swapaxes(0, 1)[new],
-            # PAD is −1: it picks a last slot, and is put back.
+            # PAD is −1: it picks a last slot, and `where` restores it.
             observation=np.where(observation == PAD, PAD, numbers[columns, observation]),
             next_observation=np.where(
                 next_observation == PAD, PAD, numbers[columns, next_observation]
@@ -211,7 +211,7 @@ class NStepAccumulator:
         return np.where(inside, slot[:, None] - back, PAD)
 
     def _discard(self) -> None:
-        """Keep what open windows and their stacks still need."""
+        """Discard the slots that neither open windows nor their stacks need."""
         gone = self._slots - self._carry
         if gone <= 0:
             return

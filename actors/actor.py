@@ -1,4 +1,4 @@
-"""Actor: N environment copies, an ε-greedy agent, and the way to the replay memory."""
+"""Actor: N environment copies, an ε-greedy agent, and a writer to the replay memory."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from common.parts import WEIGHT_STORE, PartId, shard
 from common.seeding import Role, integer_seeds, seed_sequence
 from common.types import ActorReport, Array, Episode
 from common.weights import WeightClient
-from replay_server.client import ReplayWriter
 from replay_server.codec import make_codec
+from replay_server.writer import ReplayWriter
 
 
 class Actor:
-    """Steps its environments and pushes experience. State lives between calls of `collect`."""
+    """Steps its environments and sends experience; keeps its state between calls of `collect`."""
 
     def __init__(
         self,
@@ -32,16 +32,16 @@ class Actor:
         index: int,
         incarnation: int,
         shards: list[Handle],
-        variables: Handle,
+        weight_store: Handle,
     ) -> None:
         """An actor at the start of an episode in each copy.
 
         Args:
             config: of the run.
             index: 0 … actors.count−1; gives ε and, with `incarnation`, the random streams.
-            incarnation: how many actors of this index there were before.
+            incarnation: how many actors of this index came before.
             shards: of the replay memory.
-            variables: where weights are published.
+            weight_store: to fetch weights from.
         """
         self._config = config
         self._index = index
@@ -72,7 +72,7 @@ class Actor:
             incarnation=incarnation,
             codec=make_codec(config.replay.compression, spec.frame),
         )
-        self._weight_store = WeightClient(variables)
+        self._weight_store = WeightClient(weight_store)
         self._closed = False
         self._steps_since_chunk = 0
         self._frames = self._environment.reset(env_seed)
@@ -82,7 +82,7 @@ class Actor:
         self._lengths = np.zeros(copies, np.int64)
 
     def collect(self, vector_steps: int, run_env_steps: int) -> ActorReport:
-        """Act, and send what was experienced.
+        """Act, and send the experience to the replay memory.
 
         Args:
             vector_steps: steps of every copy.
@@ -93,46 +93,15 @@ class Actor:
         waited = self._writer.wait_s
         fetches = self._weight_store.fetches
         self._fetch_weights()
-        copies, env_steps = self._environment.num_envs, 0
+        env_steps = 0
         episodes: list[Episode] = []
         for _ in range(vector_steps):
-            # The other actors are taken to be as fast as this one until the next report.
+            # Until the next report, the other actors count as just as fast as this one.
             epsilons = self._schedule.epsilons(run_env_steps + env_steps * self._actors)
-            before = time.perf_counter()
-            stacks = self._stacks.push(self._frames, self._first)
-            choice = self._agent.select_actions(stacks, epsilons)
-            between = time.perf_counter()
-            step = self._environment.step(choice.actions)
-            after = time.perf_counter()
-            policy_s += between - before
-            env_s += after - between
-            self._accumulator.append(
-                frames=self._frames,
-                first=self._first,
-                action=choice.actions,
-                q_taken=choice.q_taken,
-                q_max=choice.q_max,
-                version=self._weight_store.version,
-                reward=self._learned_reward(step.reward),
-                terminated=step.terminated,
-                truncated=step.truncated,
-                life_ended=step.life_lost & self._config.env.life_loss_ends,
-                ignored=self._ignored,
-            )
-            env_steps += copies - int(self._ignored.sum())
-            done = step.terminated | step.truncated
-            self._returns += step.reward
-            self._lengths += ~self._ignored
-            for i in np.flatnonzero(done):
-                episodes.append(
-                    Episode(float(self._returns[i]), int(self._lengths[i]), float(epsilons[i]))
-                )
-            self._returns[done] = 0
-            self._lengths[done] = 0
-            self._frames = step.observation
-            self._first = step.first
-            self._ignored = done
-            self._steps_since_chunk += 1
+            stepped, env, policy = self._step(epsilons, episodes)
+            env_steps += stepped
+            env_s += env
+            policy_s += policy
             if self._steps_since_chunk == self._config.actors.chunk_steps:
                 self._send()
         return ActorReport(
@@ -155,8 +124,51 @@ class Actor:
             insert_wait_s=self._writer.wait_s - waited,
         )
 
+    def _step(self, epsilons: Array, episodes: list[Episode]) -> tuple[int, float, float]:
+        """One step of every copy.
+
+        Args:
+            epsilons: `[N]`.
+            episodes: gets the episodes that end.
+
+        Returns:
+            Env steps; seconds in the environment, and in the policy.
+        """
+        before = time.perf_counter()
+        stacks = self._stacks.push(self._frames, self._first)
+        choice = self._agent.select_actions(stacks, epsilons)
+        between = time.perf_counter()
+        step = self._environment.step(choice.actions)
+        after = time.perf_counter()
+        self._accumulator.append(
+            frames=self._frames,
+            first=self._first,
+            action=choice.actions,
+            q_taken=choice.q_taken,
+            q_max=choice.q_max,
+            version=self._weight_store.version,
+            reward=self._learned_reward(step.reward),
+            terminated=step.terminated,
+            truncated=step.truncated,
+            life_ended=step.life_lost & self._config.env.life_loss_ends,
+            ignored=self._ignored,
+        )
+        env_steps = self._environment.num_envs - int(self._ignored.sum())
+        done = step.terminated | step.truncated
+        self._returns += step.reward
+        self._lengths += ~self._ignored
+        for i in np.flatnonzero(done):
+            episodes.append(
+                Episode(float(self._returns[i]), int(self._lengths[i]), float(epsilons[i]))
+            )
+        self._returns[done] = 0
+        self._lengths[done] = 0
+        self._frames, self._first, self._ignored = step.observation, step.first, done
+        self._steps_since_chunk += 1
+        return env_steps, after - between, between - before
+
     def set_actor_count(self, actors: int) -> None:
-        """There are so many actors from now on: ε changes with this one's place among them."""
+        """Set the number of actors: ε depends on this one's place among them."""
         self._actors = actors
         self._schedule = EpsilonSchedule(
             self._config.exploration, self._index, actors, self._config.actors.envs
@@ -170,9 +182,9 @@ class Actor:
             self._writer.reconnect(part.index, handle)
 
     def close(self) -> int:
-        """Send all that was experienced, wait until it is stored, free the environments.
+        """Send the rest of the experience, wait until it is stored, free the environments.
 
-        Episodes under way count as truncated: every step becomes a transition.
+        Unfinished episodes count as truncated: every step becomes a transition.
 
         Returns:
             Transitions stored since the last report.

@@ -13,7 +13,7 @@ from common.weights import unpack_weights
 
 
 class Choice(NamedTuple):
-    """What the agent did, and what it thought of it."""
+    """The chosen actions, and the network's Q values of them."""
 
     actions: Array  # [N] int64
     q_taken: Array  # [N] float32, q(s, a) of the action chosen
@@ -24,21 +24,21 @@ class Agent:
     """Chooses actions for N copies at once with one pass through the policy network."""
 
     def __init__(self, network: QNetwork, device: torch.device, rng: np.random.Generator) -> None:
-        """The network is moved to `device` and never trained here."""
+        """Moves the network to `device`; nothing trains it here."""
         self._network = network.to(device).eval()
         self._device = device
         self._rng = rng
-        self.learner_steps = 0  # when the weights in use were published
+        self.learner_steps = 0  # of the learner, when it published the weights in use
 
     def load_weights(self, buffer: Array) -> None:
-        """Take over published weights (wire format)."""
+        """Use published weights (wire format) from now on."""
         state, meta = unpack_weights(buffer)
         self._network.load_state_dict(state)
         self.learner_steps = int(meta["learner_steps"])
 
     @torch.no_grad()
     def select_actions(self, stacks: Array, epsilons: Array) -> Choice:
-        """With probability ε a random action, else the one of the greatest q value.
+        """Choose a random action with probability ε, else the action of the greatest Q value.
 
         Args:
             stacks: `[N, S, *frame]`.
@@ -46,7 +46,7 @@ class Agent:
         """
         q = self._network(torch.from_numpy(stacks).to(self._device)).cpu().numpy()  # [N, A]
         greedy = q.argmax(axis=1)
-        # Always as many random numbers, whatever ε: a run stays comparable when ε changes.
+        # The same number of random numbers for any ε: runs with another ε stay comparable.
         explore = self._rng.random(len(q)) < epsilons
         actions = np.where(explore, self._rng.integers(q.shape[1], size=len(q)), greedy)
         return Choice(actions, q[np.arange(len(q)), actions], q.max(axis=1))

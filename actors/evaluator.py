@@ -23,9 +23,9 @@ from common.weights import WeightClient
 
 @dataclass(slots=True)
 class _Playing:
-    """An evaluation under way: what is left to play, and where the copies stand."""
+    """An unfinished evaluation: the episodes left to play, and the state of the copies."""
 
-    quota: Array  # [N] episodes that each copy has still to end
+    quota: Array  # [N] episodes that each copy still has to finish
     frames: Array  # [N, *frame]
     first: Array  # [N] bool
     ignored: Array  # [N] bool: the next step only opens an episode
@@ -36,12 +36,12 @@ class _Playing:
 
 
 class Evaluator:
-    """Its copies share the episodes evenly: no copy plays more because its episodes are short."""
+    """Plays greedy episodes, the same number in each copy however short its episodes are."""
 
     def __init__(
         self,
         config: Config,
-        variables: Handle,
+        weight_store: Handle,
         incarnation: int = 0,
         render: bool = False,
         role: Role = Role.EVALUATOR,
@@ -50,13 +50,13 @@ class Evaluator:
 
         Args:
             config: of the run.
-            variables: where weights are published.
-            incarnation: gives other episodes than those of earlier lives.
-            render: ask the environments for pictures.
+            weight_store: to fetch weights from.
+            incarnation: gives other episodes than earlier incarnations played.
+            render: make `render` return pictures.
             role: gives other episodes than those of another role.
         """
         self._config = config
-        self._weight_store = WeightClient(variables)
+        self._weight_store = WeightClient(weight_store)
         self._weights: Array | None = None
         evaluation = config.evaluation
         self._copies = min(evaluation.envs, evaluation.episodes)
@@ -73,13 +73,13 @@ class Evaluator:
         self._playing: _Playing | None = None
 
     def evaluate(self, slice_s: float = math.inf) -> EvaluationReport | None:
-        """Play on for about `slice_s` seconds: an evaluation can be watched, and given up.
+        """Play for about `slice_s` seconds, so that the caller can follow or cancel an evaluation.
 
-        A new evaluation begins with the newest weights and plays `evaluation.episodes` episodes,
-        others than the one before: a score seen twice is confirmed.
+        A new evaluation starts with the newest weights and plays `evaluation.episodes` episodes,
+        other ones than the previous evaluation: a score reached twice is confirmed.
 
         Returns:
-            The report; None as long as episodes are to be played: call again.
+            The report; None while episodes are left to play: call again.
         """
         if self._playing is None:
             weights = self._weight_store.fetch()
@@ -104,7 +104,7 @@ class Evaluator:
         self._agent.load_weights(weights)
 
     def play(self, episodes: int) -> EvaluationReport:
-        """Play `episodes` episodes with the weights at hand.
+        """Play `episodes` episodes with the weights in use.
 
         Raises:
             ValueError: no episode to play.
@@ -115,7 +115,7 @@ class Evaluator:
         return report
 
     def begin(self, episodes: int) -> None:
-        """Reset all copies for `episodes` episodes; an evaluation under way is given up.
+        """Reset all copies for `episodes` episodes; this cancels an unfinished evaluation.
 
         Raises:
             ValueError: no episode to play.
@@ -125,7 +125,7 @@ class Evaluator:
         copies = self._copies
         start = time.perf_counter()
         frames = self._environment.reset(self._env_seed)
-        self._env_seed = None  # go on with the stream of random numbers, do not repeat it
+        self._env_seed = None  # later resets continue the stream of random numbers
         self._playing = _Playing(
             quota=np.full(copies, episodes // copies) + (np.arange(copies) < episodes % copies),
             frames=frames,
@@ -143,7 +143,7 @@ class Evaluator:
             The report when all episodes are over, else None.
         """
         playing = self._playing
-        assert playing is not None, "nothing was begun"
+        assert playing is not None, "no evaluation was begun"
         start = time.perf_counter()
         while True:
             self._step(playing)
@@ -173,8 +173,8 @@ class Evaluator:
         playing.returns += step.reward
         playing.lengths += ~playing.ignored
         done = step.terminated | step.truncated
-        # A copy that is stuck for ever would hold up the evaluation for ever: its episode
-        # counts as it is, and since it never ends, the copy plays no other.
+        # A copy that is stuck would block the evaluation for ever. Its episode counts as it is;
+        # as it never ends, the copy plays no other.
         stuck = ~done & (playing.lengths >= evaluation.max_episode_steps)
         for i in np.flatnonzero((done | stuck) & (playing.quota > 0)):
             playing.finished.append((float(playing.returns[i]), int(playing.lengths[i])))
@@ -185,13 +185,13 @@ class Evaluator:
 
     @property
     def frames(self) -> Array:
-        """What the copies show now, `[N, *frame]`.
+        """The current frames of the copies, `[N, *frame]`.
 
         Raises:
-            RuntimeError: no evaluation is under way.
+            RuntimeError: no evaluation is in progress.
         """
         if self._playing is None:
-            raise RuntimeError("no evaluation is under way")
+            raise RuntimeError("no evaluation is in progress")
         return self._playing.frames
 
     def render(self) -> list[Array]:

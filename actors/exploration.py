@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from common.config import ExplorationConfig
+from common.config_sections import ExplorationConfig
 from common.types import Array
 
 
@@ -25,7 +25,7 @@ def linear(step: int, start: float, end: float, decay_steps: int) -> float:
 
 
 def ladder(index: Array, count: int, base: float, alpha: float) -> Array:
-    """ε_i = base^(1 + alpha·i/(N−1)), fixed for good (Horgan et al. 2018, section 4.1).
+    """ε_i = base^(1 + alpha·i/(N−1)), constant over the run (Horgan et al. 2018, section 4.1).
 
     Args:
         index: i, `[n]`. count: N; a single copy gets `base`.

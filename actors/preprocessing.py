@@ -1,4 +1,4 @@
-"""What "preprocess states" means: from what an environment shows to what the network is given.
+"""The notebook's "preprocess states": from an environment's observations to network inputs.
 
 Two steps, in two places. In the actor, once for every frame: `preprocess_picture` crops, turns to
 grey and resizes with Pillow, because a small frame is cheaper to keep and to send. Frames are then
@@ -48,7 +48,7 @@ def preprocess_picture(
         image = image.crop((x, y, x_end, y_end))
     image = image.convert("L" if grey else "RGB")
     if image.size != (width, height):
-        # A box filter averages what it merges: thin things fade, they do not vanish.
+        # A box filter averages pixels: thin objects fade, they do not vanish.
         image = image.resize((width, height), Image.Resampling.BOX)
     frame: Array = np.asarray(image, np.uint8)
     if invert:
@@ -71,7 +71,7 @@ class FrameStack:
             first: `[N]` bool, frames that open an episode: the stack is emptied before.
 
         Returns:
-            `[N, S, *frame]`, oldest first. It is overwritten by the next push.
+            `[N, S, *frame]`, oldest first. The next push overwrites it.
         """
         self._stacks[:, :-1] = self._stacks[:, 1:]
         if first.any():

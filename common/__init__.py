@@ -1,1 +1,1 @@
-"""Nouns, configuration, networks, wire format and storage: what every other package may use."""
+"""Types, configuration, networks, wire format and storage, for every other package to use."""

@@ -1,4 +1,4 @@
-"""Checkpoints: complete or not there, verified on reading, readable without pickle.
+"""Checkpoints: complete or absent, verified on reading, readable without pickle.
 
 checkpoints/
     000007-step-00012000/      the seventh, after 12,000 learner steps
@@ -7,8 +7,8 @@ checkpoints/
         shard-0.rdqn           the items of a replay shard, and its newest frames (wire format)
         manifest.json          size and SHA-256 of each file; written last
     frames/
-        0-3-000012-….rdqn      older frames of shard 0: written once, for all checkpoints; the
-                               name has a part of their SHA-256, so it never means other frames
+        0-3-000012-….rdqn      older frames of shard 0, written once for all checkpoints; the
+                               name holds a part of their SHA-256 and so identifies them
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ REPLAY = ".rdqn"
 _FOLDER = re.compile(r"(\d{6,})-step-(\d{8,})", re.ASCII)
 _MAX_MANIFEST_BYTES = 1 << 26
 LISTINGS = 5
-"""That find no checkpoint, until there is none."""
+"""Attempts to list a checkpoint before the storage counts as empty."""
 
 Files = dict[str, dict[str, Any]]
 """Files of a checkpoint by their names in its storage: `{"bytes": …, "sha256": …}` of each."""
@@ -46,15 +46,15 @@ Files = dict[str, dict[str, Any]]
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """What one holds.
+    """The content of one checkpoint.
 
     Attributes:
-        url: of the storage it is in.
+        url: of its storage.
         name: its folder there.
         tensors: groups of tensors by name.
-        state: what was saved as JSON.
-        files: of all that belongs to it, replay included.
-        replay: whether its replay memory is to be gone on from, if it holds one.
+        state: the object in its JSON file.
+        files: all files that belong to it, replay memory included.
+        replay: whether to restore its replay memory, if it holds one.
     """
 
     url: str
@@ -69,7 +69,7 @@ class Checkpoint:
 
 
 def entry_of(data: bytes | Array) -> dict[str, Any]:
-    """What a manifest says of a file with these bytes."""
+    """The entry of a file with these bytes in a manifest."""
     digest = hashlib.sha256(data)  # type: ignore[arg-type] # an array is a buffer
     return {"bytes": len(data), "sha256": digest.hexdigest()}
 
@@ -78,8 +78,8 @@ def read_verified(storage: Storage, name: str, files: Files) -> Array:
     """The bytes of a file that belongs to a checkpoint, `[bytes]` uint8.
 
     Raises:
-        CheckpointError: it is gone, or its bytes are not those that were written.
-        UnreadableError: it cannot be read.
+        CheckpointError: the file is missing, or its bytes changed after the write.
+        UnreadableError: the storage cannot be read.
     """
     where = f"{storage.url}/{name}"
     try:
@@ -104,9 +104,9 @@ class CheckpointStore:
     """The checkpoints of one run, newest last; keeps the last k.
 
     Attributes:
-        storage: where they lie.
-        untidy: why what nobody needs any more was not removed after the last one, if it was not;
-            it is tried again after the next.
+        storage: of the files.
+        prune_error: why the files that no checkpoint needs were not removed after the newest
+            checkpoint; None if they were. The store tries again after the next.
     """
 
     def __init__(
@@ -116,21 +116,21 @@ class CheckpointStore:
         check: Callable[[Checkpoint], None] | None = None,
         replay: bool = True,
     ) -> None:
-        """Nothing is created before the first checkpoint.
+        """Creates no file before the first checkpoint.
 
         Args:
-            storage: where they lie.
-            keep: so many.
-            check: raises CheckpointError for one that is whole and yet none of ours; called with
-                every one that is read.
-            replay: whether those that are read are needed with their replay memory.
+            storage: of the files.
+            keep: how many checkpoints to keep.
+            check: called with every checkpoint that is read; raises CheckpointError for one that
+                is whole but of another program.
+            replay: whether the replay memory of a checkpoint must be whole, too.
         """
         self.storage = storage
-        self.untidy: OSError | None = None
+        self.prune_error: OSError | None = None
         self._keep = keep
         self._check = check
         self._replay = replay
-        self._number = 0  # the greatest that was given away
+        self._number = 0  # the greatest in use so far
 
     def names(self) -> list[str]:
         """Folders of complete checkpoints, oldest first.
@@ -141,10 +141,10 @@ class CheckpointStore:
         return _complete(self.storage.sizes())
 
     def new_name(self, step: int) -> str:
-        """A folder for the next checkpoint: no other, complete or not, has ever had its number.
+        """A folder for the next checkpoint, with a number that no other one has ever had.
 
         Args:
-            step: learner steps; for people to read.
+            step: learner steps, for human readers.
         """
         folders = {name.partition("/")[0] for name in self.storage.sizes()}
         numbers = [_number(folder) for folder in folders if _FOLDER.fullmatch(folder)]
@@ -158,20 +158,20 @@ class CheckpointStore:
         state: Mapping[str, Any],
         files: Files | None = None,
     ) -> None:
-        """Write what is left to write, the manifest last: with it the checkpoint exists.
+        """Write the remaining files, the manifest last: with it the checkpoint exists.
 
-        Then all goes that no checkpoint to keep needs, what a killed writer left included. If that
-        fails the checkpoint exists all the same: see `untidy`.
+        Then remove all files that no checkpoint to keep needs, and leftovers of killed writers. If
+        that fails the checkpoint exists nevertheless: see `prune_error`.
 
         Args:
             name: a `new_name`.
             tensors: file name without ending → tensors.
             state: anything JSON can hold.
-            files: that others have written already.
+            files: entries of the files that other parts have written already.
 
         Raises:
-            OSError: it could not be written, or what others wrote is not there; the checkpoints
-                before are intact, and what there is of this one is gone.
+            OSError: a write failed, or a file of another part is missing. Earlier checkpoints are
+                intact, and the files of this one are removed.
         """
         own = {f"{name}/{group}{TENSORS}": _tensor_bytes(t) for group, t in tensors.items()}
         own[f"{name}/{STATE}"] = json.dumps(dict(state), indent=1).encode()
@@ -182,57 +182,58 @@ class CheckpointStore:
             for path, data in own.items():
                 self.storage.write(path, data)
         except OSError:
-            self.discard(name, files or {})  # a full disk needs the room
+            self.discard(name, files or {})  # a full disk needs the space
             raise
-        self.untidy = None
+        self.prune_error = None
         try:
-            self._tidy()
-            self.storage.sweep()
+            self._prune()
+            self.storage.remove_partial()
         except OSError as error:
-            self.untidy = error
+            self.prune_error = error
 
     def _check_visible(self, files: Files) -> None:
-        """Without what others wrote it would be none, and the ones before it would go for it."""
+        """Raise StorageError unless the files of other parts are visible from here."""
         sizes = self.storage.sizes() if files else {}
         for path, entry in files.items():
             if sizes.get(path) != entry["bytes"]:
                 raise StorageError(
                     f"{self.storage.url}/{path}: not visible from here as it was written: "
-                    "checkpoint.storage must be reached by all nodes"
+                    "all nodes must reach checkpoint.storage"
                 )
 
     def discard(self, name: str, written: Collection[str] | None = None) -> None:
-        """Remove what there is of a checkpoint that failed.
+        """Remove the files of a checkpoint that failed.
 
         Args:
             name: of the checkpoint.
-            written: if nobody writes any more: names of files of which the frames stay, because
-                their shards need not write them again. Others that no checkpoint needs go, too.
+            written: given when no process writes any more: names of files whose frames stay, so
+                that their shards need not write them again. All other files that no checkpoint
+                needs are removed, too.
         """
-        with suppress(OSError):  # then it goes after the next
+        with suppress(OSError):  # the next checkpoint removes them
             for path in sorted(self.storage.sizes(), key=_manifests_first):
                 if path.startswith(f"{name}/"):
                     self.storage.remove(path)
             if written is not None:
-                self._tidy(written)
+                self._prune(written)
 
     def save(
         self, step: int, tensors: Mapping[str, Mapping[str, Array]], state: Mapping[str, Any]
     ) -> str:
-        """A checkpoint that nobody else writes a part of; returns its name."""
+        """Write a checkpoint without files of other parts; returns its name."""
         name = self.new_name(step)
         self.commit(name, tensors, state)
         return name
 
     def newest(self) -> Checkpoint:
-        """The newest checkpoint. Changes nothing: the run may be going on.
+        """The newest checkpoint. Reading changes nothing, so that the run may be live.
 
         Raises:
-            CheckpointError: none, or it is damaged; the way out is named.
+            CheckpointError: there is none, or it is damaged; the message names the way out.
         """
         while True:
             try:
-                # A listing takes a while: one may come and the one before go as it is made.
+                # During a slow listing a checkpoint may appear and its predecessor go.
                 names = next((found for _ in range(LISTINGS) if (found := self.names())), [])
                 if not names:
                     raise CheckpointError(f"{self.storage.url}: holds no checkpoint")
@@ -240,19 +241,19 @@ class CheckpointStore:
                     return self.load(names[-1])
                 except CheckpointError as error:
                     if names[-1] not in self.names():
-                        continue  # its writer removed it meanwhile
+                        continue  # its writer removed it in the meantime
                     raise self.with_way_out(error, names[-1]) from None
             except OSError as error:
                 raise CheckpointError(f"{self.storage.url}: cannot be read ({error})") from None
 
     def load(self, name: str) -> Checkpoint:
-        """Read a checkpoint: its state and tensors verified, of other files whether they are there.
+        """Read a checkpoint; verifies its state and tensors, and the sizes of its other files.
 
-        Whoever reads those verifies them (`read_verified`). Those of a replay memory that nobody
-        needs are not looked at.
+        The readers of the other files verify their bytes (`read_verified`). Files of a replay
+        memory that is not needed are not checked.
 
         Raises:
-            CheckpointError: not a checkpoint, or its bytes are not those that were written.
+            CheckpointError: not a checkpoint, or its bytes changed after the write.
         """
         where = f"{self.storage.url}/{name}"
         try:
@@ -293,13 +294,14 @@ class CheckpointStore:
         return checkpoint
 
     def with_way_out(self, error: CheckpointError, name: str) -> CheckpointError:
-        """The error of checkpoint `name`, with the newest before it that is not damaged so, too.
+        """The error of checkpoint `name`, with the newest older one that lacks the same damage.
 
-        Where there is none, and the damage is in the replay memory: how to go on without that.
+        Without such a checkpoint, if the damage is in the replay memory, the message says how to
+        continue without that.
         """
         before: list[str] = []
         if _FOLDER.fullmatch(name):
-            with suppress(OSError):  # the error is what counts
+            with suppress(OSError):  # the first error is the one to report
                 before = [n for n in self.names() if _number(n) < _number(name)]
         for other in reversed(before):
             with suppress(CheckpointError):
@@ -307,7 +309,7 @@ class CheckpointStore:
                     which = "the one before it" if other == before[-1] else "an older one is whole"
                     return CheckpointError(f"{error}; {which}: --checkpoint {other}", error.file)
         if error.file is not None and error.file.endswith(REPLAY):
-            hint = "to go on with an empty replay memory: --checkpoint.replay false"
+            hint = "to continue with an empty replay memory: --checkpoint.replay false"
             return CheckpointError(f"{error}; {hint}", error.file)
         return error
 
@@ -330,13 +332,14 @@ class CheckpointStore:
             raise CheckpointError(f"{where}: cannot be understood ({error})") from None
         return files
 
-    def _tidy(self, written: Collection[str] = ()) -> None:
-        """Remove what no checkpoint to keep needs. For the run itself only, between checkpoints.
+    def _prune(self, written: Collection[str] = ()) -> None:
+        """Remove the files that no checkpoint to keep needs.
 
-        The manifest goes first: killed halfway, this leaves no half checkpoint.
+        Only the run itself calls it, between checkpoints. Manifests go first, so that a kill
+        halfway leaves no half checkpoint.
 
         Args:
-            written: names of what stays, too.
+            written: names of further files to keep.
         """
         there = self.storage.sizes()
         keep = _complete(there)[-self._keep :]
@@ -344,12 +347,12 @@ class CheckpointStore:
         for name in keep:
             try:
                 needed |= self._manifest(name).keys()
-            except CheckpointError:  # damaged: what it needs cannot be known, so nothing goes
+            except CheckpointError:  # damaged: its files are not known, so keep all
                 return
         rest = [name for name in there if name not in needed]
         for name in sorted(rest, key=_manifests_first):
             folder = name.partition("/")[0]
-            if folder == "frames" or _FOLDER.fullmatch(folder):  # nothing that is not ours
+            if folder == "frames" or _FOLDER.fullmatch(folder):  # files of checkpoints only
                 self.storage.remove(name)
 
 
@@ -374,6 +377,6 @@ def _manifests_first(name: str) -> bool:
 
 
 def _tensor_bytes(tensors: Mapping[str, Array]) -> bytes:
-    # safetensors writes memory as it lies: another order (channels last) would be saved wrong.
+    # safetensors writes raw memory: it needs C order, which channels last is not.
     data: bytes = save_tensors({n: np.asarray(array, order="C") for n, array in tensors.items()})
     return data

@@ -1,4 +1,4 @@
-"""Every error of the project's own, in one tree; each message names the value and the wish."""
+"""Every error of the project's own, in one tree; each message names the value and its remedy."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""How one part calls another, wherever it lives.
+"""Calls from one part to another, in the same process or in another one.
 
 A `Handle` stands for an object in this process (`InlineHandle`) or in another (deploy's
-`RemoteHandle`); callers cannot tell, which is why the same program runs both ways.
+`RemoteHandle`). Callers use both alike, so that the same program runs both ways.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ T = TypeVar("T")
 
 
 class Future(Protocol[T_co]):
-    """A result that is there, or will be."""
+    """The result of a call, now or later."""
 
     def result(self) -> T_co:
-        """The result; waits for it. Raises what the call raised."""
+        """The result; waits for it. Raises the error of the call."""
         ...
 
     def done(self) -> bool:
@@ -29,7 +29,7 @@ class Future(Protocol[T_co]):
 
 
 class Handle(Protocol):
-    """The far end of a conversation with one object."""
+    """Calls the methods of one object."""
 
     def call(self, method: str, *args: Any) -> Future[Any]:
         """Call `method(*args)` on the object. Calls of one handle run in their order."""
@@ -59,23 +59,23 @@ class Ready(Generic[T]):
 
 
 class Mapped(Generic[S, T]):
-    """What a function makes of another future's result, once that is there."""
+    """A function of another future's result."""
 
     def __init__(self, future: Future[S], function: Callable[[S], T]) -> None:
         self._future = future
         self._function = function
 
     def result(self) -> T:
-        """Of the function; raises what the future raises."""
+        """The function's value; raises the error of the future."""
         return self._function(self._future.result())
 
     def done(self) -> bool:
-        """Whether the other is."""
+        """Whether the other future is done."""
         return self._future.done()
 
 
 class Failed:
-    """A future of which it is known that there will be no result."""
+    """A future whose call has failed."""
 
     def __init__(self, error: Exception) -> None:
         self._error = error
@@ -90,27 +90,27 @@ class Failed:
 
 
 class InlineHandle:
-    """Calls an object of this process, at once and in this thread: breakpoints work."""
+    """Calls an object of this process, at once and in this thread, so that breakpoints work."""
 
     def __init__(self, target: Any, name: str = "part") -> None:
-        """`name` is for errors."""
+        """A handle of `target`; errors name it `name`."""
         self._target = target
         self.name = name
 
     def call(self, method: str, *args: Any) -> Future[Any]:
-        """Run it now. An error of the call is raised here, where a debugger shows its origin."""
-        if self._target is None:  # the death of another process is seen in the result
+        """Call the method now. Its error is raised here, where a debugger shows the origin."""
+        if self._target is None:  # as with a dead process, the result raises
             return Failed(RemoteDiedError(self.name, "it was ended"))
         return Ready(getattr(self._target, method)(*args))
 
     def ping(self) -> Future[None]:
-        """Done, unless it was ended: then the result says so."""
+        """Done; raises RemoteDiedError as its result after `end`."""
         if self._target is None:
             return Failed(RemoteDiedError(self.name, "it was ended"))
         return Ready(None)
 
     def end(self) -> None:
-        """Be from now on what the handle of a process that died is."""
+        """Behave like the handle of a dead process from now on."""
         self._target = None
 
     def share(self, value: Any) -> Future[Any]:

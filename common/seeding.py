@@ -1,4 +1,4 @@
-"""Random streams: one for each part, its index and its life, all from the run's seed."""
+"""Random streams: one for each part, index and incarnation, all from the run's seed."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ import numpy as np
 
 
 class Role(IntEnum):
-    """Who draws from the stream. Numbers are part of a run's reproducibility: never reuse one."""
+    """The user of a stream. Reproducibility depends on the numbers: never reuse one."""
 
     ACTOR = 0
     SHARD = 2
     EVALUATOR = 3
     NETWORK = 4
     SAMPLER = 5
-    EXAMINER = 6  # `raydqn evaluate`: other episodes than those that the run was scored with
+    OFFLINE_EVALUATOR = 6  # `raydqn evaluate`: other episodes than those of the run's scores
 
 
 def seed_sequence(
     seed: int, role: Role, index: int = 0, incarnation: int = 0
 ) -> np.random.SeedSequence:
-    """The stream's root.
+    """The root of a stream.
 
-    A replaced actor keeps its index but gets the next incarnation, so that it repeats nothing.
+    A replacement keeps the index and gets the next incarnation, so that it repeats no episode.
     """
     return np.random.SeedSequence(seed, spawn_key=(int(role), index, incarnation))
 

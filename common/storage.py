@@ -1,8 +1,8 @@
-"""Where checkpoints lie: a folder of this machine, or whatever fsspec reaches (`s3://`, `gs://` …).
+"""Storage of checkpoints: a local folder, or a place that fsspec reaches (`s3://`, `gs://` …).
 
-In a folder and in an object store a file is there whole or not at all, whenever its writer is
-killed; `FsspecStorage` says what holds elsewhere. Its name cannot lead out of the place. Nothing is
-ever renamed but a file into its place: object stores cannot do more.
+In a folder and in an object store a file exists whole or not at all, whenever its writer is killed;
+`FsspecStorage` tells the guarantees of other places. No name leads out of a storage. The only
+rename is that of a file into its place, because object stores offer no others.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ class Storage(Protocol):
     """Named files. Names are relative, their parts separated by `/`.
 
     Attributes:
-        url: where; for messages, and for another process to open the same.
+        url: for messages, and for another process to open the same storage.
     """
 
     url: str
 
     def write(self, name: str, data: bytes | Array) -> None:
-        """Put a file there, whole and to stay; replaces one of that name.
+        """Write a whole file durably; replaces a file of the same name.
 
         Raises:
-            OSError: it could not be written; what was there before is intact.
+            OSError: the write failed; the earlier file is intact.
         """
         ...
 
@@ -53,15 +53,15 @@ class Storage(Protocol):
         ...
 
     def sizes(self) -> dict[str, int]:
-        """Every file that is there, and its size in bytes; in order of their names."""
+        """The size of every file in bytes, in the order of names."""
         ...
 
     def remove(self, name: str) -> None:
-        """Take a file away, if it is there."""
+        """Remove a file if it exists."""
         ...
 
-    def sweep(self) -> None:
-        """Take away what writers that were killed left; nobody may be writing now."""
+    def remove_partial(self) -> None:
+        """Remove unfinished files of killed writers, while no process writes."""
         ...
 
 
@@ -69,7 +69,7 @@ def open_storage(url: str) -> Storage:
     """The storage at a local path or fsspec URL. Nothing is created before the first `write`.
 
     Raises:
-        UserError: an unknown kind of URL, or one whose package is not installed.
+        UserError: an unknown kind of URL, or its package is not installed.
     """
     protocol, separator, rest = url.partition("://")
     if not separator:
@@ -80,7 +80,7 @@ def open_storage(url: str) -> Storage:
 
 
 def is_name(name: str) -> bool:
-    """Whether a file may have this name: one that stays inside its storage."""
+    """Whether this is the name of a file inside a storage."""
     return _NAME.fullmatch(name) is not None
 
 
@@ -91,19 +91,19 @@ def _checked(name: str) -> str:
 
 
 class LocalStorage:
-    """A folder of this machine: regular files in real folders. It may be a link itself."""
+    """A local folder: regular files in real folders. The folder itself may be a link."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.url = str(folder)
 
     def write(self, name: str, data: bytes | Array) -> None:
-        """Write beside it, wait for the disk, and rename into place."""
+        """Write a temporary file, wait for the disk, and rename it into place."""
         write_atomically(self._path(name), data)
 
     def read(self, name: str) -> Array:
         """A file's bytes."""
-        # A pipe would be waited for, a device read without an end; a link may lead anywhere.
+        # A pipe may block, a device may be endless, a link may lead anywhere: refuse them.
         path = self._path(name)
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         try:
@@ -115,7 +115,7 @@ class LocalStorage:
             os.close(descriptor)
 
     def sizes(self) -> dict[str, int]:
-        """Every file that is there, and its size."""
+        """The size of every file."""
         found = {}
         for folder, _, files in os.walk(self.folder, onerror=_raise_unless_gone):
             for path in map(Path(folder).joinpath, files):
@@ -127,19 +127,19 @@ class LocalStorage:
         return dict(sorted(found.items()))
 
     def remove(self, name: str) -> None:
-        """Take a file away, and its folder if that is empty then."""
+        """Remove a file, and its folder if that is then empty."""
         path = self._path(name)
         path.unlink(missing_ok=True)
         self._remove_empty(path.parent)
 
-    def sweep(self) -> None:
-        """Remove unfinished files, and their folders if those are empty then."""
+    def remove_partial(self) -> None:
+        """Remove unfinished files, and their folders if those are then empty."""
         for path in list(self.folder.rglob(f"{_WRITING}*")):
             path.unlink(missing_ok=True)
             self._remove_empty(path.parent)
 
     def _path(self, name: str) -> Path:
-        """Of a file; no folder on the way may be a link, which could lead out of the storage."""
+        """Path of a file. No folder on the way may be a link: it could lead out of the storage."""
         path = self.folder / _checked(name)
         for folder in path.parents:
             if folder == self.folder:
@@ -157,37 +157,37 @@ class LocalStorage:
 class FsspecStorage:
     """A place that fsspec reaches.
 
-    An object store (S3, Google, Azure) puts an object whole or not at all. Elsewhere (SFTP, HDFS,
-    SMB, WebDAV …) a file is written in its place: a writer that is killed may leave a part of one,
-    which its manifest then tells, or a part of a manifest, which is a damaged checkpoint.
+    An object store (S3, Google, Azure) writes an object whole or not at all. Elsewhere (SFTP, HDFS,
+    SMB, WebDAV …) a killed writer may leave a part of a file. The manifest then reveals it; a part
+    of a manifest is a damaged checkpoint.
     """
 
     def __init__(self, url: str) -> None:
-        """Credentials and endpoints are those of the environment (`AWS_…`, `GOOGLE_…`).
+        """Credentials and endpoints come from environment variables (`AWS_…`, `GOOGLE_…`).
 
         Raises:
-            UserError: an unknown kind of URL, or one whose package is not installed.
+            UserError: an unknown kind of URL, or its package is not installed.
         """
         import fsspec
 
         self.url = url.rstrip("/")
         try:
-            # Listings are never remembered: other processes write here too.
+            # No cache of listings: other processes write here too.
             self._fs, root = fsspec.core.url_to_fs(
                 self.url, use_listings_cache=False, skip_instance_cache=True
             )
         except ImportError as error:
             raise UserError(f"checkpoint.storage={url}: {error}") from None
-        except (ValueError, TypeError) as error:  # TypeError: a kind that needs more than a URL
+        except (ValueError, TypeError) as error:  # TypeError: a kind of URL with further parameters
             raise UserError(
                 f"checkpoint.storage={url}: must be a path or a URL that fsspec knows ({error})"
             ) from None
         self._root = str(root).rstrip("/")
-        # Object stores have none; and their packages would make a bucket whose name is misspelt.
+        # Object stores have no folders, and their packages would create a misspelt bucket.
         self._has_folders = self.url.partition("://")[0] not in _WITHOUT_FOLDERS
 
     def write(self, name: str, data: bytes | Array) -> None:
-        """Put the object."""
+        """Write the object."""
         path = self._path(name)
         with self._reporting(name, is_read=False):
             if self._has_folders:
@@ -201,7 +201,7 @@ class FsspecStorage:
             return np.frombuffer(self._fs.cat_file(path), np.uint8)
 
     def sizes(self) -> dict[str, int]:
-        """Every object below the URL, and its size."""
+        """The size of every object below the URL."""
         with self._reporting(""):
             try:
                 found: dict[str, Any] = self._fs.find(self._root, detail=True)
@@ -212,20 +212,20 @@ class FsspecStorage:
         return {name: size for name, size in named.items() if is_name(name)}
 
     def remove(self, name: str) -> None:
-        """Delete the object, if it is there."""
+        """Delete the object if it exists."""
         path = self._path(name)
         with self._reporting(name), suppress(FileNotFoundError):
             self._fs.rm_file(path)
 
-    def sweep(self) -> None:
-        """Nothing: no files of other names are ever written here."""
+    def remove_partial(self) -> None:
+        """Nothing to do: this storage writes no temporary files."""
 
     def _path(self, name: str) -> str:
         return f"{self._root}/{_checked(name)}"
 
     @contextmanager
     def _reporting(self, name: str, is_read: bool = True) -> Iterator[None]:
-        """Each store's library has errors of its own; here they are all `OSError`."""
+        """Turn the errors of a store's library into `OSError`."""
         try:
             yield
         except Exception as error:
@@ -242,12 +242,14 @@ def _raise_unless_gone(error: OSError) -> None:
 
 
 def write_atomically(path: Path, data: bytes | Array) -> None:
-    """Replace a file's content by `data`, or leave it as it was."""
+    """Replace a file's content by `data`, or leave it unchanged."""
     made = [folder for folder in path.parents if not folder.exists()]
     path.parent.mkdir(parents=True, exist_ok=True)
-    for folder in made:  # or a crash of the machine may take it, and all that comes into it
+    for folder in made:  # a crash of the machine could lose it, with everything in it
         _sync_folder(folder.parent)
-    temporary = path.with_name(f"{_WRITING}{os.getpid()}-{path.name}")  # two may write at once
+    temporary = path.with_name(
+        f"{_WRITING}{os.getpid()}-{path.name}"
+    )  # two processes may write at once
     try:
         with temporary.open("wb") as file:
             file.write(data)  # type: ignore[arg-type] # an array is a buffer

@@ -1,4 +1,4 @@
-"""The nouns of raydqn: what travels between its parts, with shapes and units.
+"""Types of the data that travel between the parts of raydqn, with shapes and units.
 
 Letters in shapes: N environment copies of one actor, T vector steps, K transitions of a chunk,
 F frames of a chunk or sample, B batch, S frames in a stack, A actions, `*frame` the shape of
@@ -23,7 +23,7 @@ PAD = -1
 
 @dataclass(frozen=True, slots=True)
 class FrameSpec:
-    """What one frame looks like.
+    """Shape and type of one frame.
 
     Attributes:
         shape: `(C, H, W)` for pictures, `(D,)` for vectors.
@@ -37,7 +37,7 @@ class FrameSpec:
 
     @property
     def is_picture(self) -> bool:
-        """Whether a convolution makes sense of it: `(C, H, W)`."""
+        """Whether it suits a convolution: `(C, H, W)`."""
         return len(self.shape) == 3
 
     @property
@@ -48,14 +48,14 @@ class FrameSpec:
 
 @dataclass(frozen=True, slots=True)
 class EnvironmentSpec:
-    """What the rest of the program must know of an environment.
+    """The properties of an environment that the rest of the program needs.
 
     Attributes:
         frame: shape and type of one frame.
         stack: S, consecutive frames in one observation.
         num_actions: A, discrete actions.
         protocol: settings that a score is meaningless without (sticky actions, frame skip …);
-            printed beside every score.
+            printed with every score.
     """
 
     frame: FrameSpec
@@ -65,16 +65,16 @@ class EnvironmentSpec:
 
 
 class TimeStep(NamedTuple):
-    """What N environment copies answer to N actions.
+    """The outcome of N actions in N environment copies.
 
     After `terminated | truncated` the observation is the true last one of the episode. The next
-    step ignores that copy's action and answers with the first observation of a new episode
+    step ignores that copy's action and returns the first observation of a new episode
     (`first`); that step is not a transition (gymnasium's autoreset mode NEXT_STEP).
     """
 
     observation: Array  # [N, *frame]
     reward: Array  # [N] float32, as the environment gave it
-    terminated: Array  # [N] bool: the task ended; nothing to bootstrap from
+    terminated: Array  # [N] bool: the task ended: no bootstrap
     truncated: Array  # [N] bool: cut off by a limit; bootstrap from `observation`
     life_lost: Array  # [N] bool: the episode goes on, but a life is gone
     first: Array  # [N] bool: `observation` opens a new episode, the action was ignored
@@ -83,7 +83,7 @@ class TimeStep(NamedTuple):
 class Transition(NamedTuple):
     """Experience as the learner trains on it; fields may carry a leading batch dimension.
 
-    The notebook's `Experience(state, action, next_state, reward)` with the two things it lacked:
+    The notebook's `Experience(state, action, next_state, reward)` with the two fields it lacked:
     `reward` is the n-step return Σ γ^j r_j, and `discount` is γ^k for the k steps really taken,
     0 if and only if the episode terminated (or a life was lost, where that counts as an end).
     """
@@ -114,8 +114,8 @@ class PackedFrames:
 class Chunk:
     """K transitions of one actor in one message: each frame once, stacks as frame numbers.
 
-    Chunks of one actor to one shard form a stream. Frames that the chunk before held already are
-    named, not sent again: a chunk's frames are first those that it reuses, then its own.
+    Chunks of one actor to one shard form a stream. A chunk names frames of the previous chunk
+    instead of sending them again: its frames are first those that it reuses, then its own.
 
     Attributes:
         frames: `[F, *frame]`, or the same compressed.
@@ -127,9 +127,9 @@ class Chunk:
         discount: `[K]` float32, γ^k, 0 iff terminated.
         priority: `[K]` float32, |TD error| by the actor's own Q values; None: the running maximum.
         version: `[K]` int64, version of the weights that chose the action.
-        reused: `[R]` int32, numbers that the reused frames had in the chunk before.
-        stream: whose chunk it is: the actor's index.
-        number: the chunk's in its stream; the one before has `number − 1`.
+        reused: `[R]` int32, numbers of the reused frames in the previous chunk.
+        stream: index of the actor.
+        number: of the chunk in its stream; its predecessor has `number − 1`.
     """
 
     frames: Array | PackedFrames
@@ -155,21 +155,21 @@ class Chunk:
 
 @dataclass(slots=True)
 class ShardSummary:
-    """State of one shard, sent along with each of its answers.
+    """State of one shard, sent with each of its samples.
 
     Attributes:
         shard: index of the shard.
-        incarnation: how often the shard was started before; keys of other lives are stale.
+        incarnation: how often the shard was started before; keys of others are stale.
         total: sum of all priority masses.
         size: live items.
-        nbytes: bytes that live items and their frames take.
+        nbytes: bytes of live items and their frames.
         inserted: items ever inserted.
         sampled: items ever sampled.
         evicted: items ever pushed out.
-        evicted_unsampled: those of them that were never sampled.
+        evicted_unsampled: items pushed out without ever being sampled.
         stale: priority updates that came too late and were dropped.
         refused: priorities that were NaN, infinite or negative.
-        orphaned: transitions refused because they reuse frames that are not here.
+        orphaned: transitions refused because the shard lacks frames that they reuse.
     """
 
     shard: int
@@ -188,15 +188,15 @@ class ShardSummary:
 
 @dataclass(slots=True)
 class ShardStatistics:
-    """What a shard holds and what was drawn from it; more work than a summary.
+    """Statistics of a shard's items and of draws from it; more work than a summary.
 
     Attributes:
         summary: sizes and counters.
         times_sampled: live items by how often they were drawn: 0, 1, 2, 3–4, 5–8, … (`TIMES`).
         priorities: live items by priority, a decade each (`PRIORITIES`); empty if α is 0, when
             none are kept.
-        drawn: items drawn since the statistics were last asked for; means are taken over them.
-        age: mean inserts into the shard between an item's own and its being drawn.
+        drawn: items drawn since the last statistics; the means are over these.
+        age: mean number of inserts into the shard between an item's insert and its draw.
         version_lag: mean difference between the newest version of the weights that acted, as far
             as the shard knows, and the version behind a drawn item.
     """
@@ -262,18 +262,18 @@ class Episode:
 
 @dataclass(slots=True)
 class ActorReport:
-    """What one `Actor.collect` did.
+    """The results of one `Actor.collect`.
 
     Attributes:
-        index: the actor's index. incarnation: how often it was replaced before.
+        index: the actor's index. incarnation: how often it was replaced.
         env_steps: agent decisions. frames: emulator frames.
         transitions: transitions accepted by the replay memory.
         episodes: episodes that ended.
         epsilon: mean ε of the copies.
         version: version of the weights at the end. fetches: versions fetched.
-        inserts_in_flight: chunks sent and not yet known to be stored, at the end.
-        dropped: transitions that no shard took, because shards died.
-        lost: parts found dead that nothing took the place of yet (`Actor.connect`).
+        inserts_in_flight: chunks sent and not yet confirmed, at the end.
+        dropped: transitions lost because shards died.
+        unreachable: parts found dead and not replaced yet (`Actor.reconnect`).
         wall_s, env_s, policy_s, insert_wait_s: seconds in all, in the environment, in the policy,
             and waiting for replay shards to accept chunks.
     """
@@ -298,7 +298,7 @@ class ActorReport:
 
 @dataclass(slots=True)
 class LearnerReport:
-    """What one `Learner.train` did.
+    """The results of one `Learner.train`.
 
     Attributes:
         learner_steps: total since the run began. steps: in this call. samples: in this call.
@@ -307,8 +307,8 @@ class LearnerReport:
         weight_lag: mean of (version − version that acted) over the samples.
         data_age: mean inserts, over all shards, since a sampled item was inserted.
         replay: the newest summary of every shard.
-        rounds_in_flight: rounds of batches asked for and not yet taken, at the end.
-        lost: parts found dead that nothing took the place of yet (`Learner.connect`).
+        rounds_in_flight: batch groups requested and not yet taken, at the end.
+        unreachable: parts found dead and not replaced yet (`Learner.reconnect`).
         wall_s, sample_wait_s: seconds in all, and waiting for replay shards to answer.
         diverged: a non-finite loss stopped training; `batch` then holds the batch (wire format).
     """
@@ -342,7 +342,7 @@ class EvaluationReport:
         score: mean undiscounted return. returns: one per episode. lengths: env steps of each.
         epsilon: exploration while evaluating (0: greedy).
         wall_s: seconds it took.
-        weights: the evaluated weights, as they travelled (wire format).
+        weights: the evaluated weights (wire format).
     """
 
     version: int

@@ -20,22 +20,22 @@ if TYPE_CHECKING:  # torch must stay out of the processes that only pass weights
 class WeightStore:
     """Holds the newest published weights.
 
-    The payload is a shared reference: it is handed on, never opened here, so that a fetch costs
-    the same for a network of a kilobyte and of a gigabyte.
+    The payload is a shared reference that the store passes on unopened, so that a fetch costs the
+    same for a network of a kilobyte and one of a gigabyte.
     """
 
     def __init__(self, floor: int = -1) -> None:
-        """Nothing published yet; versions will be above `floor`."""
+        """An empty store, which accepts versions above `floor`."""
         self._version = floor
         self._payload: Future[Array] | None = None
         self.fetches = 0
 
     def publish(self, version: int, payload: Future[Array]) -> None:
-        """Replace what is held.
+        """Replace the weights.
 
         Args:
             version: greater than any before.
-            payload: what `Handle.share` returned.
+            payload: result of `Handle.share`.
 
         Raises:
             ValueError: a version that is not newer.
@@ -45,7 +45,7 @@ class WeightStore:
         self._version, self._payload = version, payload
 
     def newest_version(self) -> int:
-        """The version held; −1: none yet."""
+        """The newest version; −1: none yet."""
         return self._version
 
     def fetch(self, have: int) -> tuple[int, Future[Array]] | None:
@@ -76,30 +76,30 @@ class WeightStoreClient:
 
 
 class WeightClient:
-    """The reader's side: remembers which version it has."""
+    """Fetches weights from a store if they are newer than the version it has."""
 
-    def __init__(self, variables: Handle) -> None:
-        self._weight_store = variables
+    def __init__(self, weight_store: Handle) -> None:
+        self._weight_store = weight_store
         self.version = -1
         self.fetches = 0
-        self.unreachable = False  # the variables died; `reconnect` ends that
+        self.unreachable = False  # until the store dies, and again after `reconnect`
 
-    def reconnect(self, variables: Handle) -> None:
-        """Fetch from here from now on."""
-        self._weight_store, self.unreachable = variables, False
+    def reconnect(self, weight_store: Handle) -> None:
+        """Fetch from this store from now on."""
+        self._weight_store, self.unreachable = weight_store, False
 
     def fetch(self) -> Array | None:
         """The newest weights (wire format) if newer than those fetched before, else None."""
         try:
-            answer = self._weight_store.call("fetch", self.version).result()
-            if answer is None:
+            fetched = self._weight_store.call("fetch", self.version).result()
+            if fetched is None:
                 return None
-            version, reference = answer
+            version, reference = fetched
             weights: Array = reference.result()
-        except RemoteDiedError:  # whoever published, or who keeps it: go on with what is there
+        except RemoteDiedError:  # the store, or the learner: keep the weights of before
             self.unreachable = True
             return None
-        if version <= self.version:  # others that came after a loss may begin with older ones
+        if version <= self.version:  # a replaced store may start with older weights
             return None
         self.version = version
         self.fetches += 1
@@ -112,7 +112,7 @@ def pack_weights(state: Mapping[str, torch.Tensor], meta: Mapping[str, Any]) -> 
 
 
 def unpack_weights(buffer: Array) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """State dict and meta of `pack_weights`. Copies: the buffer may be shared and read-only."""
+    """State dict and meta of `pack_weights`, copied: the buffer may be shared and read-only."""
     import torch
 
     arrays, meta = wire.decode(buffer)

@@ -49,9 +49,9 @@ def _aligned(offset: int) -> int:
 def allocate(
     columns: Mapping[str, tuple[tuple[int, ...], Any]], meta: Mapping[str, Any] | None = None
 ) -> tuple[Array, dict[str, Array]]:
-    """An encoded buffer whose columns are still to be filled, and views to fill them through.
+    """An encoded buffer with empty columns, and views to fill them through.
 
-    Gathering straight into the views saves the copy that `encode` makes.
+    Gathering into the views saves the copy that `encode` makes.
 
     Args:
         columns: name → (shape, dtype).
@@ -61,7 +61,7 @@ def allocate(
         The buffer, `[bytes]` uint8, and the writable view of each column.
 
     Raises:
-        TypeError: a dtype that the format does not carry (objects, strings, dates).
+        TypeError: a dtype outside the format (objects, strings, dates).
     """
     entries: list[list[Any]] = []
     offset = 0  # relative to the first column
@@ -96,11 +96,11 @@ def encode(arrays: Mapping[str, Array], meta: Mapping[str, Any] | None = None) -
 
 
 def decode(buffer: Any) -> tuple[dict[str, Array], dict[str, Any]]:
-    """Views of the arrays in `buffer`, and its meta; nothing is copied.
+    """Views of the arrays in `buffer`, and its meta, without a copy.
 
     Args:
-        buffer: what `encode` returned, or any bytes-like object with the same bytes. The views
-            are read-only when it is, and keep it alive.
+        buffer: result of `encode`, or any bytes-like object with the same bytes. The views keep
+            it alive, and are read-only if it is.
 
     Raises:
         WireError: truncated, oversized or foreign bytes. Claims are checked against the length of

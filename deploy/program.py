@@ -18,16 +18,16 @@ from common.checkpoint import Checkpoint
 from common.config import Config
 from common.handles import Handle
 from common.networks import choose_device, make_network
-from common.parts import EVALUATOR, LEARNER, WEIGHT_STORE, PartId, actor, part_name, shard
+from common.parts import EVALUATOR, LEARNER, WEIGHT_STORE, PartId, actor, shard
 from common.types import Array, EnvironmentSpec
 from common.weights import WeightStore
 from deploy.resources.memory import frame_capacity, shard_capacity, shard_frame_bytes
 from deploy.runs.checkpoint_schema import learner_state, shard_restore
-from deploy.runtime.ray_runtime import Runtime
+from deploy.runtime.api import Runtime
 from learner.learner import Learner
 from replay_server.codec import make_codec
 from replay_server.server import ReplayServer
-from replay_server.shard_checkpoint import ShardRestore
+from replay_server.shard_restore import ShardRestore
 
 
 @dataclass
@@ -108,8 +108,7 @@ class Program:
         )
 
     def _spawn(self, part: PartId, incarnation: int, cls: type, *args: Any) -> Handle:
-        name = part_name(part, incarnation)
-        return self.runtime.spawn(cls, *args, name=name, title=str(part))
+        return self.runtime.spawn(cls, *args, part=part, incarnation=incarnation)
 
 
 def check(config: Config, spec: EnvironmentSpec, here: bool) -> None:
@@ -146,7 +145,7 @@ def build(
         checkpoint: that learner and shards are restored from.
     """
     # Once, before the first shard: free memory changes as shards start.
-    frame_bytes = runtime.run_on(str(shard(0)), shard_frame_bytes, config, spec)
+    frame_bytes = runtime.run_on(shard(0), shard_frame_bytes, config, spec)
     program = Program(config, spec, runtime, incarnation, frame_bytes)
     program.weight_store = program.spawn_weight_store(-1, incarnation)
     shards = config.replay.shards

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from actors.environments import make_environment
 from actors.preprocessing import FrameStack, preprocess_picture
-from deploy.launch.presets import make_config
+from deploy import load_config
 
 STEPS = 8
 """Pushes to the right before the picture is taken: cart and pole are moving by then."""
@@ -20,7 +20,7 @@ HIGHLIGHT = "#D55E00"
 
 def main() -> None:
     """Play a few steps, take the last frame apart, draw."""
-    config = make_config("cartpole-pixels").env
+    config = load_config("cartpole-pixels").env
     environment = make_environment(config, 1, render=True)
     spec = environment.spec
     stacks = FrameStack(1, spec.stack, spec.frame)

@@ -1,1 +1,1 @@
-"""Learning: losses, the way of a batch onto the device, the learner."""
+"""Learning: losses, the optimiser, batches on the device, and the learner."""

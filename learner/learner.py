@@ -21,13 +21,13 @@ from common.types import Array, EnvironmentSpec, LearnerReport, Transition
 from common.weights import pack_weights
 from learner.losses import bellman_target, taken, weighted_loss
 from learner.optimizer import Adam
-from learner.prefetch import DeviceRound, Stager
-from replay_server.client import ReplaySampler, Round
+from learner.prefetch import DeviceBatchGroup, Stager
+from replay_server.sampler import BatchGroup, ReplaySampler
 
 
 @dataclass(slots=True)
 class _Means:
-    """Running sums of what a report gives the means of."""
+    """Running sums, for the means of a report."""
 
     steps: int = 0
     sums: dict[str, float] = field(default_factory=dict)
@@ -49,23 +49,23 @@ class Learner:
         config: Config,
         spec: EnvironmentSpec,
         shards: list[Handle],
-        variables: Handle,
+        weight_store: Handle,
         incarnation: int = 0,
         state: Array | None = None,
     ) -> None:
-        """A learner whose weights are published: random ones, or those of an earlier life.
+        """A learner that has published its weights: random ones, or those of a checkpoint.
 
         Args:
             config: of the run.
             spec: of the environment.
             shards: of the replay memory.
-            variables: where weights are published. Versions go on from the newest there.
-            incarnation: gives other samples than those of earlier lives; the first weights are
-                the seed's alone.
-            state: what `state` returned in the life to go on from.
+            weight_store: to publish weights in. Versions continue from its newest.
+            incarnation: gives other samples than earlier incarnations drew. The first weights
+                depend on the seed alone.
+            state: result of `state`, to continue from.
 
         Raises:
-            UserError: the state of another network.
+            UserError: the state is of another network.
         """
         self._config = config
         learner = config.learner
@@ -81,16 +81,16 @@ class Learner:
         self._shards = list(shards)
         self._sampler = self._make_sampler(incarnation)
         self._stager = Stager(self._device)
-        self._weight_store = variables
+        self._weight_store = weight_store
         self._variables_lost = False
         self._steps = 0
         self._version = -1
-        with suppress(RemoteDiedError):  # publishing finds it out, too
-            self._version = variables.call("newest_version").result()
+        with suppress(RemoteDiedError):  # `publish` reports it
+            self._version = weight_store.call("newest_version").result()
         self._target_syncs = 0
-        # The round being trained on: its batches go one by one.
-        self._round: Round | None = None
-        self._device_round: DeviceRound | None = None
+        # The batch group in training, and which of its batches is next.
+        self._group: BatchGroup | None = None
+        self._device_group: DeviceBatchGroup | None = None
         self._next_batch = 0
         self._priorities: Array = np.zeros((learner.batches_per_sample, learner.batch_size))
         if state is not None:
@@ -109,9 +109,9 @@ class Learner:
         )
 
     def new_attempt(self, incarnation: int) -> None:
-        """Go on as a learner would that was made from `state` at this moment."""
+        """Continue as a learner made from `state` at this moment would."""
         self._sampler = self._make_sampler(incarnation)
-        self._round = self._device_round = None
+        self._group = self._device_group = None
         self.publish()
 
     def reconnect(self, part: PartId, handle: Handle) -> None:
@@ -125,9 +125,9 @@ class Learner:
             self._sampler.reconnect(part.index, handle)
 
     def train(self, steps: int) -> LearnerReport:
-        """`steps` updates, fewer if the memory is empty because shards died.
+        """Make `steps` updates, or fewer if shards died and the memory is empty.
 
-        On a loss that is not finite it stops before the update, and says so.
+        A loss that is not finite stops training before the update; the report then says so.
         """
         start = time.perf_counter()
         waited = self._sampler.wait_s
@@ -135,35 +135,30 @@ class Learner:
         diverged: Array | None = None
         for _ in range(steps):
             try:
-                round_, device_round, number = self._take_batch()
+                group, device_group, number = self._take_batch()
             except EmptyMemoryError:
                 break
-            transition, weight = device_round.batch(number)
+            transition, weight = device_group.batch(number)
             step = self._update(transition, weight)
             if step is None:
                 diverged = self._encode_batch(transition, weight)
-                self._round = self._device_round = None
+                self._group = self._device_group = None
                 break
             loss, mean_q, grad_norm, td_error = step
             self._priorities[number] = td_error
-            versions = np.concatenate([sample.version for sample in round_.samples])
+            versions = np.concatenate([sample.version for sample in group.samples])
             means.add(
                 loss=loss,
                 mean_q=mean_q,
                 grad_norm=grad_norm,
                 td_error=float(td_error.mean()),
-                weight_lag=self._version - float(versions[round_.rows[number]].mean()),
-                data_age=float(round_.ages[number].mean()),
+                weight_lag=self._version - float(versions[group.rows[number]].mean()),
+                data_age=float(group.ages[number].mean()),
             )
-            if number + 1 == len(round_.rows):
-                self._sampler.update_priorities(round_, self._priorities)
-                self._round = self._device_round = None
-            self._steps += 1
-            if self._steps % self._config.learner.target_sync_steps == 0:
-                self._sync_target()
-                self._target_syncs += 1
-            if self._steps % self._config.learner.publish_steps == 0:
-                self.publish()
+            if number + 1 == len(group.rows):
+                self._sampler.update_priorities(group, self._priorities)
+                self._group = self._device_group = None
+            self._finish_step()
         return LearnerReport(
             learner_steps=self._steps,
             steps=means.steps,
@@ -186,18 +181,27 @@ class Learner:
             batch=diverged,
         )
 
+    def _finish_step(self) -> None:
+        """Count a step; sync the target network and publish weights where they are due."""
+        self._steps += 1
+        if self._steps % self._config.learner.target_sync_steps == 0:
+            self._sync_target()
+            self._target_syncs += 1
+        if self._steps % self._config.learner.publish_steps == 0:
+            self.publish()
+
     def publish(self) -> None:
-        """Offer the weights as they are now to whoever fetches; each time a new version."""
+        """Publish the current weights under a new version."""
         self._version += 1
         weights = pack_weights(self._policy.state_dict(), {"learner_steps": self._steps})
         shared = self._weight_store.share(weights)
         try:
             self._weight_store.call("publish", self._version, shared).result()
-        except RemoteDiedError:  # published anew when others take their place
+        except RemoteDiedError:  # `reconnect` publishes again
             self._variables_lost = True
 
     def state(self) -> Array:
-        """Everything needed to go on: networks, optimiser, counters (wire format)."""
+        """Networks, optimiser and counters, to continue from (wire format)."""
         tensors: dict[str, Tensor] = {}
         for prefix, network in (("policy", self._policy), ("target", self._target)):
             for name, tensor in network.state_dict().items():
@@ -231,23 +235,25 @@ class Learner:
         self._version = max(self._version, int(meta["version"]))
 
     def _load_optimizer(self, tensors: dict[str, Tensor]) -> None:
-        """Take over Adam's moments. Its fused step believes whatever sizes it is given."""
-        if not tensors and self._steps == 0:  # an earlier version had none before the first step
+        """Load Adam's moments; checks their shapes, because the fused step does not."""
+        if (
+            not tensors and self._steps == 0
+        ):  # earlier releases saved no moments before the first step
             return
         difference = shape_difference(tensors, self._optimizer.state())
         if difference is not None:
             raise UserError(f"checkpoint is of another network: optimizer.{difference}")
         self._optimizer.load(tensors)
 
-    def _take_batch(self) -> tuple[Round, DeviceRound, int]:
-        if self._round is None or self._device_round is None:
-            self._round = self._sampler.next_round()
-            self._device_round = self._stager.stage(self._round)
+    def _take_batch(self) -> tuple[BatchGroup, DeviceBatchGroup, int]:
+        if self._group is None or self._device_group is None:
+            self._group = self._sampler.next_group()
+            self._device_group = self._stager.stage(self._group)
             self._next_batch = 0
-            self._round.release()
+            self._group.release()
         number = self._next_batch
         self._next_batch += 1
-        return self._round, self._device_round, number
+        return self._group, self._device_group, number
 
     def _update(
         self, transition: Transition, weight: Tensor

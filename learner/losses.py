@@ -9,7 +9,7 @@ from torch import Tensor
 def bellman_target(
     reward: Tensor, discount: Tensor, next_q: Tensor, next_q_policy: Tensor | None = None
 ) -> Tensor:
-    """What q(s, a) should be: `reward + discount · q_target(s', a')`.
+    """The target of q(s, a): `reward + discount · q_target(s', a')`.
 
     `discount` is γ^k for the k steps of the n-step return and 0 where the episode terminated, so
     there is nothing to branch on (Mnih et al. 2015, equation 1; n-step: Sutton & Barto, 7.1).
@@ -18,7 +18,7 @@ def bellman_target(
         reward: `[B]`, n-step return. discount: `[B]`.
         next_q: `[B, A]`, the target network's values of the next state.
         next_q_policy: `[B, A]`, the policy network's; if given, it chooses a' and the target
-            network only judges it (double Q-learning, van Hasselt et al. 2016, equation 4).
+            network evaluates it (double Q-learning, van Hasselt et al. 2016, equation 4).
 
     Returns:
         `[B]`, without gradient.

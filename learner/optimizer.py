@@ -1,4 +1,4 @@
-"""Adam (Kingma and Ba 2015), by torch's fused kernel, with its state in the open."""
+"""Adam (Kingma and Ba 2015) by torch's fused kernel, with access to its state."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ STEP, MEAN, MEAN_OF_SQUARES = "step", "exp_avg", "exp_avg_sq"
 
 
 class Adam:
-    """What `torch.optim.Adam(parameters, fused=True)` computes, bit for bit.
+    """Computes the same as `torch.optim.Adam(parameters, fused=True)`, bit for bit.
 
-    That class imports torch's compiler at its first call, if only to be left alone by it: a second
-    of CPU, and 70 MiB, of each learner that starts or takes the place of another.
+    That class imports torch's compiler at its first call, which costs every learner a second of CPU
+    and 70 MiB when it starts.
     """
 
     def __init__(self, parameters: Iterable[Tensor], learning_rate: float, epsilon: float) -> None:
         """At step 0.
 
         Args:
-            parameters: float32, all on one device; they are changed in place.
+            parameters: float32, all on one device; `step` changes them in place.
             learning_rate: α.
             epsilon: ε, added to the root of the mean of squares.
         """
         self._parameters = list(parameters)
         self._learning_rate = learning_rate
         self._epsilon = epsilon
-        # Laid out as the parameters (channels last): the fused kernel goes by memory.
+        # In the memory layout of the parameters (channels last), which the fused kernel requires.
         self._means = [torch.zeros_like(parameter) for parameter in self._parameters]
         self._squares = [torch.zeros_like(parameter) for parameter in self._parameters]
         self._steps = [torch.zeros((), device=p.device) for p in self._parameters]
@@ -42,7 +42,7 @@ class Adam:
 
     @torch.no_grad()
     def step(self) -> None:
-        """Change all parameters by their gradients, which all must have."""
+        """Change all parameters by their gradients; each must have one."""
         gradients = [parameter.grad for parameter in self._parameters]
         assert all(gradient is not None for gradient in gradients)
         adam(
@@ -63,7 +63,7 @@ class Adam:
         )
 
     def state(self) -> dict[str, Tensor]:
-        """The tensors themselves, by `INDEX.SLOT`: a number of steps, and two moments, each."""
+        """The tensors themselves, by `INDEX.SLOT`: of each parameter its steps and two moments."""
         found: dict[str, Tensor] = {}
         slots = zip(self._steps, self._means, self._squares, strict=True)
         for index, (step, mean, square) in enumerate(slots):
@@ -73,6 +73,6 @@ class Adam:
         return found
 
     def load(self, tensors: dict[str, Tensor]) -> None:
-        """Take over what `state` gave; of the same names and shapes, on whatever device."""
+        """Copy the tensors of `state`, of the same names and shapes, from any device."""
         for name, tensor in self.state().items():
             tensor.copy_(tensors[name])

@@ -1,7 +1,7 @@
-"""The way of a round of batches onto the learner's device, where stacks are made.
+"""Batch groups on the learner's device, where indexing makes the stacks.
 
-This is the learner's half of "preprocess states": frames arrive once each, 8-bit, with the numbers
-of the frames that make up every stack; indexing on the device turns them into `[B, S, *frame]`.
+This is the learner's half of "preprocess states". Each frame arrives once, 8-bit, with the frame
+numbers of every stack; indexing on the device turns them into `[B, S, *frame]`.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ import torch
 from torch import Tensor
 
 from common.types import Array, Sample, Transition
-from replay_server.client import Round
+from replay_server.sampler import BatchGroup
 
 _COLUMNS = ("observation", "next_observation", "action", "reward", "discount")
 
 
 @dataclass(slots=True)
-class DeviceRound:
-    """A round on the device; `batch(i)` makes its i-th batch."""
+class DeviceBatchGroup:
+    """A batch group on the device; `batch(i)` makes its i-th batch."""
 
     frames: Tensor  # [F, *frame]
     columns: dict[str, Tensor]  # of all items, laid end to end
@@ -42,31 +42,31 @@ class DeviceRound:
 
 
 class Stager:
-    """Copies rounds out of shared memory into a staging buffer, and from there to the device.
+    """Copies batch groups out of shared memory into a staging buffer, and on to the device.
 
-    On CUDA the buffer is pinned, so that the transfer runs beside the computation. The copy also
-    lets go of Ray's shared memory, which a view would pin.
+    On CUDA the buffer is pinned, so that the transfer overlaps with the computation. The copy also
+    releases Ray's shared memory, which a view would pin.
     """
 
     def __init__(self, device: torch.device) -> None:
-        """For rounds that are trained on `device`."""
+        """For batch groups that train on `device`."""
         self._device = device
         self._pin = device.type == "cuda"
 
-    def stage(self, round_: Round) -> DeviceRound:
-        """Move a round to the device."""
+    def stage(self, group: BatchGroup) -> DeviceBatchGroup:
+        """Copy a batch group to the device."""
         columns: dict[str, Tensor] = {}
         for name in _COLUMNS:
-            parts = [self._column(name, sample) for sample in round_.samples]
+            parts = [self._column(name, sample) for sample in group.samples]
             if name.endswith("observation"):
-                begin = np.cumsum([0] + [len(sample.frames) for sample in round_.samples])
+                begin = np.cumsum([0] + [len(sample.frames) for sample in group.samples])
                 parts = [part + offset for part, offset in zip(parts, begin[:-1], strict=True)]
             columns[name] = self._transfer([np.concatenate(parts)])
-        return DeviceRound(
-            frames=self._transfer([sample.frames for sample in round_.samples]),
+        return DeviceBatchGroup(
+            frames=self._transfer([sample.frames for sample in group.samples]),
             columns=columns,
-            rows=self._transfer([round_.rows]),
-            weights=self._transfer([round_.weights]),
+            rows=self._transfer([group.rows]),
+            weights=self._transfer([group.weights]),
         )
 
     @staticmethod

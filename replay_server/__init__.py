@@ -1,1 +1,1 @@
-"""The sharded, prioritised replay memory. Knows numpy, never torch or ray."""
+"""The sharded, prioritised replay memory. It imports numpy, never torch or ray."""

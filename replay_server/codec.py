@@ -1,7 +1,7 @@
 """Compressed frames: groups of consecutive ones, each group by itself.
 
-Consecutive frames are nearly alike, so a group costs little more than its first frame; one group
-is also the least that must be unpacked to read one of its frames.
+Consecutive frames are nearly alike, so a group costs little more than its first frame. Reading
+one frame means unpacking its whole group.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from common.types import Array, FrameSpec, PackedFrames
 
 COMPRESSIONS = ("none", "lz4", "zstd", "png")
 GROUP_FRAMES = 5
-"""Five pictures of 84×84 fit the 64 KiB that LZ4 looks back; larger groups unpack more in vain."""
+"""Five pictures of 84×84 fit the 64 KiB that LZ4 looks back; larger groups waste more work."""
 ZSTD_LEVEL = 1
 ZSTD_MAX_WINDOW_BYTES = 1 << 23
 PNG_LEVEL = 1
 
 
 class Codec:
-    """Packs frames of one kind; the libraries do the work."""
+    """Packs and unpacks frames of one kind through a compression library."""
 
     def __init__(self, kind: str, frame: FrameSpec) -> None:
         """A codec for frames like `frame`.
@@ -33,7 +33,7 @@ class Codec:
             frame: shape and type.
 
         Raises:
-            UserError: no such kind, or one that cannot hold such frames.
+            UserError: an unknown kind, or one that cannot hold such frames.
         """
         if kind not in COMPRESSIONS or kind == "none":
             raise UserError(f"replay.compression={kind}: must be one of {', '.join(COMPRESSIONS)}")
@@ -48,7 +48,7 @@ class Codec:
             import zstandard
 
             self._compressor = zstandard.ZstdCompressor(level=ZSTD_LEVEL)
-            # A stream may ask for any window: more than frames need is none of ours.
+            # A stream may ask for any window: refuse more than frames need.
             self._decompressor = zstandard.ZstdDecompressor(max_window_size=ZSTD_MAX_WINDOW_BYTES)
         elif not (frame.is_picture and frame.dtype == "uint8" and frame.shape[0] in (1, 3)):
             raise UserError(
@@ -71,15 +71,15 @@ class Codec:
 
         Args:
             group: one of `pack`'s.
-            count: frames in it. No more memory is claimed than they need, whatever the bytes say.
+            count: frames in it; bounds the memory, whatever the bytes claim.
 
         Raises:
-            WireError: bytes that are no group of so many frames.
+            WireError: the bytes are not a group of `count` frames.
         """
         wanted = count * self._frame.nbytes
         try:
             raw = self._decompress(group, count, wanted)
-        except Exception as error:  # each library has its own; all mean the same here
+        except Exception as error:  # each library has its own error; all mean the same here
             raise WireError(f"{self.kind}: frames cannot be unpacked ({error})") from error
         if len(raw) != wanted:
             raise WireError(f"{self.kind}: {len(raw)} bytes of frames, not {wanted}")
@@ -107,7 +107,7 @@ class Codec:
             raw: bytes = self._lz4.decompress(group, uncompressed_size=wanted)
             return raw
         if self.kind == "zstd":
-            # Streams may claim any size: nothing is made for the claim, only for what is wanted.
+            # A stream may claim any size: read only as much as is wanted.
             reader = self._decompressor.stream_reader(group)
             return bytes(reader.read(wanted + 1))
         from PIL import Image

@@ -1,7 +1,8 @@
-"""Where a shard keeps frames: a ring of rows, as they are or compressed.
+"""The frame store of a shard: a ring of rows, compressed or not.
 
-Every frame has a number, the count of rows written before it; its row is `number % capacity`. Rows
-from `first` up to `written` are there. The row `capacity` is the frame of zeros that `PAD` means.
+The number of a frame is the count of rows written before it; its row is `number % capacity`. The
+store holds the rows from `first` up to `written`. The row `capacity` is the frame of zeros, for
+`PAD`.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ from common.types import Array, FrameSpec, PackedFrames
 from replay_server.codec import GROUP_FRAMES, Codec
 
 GROUP_BYTES = 50
-"""Of a compressed group beside its bytes: Python's object, its place, and what is counted of it."""
+"""Overhead of a compressed group: Python's object, its place in the list, and its counters."""
 THREADED_BYTES = 1 << 20
-"""From here on two threads gather: one alone mostly waits for memory. For less than that, handing
-over takes longer than copying."""
+"""From this size on two threads gather, because one alone mostly waits for memory. Below it, the
+handover takes longer than the copy."""
 MAX_ROWS = (1 << 31) - GROUP_FRAMES - 1
 """Items name rows in 32 bits."""
 
@@ -29,11 +30,11 @@ Columns = dict[str, Array]
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
-    """Frames on their way from one place in a ring to a newer one.
+class FrameCopy:
+    """Frames on their way to a newer place in the ring.
 
     Attributes:
-        rows, nbytes: what they will take.
+        rows, nbytes: that they will take.
         places: `[n]`, row of each frame behind the first that is written.
         data: the frames, as their store keeps them.
     """
@@ -50,7 +51,7 @@ class FrameStore(Protocol):
     Attributes:
         capacity: rows.
         written: rows ever written.
-        first: number of the oldest frame that is still there.
+        first: number of the oldest frame in the store.
     """
 
     capacity: int
@@ -59,7 +60,7 @@ class FrameStore(Protocol):
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the frames that are there."""
+        """Bytes of the frames in the store."""
         ...
 
     def bytes_from(self, number: int) -> int:
@@ -71,19 +72,19 @@ class FrameStore(Protocol):
         ...
 
     def write(self, frames: Array | PackedFrames) -> None:
-        """Append frames; rows that they overwrite must have been forgotten before."""
+        """Append frames; `forget` the rows that they overwrite first."""
         ...
 
-    def hold(self, numbers: Array) -> Held:
-        """A copy of these frames (`[n]` int), to be written again."""
+    def copy_out(self, numbers: Array) -> FrameCopy:
+        """A copy of these frames (`[n]` int), for `write_copy`."""
         ...
 
-    def write_held(self, held: Held) -> Array:
-        """Append what was held; returns the numbers that the frames have now, `[n]`."""
+    def write_copy(self, copy: FrameCopy) -> Array:
+        """Append copied frames; returns their new numbers, `[n]`."""
         ...
 
     def forget(self, before: int) -> None:
-        """Give up all frames whose number is below `before`."""
+        """Forget all frames whose number is below `before`."""
         ...
 
     def gather(self, rows: Array, out: Array) -> None:
@@ -91,14 +92,14 @@ class FrameStore(Protocol):
         ...
 
     def export(self, begin: int, end: int) -> Columns:
-        """A copy of the frames numbered `begin` … `end` − 1, as they are kept.
+        """A copy of the frames numbered `begin` … `end` − 1, as the store keeps them.
 
         Both are multiples of `GROUP_FRAMES`, or `first`, or `written`.
         """
         ...
 
     def begin_at(self, number: int) -> None:
-        """Be empty, and give the next frame that is written this number.
+        """Empty the store, and give the next frame this number.
 
         Raises:
             ValueError: no frame can have this number.
@@ -106,10 +107,10 @@ class FrameStore(Protocol):
         ...
 
     def write_exported(self, columns: Columns, skip: int) -> None:
-        """Append what `export` gave, but for the first `skip` frames.
+        """Append the result of `export` except its first `skip` frames.
 
         Raises:
-            ValueError: columns that `export` did not make for frames like these.
+            ValueError: columns of another kind of frames.
         """
         ...
 
@@ -119,7 +120,7 @@ class FrameStore(Protocol):
 
 
 class RawFrames:
-    """Frames as they are, in one array."""
+    """Uncompressed frames, in one array."""
 
     def __init__(self, frame: FrameSpec, capacity: int) -> None:
         """Memory is claimed as it fills."""
@@ -128,7 +129,7 @@ class RawFrames:
         self.first = 0
         self._frame_bytes = frame.nbytes
         self._rows: Array = np.zeros((capacity + 1, *frame.shape), frame.dtype)
-        # The same as bytes: small frames are copied in one go, not number by number.
+        # The same memory as bytes: a small frame is copied at once, not number by number.
         self._frame_size = math.prod(frame.shape)
         flat = self._rows.reshape(capacity + 1, self._frame_size)
         self._helper: ThreadPoolExecutor | None = None
@@ -136,7 +137,7 @@ class RawFrames:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the frames that are there."""
+        """Bytes of the frames in the store."""
         return self.bytes_from(self.first)
 
     def bytes_from(self, number: int) -> int:
@@ -159,7 +160,7 @@ class RawFrames:
         return len(frames), len(frames) * self._frame_bytes
 
     def write(self, frames: Array | PackedFrames) -> None:
-        """Append frames; `first` moves on if they overwrite older ones."""
+        """Append frames; `forget` the rows that they overwrite first."""
         assert not isinstance(frames, PackedFrames)
         begin = self.written % self.capacity
         head = min(len(frames), self.capacity - begin)
@@ -168,19 +169,19 @@ class RawFrames:
             self._rows[: len(frames) - head] = frames[head:]
         self.written += len(frames)
 
-    def hold(self, numbers: Array) -> Held:
+    def copy_out(self, numbers: Array) -> FrameCopy:
         """A copy of these frames."""
         frames = self._rows[numbers % self.capacity]
-        return Held(len(frames), frames.nbytes, np.arange(len(frames)), frames)
+        return FrameCopy(len(frames), frames.nbytes, np.arange(len(frames)), frames)
 
-    def write_held(self, held: Held) -> Array:
-        """Append what was held; returns the numbers that the frames have now."""
+    def write_copy(self, copy: FrameCopy) -> Array:
+        """Append copied frames; returns their new numbers."""
         begin = self.written
-        self.write(held.data)
-        return begin + held.places
+        self.write(copy.data)
+        return begin + copy.places
 
     def forget(self, before: int) -> None:
-        """Give up all frames whose number is below `before`."""
+        """Forget all frames whose number is below `before`."""
         self.first = max(self.first, before)
 
     def gather(self, rows: Array, out: Array) -> None:
@@ -204,11 +205,11 @@ class RawFrames:
         return {"frames": np.take(self._rows, np.arange(begin, end) % self.capacity, axis=0)}
 
     def begin_at(self, number: int) -> None:
-        """Be empty, and number on from here."""
+        """Empty the store, and continue with this number."""
         self.first = self.written = number
 
     def write_exported(self, columns: Columns, skip: int) -> None:
-        """Append what `export` gave, but for the first `skip` frames."""
+        """Append the result of `export` except its first `skip` frames."""
         frames = columns.get("frames")
         if frames is None or not frames.ndim:
             raise ValueError("frames are missing")
@@ -223,7 +224,7 @@ class RawFrames:
 
 
 class PackedFrameStore:
-    """Frames in compressed groups: a ring of groups, whose bytes are counted."""
+    """Frames in compressed groups: a ring of groups with a count of their bytes."""
 
     def __init__(self, capacity: int, codec: Codec) -> None:
         """`capacity` is rounded up to whole groups."""
@@ -239,7 +240,7 @@ class PackedFrameStore:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the groups that are there."""
+        """Bytes of the groups in the store."""
         return self.bytes_from(self.first)
 
     def bytes_from(self, number: int) -> int:
@@ -281,32 +282,32 @@ class PackedFrameStore:
         self._bytes_written += len(group) + GROUP_BYTES
         self.written += GROUP_FRAMES
 
-    def hold(self, numbers: Array) -> Held:
+    def copy_out(self, numbers: Array) -> FrameCopy:
         """The groups of these frames, as they are."""
         groups, order = np.unique(numbers // GROUP_FRAMES, return_inverse=True)
         slots = (groups % len(self._groups)).tolist()
         data = [(self._groups[slot], int(self._counts[slot])) for slot in slots]
         nbytes = sum(len(group) + GROUP_BYTES for group, _ in data)
         places = order * GROUP_FRAMES + numbers % GROUP_FRAMES
-        return Held(len(groups) * GROUP_FRAMES, nbytes, places, data)
+        return FrameCopy(len(groups) * GROUP_FRAMES, nbytes, places, data)
 
-    def write_held(self, held: Held) -> Array:
-        """Append what was held; returns the numbers that the frames have now."""
+    def write_copy(self, copy: FrameCopy) -> Array:
+        """Append copied frames; returns their new numbers."""
         begin = self.written
-        for group, count in held.data:
+        for group, count in copy.data:
             self._append(group, count)
-        return begin + held.places
+        return begin + copy.places
 
     def forget(self, before: int) -> None:
-        """Give up all groups that lie wholly below `before`."""
+        """Forget all groups that lie wholly below `before`."""
         gone = range(self.first // GROUP_FRAMES, before // GROUP_FRAMES)
-        # First this: a thread that exports them finds out by it that what it copied was going.
+        # First of all: by it a thread that exports them sees that its copy is not reliable.
         self.first = max(self.first, before // GROUP_FRAMES * GROUP_FRAMES)
         for index in gone:
             self._groups[index % len(self._groups)] = b""
 
     def gather(self, rows: Array, out: Array) -> None:
-        """Unpack the groups of `rows`, each once, and copy those frames into `out`."""
+        """Unpack the groups of `rows`, each once, and copy the frames into `out`."""
         end = int(np.searchsorted(rows, self.capacity))
         out[end:] = 0  # padding
         groups = rows[:end] // GROUP_FRAMES
@@ -336,13 +337,13 @@ class PackedFrameStore:
         }
 
     def begin_at(self, number: int) -> None:
-        """Be empty, and number on from here, a multiple of `GROUP_FRAMES`."""
+        """Empty the store, and continue with this number, a multiple of `GROUP_FRAMES`."""
         if number % GROUP_FRAMES:
             raise ValueError(f"frame {number}: in the middle of a group")
         self.first = self.written = number
 
     def write_exported(self, columns: Columns, skip: int) -> None:
-        """Append what `export` gave, but for the first `skip` frames."""
+        """Append the result of `export` except its first `skip` frames."""
         for name, dtype in (("packed", np.uint8), ("sizes", np.int64), ("counts", np.int8)):
             if name not in columns or columns[name].dtype != dtype or columns[name].ndim != 1:
                 raise ValueError(f"compressed frames without a right column {name!r}")
@@ -370,7 +371,7 @@ class PackedFrameStore:
 
 
 def make_frame_store(frame: FrameSpec, capacity: int, codec: Codec | None) -> FrameStore:
-    """Room for at least `capacity` frames, compressed if there is a codec.
+    """A store for at least `capacity` frames, compressed if there is a codec.
 
     Raises:
         ValueError: more rows than items can name.

@@ -1,4 +1,4 @@
-"""What travels to and from a shard, as flat buffers in wire format."""
+"""Messages to and from a shard, as flat buffers in wire format."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _CHUNK_FORM = {
     "version": ("int64", 1),
     "packed": ("uint8", 1),
 }
-"""Type and dimensions of each column; those of `frames` are the table's to judge."""
+"""Type and dimensions of each column; the table checks those of `frames`."""
 SAMPLE_COLUMNS = tuple(field.name for field in fields(Sample) if field.name != "summary")
 
 
@@ -85,7 +85,7 @@ def _number(meta: Mapping[str, Any], name: str) -> int:
 def sample_buffer(
     columns: Mapping[str, tuple[tuple[int, ...], Any]], summary: ShardSummary
 ) -> tuple[Array, dict[str, Array]]:
-    """A flat buffer for a sample, and its columns, to be filled: gathering there saves a copy."""
+    """A flat buffer for a sample, and its empty columns: gathering into them saves a copy."""
     return wire.allocate(columns, asdict(summary))
 
 

@@ -1,7 +1,7 @@
 """One ratio governs speed: how many samples the learner draws per inserted transition.
 
 After Reverb's `SampleToInsertRatio` (Cassirer et al. 2021, section 3.4). The supervisor asks before
-it hands out work, so nothing ever blocks inside a shard, and the side that waits can say why.
+it sends a call, so that no call blocks inside a shard, and the limiter can explain a wait.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ from common.config import least_ratio_error
 Side = Literal["actors", "learner"]
 
 MIN_WAIT_S = 1.0
-"""A shorter wait is how two sides take turns: words about it would be noise."""
+"""Shorter waits are normal turns between the two sides, and are not reported."""
 
 
 class RateLimiter:
-    """Counts inserts and samples over all shards and decides who may go on.
+    """Counts inserts and samples over all shards and decides which side may continue.
 
     `samples_per_insert · (inserted − min_size) − sampled`, how far the actors are ahead in samples,
-    is kept within `±error`. Work under way counts as done (it is reserved), so the range holds
-    however many actors are at it.
+    stays within `±error`. Calls in flight count as done (they are reserved), so that the range
+    holds for any number of actors.
 
     Attributes:
         min_size: transitions in the memory before the first sample.
         inserted: transitions, over all shards.
         sampled: samples, over all shards.
-        waiting: the side that has to wait for the other one; None: neither has to.
+        waiting: the side that waits for the other one; None: neither does.
     """
 
     def __init__(
@@ -47,12 +47,12 @@ class RateLimiter:
             samples_per_insert: the ratio.
             min_size: transitions in the memory before the first sample.
             error: samples that either side may be ahead.
-            insert_quantum: transitions of the smallest piece of acting (one actor report).
-            sample_quantum: samples of the smallest piece of learning (one batch).
+            insert_quantum: transitions of one call of an actor.
+            sample_quantum: samples of one batch.
             clock: seconds; never goes back.
 
         Raises:
-            ValueError: settings with which both sides would come to wait for each other.
+            ValueError: settings that would make both sides wait for each other.
         """
         if min_size < 1:
             raise ValueError(f"min_size={min_size}: must be at least 1")
@@ -77,19 +77,17 @@ class RateLimiter:
         self._waiting_from_s = self._moved_s
 
     def change(self, samples_per_insert: float, error: float) -> None:
-        """Go on with another ratio and error range.
+        """Continue with another ratio and error range.
 
-        How far one side is ahead stays what it is: the new ratio holds for what comes, and what was
-        done under the old one is not judged by it. (Else the first minutes after a change would be
-        spent on making up for the whole run before it.) If the new range is narrower, or work is
-        under way, the side that is ahead beyond it waits until it is not.
+        The new ratio counts from now on, and the lead of either side stays as it is. (Otherwise the
+        first minutes after a change would make up for the whole run before it.) If the lead is
+        outside the new range, the side that is ahead waits until it is inside.
 
         Raises:
-            ValueError: settings with which both sides would come to wait for each other. Nothing
-                was changed.
+            ValueError: settings that would make both sides wait for each other; nothing changes.
         """
         self._check(samples_per_insert, error)
-        # During the warm-up nothing was sampled yet: there is no past to keep.
+        # Before the first sample there is no lead to keep.
         if samples_per_insert != self._samples_per_insert and not self._filling:
             self._ahead_before = self._ahead
             self._from_inserted, self._from_sampled = self.inserted, self.sampled
@@ -98,14 +96,14 @@ class RateLimiter:
         self._update_waiting_side()
 
     def reset(self, held: int) -> None:
-        """The memory holds only so many transitions now: nothing is owed, and it fills up first."""
+        """Start from a memory of `held` transitions: it fills up first, and no side is ahead."""
         self._empty_at = self.inserted - held
         self._from_inserted = max(self.inserted, self._empty_at + self.min_size)
         self._from_sampled, self._ahead_before = self.sampled, 0.0
         self._update_waiting_side()
 
     def state(self) -> dict[str, float]:
-        """Where both sides stand, for a checkpoint. The ratio is there only to be compared."""
+        """Counters and the lead, for a checkpoint. The ratio only serves a comparison."""
         inserted, sampled = self._ratio_from
         return {
             "inserted": self.inserted,
@@ -117,12 +115,12 @@ class RateLimiter:
         }
 
     def restore(self, state: dict[str, float], held: int) -> None:
-        """Go on from a checkpoint, with the ratio and range of now.
+        """Continue from a checkpoint, with the current ratio and range.
 
-        How far one side is ahead stays what it was. A memory that holds too little fills up first.
+        The lead of either side is restored. A memory that holds too little fills up first.
 
         Args:
-            state: as `state` gave it.
+            state: result of `state`.
             held: transitions in the memory.
         """
         self.inserted, self.sampled = int(state["inserted"]), int(state["sampled"])
@@ -137,7 +135,7 @@ class RateLimiter:
 
     @property
     def _filling(self) -> bool:
-        """Whether the memory holds too little to begin with."""
+        """Whether the memory holds too little for the first sample."""
         return self.inserted - self._empty_at < self.min_size
 
     def _check(self, samples_per_insert: float, error: float) -> None:
@@ -152,7 +150,7 @@ class RateLimiter:
 
     @property
     def samples_per_insert(self) -> float:
-        """The ratio that is kept; see `change`."""
+        """The ratio to keep; see `change`."""
         return self._samples_per_insert
 
     @property
@@ -163,7 +161,7 @@ class RateLimiter:
 
     @property
     def waiting_s(self) -> float:
-        """Seconds for which the side that waits has waited; 0 if neither does."""
+        """Seconds for which one side has waited; 0 if neither waits."""
         return 0.0 if self.waiting is None else self._clock() - self._waiting_from_s
 
     @property
@@ -173,7 +171,7 @@ class RateLimiter:
 
     @property
     def _ahead(self) -> float:
-        """Samples that the learner is behind the actors; negative: that it is ahead of them."""
+        """Lead of the actors in samples; negative: lead of the learner."""
         inserted, sampled = self.inserted - self._from_inserted, self.sampled - self._from_sampled
         return self._ahead_before + self._samples_per_insert * inserted - sampled
 
@@ -191,21 +189,21 @@ class RateLimiter:
         return max(0, int((self._ahead + self._error - self._sampling) // batch_size))
 
     def begin_insert(self, count: int) -> None:
-        """Reserve: `count` transitions are on their way."""
+        """Reserve `count` transitions of a call in flight."""
         self._inserting += count
 
     def end_insert(self, reserved: int, inserted: int) -> None:
-        """`inserted` transitions arrived of `reserved` on their way."""
+        """Of `reserved` transitions, `inserted` arrived."""
         self._inserting -= reserved
         self.inserted += inserted
         self._note(inserted)
 
     def begin_sample(self, count: int) -> None:
-        """Reserve: `count` samples are about to be drawn."""
+        """Reserve `count` samples of a call in flight."""
         self._sampling += count
 
     def end_sample(self, reserved: int, sampled: int) -> None:
-        """`sampled` samples were drawn of `reserved`."""
+        """Of `reserved` samples, `sampled` were drawn."""
         self._sampling -= reserved
         self.sampled += sampled
         self._note(sampled)
@@ -216,19 +214,19 @@ class RateLimiter:
         self._update_waiting_side()
 
     def _update_waiting_side(self) -> None:
-        waiting = self._who_waits()
+        waiting = self._waiting_side()
         if waiting != self.waiting:
             self.waiting, self._waiting_from_s = waiting, self._clock()
 
-    def _who_waits(self) -> Side | None:
-        # What is done decides, not what is reserved: a side with work under way is not waiting.
+    def _waiting_side(self) -> Side | None:
+        # Finished work decides, not reserved work: a side with calls in flight does not wait.
         if self._filling or self._ahead + self._error < self._sample_quantum:
             return "learner"
         one_insert = self._samples_per_insert * self._insert_quantum
         return "actors" if self._ahead + one_insert > self._error else None
 
     def explain(self) -> str:
-        """What the state means, in words: who waits, for what, since when."""
+        """The state in words: which side waits, for what, and for how long."""
         waited = f" for {self.waiting_s:,.0f} s" if self.waiting_s >= MIN_WAIT_S else ""
         if self._filling:
             held = self.inserted - self._empty_at

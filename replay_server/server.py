@@ -13,8 +13,10 @@ from common.seeding import Role, seed_sequence
 from common.types import Array, FrameSpec, ShardStatistics, ShardSummary
 from replay_server.codec import make_codec
 from replay_server.messages import decode_chunk, sample_buffer
-from replay_server.shard_checkpoint import ShardRestore, ShardSaver, restore_shard
+from replay_server.shard_checkpoint import ShardSaver
+from replay_server.shard_restore import ShardRestore, restore_shard
 from replay_server.table import Table
+from replay_server.table_statistics import take_statistics
 
 
 class ReplayServer:
@@ -32,15 +34,15 @@ class ReplayServer:
         incarnation: int = 0,
         compression: str = "none",
         max_frame_bytes: int | None = None,
-        origin: ShardRestore | None = None,
+        restore: ShardRestore | None = None,
     ) -> None:
         """See `Table`; `seed` is the run's, `compression` names a codec.
 
         Args:
-            origin: what of a checkpoint the shard begins with; None: empty.
+            restore: part of a checkpoint to start with; None: an empty shard.
 
         Raises:
-            CheckpointError: that is damaged.
+            CheckpointError: the checkpoint is damaged.
         """
         self._seed = seed
         self._table = Table(
@@ -56,19 +58,19 @@ class ReplayServer:
             max_frame_bytes=max_frame_bytes,
         )
         self._saver = ShardSaver(self._table, frame)
-        if origin is not None:
-            restore_shard(self._table, self._saver, frame, origin)
+        if restore is not None:
+            restore_shard(self._table, self._saver, frame, restore)
 
     def _rng(self, shard: int, incarnation: int) -> np.random.Generator:
         return np.random.default_rng(seed_sequence(self._seed, Role.SHARD, shard, incarnation))
 
     def new_attempt(self, incarnation: int) -> None:
-        """Go on as a shard would that was restored from a checkpoint of this moment."""
+        """Continue as a shard restored from a checkpoint of this moment would."""
         self._table.new_attempt(incarnation, self._rng(self._table.shard, incarnation))
 
-    def begin_save(self, url: str, name: str, beside: bool) -> None:
+    def begin_save(self, url: str, name: str, background: bool) -> None:
         """See `ShardSaver.begin`."""
-        self._saver.begin(url, name, beside)
+        self._saver.begin(url, name, background)
 
     def saved(self) -> Files | None:
         """See `ShardSaver.outcome`."""
@@ -77,12 +79,12 @@ class ReplayServer:
     def insert(self, buffer: Array) -> int:
         """Store an encoded chunk.
 
-        The buffer may lie in shared memory: it is copied out and not kept.
+        The buffer may lie in shared memory: the table copies it and keeps no view.
 
         Returns:
-            Transitions that were accepted: all, or none if the chunk reuses frames that are not
-            here (they went with an earlier life of the shard, or a chunk before was lost); the
-            writer then begins anew.
+            Transitions accepted: all, or none if the shard lacks frames that the chunk reuses
+            (an earlier incarnation had them, or an earlier chunk was lost). The writer then sends
+            a chunk with all its frames.
 
         Raises:
             WireError: bytes that are no chunk.
@@ -115,12 +117,12 @@ class ReplayServer:
         self._table.update_priorities(keys, priorities, incarnation)
 
     def summary(self) -> ShardSummary:
-        """Sizes and counters as they are now."""
+        """Sizes and counters at this moment."""
         return self._table.summary()
 
     def statistics(self) -> ShardStatistics:
         """Histograms and means; see `ShardStatistics`."""
-        return self._table.statistics()
+        return take_statistics(self._table)
 
     def check(self) -> None:
         """Raise AssertionError if an invariant does not hold."""

@@ -1,7 +1,7 @@
 """A binary tree of sums for drawing items in proportion to their mass.
 
-Vectorised with numpy; where numba is installed, a tree that is used a lot goes over to compiled
-loops. Both give the same bits, so it does not matter when.
+Vectorised with numpy. With numba installed, a tree in heavy use changes to compiled loops. Both
+give the same bits, so that the moment of the change does not matter.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ COMPILED_AFTER_CALLS = 2_048
 """Importing numba takes 0.6 s of CPU; a call gains 0.1 to 0.2 ms by it. A short run gains less."""
 
 BLOCK = 16
-"""Leaves under one lowest sum: two cache lines. The sums in between are made anew when needed."""
+"""Leaves under one lowest sum: two cache lines. The sums in between are computed when needed."""
 
 
 class SumTree:
     """Masses of `capacity` leaves and their sums, in float64.
 
-    A parent is always recomputed from its two children, never nudged by a difference: rounding
-    errors cannot pile up, and equal leaves give an equal tree whatever happened before. The lowest
-    four levels of sums are not stored: what is then fits the processor's cache.
+    A parent is always recomputed from its two children, never changed by a difference: rounding
+    errors cannot pile up, and equal leaves give an equal tree after any history. The lowest four
+    levels of sums are not stored, so that the rest fits the processor's cache.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -68,7 +68,7 @@ class SumTree:
         return masses
 
     def set(self, leaves: Array, masses: Array, checked: bool = False) -> None:
-        """Set the masses of `leaves` (`[n]` int); where one is named twice, the last counts.
+        """Set the masses of `leaves` (`[n]` int); of a repeated leaf the last mass counts.
 
         Args:
             leaves, masses: `[n]`.
@@ -94,7 +94,7 @@ class SumTree:
         self._sums[nodes] = _halved(self._masses.reshape(-1, BLOCK)[blocks], 1)[:, 0]
         for level in range(self._depth):
             nodes = nodes >> 1
-            # Siblings share their parents: fewer and fewer nodes on the way up. Sorting costs
+            # Siblings share a parent, so there are fewer nodes at each level. Sorting costs
             # more than it saves until they are many against the level's width.
             if len(nodes) > (self._blocks >> (level + 1)) // 2:
                 nodes = np.unique(nodes)
@@ -137,10 +137,10 @@ class SumTree:
         return blocks * BLOCK + within
 
     def compile(self) -> None:
-        """Go over to the compiled loops now, if numba is there and works.
+        """Change to the compiled loops now, if numba is installed and works.
 
         Takes a fraction of a second; seconds the first time on a machine, until numba has cached
-        what it compiled.
+        the compiled code.
         """
         try:
             from replay_server import tree_kernels

@@ -7,14 +7,18 @@ from collections.abc import Generator
 
 import pytest
 
+from support.hypothesis_profiles import load_profile
 from support.paths import TESTS
 
-TIERS = ("cluster", "e2e", "ray", "simulation", "unit")
+load_profile()
+
+TIERS = ("cluster", "e2e", "ray", "support", "simulation", "unit")
 """Folders of tests/, the one with the longest tests first."""
 ONE_RAY = ("cluster", "ray")
 """Tiers in which the tests of a module share a Ray, or hosts: one process runs them."""
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the longest tests: started last, one of them would keep the others waiting."""
     for item in items:

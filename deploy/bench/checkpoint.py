@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 
+from common import parts
 from deploy.bench.measurement import Measurement
 from deploy.bench.replay_inputs import PICTURE, STACK, Stream
-from deploy.runtime.ray_runtime import local_ray
+from deploy.runtime.local import local_ray
 from replay_server.messages import encode_chunk
 from replay_server.server import ReplayServer
-from replay_server.shard_checkpoint import ShardRestore
+from replay_server.shard_restore import ShardRestore
 
 GIB = 1 << 30
 BATCH = 512
@@ -34,7 +35,7 @@ def bench_checkpoint(repeat: int | None) -> Iterator[Measurement]:
     with local_ray(GIB) as runtime:
         for _ in range(repeat or 3):
             with tempfile.TemporaryDirectory() as folder:
-                shard = runtime.spawn(ReplayServer, *arguments, name="shard-0")
+                shard = runtime.spawn(ReplayServer, *arguments, part=parts.shard(0), incarnation=0)
                 stream = Stream(pool, STACK, CHUNK)
 
                 def insert(transitions: int, into: Any = shard, source: Stream = stream) -> None:
@@ -59,7 +60,10 @@ def bench_checkpoint(repeat: int | None) -> Iterator[Measurement]:
                 restore = ShardRestore(folder, ("c1/shard-0.rdqn",), files, 0, 1)
                 begin = time.perf_counter()
                 again = runtime.spawn(
-                    ReplayServer, *arguments, 1, "none", None, restore, name="shard-0-1"
+                    ReplayServer,
+                    *(*arguments, 1, "none", None, restore),
+                    part=parts.shard(0),
+                    incarnation=1,
                 )
                 size = again.call("summary").result().size
                 assert size > 0.9 * frames, size

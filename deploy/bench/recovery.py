@@ -21,7 +21,7 @@ QUICK_TO_NOTICE = (
     *("--replay.shards", "2", "--replay.capacity", "4000000"),  # so large that no item is evicted
     *("--checkpoint.every-s", "3", "--supervision.hung-after-s", "4"),
 )
-PARTS = ("shard-0", "learner", "variables", "actor-0")
+PARTS = ("shard-0", "learner", "weight-store", "actor-0")
 BETWEEN_DEATHS_S = 5.0
 GIVE_UP_AFTER_REPORTS = 60
 SETTLED_REPORTS, SETTLED_WITHIN = 4, 2_500

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from actors.environments import make_environment
-from common.config import EnvConfig
+from common.config_sections import EnvConfig
 from common.types import Array, Chunk, FrameSpec
 
 PICTURE = FrameSpec((1, 84, 84), "uint8", 1 / 255)

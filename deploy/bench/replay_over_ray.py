@@ -9,6 +9,7 @@ from functools import partial
 
 import numpy as np
 
+from common import parts
 from common.handles import Future, Handle
 from common.types import Array, FrameSpec
 from deploy.bench.measurement import Measurement
@@ -28,10 +29,11 @@ from deploy.bench.turns import (
     in_turn,
     measurements,
 )
-from deploy.runtime.ray_runtime import RayRuntime, local_ray
-from replay_server.client import ReplayWriter
+from deploy.runtime.local import local_ray
+from deploy.runtime.ray_runtime import RayRuntime
 from replay_server.codec import make_codec
 from replay_server.server import ReplayServer
+from replay_server.writer import ReplayWriter
 
 SAMPLES_IN_FLIGHT = 2
 INSERTS_IN_FLIGHT = 8
@@ -66,17 +68,19 @@ def _shard_over_ray(
     frame = frame_of(pool)
     rows = int(capacity * 1.02) + 20 * sizes.large_chunk
     arguments = (capacity, frame, stack, 0.6, rows, 0, 0, 0, kind)
-    shard = runtime.spawn(ReplayServer, *arguments, name=f"shard-{what}-{kind}")
+    shard = runtime.spawn(ReplayServer, *arguments, part=parts.shard(0), incarnation=0)
     feeders = {
-        chunk: runtime.spawn(Feeder, shard, pool, stack, chunk, kind, name=f"feeder-{chunk}")
-        for chunk in chunks
+        chunk: runtime.spawn(
+            Feeder, shard, pool, stack, chunk, kind, part=parts.actor(index), incarnation=0
+        )
+        for index, chunk in enumerate(chunks)
     }
     full = 0
     while full < capacity:
         feeders[chunks[-1]].call("feed", sizes.warm_up_s).result()
         full = shard.call("summary").result().inserted
     name = f"ray, {what}" + (f", {kind}" if what == "pong" else "")
-    bare = runtime.spawn(Bare, frame, stack, capacity, name="bare")
+    bare = runtime.spawn(Bare, frame, stack, capacity, part=parts.shard(1), incarnation=0)
     subjects = {BARE: partial(_draw, bare), OURS: partial(_draw, shard)}
     end = time.perf_counter() + sizes.warm_up_s
     while time.perf_counter() < end:

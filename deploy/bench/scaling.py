@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import signal
 import subprocess
 import tempfile
@@ -16,16 +15,18 @@ from typing import Any
 import psutil
 
 from actors.environments import environment_spec
-from common.config import merge
+from common.config_text import merge
 from common.errors import UserError
 from common.handles import Handle
+from common.parts import PartId, Role, actor
 from common.types import ActorReport, Episode
 from deploy.bench.measurement import Measurement
 from deploy.launch.presets import make_config
 from deploy.launch.run import run_parts
 from deploy.runs.folder import STATUS, RunFolder
 from deploy.runs.metrics import read_metrics
-from deploy.runtime.ray_runtime import OneMachine, RayRuntime, local_ray
+from deploy.runtime.local import OneMachine, local_ray
+from deploy.runtime.ray_runtime import RayRuntime
 
 STEP_S = 4 / 139
 """Of an actor in the paper of Ape-X: 139 frames per second, four frames a step."""
@@ -185,14 +186,21 @@ class _Crowd(RayRuntime):
 
     def __init__(self, actors: int) -> None:
         super().__init__(OneMachine())
-        self._parrot = super().spawn(Parrot, actors, name="parrot")
+        self._parrot = super().spawn(Parrot, actors, part=actor(0), incarnation=0)
 
     def spawn(
-        self, cls: type, *args: Any, name: str, title: str = "", public_name: str | None = None
+        self,
+        cls: type,
+        *args: Any,
+        part: PartId,
+        incarnation: int,
+        public_name: str | None = None,
     ) -> Handle:
-        if title.startswith("actor-"):
+        if part.role is Role.ACTOR:
             return self._parrot
-        return super().spawn(cls, *args, name=name, title=title, public_name=public_name)
+        return super().spawn(
+            cls, *args, part=part, incarnation=incarnation, public_name=public_name
+        )
 
     def max_actors(self) -> int | None:
         return None
@@ -220,7 +228,10 @@ def _read_reports(count: int) -> tuple[float, float]:
     with tempfile.TemporaryDirectory() as place, local_ray(256 << 20):
         folder = RunFolder.create(Path(place, "run"), config)
         run_parts(folder, spec, None, _Crowd(count), view, time.monotonic())
-    (begin_s, begin_cpu_s, first), (end_s, end_cpu_s, last) = view.seen[1], view.seen[-1]
+    end_s, end_cpu_s, last = view.seen[-1]
+    # The first interval includes the start; a short run has no other.
+    begin = next((seen for seen in view.seen[1:] if seen[2] < last), view.seen[0])
+    begin_s, begin_cpu_s, first = begin
     reports = (last - first) / REPORT_STEPS
     return reports / (end_s - begin_s), (end_cpu_s - begin_cpu_s) / reports
 
@@ -235,7 +246,7 @@ class _Stopwatch:
         if report["env_steps"]:
             self.seen.append((time.monotonic(), time.process_time(), report["env_steps"]))
 
-    def notify(self, text: str, level: int = logging.INFO, detail: str = "") -> None:
+    def notify(self, text: str, level: int = 20, detail: str = "") -> None:
         pass
 
     def close(self) -> None:

@@ -10,12 +10,13 @@ from pathlib import Path
 import psutil
 
 from common.errors import UserError
+from common.parts import WEIGHT_STORE
 from common.weights import WeightStore
 from deploy.bench.live_run import CommandStarter, endless_run, newest_steps
 from deploy.bench.measurement import Measurement
 from deploy.control.file import TAKEN_WITHIN_S, changed, keys_of, request_change
 from deploy.runs.folder import RunFolder
-from deploy.runtime.ray_runtime import local_ray
+from deploy.runtime.local import local_ray
 from deploy.supervisor.timeouts import Timeouts
 
 CHECKPOINT_EVERY_S = 2.0
@@ -58,7 +59,7 @@ def bench_supervision(repeat: int | None, start: CommandStarter) -> Iterator[Mea
 def _heartbeats() -> Iterator[Measurement]:
     """The share of a core for the heartbeats of learner, weight store and one shard."""
     with local_ray(100 << 20) as runtime:
-        handle = runtime.spawn(WeightStore, -1, name="variables")
+        handle = runtime.spawn(WeightStore, -1, part=WEIGHT_STORE, incarnation=0)
         place = runtime.ping(handle).result()
         assert place is not None
         processes = [psutil.Process(), psutil.Process(place.pid)]

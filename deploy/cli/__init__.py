@@ -1,1 +1,1 @@
-"""Words to calls."""
+"""The command line: one module per command group, heavy imports inside the commands."""

@@ -12,12 +12,15 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from common.errors import UserError
+from common.parts import Role
 from deploy.control.file import place_request
 from deploy.runs.folder import RunFolder
 
 CRASH = "crash"
-KINDS = ("actor", "shard", "learner", "variables", "evaluator")
+KINDS = (Role.ACTOR, Role.SHARD, Role.LEARNER, Role.WEIGHT_STORE, Role.EVALUATOR)
 """Kinds of parts; the run replaces each of them."""
+EARLIER_NAMES = {"variables": Role.WEIGHT_STORE}
+"""Kinds by the names that raydqn 0.1 gave them; `--kinds` takes both."""
 POLL_S = 0.1
 
 
@@ -36,6 +39,7 @@ def chaos(folder: RunFolder, every_s: float, kinds: Sequence[str], seed: int) ->
     Raises:
         UserError: a kind is unknown, or the run is not active.
     """
+    kinds = [EARLIER_NAMES.get(kind, kind) for kind in kinds]
     for kind in kinds:
         if kind not in KINDS:
             raise UserError(f"--kinds={kind}: must be of {', '.join(KINDS)}")
@@ -43,14 +47,14 @@ def chaos(folder: RunFolder, every_s: float, kinds: Sequence[str], seed: int) ->
         raise UserError(f"{folder.path}: no run is going on there")
     rng = random.Random(seed)
     while _wait(folder, every_s):
-        kind, number = rng.choice(list(kinds)), rng.randrange(1 << 16)
-        document = {CRASH: {"kind": kind, "number": number}}
+        kind, number = rng.choice(kinds), rng.randrange(1 << 16)
+        document = {CRASH: {"kind": str(kind), "number": number}}
         if place_request(folder.path, document) is None:  # the run has not read another one yet
             continue
         yield f"requested: kill {kind} number {number} (modulo the number of {kind}s)"
 
 
-def parse_crash(request: Any) -> tuple[str, int]:
+def parse_crash(request: Any) -> tuple[Role, int]:
     """Kind and number of the part to kill, from the request's table in the control file.
 
     Raises:
@@ -58,12 +62,13 @@ def parse_crash(request: Any) -> tuple[str, int]:
     """
     values = request if isinstance(request, dict) else {}
     kind, number = values.get("kind"), values.get("number")
+    kind = EARLIER_NAMES.get(kind, kind) if isinstance(kind, str) else kind
     if kind not in KINDS or type(number) is not int or number < 0:
         raise UserError(
             f"{CRASH}: kind={kind!r:.40} number={number!r:.40}: must be one of {', '.join(KINDS)} "
             "and a whole number"
         )
-    return kind, number
+    return Role(kind), number
 
 
 def _wait(folder: RunFolder, seconds: float) -> bool:

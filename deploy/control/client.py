@@ -12,7 +12,8 @@ from common.errors import RemoteDiedError, UserError
 from common.handles import Future, Handle
 from deploy.control.file import Reply
 from deploy.control.service import MAX_REQUESTS
-from deploy.runtime.public_handles import service_handles
+from deploy.runtime.connect import connected
+from deploy.runtime.names import service_handles
 
 T = TypeVar("T")
 POLL_S = 0.1
@@ -30,11 +31,11 @@ def services_at(address: str) -> Iterator[dict[str, Handle]]:
     Raises:
         UserError: there is no cluster at the address, or a run ended during a call.
     """
-    try:
-        with service_handles(address) as services:
-            yield services
-    except RemoteDiedError as error:
-        raise UserError(f"{error.part}: did not respond: the run has ended") from None
+    with connected(address):
+        try:
+            yield service_handles()
+        except RemoteDiedError as error:
+            raise UserError(f"{error.part}: did not respond: the run has ended") from None
 
 
 def service_of(services: Mapping[str, Handle], run: str, address: str) -> Handle:

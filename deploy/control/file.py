@@ -20,7 +20,9 @@ from typing import Any
 
 import tomlkit
 
-from common.config import NONE, Config, build, load_toml, merge
+from common.config import Config
+from common.config_sections import NONE
+from common.config_text import build, load_toml, merge
 from common.errors import UserError
 from common.storage import write_atomically
 from deploy.runs.folder import CONTROL, REPLY, RunFolder

@@ -13,8 +13,6 @@ from typing import Any
 from deploy.control.file import Reply
 from deploy.runtime.metrics import RunMetrics
 
-TITLE = "control-service"
-"""Of its slot, and part of its public name."""
 MAX_REPLIES = 100
 """Replies that are kept for the commands that sent the requests."""
 MAX_REQUESTS = 100

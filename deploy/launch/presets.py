@@ -6,7 +6,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from common.config import Config, build, load_toml, merge, suggest
+from common.config import Config
+from common.config_text import build, load_toml, merge, suggest
 from common.errors import UserError
 
 DEFAULT_PRESET = "cartpole"

@@ -8,7 +8,8 @@ from typing import Any
 
 from actors.environments import environment_spec
 from common.checkpoint import Checkpoint, CheckpointStore
-from common.config import Config, build, merge, to_toml
+from common.config import Config
+from common.config_text import build, merge, to_toml
 from common.errors import CheckpointError, UserError
 from common.storage import LocalStorage, Storage, open_storage
 from deploy.launch import runtimes

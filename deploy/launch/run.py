@@ -12,10 +12,10 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from common.checkpoint import Checkpoint
-from common.config import with_actors
+from common.config_text import with_actors
 from common.errors import CheckpointError, UserError
 from common.types import EnvironmentSpec
-from deploy import VERSION
+from common.version import VERSION
 from deploy.control.file import discard
 from deploy.launch.events import RunEvents
 from deploy.launch.signals import stop_on_signals
@@ -24,8 +24,9 @@ from deploy.reporting.view import ProgressView
 from deploy.runs.checkpoint_schema import parse_state
 from deploy.runs.folder import LOG, RunFolder
 from deploy.runs.log import detail_of
-from deploy.runtime.placement import as_user_errors, check_storage
-from deploy.runtime.ray_runtime import Runtime, check_count
+from deploy.runtime.api import Runtime, check_count
+from deploy.runtime.connect import as_user_errors
+from deploy.runtime.preflight import check_storage
 from deploy.supervisor.loop import Supervisor
 
 ATTEMPT_STRIDE = 1 << 16

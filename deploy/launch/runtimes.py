@@ -11,8 +11,12 @@ from common.types import EnvironmentSpec
 from deploy.launch.signals import deferred_signals
 from deploy.reporting.view import ProgressView
 from deploy.resources.memory import check_memory, object_store_bytes
-from deploy.runtime.placement import as_user_errors, check_memories, joined_cluster
-from deploy.runtime.ray_runtime import InlineRuntime, Runtime, collecting_no_garbage, local_ray
+from deploy.runtime.api import Runtime
+from deploy.runtime.connect import as_user_errors, joined_cluster
+from deploy.runtime.inline import InlineRuntime
+from deploy.runtime.local import local_ray
+from deploy.runtime.preflight import check_memories
+from deploy.runtime.ray_actor import collecting_no_garbage
 
 
 def describe_runtime(inline: bool, address: str | None) -> str:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from actors.environments import environment_spec
-from common.config import Config, build, merge
+from common.config import Config
+from common.config_text import build, merge
 from deploy.launch import runtimes
 from deploy.launch.events import RunEvents
 from deploy.launch.run import run_parts

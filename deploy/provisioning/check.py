@@ -252,11 +252,11 @@ def _try_environment(config: Config) -> Iterator[Finding]:
     except UserError as mistake:
         cause = mistake.__context__  # None: it can be made, but no run can use it
         key, _, rest = str(mistake).partition("=")
-        value, _, wish = rest.partition(": ")
+        value, _, advice = rest.partition(": ")
         if cause is None or isinstance(cause, (NameNotFound, VersionNotFound)):
-            yield error(key, value, wish)
+            yield error(key, value, advice)
         else:
-            yield warning(key, value, f"{wish}; true of this machine: the nodes must have it")
+            yield warning(key, value, f"{advice}; true of this machine: the nodes must have it")
 
 
 def _find_spot_shards(nodes: Sequence[Node], config: Config) -> Iterator[Finding]:
@@ -287,12 +287,12 @@ def _unfit(cluster: ClusterFile, request: ResourceRequest) -> Finding | None:
     most_gpus = max((kind.gpus for kind in kinds), default=0)
     if request.gpus > most_gpus:
         has = f"has {'one' if request.gpus == 1 else 'as many'}"
-        wish = f"{request.role} needs {_of(request.gpus, 'GPU')}: no node type{that} {has}"
+        advice = f"{request.role} needs {_of(request.gpus, 'GPU')}: no node type{that} {has}"
     else:
-        wish = f"{request.role} needs {_of(request.cpus, 'CPU')}: no node type{that} has as many"
+        advice = f"{request.role} needs {_of(request.cpus, 'CPU')}: no node type{that} has as many"
         if request.gpus:
-            wish += f" beside {_of(request.gpus, 'GPU')}"
-    return error(_nodes_key(cluster, request), None, wish)
+            advice += f" beside {_of(request.gpus, 'GPU')}"
+    return error(_nodes_key(cluster, request), None, advice)
 
 
 def _too_many(cluster: ClusterFile, request: ResourceRequest, fit: int) -> Finding:

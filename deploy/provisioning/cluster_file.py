@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
-import logging
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -13,18 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
-import ray.autoscaler
 import yaml
-from ray.autoscaler._private.kuberay.autoscaling_config import (
-    _derive_autoscaling_config_from_ray_cr,
-)
-from ray.autoscaler._private.local.config import LOCAL_CLUSTER_NODE_TYPE
-from ray.autoscaler._private.util import prepare_config, validate_config
 
-from common.config import suggest
+from common.config_text import suggest
 from common.errors import UserError, first_line
 from deploy.provisioning.findings import short
 from deploy.resources.ray_start import start_options
+from deploy.runtime.quiet import quiet
+from deploy.runtime.ray_private import (
+    cluster_file_schema,
+    complete_cluster_file,
+    own_machines_type,
+    ray_cluster_to_file,
+)
 
 LOCAL, KUBERAY = "local", "kuberay"
 PROVIDERS = ("aws", "azure", "gcp", LOCAL)
@@ -123,9 +121,8 @@ def _ray_up(path: Path, values: dict[str, Any]) -> ClusterFile:
                     f"available_node_types.{name}.{key}={node_type[key]}: must be at least 0"
                 )
     try:
-        with _quiet():
-            values = prepare_config(values)
-            validate_config(values)
+        with quiet():
+            values = complete_cluster_file(values)
     except Exception as error:  # Ray reports a mistake by an error of any class
         raise UserError(first_line(error)) from None
     nodes = _own_machines(values) if provider == LOCAL else _cloud_nodes(provider, values)
@@ -143,25 +140,12 @@ def _cluster(
     """The file's content: the head first, every number of nodes checked."""
     for node in nodes:
         if not node.least <= node.most <= MAX_NODES:
-            wish = f"must be at least the minimum, {node.least - node.head}"
+            advice = f"must be at least the minimum, {node.least - node.head}"
             if node.most > MAX_NODES:
-                wish = f"must be at most {MAX_NODES:,}"
-            raise UserError(f"maximum of {node.name}={node.most - node.head}: {wish}")
+                advice = f"must be at most {MAX_NODES:,}"
+            raise UserError(f"maximum of {node.name}={node.most - node.head}: {advice}")
     nodes.sort(key=lambda node: not node.head)
     return ClusterFile(path, provider, name, values, tuple(nodes), int(max_workers))
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Suppress Ray's output; its exceptions repeat everything that matters."""
-    output, logger = io.StringIO(), logging.getLogger("ray.autoscaler")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
-            yield
-    finally:
-        logger.setLevel(level)
 
 
 def _check_schema(values: dict[str, Any]) -> None:
@@ -170,8 +154,7 @@ def _check_schema(values: dict[str, Any]) -> None:
     Raises:
         UserError: a key does not match; the error names the outermost one.
     """
-    schema_file = Path(ray.autoscaler.__file__).parent / "ray-schema.json"
-    schema = json.loads(schema_file.read_text(encoding="utf-8"))
+    schema = cluster_file_schema()
     if get_nested(values, "provider", "type") == LOCAL:  # Ray accepts one more key there
         schema["properties"]["min_workers"] = {"type": "integer", "minimum": 0}
     errors = jsonschema.Draft7Validator(schema).iter_errors(values)
@@ -187,9 +170,9 @@ def _check_schema(values: dict[str, Any]) -> None:
     if error.validator == "required":
         missing = next(name for name in expected if name not in value)
         raise UserError(f"missing key {'.'.join([*place, missing])}")
-    wish = {"type": f"must be of type {expected}", "minimum": f"must be at least {expected}"}
+    advice = {"type": f"must be of type {expected}", "minimum": f"must be at least {expected}"}
     raise UserError(
-        f"{'.'.join(place)}={short(value)}: {wish.get(error.validator) or first_line(error)}"
+        f"{'.'.join(place)}={short(value)}: {advice.get(error.validator) or first_line(error)}"
     )
 
 
@@ -232,7 +215,7 @@ def _is_spot(provider: str, config: Mapping[str, Any]) -> bool:
 
 def _own_machines(values: Mapping[str, Any]) -> list[NodeType]:
     """On-premises machines: the commands that start Ray state their resources."""
-    workers = values["available_node_types"][LOCAL_CLUSTER_NODE_TYPE]
+    workers = values["available_node_types"][own_machines_type()]
     provider = values["provider"]
     nodes = []
     for head, key in ((True, "head_start_ray_commands"), (False, "worker_start_ray_commands")):
@@ -295,8 +278,8 @@ def _kuberay(path: Path, documents: list[dict[str, Any]]) -> ClusterFile:
             raise UserError(f"missing key {where}{key}")
     name = str(get_nested(document, "metadata", "name") or "raydqn")
     try:
-        with _quiet():
-            derived = _derive_autoscaling_config_from_ray_cr(
+        with quiet():
+            derived = ray_cluster_to_file(
                 {"metadata": {"name": name, "namespace": "default"}, "spec": spec}
             )
         groups = {"headgroup": spec["headGroupSpec"]}

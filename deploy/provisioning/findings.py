@@ -1,4 +1,4 @@
-"""Findings of `raydqn cluster check`: one line each, with level, key, value and wish."""
+"""Findings of `raydqn cluster check`: one line each: level, key, value and advice."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ class Finding:
     level: Literal["error", "to do", "warning"]
     key: str  # in the file
     value: object | None  # None: no value to show
-    wish: str
+    advice: str
 
     def __str__(self) -> str:
         value = "" if self.value is None else f"={short(self.value)}"
-        return f"{self.level}: {self.key}{value}: {self.wish}"
+        return f"{self.level}: {self.key}{value}: {self.advice}"
 
 
-def error(key: str, value: object | None, wish: str) -> Finding:
+def error(key: str, value: object | None, advice: str) -> Finding:
     """A fault with which no cluster should be started."""
-    return Finding("error", key, value, wish)
+    return Finding("error", key, value, advice)
 
 
-def warning(key: str, value: object | None, wish: str) -> Finding:
+def warning(key: str, value: object | None, advice: str) -> Finding:
     """A fault that costs money, speed or safety."""
-    return Finding("warning", key, value, wish)
+    return Finding("warning", key, value, advice)
 
 
-def to_do(key: str, value: object | None, wish: str) -> Finding:
+def to_do(key: str, value: object | None, advice: str) -> Finding:
     """A value that the user must fill in before the cluster is started."""
-    return Finding("to do", key, value, wish)
+    return Finding("to do", key, value, advice)
 
 
 def short(value: object) -> str:

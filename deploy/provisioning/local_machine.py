@@ -96,7 +96,7 @@ def _credentials(cluster: ClusterFile) -> Iterator[Finding]:
             yield error(
                 "AWS_SECRET_ACCESS_KEY", None, "is not set: must be, with AWS_ACCESS_KEY_ID"
             )
-        wish = "`aws configure`, or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        advice = "`aws configure`, or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
     elif cluster.provider == "gcp":
         key = "GOOGLE_APPLICATION_CREDENTIALS"
         config = Path(given.get("CLOUDSDK_CONFIG") or Path.home() / ".config" / "gcloud")
@@ -104,16 +104,16 @@ def _credentials(cluster: ClusterFile) -> Iterator[Finding]:
         there = "gcp_credentials" in provider or bool(given.get(key))
         if given.get(key) and not Path(given[key]).is_file():
             yield error(key, given[key], "must be a file that exists")
-        wish = f"`gcloud auth application-default login`, or set {key}"
+        advice = f"`gcloud auth application-default login`, or set {key}"
     elif cluster.provider == "azure":
         config = Path(given.get("AZURE_CONFIG_DIR") or Path.home() / ".azure")
-        files, there, wish = [config / "azureProfile.json"], False, "`az login`"
+        files, there, advice = [config / "azureProfile.json"], False, "`az login`"
     else:
         return
     if not there and not any(file.is_file() for file in files):
         # A machine in the cloud may have a role of its own; to find out would need the network.
         level = warning if cluster.provider in ("aws", "gcp") else error
-        yield level("provider.type", cluster.provider, f"no credentials here: {wish}")
+        yield level("provider.type", cluster.provider, f"no credentials here: {advice}")
 
 
 def _placeholders(cluster: ClusterFile) -> Iterator[Finding]:
@@ -125,8 +125,8 @@ def _placeholders(cluster: ClusterFile) -> Iterator[Finding]:
         yield error("provider.project_id", None, "is missing: put your project's id")
     asks = cluster.provider == "azure" and not provider.get("subscription_id")
     if asks and not _importable("azure.cli.core"):
-        wish = "is missing: put the output of `az account show --query id`"
-        yield error("provider.subscription_id", None, wish)
+        advice = "is missing: put the output of `az account show --query id`"
+        yield error("provider.subscription_id", None, advice)
     if cluster.provider == LOCAL:
         hosts = [("head_ip", provider.get("head_ip"))]
         hosts += [("worker_ips", host) for host in provider.get("worker_ips") or ()]
@@ -238,8 +238,8 @@ def _token(cluster: ClusterFile) -> Iterator[Finding]:
     mounts = cluster.values["file_mounts"]
     target = next((target for target in mounts if target.endswith(TOKEN)), None)
     if target is None:
-        wish = f"is missing: every node needs the token, put ~{TOKEN}: ~{TOKEN}"
-        yield error(f"file_mounts.~{TOKEN}", None, wish)
+        advice = f"is missing: every node needs the token, put ~{TOKEN}: ~{TOKEN}"
+        yield error(f"file_mounts.~{TOKEN}", None, advice)
         return
     key, source = f"file_mounts.{target}", str(mounts[target])
     file = local_path(source)

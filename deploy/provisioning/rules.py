@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from importlib import metadata
 from typing import Any
 
-from deploy import VERSION
+from common.version import VERSION
 from deploy.provisioning.cluster_file import (
     KUBERAY,
     LOCAL,

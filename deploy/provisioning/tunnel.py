@@ -22,7 +22,7 @@ from deploy.provisioning.ray_commands import (
     token,
     uninterrupted,
 )
-from deploy.runtime.placement import TOKEN_HINT
+from deploy.runtime.connect import TOKEN_HINT
 
 TUNNEL_S = 60.0
 """Longest wait for the dashboard's first response."""

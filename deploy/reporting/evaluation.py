@@ -10,7 +10,8 @@ from PIL import Image
 
 from actors.evaluator import Evaluator
 from common import wire
-from common.config import Config, build, merge
+from common.config import Config
+from common.config_text import build, merge
 from common.errors import EnvironmentFailedError, UserError
 from common.handles import InlineHandle
 from common.networks import make_network, shape_difference
@@ -77,7 +78,7 @@ def evaluate(folder: RunFolder, episodes: int, which: str = "best") -> dict[str,
         EnvironmentFailedError: the environment raised.
     """
     weights, source = load_weights(folder, which)
-    evaluator = Evaluator(folder.config, InlineHandle(WeightStore()), role=Role.EXAMINER)
+    evaluator = Evaluator(folder.config, InlineHandle(WeightStore()), role=Role.OFFLINE_EVALUATOR)
     try:
         check_weights(weights, evaluator.spec, folder.config, source)
         evaluator.load_weights(weights)
@@ -112,7 +113,9 @@ def film(folder: RunFolder, path: Path, which: str = "best") -> int:
         merge(folder.config.model_dump(), {"evaluation": {"episodes": 1, "envs": 1}}), str(path)
     )
     weights, source = load_weights(folder, which)
-    evaluator = Evaluator(config, InlineHandle(WeightStore()), render=True, role=Role.EXAMINER)
+    evaluator = Evaluator(
+        config, InlineHandle(WeightStore()), render=True, role=Role.OFFLINE_EVALUATOR
+    )
     try:
         check_weights(weights, evaluator.spec, config, source)
         evaluator.load_weights(weights)

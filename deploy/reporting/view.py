@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from common.config import StopConfig
+from common.config_sections import StopConfig
 
 PLAIN_EVERY_S = 5.0
 """Seconds between two plain lines, at least."""

@@ -10,13 +10,14 @@ from pathlib import Path
 
 import psutil
 
-from common.config import NATURE_CONVOLUTIONS, NOTEBOOK_HIDDEN, Config
+from common.config import Config
+from common.config_sections import NATURE_CONVOLUTIONS, NOTEBOOK_HIDDEN
 from common.errors import UserError
 from common.types import EnvironmentSpec
-from replay_server.client import CHUNKS_PER_TURN
 from replay_server.codec import GROUP_FRAMES
 from replay_server.frames import GROUP_BYTES, MAX_ROWS
-from replay_server.table import item_bytes
+from replay_server.table_items import item_bytes
+from replay_server.writer import CHUNKS_PER_TURN
 
 MEMORY_SHARE = 0.8
 """Of the memory that is free, at the most so much is for the replay memory and its messages."""
@@ -34,9 +35,9 @@ PACKED_ROW_BYTES = 16
 def shard_capacity(config: Config, spec: EnvironmentSpec) -> int:
     """Transitions of one shard.
 
-    Where `replay.capacity` is in bytes and frames are compressed, nobody knows how many will fit:
-    so many do if frames take `PACKED_SHARE` of their size, else `shard_frame_bytes` pushes out
-    what does not.
+    Where `replay.capacity` is in bytes and frames are compressed, the number that fits is unknown
+    in advance. The result assumes that frames take `PACKED_SHARE` of their size; if they take
+    more, `shard_frame_bytes` evicts the oldest.
     """
     given = config.replay.capacity_bytes
     if given is None:

@@ -8,11 +8,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from common import wire
 from common.checkpoint import Checkpoint
-from common.config import Config, build, one_line
+from common.config import Config
+from common.config_text import build, one_line
 from common.errors import CheckpointError, UserError
 from common.parts import shard as shard_part
 from common.types import Array
-from replay_server.shard_checkpoint import ShardRestore
+from replay_server.shard_restore import ShardRestore
 
 FORMAT = 2
 LEARNING_KEYS = ("reward_clip", "life_loss_ends")

@@ -13,7 +13,7 @@ from typing import Any
 
 from common import wire
 from common.checkpoint import CheckpointStore, Files
-from common.config import CheckpointConfig
+from common.config_sections import CheckpointConfig
 from common.errors import StillSavingError
 from common.handles import Failed, Future, Handle
 from common.parts import shard as shard_part
@@ -188,8 +188,8 @@ class CheckpointWriter:
         state = {"format": FORMAT, **job.state, "learner": learner, "shards": len(job.shards)}
         state["counters"] = {**state["counters"], "learner_steps": steps}
         self.store.commit(name, {"learner": tensors}, state, files)
-        if self.store.untidy is not None:
-            job.remark = f"older checkpoints could not be removed: {self.store.untidy}"
+        if self.store.prune_error is not None:
+            job.remark = f"older checkpoints could not be removed: {self.store.prune_error}"
 
     def _save_shards(self, shards: list[Handle], name: str, deadline_s: float) -> Files:
         """Have all shards write their parts, side by side; the files that they have written.

@@ -29,7 +29,8 @@ from safetensors.numpy import save as save_tensors
 
 from common import wire
 from common.checkpoint import CheckpointStore
-from common.config import Config, build, load_toml, merge, to_toml
+from common.config import Config
+from common.config_text import build, load_toml, merge, to_toml
 from common.errors import UserError
 from common.storage import open_storage, write_atomically
 from common.types import Array, EvaluationReport
@@ -224,8 +225,10 @@ class RunFolder:
         try:
             status = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
+            log = self.path / LOG
+            hint = f"; its log is {log}" if log.is_file() else ""
             raise UserError(
-                f"{self.path}: has no status yet; it comes with the first report"
+                f"{self.path}: has no status yet; it comes with the first report{hint}"
             ) from None
         except (OSError, ValueError) as error:
             raise UserError(f"{path}: cannot be read ({error})") from None

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from deploy.runtime import ray_metrics
+
 COUNTERS = (
     *("env_steps", "frames", "transitions", "learner_steps", "episodes_total", "restarts"),
     *("dropped", "checkpoints"),
@@ -56,7 +58,5 @@ class RunMetrics:
 
 def _make_metric(key: str) -> Any:
     """A counter or a gauge of Ray's for one number of a report."""
-    from ray.util import metrics
-
-    kind = metrics.Counter if key in COUNTERS else metrics.Gauge
+    kind = ray_metrics.counter if key in COUNTERS else ray_metrics.gauge
     return kind(metric_name(key).removesuffix("_total"), f"raydqn: {key}", ("run",))

@@ -9,7 +9,7 @@ from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from pathlib import Path
 
-from deploy import PACKAGES
+from common.version import PACKAGES
 
 EXTRAS_OF_NODES = ("atari", "fast", "minatar")
 """Which of pyproject.toml the cluster files install everywhere."""
@@ -69,7 +69,7 @@ def _dependencies() -> set[str]:
 
 
 def _find(module: str) -> Path | None:
-    """Where a module lies that is somebody's own; None: it is installed, or there is none."""
+    """Location of a user's own module; None: it is installed, or there is none."""
     found = _spec(module)
     if found is None:
         return None

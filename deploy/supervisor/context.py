@@ -13,7 +13,7 @@ from common.errors import UserError
 from common.handles import Future
 from deploy.runs.folder import RunFolder
 from deploy.runs.statistics import Counters, RunStatistics
-from deploy.runtime.ray_runtime import Runtime
+from deploy.runtime.api import Runtime
 from deploy.supervisor.timeouts import Timeouts
 from replay_server.rate_limiter import RateLimiter
 

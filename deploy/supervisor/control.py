@@ -6,20 +6,17 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from common.config import Config, with_actors
+from common.config import Config
+from common.config_text import with_actors
 from common.errors import RemoteDiedError, UserError
 from common.handles import Future
-from common.parts import Role
 from deploy.control.chaos import CRASH, parse_crash
 from deploy.control.file import ControlFile, Reply, changed, describe, keys_of
 from deploy.runs.folder import CONTROL
 from deploy.runs.log import detail_of
-from deploy.runtime.ray_runtime import check_count
+from deploy.runtime.api import check_count
 from deploy.supervisor.context import Context
 from deploy.supervisor.fleet import Fleet
-
-ROLES = {"variables": Role.WEIGHT_STORE}
-"""Kinds of parts in requests of `raydqn chaos` that have another name than their role."""
 
 
 class Control:
@@ -68,8 +65,7 @@ class Control:
         Raises:
             UserError: there is no such part.
         """
-        kind, number = parse_crash(request)
-        role = ROLES.get(kind) or Role(kind)
+        role, number = parse_crash(request)
         slots = [*self._fleet.core_parts, *self._fleet.env_workers]
         found = [slot for slot in slots if slot.part.role == role]
         if not found:

@@ -13,10 +13,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from common.config import SupervisionConfig
+from common.config_sections import SupervisionConfig
 from common.errors import RemoteDiedError, UnresponsiveError
 from common.handles import Future, Handle
-from deploy.runtime.ray_runtime import Runtime
+from deploy.runtime.api import Runtime
 from deploy.supervisor.slots import Slot
 from deploy.supervisor.timeouts import Timeouts
 

@@ -12,7 +12,8 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from common.checkpoint import Checkpoint
-from common.config import Config, with_actors
+from common.config import Config
+from common.config_text import with_actors
 from common.errors import (
     DivergedError,
     EnvironmentFailedError,

@@ -9,9 +9,10 @@ from typing import Protocol
 from common.checkpoint import Checkpoint
 from common.errors import CheckpointError, RunFailedError, UnreadableError
 from common.handles import Handle
-from common.parts import CONTROL_SERVICE, LEARNER, PartId, part_name, shard
+from common.parts import CONTROL_SERVICE, LEARNER, PartId, shard
 from deploy.control.service import ControlService
 from deploy.runs.checkpoint_schema import learner_state, parse_state, shard_restore
+from deploy.runtime.names import service_name
 from deploy.supervisor.context import TRAIN_CALLS_IN_FLIGHT, Context
 
 EXTRA_VERSIONS = 1_000
@@ -47,16 +48,16 @@ class Spawner:
 
     def control_service(self, incarnation: int) -> Handle:
         """Start the control service, under a public name of the run."""
-        run, name = self._context.folder.path.name, part_name(CONTROL_SERVICE, incarnation)
+        run = self._context.folder.path.name
         # One of an earlier attempt, or incarnation, has counted the totals of the first report.
         continued = incarnation > 0
         return self._context.runtime.spawn(
             ControlService,
             run,
             continued,
-            name=name,
-            title=str(CONTROL_SERVICE),
-            public_name=f"{run}:{name}",
+            part=CONTROL_SERVICE,
+            incarnation=incarnation,
+            public_name=service_name(run, incarnation),
         )
 
     def weight_store(self, incarnation: int) -> Handle:

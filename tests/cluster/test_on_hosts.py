@@ -281,7 +281,7 @@ def is_stopped(cluster, job, run):
 
 
 def it_is_elastic(cluster, job):
-    """More actors and fewer; a host is lost, and comes back; from whoever has no token: nothing."""
+    """More actors and fewer; a host is lost and comes back; no token, no answer."""
     first, second = (host.name for host in cluster.workers)
 
     def are_up(count, on=None):
@@ -289,7 +289,7 @@ def it_is_elastic(cluster, job):
 
     until(are_up(2), 120, "two actors, on a cluster that was up")
 
-    # Whoever asks the cluster is told the same as the run wrote.
+    # A query to the cluster gives the status that the run wrote.
     def places(status):
         return {(part["part"], part["host"], part["pid"]) for part in parts(status)}
 
@@ -316,8 +316,8 @@ def it_is_elastic(cluster, job):
     wait_for(all_there, 60, poll_s=5.0, what="what the dashboard asks for is exported")
 
     # More actors, and fewer, asked for on another machine than the driver's.
-    wish = f"raydqn scale {ELASTIC} --address auto --actors 5"
-    said = cluster.on(cluster.workers[0], wish)
+    command = f"raydqn scale {ELASTIC} --address auto --actors 5"
+    said = cluster.on(cluster.workers[0], command)
     assert said.stdout == "applied: actors.count 2 → 5\n", said.stderr
     until(are_up(5, {first, second}), 120, "five actors, which no host can hold alone")
     said = cluster.raydqn(f"scale {ELASTIC} --address auto --actors 6")
@@ -338,7 +338,7 @@ def it_is_elastic(cluster, job):
     cluster.workers[1].start()
     until(are_up(5, {first, second}), 240, "as many actors as there is room for, on both hosts")
 
-    # Whoever has the token is told the same from outside, by Ray's client.
+    # A client with the token gets the same status from outside.
     client = f"ray://{cluster.head.address}:10001"
 
     def told_outside():

@@ -28,7 +28,7 @@ def training(tmp_path):
     """A run on Ray that has come into its stride, and its folder."""
     run = tmp_path / "run"
     with running("train", "cartpole", "--run-dir", str(run), *OPTIONS) as process:
-        # The evaluator is the last to start: once it has spoken, everybody is there.
+        # The evaluator is the last to start: once it has reported, every part has started.
         wait_for(lambda: reports_in(run) and newest(run, "score") is not None)
         yield process, run
         interrupt(process)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from common.config import Config, to_toml
+from common.config import Config
+from common.config_text import to_toml
 from deploy.control.chaos import KINDS
 from support.fakes import Messages, supervisor_for, tiny
 from support.program import SHORT_RUN_S, raydqn_here, reports_in, running, summary_of, wait_for
@@ -60,7 +61,7 @@ def test_a_part_without_progress_since_its_start_is_skipped(tmp_path):
         ((), "no run is going on there"),
     ],
 )
-def test_a_wrong_wish_is_one_line(tmp_path, arguments, message):
+def test_a_wrong_request_is_one_line(tmp_path, arguments, message):
     (tmp_path / "config.toml").write_text(to_toml(Config()))
     code, _, err = raydqn_here("chaos", str(tmp_path), *arguments)
     assert code == 2
@@ -79,8 +80,8 @@ def test_a_control_file_that_asks_for_nonsense_is_named_and_the_run_goes_on(tmp_
     run = tmp_path / "run"
     with running("train", "--inline", "--run-dir", str(run)) as process:
         wait_for(lambda: reports_in(run))
-        for wish in NONSENSE:
-            (run / "control.toml").write_text(wish)
+        for request in NONSENSE:
+            (run / "control.toml").write_text(request)
             wait_for(lambda: not (run / "control.toml").exists(), 20)
         process.terminate()
         out, err = process.communicate(timeout=60)

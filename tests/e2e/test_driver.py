@@ -54,13 +54,13 @@ def test_the_driver_is_killed_in_the_middle_of_a_checkpoint_and_the_run_goes_on(
     )
     with running(*arguments, pythonpath=tmp_path) as process:
         wait_for(reached.exists)
-        everybody = descendants(process)
-        helpers = [p for p in everybody if "".join(p.cmdline()[:1]).endswith("Agent")]
+        processes = descendants(process)
+        helpers = [p for p in processes if "".join(p.cmdline()[:1]).endswith("Agent")]
         assert len(helpers) <= 2
         process.kill()
         process.wait()
         # None outlives its driver. (Two helpers of Ray's own take up to a minute to see it.)
-        assert_all_gone([p for p in everybody if p not in helpers])
+        assert_all_gone([p for p in processes if p not in helpers])
     store = store_in(run)
     *_, newest = store.names()
     assert newest.startswith("000002-")

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from support.program import (
+    contents_of,
     learner_steps_in,
     raydqn,
     raydqn_here,
@@ -16,7 +17,7 @@ from support.program import (
     summary_of,
     wait_for,
 )
-from support.reliability import INLINE, contents_of, store_in
+from support.reliability import INLINE, store_in
 
 
 @pytest.fixture(scope="module")

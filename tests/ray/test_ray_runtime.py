@@ -17,16 +17,13 @@ import pytest
 
 from common.config import Config
 from common.errors import RemoteDiedError, UserError
-from deploy import VERSION
-from deploy.runtime.ray_runtime import (
-    InlineRuntime,
-    OneMachine,
-    RayRuntime,
-    RemoteFuture,
-    _Host,
-    check_count,
-    local_ray,
-)
+from common.parts import LEARNER, actor
+from common.version import VERSION
+from deploy.runtime.api import check_count
+from deploy.runtime.inline import InlineRuntime
+from deploy.runtime.local import OneMachine, local_ray
+from deploy.runtime.ray_actor import PartHost, RemoteFuture
+from deploy.runtime.ray_runtime import RayRuntime
 from ray import exceptions as ray_errors
 from support.paths import ROOT, TESTS, import_path
 from support.program import SHORT_RUN_S, TINY_OPTIONS, running, wait_for
@@ -79,7 +76,7 @@ MANY_GPUS = {"learner": {"device": "cuda:99"}}
 def ray_runtime():
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", import_path(TESTS / "ray"))  # remotes import `Part` from here
-        patch.setenv("OMP_NUM_THREADS", "3")  # a decision of somebody else's
+        patch.setenv("OMP_NUM_THREADS", "3")  # set from outside
         with local_ray(100 * 2**20, Config.model_validate(MANY_GPUS)) as runtime:
             yield runtime
 
@@ -90,7 +87,7 @@ def runtime(request):
 
 
 def test_calls_run_in_their_order(runtime):
-    handle = runtime.spawn(Part, 10, name="part")
+    handle = runtime.spawn(Part, 10, part=actor(0), incarnation=0)
     futures = [handle.call("add", n) for n in range(5)]
     assert [f.result() for f in futures] == [10, 11, 13, 16, 20]
     assert all(f.done() for f in futures)
@@ -98,37 +95,37 @@ def test_calls_run_in_their_order(runtime):
 
 def test_each_remote_computes_with_one_thread_whatever_the_command_was_given(ray_runtime):
     # TRAPS 27: many processes with a thread for each core would be in each other's way.
-    handle = ray_runtime.spawn(Part, 0, name="thrifty")
+    handle = ray_runtime.spawn(Part, 0, part=actor(0), incarnation=0)
     assert handle.call("threads").result() == "1"
     assert os.environ["OMP_NUM_THREADS"] == "3", "what was there before Ray's start is back"
 
 
-def test_nobody_waits_for_gpus_that_ray_does_not_know_of(ray_runtime):
+def test_no_remote_waits_for_gpus_unknown_to_ray(ray_runtime):
     import ray
 
     assert ray.cluster_resources().get("GPU", 0) < 100
-    handle = ray_runtime.spawn(Part, 1, name="hungry", title="learner")
+    handle = ray_runtime.spawn(Part, 1, part=LEARNER, incarnation=0)
     call = handle.call("add", 1)
     assert ray_runtime.wait([call], 20.0) == [call]
 
 
 def test_handles_travel_inside_arguments(runtime):
-    a = runtime.spawn(Part, 1, name="a")
-    b = runtime.spawn(Part, 5, name="b")
+    a = runtime.spawn(Part, 1, part=actor(0), incarnation=0)
+    b = runtime.spawn(Part, 5, part=actor(1), incarnation=0)
     assert a.call("ask", b).result() == 6
 
 
 def test_what_is_shared_is_read_where_it_arrives(runtime):
-    handle = runtime.spawn(Part, 0, name="reader")
+    handle = runtime.spawn(Part, 0, part=actor(0), incarnation=0)
     reference = handle.share(np.ones(300_000))
     total, writeable = handle.call("read", [reference]).result()
     assert total == 300_000
-    # Ray's shared memory is read-only: whoever keeps something must copy it (TRAPS 15).
+    # Ray's shared memory is read-only: a part copies in what it keeps (TRAPS 15).
     assert writeable == isinstance(runtime, InlineRuntime)
 
 
 def test_waiting_returns_what_is_done(runtime):
-    handle = runtime.spawn(Part, 0, name="waiter")
+    handle = runtime.spawn(Part, 0, part=actor(0), incarnation=0)
     futures = [handle.call("add", 1), handle.call("add", 1)]
     ready = []
     while len(ready) < 2:
@@ -138,7 +135,7 @@ def test_waiting_returns_what_is_done(runtime):
 
 
 def test_waiting_ends_after_its_time(ray_runtime):
-    handle = ray_runtime.spawn(Part, 0, name="sleeper")
+    handle = ray_runtime.spawn(Part, 0, part=actor(0), incarnation=0)
     future = handle.call("wait", 5.0)
     assert ray_runtime.wait([future], 0.1) == []
     assert not future.done()
@@ -146,21 +143,21 @@ def test_waiting_ends_after_its_time(ray_runtime):
 
 
 def test_a_part_answers_a_ping_when_it_is_made_or_could_not_be(runtime):
-    handle = runtime.spawn(Part, 3, name="starter")
+    handle = runtime.spawn(Part, 3, part=actor(0), incarnation=0)
     assert runtime.wait([runtime.ping(handle)], 30.0)
     assert handle.call("add", 1).result() == 4
 
 
 def test_a_part_that_is_still_made_does_not_answer_a_ping(ray_runtime):
-    ping = ray_runtime.ping(ray_runtime.spawn(SlowPart, name="slow"))
+    ping = ray_runtime.ping(ray_runtime.spawn(SlowPart, part=actor(0), incarnation=0))
     assert ray_runtime.wait([ping], 1.0) == []
     assert ray_runtime.wait([ping], 30.0) == [ping]
-    failed = ray_runtime.spawn(Part, 3, True, name="failed")
+    failed = ray_runtime.spawn(Part, 3, True, part=actor(0), incarnation=0)
     assert ray_runtime.wait([ray_runtime.ping(failed)], 30.0), "its first call says why"
 
 
 def test_a_users_mistake_in_a_remote_arrives_as_one(ray_runtime):
-    handle = ray_runtime.spawn(Part, 3, True, name="mistaken")
+    handle = ray_runtime.spawn(Part, 3, True, part=actor(0), incarnation=0)
     with pytest.raises(UserError, match=r"^value=3: unwanted$"):
         handle.call("add", 1).result()
     with pytest.raises(UserError, match="unwanted"):
@@ -168,15 +165,15 @@ def test_a_users_mistake_in_a_remote_arrives_as_one(ray_runtime):
 
 
 def test_any_other_error_arrives_with_its_traceback(ray_runtime):
-    handle = ray_runtime.spawn(Part, 3, name="failing")
+    handle = ray_runtime.spawn(Part, 3, part=actor(0), incarnation=0)
     with pytest.raises(ZeroDivisionError, match="on purpose"):
         handle.call("fail").result()
     assert handle.call("add", 1).result() == 4, "the remote lives on"
 
 
 def test_a_killed_process_is_the_failure_of_its_own_call(ray_runtime):
-    handle = ray_runtime.spawn(Part, 3, name="victim")
-    other = ray_runtime.spawn(Part, 3, name="bystander")
+    handle = ray_runtime.spawn(Part, 3, part=actor(0), incarnation=0)
+    other = ray_runtime.spawn(Part, 3, part=actor(1), incarnation=0)
     pid = handle.call("pid").result()
     future = handle.call("wait", 60.0)
     os.kill(pid, signal.SIGKILL)
@@ -208,6 +205,11 @@ def test_whatever_ray_itself_says_went_wrong_is_a_death_in_one_line(monkeypatch,
     assert caught.value.machine == bool(machine)
     assert len(str(caught.value).splitlines()) == 1
     assert "\x1b" not in str(caught.value)
+    assert "\x1b" not in caught.value.detail
+    if str(error).strip():
+        assert caught.value.detail.splitlines()[-1] == str(error).splitlines()[-1]
+    again = pickle.loads(pickle.dumps(caught.value))
+    assert (str(again), again.detail) == (str(caught.value), caught.value.detail)
 
 
 class Autoscaling(OneMachine):
@@ -215,16 +217,16 @@ class Autoscaling(OneMachine):
 
     autoscaling = True
 
-    def options(self, title):
-        return {"num_cpus": 99} if title == "homeless" else {"num_cpus": 0}
+    def options(self, part):
+        return {"num_cpus": 99} if part == actor(1) else {"num_cpus": 0}
 
 
 def test_a_part_that_is_being_made_has_a_machine_and_one_without_room_waits_for_one(ray_runtime):
     autoscaling = RayRuntime(Autoscaling())
-    slow = autoscaling.spawn(SlowPart, name="slow", title="slow")
-    homeless = autoscaling.spawn(Part, 0, name="homeless", title="homeless")
+    slow = autoscaling.spawn(SlowPart, part=actor(0), incarnation=0)
+    waiting = autoscaling.spawn(Part, 0, part=actor(1), incarnation=0)
     deadline = time.monotonic() + 60
-    both = [slow, homeless]
+    both = [slow, waiting]
     while (
         autoscaling.pending_placement(both).result() != [False, True]
         and time.monotonic() < deadline
@@ -234,13 +236,13 @@ def test_a_part_that_is_being_made_has_a_machine_and_one_without_room_waits_for_
     assert ray_runtime.pending_placement(both).result() == [False, False], (
         "no machine will ever come here"
     )
-    for handle in (slow, homeless):
+    for handle in (slow, waiting):
         autoscaling.kill(handle)
 
 
-def test_a_question_that_nobody_can_answer_is_given_up(ray_runtime):
+def test_a_query_without_a_node_is_cancelled(ray_runtime):
     class Nowhere(Autoscaling):
-        def options(self, title):
+        def options(self, part):
             return {"resources": {"no such node": 1}}
 
     autoscaling = RayRuntime(Nowhere())
@@ -261,15 +263,15 @@ def test_more_actors_than_the_memory_holds_are_refused(ray_runtime):
 
 
 def test_kill_ends_the_process(ray_runtime):
-    handle = ray_runtime.spawn(Part, 3, name="doomed")
+    handle = ray_runtime.spawn(Part, 3, part=actor(0), incarnation=0)
     process = psutil.Process(handle.call("pid").result())
-    assert "ray::doomed" in " ".join(process.cmdline())
+    assert "ray::actor-0-0" in " ".join(process.cmdline())
     ray_runtime.kill(handle)
     process.wait(timeout=15)
 
 
 def test_a_node_that_has_another_version_of_the_project_is_named():
-    host = _Host("0.0.1", pickle.dumps(Part), (1,))
+    host = PartHost("0.0.1", pickle.dumps(Part), (1,))
     for asked in (lambda: host.call("add", 1), host.ping):
         with pytest.raises(UserError) as caught:
             asked()
@@ -278,7 +280,7 @@ def test_a_node_that_has_another_version_of_the_project_is_named():
 
 def test_a_remote_that_does_not_end_by_itself_ends_with_the_process_that_started_it():
     sleeper = (
-        "import time; from deploy.runtime.ray_runtime import _end_with_parent; _end_with_parent(); "
+        "import time; from deploy.runtime.ray_actor import end_with_parent; end_with_parent(); "
         "print('ready', flush=True); time.sleep(600)"
     )
     starter = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {sleeper!r}])"
@@ -319,13 +321,13 @@ def test_ray_is_started_once_more_where_its_helpers_are_too_slow(tmp_path):
         out, err = process.communicate(timeout=SHORT_RUN_S)
     assert process.returncode == 0, err
     assert (tmp_path / "mark").exists()
-    assert out.count("Ray was not there after 30 s: once more") == 1
+    assert out.count("Ray did not start within 30 s; retrying") == 1
 
     def left():  # of either start
         environments = [one.info["environ"] or {} for one in psutil.process_iter(["environ"])]
         return [one for one in environments if str(tmp_path) in one.get("PYTHONPATH", "")]
 
-    wait_for(lambda: not left(), 30, what=lambda: f"nobody is left: {left()}")
+    wait_for(lambda: not left(), 30, what=lambda: f"no process is left: {left()}")
 
 
 def test_ray_that_cannot_start_is_one_line(tmp_path):

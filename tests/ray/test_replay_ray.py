@@ -9,14 +9,16 @@ import time
 import numpy as np
 import pytest
 
+from common import parts
 from common.errors import RemoteDiedError
 from common.types import Chunk, FrameSpec
-from deploy.runtime.ray_runtime import local_ray
-from replay_server.client import ReplaySampler, ReplayWriter
+from deploy.runtime.local import local_ray
 from replay_server.codec import make_codec
 from replay_server.messages import decode_sample
+from replay_server.sampler import ReplaySampler
 from replay_server.server import ReplayServer
-from replay_server.shard_checkpoint import ShardRestore
+from replay_server.shard_restore import ShardRestore
+from replay_server.writer import ReplayWriter
 from support.paths import TESTS, import_path
 from support.replay import random_chunk
 
@@ -86,7 +88,9 @@ def runtime():
 def spawn_shards(runtime, kind):
     arguments = (CAPACITY, FRAME, STACK, 0.6, 2 * CAPACITY, 1)
     return [
-        runtime.spawn(ReplayServer, *arguments, shard, 0, kind, name=f"{kind}-{shard}")
+        runtime.spawn(
+            ReplayServer, *arguments, shard, 0, kind, part=parts.shard(shard), incarnation=0
+        )
         for shard in range(SHARDS)
     ]
 
@@ -95,7 +99,8 @@ def spawn_shards(runtime, kind):
 def test_four_shards_at_once_lose_nothing_and_mix_up_nothing(runtime, kind):
     shards = spawn_shards(runtime, kind)
     writers = [
-        runtime.spawn(Writing, shards, i, kind, name=f"{kind}-writer-{i}") for i in range(WRITERS)
+        runtime.spawn(Writing, shards, i, kind, part=parts.actor(i), incarnation=0)
+        for i in range(WRITERS)
     ]
     sampler = ReplaySampler(shards, 64, 2, 2, 0.4, np.random.default_rng(0))
     rng = np.random.default_rng(5)
@@ -107,7 +112,7 @@ def test_four_shards_at_once_lose_nothing_and_mix_up_nothing(runtime, kind):
     drawn = rounds = 0
     pending = []
     while not all(future.done() for future in writing):
-        round_ = sampler.next_round()
+        round_ = sampler.next_group()
         rounds += 1
         for sample in round_.samples:
             drawn += len(sample)
@@ -148,8 +153,8 @@ def test_four_shards_at_once_lose_nothing_and_mix_up_nothing(runtime, kind):
 
 def test_a_shard_that_comes_back_empty_gets_whole_chunks_again(runtime):
     arguments = (CAPACITY, FRAME, STACK, 0.6, 2 * CAPACITY, 1)
-    shard = runtime.spawn(ReplayServer, *arguments, 0, 0, name="first-life")
-    other = runtime.spawn(ReplayServer, *arguments, 0, 1, name="second-life")
+    shard = runtime.spawn(ReplayServer, *arguments, 0, 0, part=parts.shard(0), incarnation=0)
+    other = runtime.spawn(ReplayServer, *arguments, 0, 1, part=parts.shard(0), incarnation=1)
     writer = ReplayWriter([shard], 1)
     chunk = random_chunk(np.random.default_rng(0), 4, 6, STACK, FRAME)
     writer.write(chunk)
@@ -174,10 +179,16 @@ def fields_of(chunk: Chunk) -> dict:
 def test_a_shard_whose_process_is_killed_comes_back_with_what_was_saved_and_refuses_late_keys(
     runtime, tmp_path
 ):
-    def spawn(incarnation, origin=None):
+    def spawn(incarnation, restore=None):
         arguments = (CAPACITY, FRAME, STACK, 0.6, 4 * CAPACITY, 0, 0, incarnation)
         return runtime.spawn(
-            ReplayServer, *arguments, "none", None, origin, name=f"shard-0-{incarnation}"
+            ReplayServer,
+            *arguments,
+            "none",
+            None,
+            restore,
+            part=parts.shard(0),
+            incarnation=incarnation,
         )
 
     shard, rng = spawn(0), np.random.default_rng(0)

@@ -12,7 +12,7 @@ import pytest
 from common.errors import RunFailedError
 from common.parts import LEARNER, WEIGHT_STORE, actor, shard
 from deploy.runs.metrics import read_metrics
-from deploy.runtime.ray_runtime import InlineRuntime
+from deploy.runtime.inline import InlineRuntime
 from deploy.supervisor.spawn import EXTRA_VERSIONS
 from support.fakes import (
     Crashing,

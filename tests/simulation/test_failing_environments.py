@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from common.errors import RunFailedError, UserError
-from deploy.runtime.ray_runtime import InlineRuntime
+from deploy.runtime.inline import InlineRuntime
 from support.fakes import HostedRuntime, Messages, saved_counters, supervisor_for, tiny
 
 FADING_ID = {"id": "fading_envs:Fading-v0"}

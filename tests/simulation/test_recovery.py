@@ -17,7 +17,7 @@ from common.handles import Failed
 from common.parts import EVALUATOR, LEARNER, WEIGHT_STORE, part_name, shard
 from common.storage import LocalStorage
 from deploy.launch.train import train
-from deploy.runtime.ray_runtime import InlineRuntime
+from deploy.runtime.inline import InlineRuntime
 from support.fakes import (
     Crashing,
     HostedRuntime,

@@ -12,7 +12,7 @@ import pytest
 import deploy.launch.runtimes
 import deploy.program
 from common.checkpoint import CheckpointStore, read_verified
-from common.config import merge
+from common.config_text import merge
 from common.errors import UserError
 from common.storage import open_storage
 from deploy.launch.presets import make_config
@@ -170,7 +170,7 @@ def test_a_bad_segment_that_all_checkpoints_share_costs_the_memory_and_not_the_r
             with pytest.raises(UserError) as caught:
                 resume(run, longer, checkpoint_name=name)
             assert re.search(
-                rf"{shared[0]}: {said}.*; to go on with an empty replay memory: "
+                rf"{shared[0]}: {said}.*; to continue with an empty replay memory: "
                 r"--checkpoint\.replay false$",
                 str(caught.value),
             )

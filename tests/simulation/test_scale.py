@@ -13,7 +13,8 @@ import pytest
 from rich.console import Console
 
 from actors.actor import Actor
-from common.config import Config, build, to_toml, with_actors
+from common.config import Config
+from common.config_text import build, to_toml, with_actors
 from common.errors import UserError
 from common.handles import InlineHandle, Ready
 from common.weights import WeightStore
@@ -23,7 +24,7 @@ from deploy.launch.train import train
 from deploy.reporting.status import PartStatus, run_status, show
 from deploy.runs.folder import CONTROL, RunFolder
 from deploy.runs.metrics import read_metrics
-from deploy.runtime.ray_runtime import InlineRuntime
+from deploy.runtime.inline import InlineRuntime
 from deploy.supervisor.timeouts import Timeouts
 from support.fakes import Messages, supervisor_for, supervisor_in, tiny
 

@@ -11,7 +11,8 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from common.config import Config, build
+from common.config import Config
+from common.config_text import build
 from common.handles import InlineHandle, Ready
 from common.networks import QNetwork, make_network
 from common.types import Array, Chunk, EnvironmentSpec, FrameSpec
@@ -190,7 +191,7 @@ def network_that_prefers(spec: EnvironmentSpec, config: Config, action: int) -> 
 
 
 class SlowFuture:
-    """Not done before somebody waits for it."""
+    """Not done before the first wait for it."""
 
     def __init__(self, handle: SlowHandle, value: Any) -> None:
         self._handle, self._value = handle, value

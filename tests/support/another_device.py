@@ -7,19 +7,18 @@ import copy
 import numpy as np
 import pytest
 import torch
-from test_learner import ACTIONS, Bench, items, without_versions
-from test_prefetch import PICTURES, VECTORS, next_round
 
 from common import wire
-from common.config import merge
+from common.config_text import merge
 from common.types import EnvironmentSpec, FrameSpec
 from deploy.launch.presets import make_config
 from deploy.launch.resume import resume
 from deploy.launch.train import train
 from learner.prefetch import Stager
 from support import elsewhere
-from support.program import TINY, checkpoints_in
-from support.reliability import contents_of
+from support.batches import PICTURES, VECTORS, next_group
+from support.learning import ACTIONS, Bench, items, without_versions
+from support.program import TINY, checkpoints_in, contents_of
 from support.replay import random_chunk
 
 THERE = torch.device(elsewhere.NAME)
@@ -43,10 +42,10 @@ def test_what_is_not_moved_there_or_back_is_an_error():
 
 
 @pytest.mark.parametrize("spec", [PICTURES, VECTORS], ids=["pictures", "vectors"])
-def test_rounds_arrive_there_bit_for_bit(spec):
-    round_ = next_round(spec, shards=2)
-    there, here = Stager(THERE).stage(round_), Stager(torch.device("cpu")).stage(round_)
-    for number in range(len(round_.rows)):
+def test_batch_groups_arrive_there_bit_for_bit(spec):
+    group = next_group(spec, shards=2)
+    there, here = Stager(THERE).stage(group), Stager(torch.device("cpu")).stage(group)
+    for number in range(len(group.rows)):
         (moved, weight), (wanted, wanted_weight) = there.batch(number), here.batch(number)
         for column, wanted_column in zip((*moved, weight), (*wanted, wanted_weight), strict=True):
             assert column.device.type == elsewhere.NAME
@@ -63,7 +62,7 @@ def test_a_learner_that_goes_there_and_comes_back_learns_what_it_would_have(
     sections, chunks = {"network": {"dueling": dueling}}, None
     if pictures:
         spec = EnvironmentSpec(FrameSpec((2, 36, 36), "uint8", 1 / 255), 2, ACTIONS, {})
-        monkeypatch.setattr("test_learner.SPEC", spec)
+        monkeypatch.setattr("support.learning.SPEC", spec)
         sections["network"]["kind"] = "nature-cnn"
         chunk = random_chunk(np.random.default_rng(1), 60, 30, 2, spec.frame)
         chunk.action %= ACTIONS

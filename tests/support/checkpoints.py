@@ -1,27 +1,50 @@
-"""States of checkpoints, as a run saves them."""
+"""Helpers of the tests of checkpoints: contents, and ways to harm a file."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
-from typing import Any
 
-from common.config import Config
-from deploy.runs.checkpoint_schema import FORMAT
-from deploy.runs.statistics import Counters
-from replay_server.rate_limiter import RateLimiter
+import numpy as np
+
+from common.checkpoint import entry_of
+
+TENSORS = {
+    "learner": {"w": np.arange(6, dtype=np.float32).reshape(2, 3), "steps": np.array(7)},
+    "target": {"frames": np.arange(200, dtype=np.uint8), "empty": np.zeros((0, 4), np.int64)},
+}
+STATE = {"learner_steps": 12, "rng": [1, 2**63], "name": "ε"}
 
 
-def make_state() -> dict[str, Any]:
-    """The state of a run after 60 learner steps, with two shards."""
-    return {
-        "format": FORMAT,
-        "counters": {**dataclasses.asdict(Counters(env_steps=900, learner_steps=60)), "wall_s": 2},
-        "score": 12.5,
-        "best_score": None,
-        "limiter": RateLimiter(4.0, 10, 100.0, 1, 1).state(),
-        "incarnation": 3,
-        "config": json.loads(Config().model_dump_json()),
-        "learner": {"learner_steps": 60, "version": 9, "target_syncs": 2},
-        "shards": 2,
-    }
+def assert_holds(found, tensors, state):
+    assert found.state == state
+    assert set(found.tensors) == set(tensors)
+    for group, arrays in tensors.items():
+        assert set(found.tensors[group]) == set(arrays)
+        for name, array in arrays.items():
+            received = found.tensors[group][name]
+            assert (received.dtype, received.shape) == (array.dtype, array.shape)
+            assert np.array_equal(received, array)
+
+
+def manifest_of(path):
+    return json.loads((path / "manifest.json").read_bytes())
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def commit(store, step, written, shared=()):
+    """A checkpoint whose shards wrote `written` (by name within it), and need `shared` frames."""
+    name = store.new_name(step)
+    files = {}
+    for path, data in written.items():
+        store.storage.write(f"{name}/{path}", data)
+        files[f"{name}/{path}"] = entry_of(data)
+    for path in shared:
+        data = path.encode()
+        if path not in store.storage.sizes():
+            store.storage.write(path, data)
+        files[path] = entry_of(data)
+    store.commit(name, TENSORS, {"step": step}, files)
+    return name

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from deploy import PACKAGES, VERSION
+from common.version import PACKAGES, VERSION
 from deploy.launch.presets import make_config
 from deploy.provisioning.check import check_cluster
 from support.paths import ROOT

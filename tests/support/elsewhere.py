@@ -1,7 +1,7 @@
 """One more device for torch, `elsewhere`, on a machine without a GPU; for a process of its own.
 
-Its tensors are kept by the CPU and computed there, by torch's own kernels; but torch, and whoever
-uses it, must treat them as any other device's: what is not moved to them, or back, is an error.
+Its tensors are kept by the CPU and computed there, by torch's own kernels; but torch, and its
+callers, must treat them as any other device's: what is not moved to them, or back, is an error.
 `learner.device` may be `elsewhere` where this module was imported. (It is a little milder than
 CUDA: a number on the CPU passes in every operation, there in those that go element by element.)
 """
@@ -14,7 +14,7 @@ import torch
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
-from common import networks
+from common.networks import device
 
 NAME = "elsewhere"
 aten = torch.ops.aten
@@ -87,4 +87,4 @@ _setup_privateuseone_for_python_backend(NAME)
 _library = torch.library.Library("aten", "IMPL")
 _library.impl("empty.memory_format", begin(aten.empty.memory_format), "PrivateUse1")
 _library.impl("empty_strided", begin(aten.empty_strided.default), "PrivateUse1")
-networks.DEVICES += (NAME,)
+device.DEVICES += (NAME,)

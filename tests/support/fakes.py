@@ -9,14 +9,14 @@ from functools import partial
 
 from actors.environments import environment_spec
 from common.checkpoint import read_verified
-from common.config import merge
+from common.config_text import merge
 from common.errors import RemoteDiedError
 from common.handles import Failed, InlineHandle
-from common.parts import Role
+from common.parts import Role, part_name
 from deploy.launch.presets import make_config
 from deploy.program import build
 from deploy.runs.folder import RunFolder
-from deploy.runtime.ray_runtime import InlineRuntime
+from deploy.runtime.inline import InlineRuntime
 from deploy.supervisor.loop import Supervisor
 from deploy.supervisor.timeouts import Timeouts
 from support.program import TINY, checkpoints_in
@@ -177,7 +177,8 @@ class HostedRuntime(InlineRuntime):
 
     parallel = True
 
-    def spawn(self, cls, *args, name, title="", public_name=None):
+    def spawn(self, cls, *args, part, incarnation, public_name=None):
+        name = part_name(part, incarnation)
         handle = HostedHandle(lambda: cls(*args), name)
         self.spawned(name, handle)
         return handle

@@ -1,7 +1,7 @@
 """Several machines on one: each host has its own network, processes, name, home, /tmp and sshd.
 
 Linux namespaces do it, so it needs root, and Debian's openssh-server, openssh-client, rsync and
-iproute2. The rest of the file system is shared: the interpreter, and the project. Whoever logs in
+iproute2. The rest of the file system is shared: the interpreter, and the project. A login
 is `USER`, who may do on them what anybody may; root, if the project lies where only root may go.
 """
 

@@ -198,3 +198,13 @@ def assert_all_gone(processes: list[psutil.Process]) -> None:
 def interrupt(process: subprocess.Popen) -> None:
     """Ctrl-C."""
     process.send_signal(signal.SIGINT)
+
+
+def contents_of(checkpoint) -> dict[str, str]:
+    """Checksums of everything but the state, which holds durations."""
+    name = checkpoint.name
+    return {
+        path.removeprefix(f"{name}/"): entry["sha256"]
+        for path, entry in checkpoint.files.items()
+        if not path.endswith("state.json")
+    }

@@ -27,16 +27,6 @@ def store_in(run: Path) -> CheckpointStore:
     return CheckpointStore(open_storage(str(run / "checkpoints")), 3)
 
 
-def contents_of(checkpoint) -> dict[str, str]:
-    """Check sums of everything but the state, which says how long things took."""
-    name = checkpoint.name
-    return {
-        path.removeprefix(f"{name}/"): entry["sha256"]
-        for path, entry in checkpoint.files.items()
-        if not path.endswith("state.json")
-    }
-
-
 def restarts_in(run: Path) -> int:
     """Restarts by the newest report."""
     return reports_in(run)[-1]["restarts"]

@@ -13,11 +13,13 @@ import numpy as np
 from common import wire
 from common.types import PAD, Chunk, FrameSpec
 from replay_server.codec import Codec
+from replay_server.frame_retention import MAX_BACKREFERENCE
 from replay_server.messages import encode_chunk
-from replay_server.table import PRIORITY_FLOOR, REACH, Table
+from replay_server.table import PRIORITY_FLOOR, Table
 
 VECTOR = FrameSpec(shape=(3,), dtype="float32", scale=1.0)
 PICTURE = FrameSpec(shape=(1, 2, 2), dtype="uint8", scale=1 / 255)
+NAN, INF = float("nan"), float("inf")
 
 
 def random_chunk(
@@ -107,7 +109,7 @@ def filled_table(priorities: Any, **named: Any) -> Table:
 
 @dataclass
 class NaiveItem:
-    """One transition with its whole stacks, as nobody would store it."""
+    """One transition with its whole stacks, as no store keeps it."""
 
     observation: np.ndarray
     next_observation: np.ndarray
@@ -149,10 +151,11 @@ class NaiveTable:
         first_frame = min([self.frames_written, *(number for _, number in named)])
         needed = self.frames_written - first_frame + self.round_up(len(chunk.frames))
         capacity = self.round_up(self.frame_capacity)
-        if self.frames_written - first_frame > int(capacity * REACH) or needed > capacity:
+        back = self.frames_written - first_frame
+        if back > int(capacity * MAX_BACKREFERENCE) or needed > capacity:
             # Too far back: they are written again, before the chunk's own.
             first_frame = self.frames_written
-            self.frames_written += self.held_rows(chunk)
+            self.frames_written += self.copied_rows(chunk)
             groups = sorted({number // self.group for _, number in named})
             places = [groups.index(n // self.group) * self.group + n % self.group for _, n in named]
             if self.group == 1:  # one by one, in the chunk's order
@@ -186,7 +189,7 @@ class NaiveTable:
         self.items = {k: v for k, v in self.items.items() if k >= self.inserted - self.capacity}
         return before + len(chunk) - len(self.items)
 
-    def held_rows(self, chunk: Chunk) -> int:
+    def copied_rows(self, chunk: Chunk) -> int:
         """Rows that reused frames take when they are written again: theirs, or their groups'."""
         numbers = [self.streams[chunk.stream][i][1] for i in chunk.reused]
         if self.group == 1:
@@ -245,7 +248,7 @@ def assert_same_as_twin(table: Table, twin: NaiveTable, draws: int = 32) -> None
 
 @dataclass
 class HeldFuture:
-    """Done when told so, or when somebody waits for it; both are noted."""
+    """Done when told so, or at the first wait for it; both are noted."""
 
     handle: HeldHandle
     number: int

@@ -101,7 +101,7 @@ class Cluster:
                 .replace("--num-gpus=0", "")
                 # How long a worker's raylet waits for a head that `ray down` has ended; and a head
                 # for a client's process, half of which never start here: NOT_SERVED in
-                # deploy/runtime/placement.py.
+                # deploy/runtime/connect.py.
                 .replace(
                     "ulimit",
                     "export RAY_gcs_rpc_server_reconnect_timeout_s=20 "

@@ -9,7 +9,8 @@ import pytest
 from packaging.requirements import Requirement
 
 from deploy.bench.commands import BENCHMARKS
-from deploy.cli.main import _parse, split_overrides
+from deploy.cli.main import parse
+from deploy.cli.overrides import split_overrides
 from support.paths import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -34,7 +35,7 @@ def test_every_command_on_a_page_is_one_that_the_program_takes(page):
     for command in commands:
         words = [w.replace("…", "x") for w in command.split()]
         _, rest = split_overrides(words)
-        _parse(rest)
+        parse(rest)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -10,12 +10,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from actors.accumulator import NStepAccumulator
 from common.types import PAD, Chunk, EnvironmentSpec, FrameSpec
 from support.acting import vector_spec
+from support.hypothesis_profiles import examples
 from support.replay import Reader, columns_of
 
 GO, TERMINATED, TRUNCATED, BOTH, ATTEMPT_STRIDE = "go", "terminated", "truncated", "both", "life"
@@ -223,7 +224,7 @@ def play_any(rig, data):
         yield rig.drain(continues=bool(rig.chunks) and data.draw(st.booleans(), "continues"))
 
 
-@settings(deadline=None, max_examples=300)
+@examples(300)
 @given(data=st.data())
 def test_every_real_step_becomes_the_one_transition_that_a_naive_twin_makes_of_it(data):
     rig = drawn_rig(data)
@@ -241,7 +242,7 @@ def check_form(chunk: Chunk, rig: Rig) -> None:
     assert len(set(numbers)) == len(numbers), "a frame is named twice in one chunk"
     used = np.concatenate((chunk.observation.ravel(), chunk.next_observation.ravel()))
     own = set(range(len(chunk.reused), len(numbers)))
-    assert set(used[used != PAD].tolist()) >= own, "a frame nobody needs"
+    assert set(used[used != PAD].tolist()) >= own, "an unused frame"
     assert used.max() < len(numbers)
     if len(chunk.reused):
         before = set(rig.chunks[-2].frames[:, 0].tolist())
@@ -427,7 +428,7 @@ def cut(rig: Rig) -> None:
     rig.accumulator.cut(np.array(frames, np.float32)[:, None])
 
 
-@settings(deadline=None, max_examples=300)
+@examples(300)
 @given(data=st.data())
 def test_a_cut_makes_exactly_one_transition_of_every_real_step(data):
     rig = drawn_rig(data)

@@ -11,7 +11,7 @@ from actors.environments import environment_spec
 from common.handles import InlineHandle
 from common.networks import make_network
 from common.weights import WeightStore
-from replay_server.client import CHUNKS_PER_TURN
+from replay_server.writer import CHUNKS_PER_TURN
 from support.acting import (
     ACTION_PAYS,
     COUNTING,

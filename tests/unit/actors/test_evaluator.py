@@ -78,8 +78,7 @@ def test_exactly_as_many_episodes_are_played_as_asked_for(make, episodes, envs):
 
 
 def test_short_episodes_are_not_favoured_because_they_end_first(make):
-    # Every other copy plays episodes of 2 steps, the others of 30. Whoever takes the first 8
-    # episodes that end gets short ones alone.
+    # Every other copy plays episodes of 2 steps, the others of 30: the first 8 to end are short.
     evaluator, _, _ = make(env={"id": PARITY}, evaluation=evaluation(8, 4))
     report = evaluator.play(8)
     assert sorted(report.lengths) == [2] * 4 + [30] * 4

@@ -4,14 +4,13 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from actors.exploration import EpsilonSchedule, exponential, ladder, linear
-from common.config import ExplorationConfig
+from common.config_sections import ExplorationConfig
 
 
-@settings(deadline=None)
 @given(
     step=st.integers(0, 100_000),
     start=st.floats(0, 1),
@@ -50,7 +49,6 @@ def test_a_single_copy_has_the_base():
     assert EpsilonSchedule(ExplorationConfig(), 0, 1, 1).epsilons(0).tolist() == [0.4]
 
 
-@settings(deadline=None)
 @given(count=st.integers(2, 200), base=st.floats(0.05, 0.99), alpha=st.floats(0.5, 8))
 def test_each_rung_is_lower_than_the_one_before_and_a_probability(count, base, alpha):
     rungs = ladder(np.arange(count), count, base, alpha)

@@ -4,22 +4,14 @@ from importlib import resources
 from typing import Any, Literal, Union, get_args, get_origin
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from common.config import (
-    KEYS,
-    Config,
-    build,
-    is_list,
-    load_toml,
-    merge,
-    parse_value,
-    suggest,
-    to_toml,
-)
+from common.config import Config
+from common.config_text import KEYS, build, is_list, load_toml, merge, parse_value, suggest, to_toml
 from common.errors import UserError
+from support.hypothesis_profiles import examples
 
 PRESETS = sorted(
     (p for p in resources.files("deploy.presets").iterdir() if p.name.endswith(".toml")),
@@ -100,7 +92,7 @@ def with_value(key: str, value: Any) -> dict[str, Any]:
 @pytest.mark.parametrize("comments", [True, False])
 @pytest.mark.parametrize("key", KEYS)
 @given(data=st.data())
-@settings(max_examples=8, deadline=None)
+@examples(8)
 def test_toml_out_and_in_gives_every_key_the_same_value(key, comments, data):
     value = data.draw(values_of(KEYS[key].annotation, KEYS[key]))
     try:
@@ -127,7 +119,7 @@ def test_none_is_no_value_of_other_keys():
 
 
 @given(CONFIGS, st.booleans())
-@settings(max_examples=60, deadline=None)
+@examples(60)
 def test_toml_out_and_in_gives_the_same_configuration(values, comments):
     config = build(values)
     assert build(tomllib.loads(to_toml(config, comments))) == config
@@ -177,7 +169,7 @@ def test_the_configuration_cannot_be_changed():
         ({"seed": 2**63}, f"seed={2**63}: "),
     ],
 )
-def test_errors_name_key_value_and_wish_in_one_line(values, message):
+def test_errors_name_key_value_and_advice_in_one_line(values, message):
     with pytest.raises(UserError) as caught:
         build(values, "run.toml")
     assert str(caught.value).startswith(f"run.toml: {message}")
@@ -250,7 +242,7 @@ def test_a_given_error_range_is_taken():
     st.floats(0.01, 100),
     st.integers(1, 1000),
 )
-@settings(max_examples=60, deadline=None)
+@examples(60)
 def test_the_default_error_range_is_always_wide_enough(envs, collect, chunk, count, ratio, batch):
     config = build(
         {

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from common.config import NetworkConfig
+from common.config_sections import NetworkConfig
 from common.errors import UserError
 from common.networks import Dueling, QNetwork, choose_device, make_network
 from common.types import EnvironmentSpec, FrameSpec
@@ -170,11 +170,11 @@ def test_auto_chooses_cuda_exactly_when_there_is_one(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("name", "wish"),
+    ("name", "advice"),
     [("nonsense", "must be auto or one of cpu"), ("cuda:99", "cannot be used here")],
 )
-def test_a_device_that_is_not_here_is_a_users_error_in_one_line(name, wish):
-    with pytest.raises(UserError, match=f"learner.device={name}: {wish}") as caught:
+def test_a_device_that_is_not_here_is_a_users_error_in_one_line(name, advice):
+    with pytest.raises(UserError, match=f"learner.device={name}: {advice}") as caught:
         choose_device(name)
     assert "\n" not in str(caught.value)
 

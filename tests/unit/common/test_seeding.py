@@ -27,7 +27,7 @@ def test_roles_keep_their_numbers():
         "EVALUATOR": 3,
         "NETWORK": 4,
         "SAMPLER": 5,
-        "EXAMINER": 6,
+        "OFFLINE_EVALUATOR": 6,
     }
 
 

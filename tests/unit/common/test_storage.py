@@ -118,7 +118,7 @@ def content(storage, name):
     return data.tobytes()
 
 
-def test_what_was_written_is_read_by_whoever_opens_the_same_place(storage, url):
+def test_what_was_written_is_read_by_any_storage_of_the_same_place(storage, url):
     data = np.random.default_rng(0).integers(0, 256, 300_000).astype(np.uint8)
     storage.write("000001-step-00000012/shard-0.rdqn", data)
     storage.write("top.json", b"{}")
@@ -159,7 +159,7 @@ def test_what_is_removed_is_gone_and_may_be_removed_again(storage):
     assert storage.sizes() == {}
     with pytest.raises(FileNotFoundError):
         storage.read("a/b")
-    storage.sweep()
+    storage.remove_partial()
     storage.write("a/b", b"3")
     assert content(storage, "a/b") == b"3"
 
@@ -186,7 +186,7 @@ def test_nothing_is_created_before_the_first_write(tmp_path):
     storage = open_storage(str(tmp_path / "a" / "b"))
     assert storage.sizes() == {}
     storage.remove("x/y")
-    storage.sweep()
+    storage.remove_partial()
     with pytest.raises(FileNotFoundError):
         storage.read("x")
     assert list(tmp_path.iterdir()) == []
@@ -357,7 +357,7 @@ def test_unfinished_files_are_no_files_and_are_swept_away(tmp_path):
     assert storage.sizes() == {"kept/file": 1}
     storage.remove("kept/other")
     assert len(litter(tmp_path)) == 3, "another may be writing still"
-    storage.sweep()
+    storage.remove_partial()
     assert [path.name for path in sorted(tmp_path.rglob("*"))] == ["kept", "file"]
 
 
@@ -403,7 +403,7 @@ def test_killed_at_any_moment_a_file_has_the_old_content_or_the_new(tmp_path):
 @pytest.mark.parametrize(
     "url", ["unknown://place", "github://place", "s3s://bucket/x", "local file://x"]
 )
-def test_a_kind_of_url_that_nobody_knows_is_the_users_mistake(url):
+def test_an_unknown_kind_of_url_is_the_users_mistake(url):
     with pytest.raises(UserError, match=r"checkpoint\.storage=.*fsspec knows") as caught:
         open_storage(url)
     assert len(str(caught.value).splitlines()) == 1

@@ -4,12 +4,13 @@ import tracemalloc
 import msgpack
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from common import wire
 from common.errors import WireError
+from support.hypothesis_profiles import examples
 
 DTYPES = [
     *("bool", "uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64"),
@@ -36,7 +37,7 @@ def message(columns, meta=None, length=None, payload=0):
 
 
 @given(st.dictionaries(st.text(max_size=8), ARRAYS, max_size=4), META)
-@settings(max_examples=150, deadline=None)
+@examples(150)
 def test_any_arrays_come_back_as_they_were(arrays, meta):
     received, received_meta = wire.decode(wire.encode(arrays, meta))
     assert received_meta == meta
@@ -121,7 +122,7 @@ def test_a_header_that_could_not_be_read_again_is_not_written():
 
 
 @given(st.binary(max_size=200))
-@settings(max_examples=200, deadline=None)
+@examples(200)
 def test_random_bytes_raise_wire_error_only(data):
     for attempt in (data, wire.MAGIC + data, wire.MAGIC + (60).to_bytes(4, "little") + data):
         with pytest.raises(WireError):
@@ -141,7 +142,7 @@ def test_a_buffer_cut_off_anywhere_raises_wire_error():
 
 
 @given(st.integers(0, len(SPECIMEN) - 1), st.integers(1, 255))
-@settings(max_examples=400, deadline=None)
+@examples(400)
 def test_a_changed_byte_raises_wire_error_or_gives_arrays_within_the_buffer(position, mask):
     data = bytearray(SPECIMEN)
     data[position] ^= mask
@@ -180,7 +181,7 @@ ENTRIES = st.one_of(
 
 
 @given(st.one_of(PLAUSIBLE, st.lists(ENTRIES, max_size=4)), st.one_of(st.just({}), PLAUSIBLE))
-@settings(max_examples=300, deadline=None)
+@examples(300)
 def test_a_hostile_header_raises_wire_error_or_gives_arrays_within_the_buffer(columns, meta):
     data = message(columns, meta, payload=128)
     try:

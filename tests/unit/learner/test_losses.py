@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F  # noqa: N812 (as everybody calls it)
-from hypothesis import given, settings
+import torch.nn.functional as F  # noqa: N812 (as processes calls it)
+from hypothesis import given
 from hypothesis import strategies as st
 
 from learner.losses import bellman_target, huber, taken, weighted_loss
@@ -59,7 +59,6 @@ def test_taken_picks_the_value_of_each_action_and_gives_the_gradient_to_it_alone
     assert q.grad.tolist() == [[0, 0, 1], [1, 0, 0]]
 
 
-@settings(deadline=None)
 @given(errors=st.lists(finite, min_size=1, max_size=20), delta=st.floats(0.125, 10, width=32))
 def test_huber_is_torchs_huber_loss_element_by_element(errors, delta):
     error = torch.tensor(errors, dtype=torch.float64)
@@ -67,7 +66,6 @@ def test_huber_is_torchs_huber_loss_element_by_element(errors, delta):
     assert huber(error, delta).tolist() == pytest.approx(expected.tolist())
 
 
-@settings(deadline=None)
 @given(errors=st.lists(finite, min_size=1, max_size=20), delta=st.floats(0.125, 10, width=32))
 def test_the_gradient_of_huber_is_torchs_too(errors, delta):
     def gradient(loss):
@@ -100,7 +98,6 @@ def test_importance_weights_multiply_each_element_before_the_mean():
     assert weighted_loss(error, weight, 1.0).item() == pytest.approx(0.375)
 
 
-@settings(deadline=None)
 @given(
     pairs=st.lists(st.tuples(finite, st.floats(0, 1, width=32)), min_size=1, max_size=20),
     delta=st.floats(0.125, 10, width=32),

@@ -1,4 +1,4 @@
-"""Rounds on their way to the device, against stacks made naively from the samples' frames."""
+"""Batches on the learner's device."""
 
 from __future__ import annotations
 
@@ -10,60 +10,25 @@ import pytest
 import torch
 
 from common.handles import InlineHandle
-from common.types import PAD, Chunk, EnvironmentSpec, FrameSpec
 from learner.prefetch import Stager
-from replay_server.client import ReplaySampler, Round
-from replay_server.messages import decode_sample, encode_chunk
+from replay_server.messages import decode_sample
+from replay_server.sampler import BatchGroup, ReplaySampler
 from support.acting import make_server
+from support.batches import PICTURES, VECTORS, filled_servers, next_group
 
 CPU = torch.device("cpu")
-PICTURES = EnvironmentSpec(FrameSpec((1, 2, 3), "uint8", 1 / 255), 3, 4, {})
-VECTORS = EnvironmentSpec(FrameSpec((5,), "float32", 1.0), 1, 4, {})
-
-
-def some_chunk(spec, rng, count=12):
-    """Made-up experience: stacks padded at random, all columns telling."""
-    shape = (count + spec.stack, *spec.frame.shape)
-    frames = rng.integers(1, 256, shape).astype(spec.frame.dtype)
-    stacks = np.arange(count)[:, None] + np.arange(spec.stack)
-    padding = np.arange(spec.stack) < rng.integers(0, spec.stack, (count, 1))
-    return Chunk(
-        frames=frames,
-        observation=np.where(padding, PAD, stacks).astype(np.int32),
-        next_observation=(stacks + 1).astype(np.int32),
-        action=rng.integers(4, size=count).astype(np.int32),
-        reward=rng.normal(size=count).astype(np.float32),
-        discount=rng.choice([0.0, 0.9, 0.81], count).astype(np.float32),
-        priority=rng.random(count).astype(np.float32),
-        version=np.zeros(count, np.int64),
-    )
-
-
-def filled_servers(spec, shards):
-    rng = np.random.default_rng(1)
-    servers = [make_server(spec, shard) for shard in range(shards)]
-    for server in servers:
-        for _ in range(3):
-            server.insert(encode_chunk(some_chunk(spec, rng)))
-    return servers
-
-
-def next_round(spec, shards, batches=3, batch_size=16):
-    handles = [InlineHandle(server) for server in filled_servers(spec, shards)]
-    rng = np.random.default_rng(0)
-    return ReplaySampler(handles, batch_size, batches, 1, 0.4, rng).next_round()
 
 
 @pytest.mark.parametrize("spec", [PICTURES, VECTORS], ids=["pictures", "vectors"])
 @pytest.mark.parametrize("shards", [1, 2, 3])
 def test_batches_on_the_device_are_bit_for_bit_what_the_samples_say(spec, shards):
-    round_ = next_round(spec, shards)
-    device_round = Stager(CPU).stage(round_)
+    group = next_group(spec, shards)
+    device_group = Stager(CPU).stage(group)
     # Naively: item after item, all shards end to end.
-    items = [(sample, row) for sample in round_.samples for row in range(len(sample))]
-    assert shards == 1 or min(len(sample) for sample in round_.samples) > 0
-    for number, rows in enumerate(round_.rows):
-        transition, weight = device_round.batch(number)
+    items = [(sample, row) for sample in group.samples for row in range(len(sample))]
+    assert shards == 1 or min(len(sample) for sample in group.samples) > 0
+    for number, rows in enumerate(group.rows):
+        transition, weight = device_group.batch(number)
         picked = [items[row] for row in rows]
         for name in ("observation", "next_observation"):
             expected = np.stack(
@@ -76,22 +41,22 @@ def test_batches_on_the_device_are_bit_for_bit_what_the_samples_say(spec, shards
         for name in ("action", "reward", "discount"):
             expected = np.array([getattr(s, name)[row] for s, row in picked])
             assert np.array_equal(getattr(transition, name).numpy(), expected)
-        assert np.array_equal(weight.numpy(), round_.weights[number])
+        assert np.array_equal(weight.numpy(), group.weights[number])
 
 
 def test_what_goes_in_at_one_end_comes_out_at_the_other():
     # All the way: what the shards were given, found again by its reward.
     servers = filled_servers(PICTURES, 2)
     handles = [InlineHandle(server) for server in servers]
-    round_ = ReplaySampler(handles, 32, 2, 1, 0.4, np.random.default_rng(0)).next_round()
+    group = ReplaySampler(handles, 32, 2, 1, 0.4, np.random.default_rng(0)).next_group()
     given = {}
     for server in servers:
         stacks = server.observations(), server.observations("next_observation")
         for k, reward in enumerate(server.all_of("reward").tolist()):
             given[reward] = [stack[k] for stack in stacks] + [server.all_of("action")[k]]
-    device_round = Stager(CPU).stage(round_)
+    device_group = Stager(CPU).stage(group)
     for number in range(2):
-        transition, _ = device_round.batch(number)
+        transition, _ = device_group.batch(number)
         for k, reward in enumerate(transition.reward.tolist()):
             observation, next_observation, action = given[reward]
             assert np.array_equal(transition.observation[k].numpy(), observation)
@@ -102,15 +67,15 @@ def test_what_goes_in_at_one_end_comes_out_at_the_other():
 def test_a_shard_that_was_not_drawn_from_is_no_trouble():
     full, empty = filled_servers(VECTORS, 1)[0], make_server(VECTORS, 1)
     handles = [InlineHandle(full), InlineHandle(empty)]
-    round_ = ReplaySampler(handles, 8, 1, 1, 0.4, np.random.default_rng(0)).next_round()
-    assert [len(sample) for sample in round_.samples] == [8, 0]
-    transition, _ = Stager(CPU).stage(round_).batch(0)
-    (sample, _) = round_.samples
-    assert np.array_equal(transition.reward.numpy(), sample.reward[round_.rows[0]])
+    group = ReplaySampler(handles, 8, 1, 1, 0.4, np.random.default_rng(0)).next_group()
+    assert [len(sample) for sample in group.samples] == [8, 0]
+    transition, _ = Stager(CPU).stage(group).batch(0)
+    (sample, _) = group.samples
+    assert np.array_equal(transition.reward.numpy(), sample.reward[group.rows[0]])
 
 
 def test_types_are_those_that_networks_and_losses_want():
-    transition, weight = Stager(CPU).stage(next_round(PICTURES, 2)).batch(0)
+    transition, weight = Stager(CPU).stage(next_group(PICTURES, 2)).batch(0)
     assert transition.observation.dtype == torch.uint8, "8-bit until the network scales it"
     assert transition.action.dtype == torch.int64
     dtypes = {t.dtype for t in (transition.reward, transition.discount, weight)}
@@ -124,26 +89,26 @@ def read_only_round(server):
     sample = decode_sample(shared)
     assert not sample.frames.flags.writeable
     rows = np.arange(20).reshape(2, 10)
-    round_ = Round([sample], rows, np.ones((2, 10), np.float32), np.zeros((2, 10), np.int64))
-    return round_, weakref.ref(shared)
+    group = BatchGroup([sample], rows, np.ones((2, 10), np.float32), np.zeros((2, 10), np.int64))
+    return group, weakref.ref(shared)
 
 
 def test_read_only_shared_memory_gives_no_warning_and_is_let_go():
     # Warnings are errors here; torch would warn of a tensor over memory that cannot be written.
-    round_, memory = read_only_round(filled_servers(PICTURES, 1)[0])
-    device_round = Stager(CPU).stage(round_)
-    before = device_round.batch(1)[0].observation.clone()
+    group, memory = read_only_round(filled_servers(PICTURES, 1)[0])
+    device_group = Stager(CPU).stage(group)
+    before = device_group.batch(1)[0].observation.clone()
     assert memory() is not None
-    del round_
+    del group
     gc.collect()
     assert memory() is None, "something staged is a view of shared memory"
-    assert torch.equal(device_round.batch(1)[0].observation, before)
+    assert torch.equal(device_group.batch(1)[0].observation, before)
 
 
 def test_staging_changes_nothing_in_the_round():
-    round_ = next_round(PICTURES, 2)
-    before = [(s.observation.copy(), s.next_observation.copy()) for s in round_.samples]
-    Stager(CPU).stage(round_)
-    for sample, (observation, next_observation) in zip(round_.samples, before, strict=True):
+    group = next_group(PICTURES, 2)
+    before = [(s.observation.copy(), s.next_observation.copy()) for s in group.samples]
+    Stager(CPU).stage(group)
+    for sample, (observation, next_observation) in zip(group.samples, before, strict=True):
         assert np.array_equal(sample.observation, observation)
         assert np.array_equal(sample.next_observation, next_observation)

@@ -6,13 +6,14 @@ import tracemalloc
 import numpy as np
 import pytest
 import zstandard
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
 from common.errors import UserError, WireError
 from common.types import FrameSpec
 from replay_server.codec import COMPRESSIONS, GROUP_FRAMES, Codec, make_codec
+from support.hypothesis_profiles import examples
 from support.replay import PICTURE, VECTOR
 
 COLOUR = FrameSpec((3, 6, 4), "uint8", 1 / 255)
@@ -39,7 +40,7 @@ def random_frames(spec, count, seed=0):
     st.integers(0, 2**32 - 1),
     st.booleans(),
 )
-@settings(max_examples=150, deadline=None)
+@examples(150)
 def test_frames_come_back_bit_for_bit(kind, spec, count, seed, backwards):
     if kind == "png" and spec is VECTOR:
         return
@@ -108,7 +109,7 @@ def test_bytes_that_would_become_very_many_do_not(kind):
 
 
 @given(st.sampled_from(KINDS), st.binary(max_size=60))
-@settings(max_examples=150, deadline=None)
+@examples(150)
 def test_any_bytes_are_frames_or_one_kind_of_error(kind, data):
     try:
         frames = Codec(kind, PICTURE).unpack(data, 2)

@@ -5,13 +5,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from common import wire
 from common.errors import WireError
 from replay_server.codec import Codec
 from replay_server.messages import decode_chunk, decode_sample, encode_chunk
+from support.hypothesis_profiles import examples
 from support.replay import PICTURE, columns_of, filled_table, random_chunk
 
 META = {"stream": 3, "number": 1 << 40}
@@ -101,7 +102,7 @@ def test_columns_of_another_kind_are_refused_by_name(name, column):
 
 
 @given(st.data())
-@settings(max_examples=150, deadline=None)
+@examples(150)
 def test_hostile_bytes_are_one_kind_of_error(data):
     # Any byte of a message changed, cut or added: a chunk, or WireError, and nothing else.
     chunk = random_chunk(np.random.default_rng(0), 3, 4)

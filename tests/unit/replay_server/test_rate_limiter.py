@@ -1,48 +1,16 @@
+"""The rate limiter: its range, changes of the ratio, explanations."""
+
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from replay_server.rate_limiter import RateLimiter
-
-
-class Clock:
-    """Seconds that pass when a test says so."""
-
-    def __init__(self) -> None:
-        self.now_s = 100.0
-
-    def __call__(self) -> float:
-        return self.now_s
-
-
-def make(ratio=2.0, min_size=10, error=20.0, insert=5, sample=4, clock=None):
-    return RateLimiter(ratio, min_size, error, insert, sample, clock or Clock())
-
-
-def insert(limiter, count):
-    limiter.begin_insert(count)
-    limiter.end_insert(count, count)
-
-
-def sample(limiter, count):
-    limiter.begin_sample(count)
-    limiter.end_sample(count, count)
-
-
-# Whole numbers and quarters, so that the bounds are exact and need no tolerance.
-RATIOS = st.integers(1, 64).map(lambda n: n / 4)
-QUANTA = st.integers(1, 40)
-
-
-@st.composite
-def settings_that_are_allowed(draw, slack=400):
-    ratio, quantum, batch = draw(RATIOS), draw(QUANTA), draw(QUANTA)
-    error = max(ratio * quantum, batch) + draw(st.integers(0, slack)) / 4
-    return ratio, draw(st.integers(1, 100)), error, quantum, batch
+from support.hypothesis_profiles import examples
+from support.limiting import ANY_RATIO, Clock, insert, make, sample, settings_that_are_allowed
 
 
 @given(settings_that_are_allowed())
-@settings(max_examples=60, deadline=None)
+@examples(60)
 def test_the_least_error_range_is_accepted_and_anything_below_is_refused(arguments):
     ratio, min_size, _, quantum, batch = arguments
     least = max(ratio * quantum, batch)
@@ -62,7 +30,7 @@ def test_the_least_error_range_is_accepted_and_anything_below_is_refused(argumen
         ({"error": -1.0}, "error=-1: must be at least 10"),
     ],
 )
-def test_settings_that_must_deadlock_are_refused_with_value_and_wish(named, message):
+def test_settings_that_must_deadlock_are_refused_with_value_and_advice(named, message):
     with pytest.raises(ValueError, match=message):
         make(**named)
 
@@ -80,7 +48,7 @@ def test_a_quantum_below_one_is_refused(name):
 
 
 @given(settings_that_are_allowed(), st.data())
-@settings(max_examples=150, deadline=None)
+@examples(150)
 def test_the_surplus_stays_in_its_range_and_some_side_can_always_move(arguments, data):
     # Reports come back late and in any order, as from many actors: work under way is reserved.
     ratio, min_size, error, quantum, batch = arguments
@@ -90,7 +58,7 @@ def test_the_surplus_stays_in_its_range_and_some_side_can_always_move(arguments,
     for move in moves:
         batches = limiter.sampleable(batch)
         can_insert = limiter.can_insert(quantum)
-        assert can_insert or batches or inserting or sampling, "everybody waits for everybody"
+        assert can_insert or batches or inserting or sampling, "each side waits for the other"
         if move == 0 and can_insert:
             limiter.begin_insert(quantum)
             inserting += 1
@@ -112,7 +80,7 @@ def test_the_surplus_stays_in_its_range_and_some_side_can_always_move(arguments,
 
 
 @given(settings_that_are_allowed(slack=0), st.lists(st.booleans(), max_size=200))
-@settings(max_examples=100, deadline=None)
+@examples(100)
 def test_with_the_least_error_range_a_run_never_stops(arguments, preferences):
     ratio, _, _, quantum, batch = arguments
     limiter = RateLimiter(*arguments)
@@ -127,7 +95,7 @@ def test_with_the_least_error_range_a_run_never_stops(arguments, preferences):
 
 
 @given(settings_that_are_allowed(), st.data())
-@settings(max_examples=60, deadline=None)
+@examples(60)
 def test_reports_that_bring_more_or_less_than_reserved_never_stop_a_run(arguments, data):
     # Tails of n-step windows come late, and dead actors bring nothing.
     _, _, _, quantum, batch = arguments
@@ -294,11 +262,8 @@ def test_a_narrower_range_lets_the_side_that_is_behind_catch_up():
     assert limiter.waiting == "learner"
 
 
-ANY_RATIO = st.floats(0.01, 100.0)
-
-
 @given(settings_that_are_allowed(), st.data())
-@settings(max_examples=200, deadline=None)
+@examples(200)
 def test_whatever_is_changed_the_range_is_kept_and_never_do_both_sides_wait(arguments, data):
     # Against a twin that adds up, insert by insert and sample by sample, what each was worth when
     # it happened.
@@ -309,7 +274,7 @@ def test_whatever_is_changed_the_range_is_kept_and_never_do_both_sides_wait(argu
     for move in data.draw(st.lists(st.integers(0, 5), min_size=1, max_size=80)):
         batches, can_insert = limiter.sampleable(batch), limiter.can_insert(quantum)
         if not inserting and not sampling:
-            assert can_insert or batches, "everybody waits for everybody"
+            assert can_insert or batches, "each side waits for the other"
             assert (limiter.waiting == "actors") == (not can_insert)
             assert (limiter.waiting == "learner") == (not batches)
         before = limiter.inserted
@@ -355,7 +320,7 @@ def test_a_waiting_learner_says_how_many_first_transitions_are_missing():
     assert limiter.explain() == "learner waits: 1,234 of 10,000 first transitions"
 
 
-def test_in_the_middle_nobody_waits():
+def test_in_the_middle_neither_side_waits():
     limiter = make()
     insert(limiter, 10)
     assert limiter.sampleable(4)
@@ -372,7 +337,7 @@ def test_at_the_ends_it_says_who_waits_for_whom():
 
 
 @given(settings_that_are_allowed(), st.lists(st.booleans(), max_size=60))
-@settings(max_examples=150, deadline=None)
+@examples(150)
 def test_a_side_that_cannot_move_is_said_to_wait(arguments, preferences):
     # Also with the least error range, where "may not move" begins close to the middle.
     _, min_size, _, quantum, batch = arguments
@@ -419,11 +384,11 @@ def test_it_says_since_when_a_side_waits():
     )
 
 
-def test_since_when_is_kept_where_counters_change_and_not_where_somebody_looks():
+def test_since_when_is_kept_where_counters_change_and_not_where_they_are_read():
     clock = Clock()
     limiter = make(clock=clock)
     insert(limiter, 20)
-    clock.now_s += 30  # nobody looks meanwhile
+    clock.now_s += 30  # no read meanwhile
     limiter.begin_sample(8)
     limiter.begin_insert(5)
     assert (limiter.waiting, limiter.waiting_s) == ("actors", 30.0), "nothing is done yet"
@@ -458,159 +423,3 @@ def test_it_knows_since_when_nothing_moved():
     assert limiter.idle_s == 10
     sample(limiter, 4)
     assert limiter.idle_s == 0
-
-
-# --- saved, restored, begun anew ----------------------------------------------------------------
-
-
-def played(arguments, preferences):
-    """A limiter that has got somewhere, with nothing under way."""
-    _, _, _, quantum, batch = arguments
-    limiter = RateLimiter(*arguments, clock=Clock())
-    for prefers_insert in preferences:
-        if limiter.can_insert(quantum) and (prefers_insert or not limiter.sampleable(batch)):
-            insert(limiter, quantum)
-        elif limiter.sampleable(batch):
-            sample(limiter, batch)
-    return limiter
-
-
-def goes_on(limiter, arguments, preferences):
-    """Fails if both sides wait for each other, whatever is preferred."""
-    _, _, _, quantum, batch = arguments
-    for prefers_insert in preferences:
-        can_insert, batches = limiter.can_insert(quantum), limiter.sampleable(batch)
-        assert can_insert or batches, "everybody waits for everybody"
-        if can_insert and (prefers_insert or not batches):
-            insert(limiter, quantum)
-        else:
-            sample(limiter, batch)
-
-
-@st.composite
-def settings_with_any_ratio(draw):
-    ratio, min_size, _, quantum, batch = draw(settings_that_are_allowed())
-    ratio = draw(ANY_RATIO)
-    return ratio, min_size, max(ratio * quantum, batch) + draw(st.integers(0, 99)), quantum, batch
-
-
-MOVES = st.lists(st.booleans(), max_size=60)
-
-
-@given(settings_with_any_ratio(), MOVES, MOVES)
-@settings(max_examples=150, deadline=None)
-def test_a_limiter_restored_from_its_own_state_stands_where_it_stood_bit_for_bit(
-    arguments, before, after
-):
-    _, _, _, quantum, batch = arguments
-    limiter = played(arguments, before)
-    state, held = limiter.state(), limiter.inserted
-    other = RateLimiter(*arguments, clock=Clock())
-    other.restore(state, held)
-    assert other.state() == state
-    limiter.restore(state, held)  # as a run in one process does that goes on
-    assert limiter.state() == state
-    for prefers_insert in after:
-        assert limiter.state() == other.state()
-        assert limiter.can_insert(quantum) == other.can_insert(quantum)
-        assert limiter.sampleable(batch) == other.sampleable(batch)
-        for one in (limiter, other):
-            if one.can_insert(quantum) and (prefers_insert or not one.sampleable(batch)):
-                insert(one, quantum)
-            elif one.sampleable(batch):
-                sample(one, batch)
-
-
-def test_how_far_one_side_is_ahead_is_kept_whatever_the_ratio_was():
-    limiter = make(ratio=2.0, min_size=10, error=100.0)
-    insert(limiter, 1_010)
-    sample(limiter, 1_980)  # 20 behind of 2 · 1,000
-    for ratio in (0.5, 2.0, 8.0):
-        other = make(ratio=ratio, min_size=10, error=100.0)
-        other.restore(limiter.state(), held=500)  # the memory forgets, the counters do not
-        assert (other.inserted, other.sampled) == (1_010, 1_980)
-        assert other.sampleable(4) == (20 + 100) // 4
-        assert other.can_insert(int(80 / ratio))
-        assert not other.can_insert(int(80 / ratio) + 1)
-
-
-def test_of_ratio_and_range_nothing_is_saved():
-    limiter = make(ratio=2.0, error=20.0)
-    other = make(ratio=4.0, error=40.0)
-    other.restore(limiter.state(), held=1_000)
-    assert other.samples_per_insert == 4.0
-    assert other.explain().endswith("4 wanted")
-
-
-@pytest.mark.parametrize("held", [0, 3, 9])
-def test_a_memory_that_holds_too_little_fills_up_first_and_then_owes_nothing(held):
-    limiter = make(ratio=2.0, min_size=10, error=100.0)
-    insert(limiter, 1_010)
-    sample(limiter, 1_900)  # the learner is behind by 100
-    other = make(ratio=2.0, min_size=10, error=20.0)
-    other.restore(limiter.state(), held)
-    assert other.explain() == f"learner waits: {held} of 10 first transitions"
-    for _ in range(10 - held):
-        assert other.sampleable(4) == 0
-        assert other.can_insert(1)
-        insert(other, 1)
-    assert other.sampleable(4) == 20 // 4
-    assert other.state()["ahead"] == 0
-    assert other.can_insert(10)
-    assert not other.can_insert(11)
-
-
-@given(settings_with_any_ratio(), MOVES, st.data())
-@settings(max_examples=200, deadline=None)
-def test_after_a_restore_under_other_settings_nobody_waits_for_ever(arguments, before, data):
-    limiter = played(arguments, before)
-    held = data.draw(st.integers(0, limiter.inserted), "held")
-    others = data.draw(settings_with_any_ratio(), "settings")
-    other = RateLimiter(*others, clock=Clock())
-    other.restore(limiter.state(), held)
-    goes_on(other, others, data.draw(MOVES, "after"))
-
-
-@given(settings_with_any_ratio(), MOVES, st.data())
-@settings(max_examples=150, deadline=None)
-def test_a_memory_that_came_back_with_less_fills_up_and_the_run_goes_on(arguments, before, data):
-    _, min_size, _, quantum, batch = arguments
-    limiter = played(arguments, before)
-    held = data.draw(st.integers(0, limiter.inserted), "held")
-    limiter.reset(held)
-    assert limiter.state()["ahead"] <= 0, "nothing is owed to the learner"
-    while held < min_size:
-        assert limiter.sampleable(batch) == 0
-        assert limiter.waiting == "learner"
-        assert limiter.can_insert(quantum)
-        insert(limiter, quantum)
-        held += quantum
-    assert limiter.sampleable(batch) > 0
-    goes_on(limiter, arguments, data.draw(MOVES, "after"))
-
-
-def test_work_under_way_when_the_memory_is_lost_is_settled_as_ever():
-    limiter = make(ratio=2.0, min_size=10, error=100.0)
-    insert(limiter, 20)
-    limiter.begin_insert(5)
-    limiter.begin_sample(8)
-    limiter.reset(0)
-    limiter.end_sample(8, 0)
-    limiter.end_insert(5, 5)
-    assert limiter.explain() == "learner waits: 5 of 10 first transitions"
-    insert(limiter, 5)
-    state = limiter.state()
-    assert (state["inserted"], state["sampled"], state["ahead"]) == (30, 0, 0)
-    assert limiter.sampleable(4) == 100 // 4
-
-
-def test_a_change_while_a_lost_memory_fills_up_counts_as_if_it_had_been_so_before():
-    limiter = make(ratio=2.0, min_size=10, error=100.0)
-    insert(limiter, 50)
-    limiter.reset(4)
-    limiter.change(20.0, 100.0)
-    while limiter.sampleable(4) == 0:
-        assert limiter.can_insert(1)
-        insert(limiter, 1)
-    assert limiter.inserted == 56
-    assert limiter.sampleable(4) == 100 // 4

@@ -181,7 +181,7 @@ def test_a_chunk_survives_two_hops_of_encoding():
 def test_a_shard_starts_without_torch_and_ray():
     # They would cost each shard's process seconds to start and hundreds of megabytes.
     program = (
-        "import sys, replay_server.server, replay_server.client;"
+        "import sys, replay_server.server, replay_server.writer, replay_server.sampler;"
         "sys.exit(bool({'torch', 'ray'} & set(sys.modules)))"
     )
     root = Path(replay_server.__file__).parents[1]

@@ -3,11 +3,12 @@ import threading
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import replay_server
 from replay_server.sum_tree import COMPILED_AFTER_CALLS, SumTree
+from support.hypothesis_profiles import examples
 from support.replay import chi_square_is_plausible, count_calls
 
 # Masses of very different size, and many zeros: where rounding and empty leaves bite.
@@ -52,7 +53,7 @@ def tree_of(masses, compiled=False):
 
 
 @given(trees_and_sets(), st.lists(POINTS, min_size=1, max_size=20), st.booleans())
-@settings(max_examples=300, deadline=None)
+@examples(300)
 def test_it_is_equal_to_a_list_of_masses_over_random_operations(operations, points, compiled):
     capacity, sets = operations
     tree, naive = make_tree(capacity, compiled), np.zeros(capacity)
@@ -77,7 +78,7 @@ def test_it_is_equal_to_a_list_of_masses_over_random_operations(operations, poin
 
 
 @given(trees_and_sets())
-@settings(max_examples=60, deadline=None)
+@examples(60)
 def test_equal_leaves_give_an_equal_tree_whatever_happened_before(operations):
     # A tree whose parents are nudged by differences fails here after a few large masses.
     capacity, sets = operations
@@ -91,7 +92,7 @@ def test_equal_leaves_give_an_equal_tree_whatever_happened_before(operations):
 
 
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=40).filter(any))
-@settings(max_examples=100, deadline=None)
+@examples(100)
 def test_whole_masses_are_found_exactly_at_every_point(masses):
     # Sums of small whole numbers are exact: each point of the line has one right answer.
     found = tree_of(masses).find(np.arange(sum(masses), dtype=np.float64))
@@ -169,7 +170,7 @@ def test_check_finds_a_parent_that_is_not_the_sum_of_its_children():
 
 
 @given(trees_and_sets(), st.lists(POINTS, max_size=40))
-@settings(max_examples=150, deadline=None)
+@examples(150)
 def test_compiled_loops_give_the_same_bits(operations, points):
     # A run may go over to them at any time, and still give the same weights bit for bit.
     capacity, sets = operations

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from deploy.bench import scaling as bench_scaling
-from deploy.cli.main import split_overrides
+from deploy.cli.overrides import split_overrides
 from deploy.launch.presets import make_config
 
 

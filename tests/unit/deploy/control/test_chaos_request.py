@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from common.errors import UserError
+from common.parts import Role
 from deploy.control.chaos import KINDS, parse_crash
 
 
@@ -21,3 +22,8 @@ def test_a_request_names_a_kind_and_a_number(kind):
 def test_anything_else_is_refused_in_one_line(request_):
     with pytest.raises(UserError, match=r"^crash: kind=.* number=.*: must be one of actor, shard"):
         parse_crash(request_)
+
+
+def test_the_weight_store_is_known_by_its_earlier_name_too():
+    for kind in ("weight-store", "variables"):
+        assert parse_crash({"kind": kind, "number": 0}) == (Role.WEIGHT_STORE, 0)

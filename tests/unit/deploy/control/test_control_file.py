@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.config import KEYS, build, merge
+from common.config_text import KEYS, build, merge
 from common.errors import UserError
 from deploy.cli.main import main
 from deploy.control import file as control
@@ -73,7 +73,7 @@ def test_the_keys_of_nested_values():
     assert keys_of({"learner": {"a": 1}, "seed": 2}) == ["learner.a", "seed"]
 
 
-def test_a_change_is_told_key_by_key():
+def test_a_change_is_described_key_by_key():
     old, new = tiny(), changed(tiny(), {"learner": {"samples_per_insert_error": 5_000}}, "here")
     assert describe(old, new, [RATIO, ERROR]) == (
         "learner.samples_per_insert 4 → 4, learner.samples_per_insert_error none → 5000"
@@ -83,7 +83,7 @@ def test_a_change_is_told_key_by_key():
 # --- the file -----------------------------------------------------------------------------------
 
 
-def test_what_is_asked_for_is_read_once_and_removed(folder):
+def test_a_request_is_read_once_and_removed(folder):
     file = ControlFile(folder.path)
     assert file.read() is None
     (folder.path / CONTROL).write_text(
@@ -98,7 +98,7 @@ def test_what_is_asked_for_is_read_once_and_removed(folder):
     file.remove()
 
 
-def test_a_request_that_came_meanwhile_is_not_removed(folder):
+def test_a_newer_request_is_not_removed(folder):
     file, path = ControlFile(folder.path), folder.path / CONTROL
     path.write_text("[learner]\nsamples_per_insert = 2.0\n")
     assert file.read()
@@ -120,14 +120,14 @@ BRACKETS = b"x = " + b"[" * 20_000
                      b"[learner]\nsamples_per_insert = nan", b"seed = 4"]),
 ))  # fmt: skip
 @settings(max_examples=150, deadline=None)
-def test_whatever_stands_in_the_file_is_a_users_error_of_one_line(tmp_path_factory, data):
+def test_any_content_of_the_file_is_a_users_error_of_one_line(tmp_path_factory, data):
     folder = tmp_path_factory.mktemp("run")
     (folder / CONTROL).write_bytes(data)
     with pytest.raises(UserError):
         changed(tiny(), ControlFile(folder).read(), CONTROL)
 
 
-def test_what_is_no_file_is_refused_without_being_opened(folder):
+def test_a_pipe_or_a_folder_is_refused_without_being_opened(folder):
     file, path = ControlFile(folder.path), folder.path / CONTROL
     os.mkfifo(path)  # to open it would wait for a writer
     with pytest.raises(UserError, match="must be a file"):
@@ -157,7 +157,7 @@ def test_what_is_no_file_is_refused_without_being_opened(folder):
         (["--frobnicate"], ["--frobnicate", "raydqn set --help"]),
     ],
 )
-def test_a_mistake_gets_one_line_and_nothing_is_written(folder, capsys, options, says):
+def test_a_mistake_gets_one_line_and_no_file_is_written(folder, capsys, options, says):
     with folder.lock():
         before = content(folder)
         assert asks(folder.path, *options) == 2
@@ -185,7 +185,7 @@ def test_a_folder_where_nothing_runs_is_refused_and_left_alone(folder, tmp_path,
     assert "not a run folder" in third
 
 
-def test_a_run_that_does_not_look_has_not_taken_it_yet(folder, capsys, monkeypatch):
+def test_a_run_that_does_not_read_the_request_has_not_applied_it(folder, capsys, monkeypatch):
     monkeypatch.setattr(control, "TAKEN_WITHIN_S", 0.2)
     with folder.lock():
         assert asks(folder.path, "--learner.samples-per-insert-error", "none") == 1
@@ -194,7 +194,7 @@ def test_a_run_that_does_not_look_has_not_taken_it_yet(folder, capsys, monkeypat
         assert asked == {"learner": {"samples_per_insert_error": "none"}}
 
 
-def test_a_run_that_ends_meanwhile_has_not_taken_it(folder, capsys):
+def test_a_run_that_ends_meanwhile_has_not_applied_it(folder, capsys):
     path = folder.path / CONTROL
     locked = threading.Event()
 

@@ -8,7 +8,7 @@ import logging
 import pytest
 
 import deploy.program
-from common.config import merge
+from common.config_text import merge
 from common.errors import EnvironmentFailedError, RunFailedError, UserError
 from deploy.cli.main import main
 from deploy.launch.events import RunEvents

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from common.config import build
+from common.config_text import build
 from common.parts import Role
 from deploy.cli.main import main
 from deploy.launch.presets import make_config
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.usefixtures("home")
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_a_shipped_file_has_no_fault_but_the_values_to_fill_in(name):
+def test_a_shipped_file_has_no_fault_except_the_values_to_fill_in(name):
     assert check(CLUSTERS / f"{name}.yaml") == EXAMPLES[name]
 
 
@@ -121,7 +121,7 @@ def test_a_gpu_that_no_node_has_is_found(tmp_path):
     ]
 
 
-def test_shards_that_must_leave_the_learner_are_told(tmp_path):
+def test_shards_that_do_not_fit_on_the_learners_node_are_a_warning(tmp_path):
     values = read("aws")
     values[NODE]["learner"]["max_workers"] = 2
     found = check_values(tmp_path, values, replay={"shards": 9})
@@ -146,13 +146,13 @@ def test_shards_that_must_leave_the_learner_are_told(tmp_path):
         ("on-prem", None, None),
     ],
 )  # fmt: skip
-def test_where_checkpoints_go_must_be_within_the_shards_reach(name, storage, line):
+def test_the_storage_of_checkpoints_must_be_reachable_by_the_shards(name, storage, line):
     found = check(CLUSTERS / f"{name}.yaml", checkpoint={"storage": storage})
     assert far("learner") not in found
     assert line in found if line else not any("storage" in one or "Iam" in one for one in found)
 
 
-def test_what_cannot_save_is_not_started(tmp_path):
+def test_a_cluster_that_cannot_save_is_not_started(tmp_path):
     """A role that is missing shows only after the machines were paid for."""
     storage = {"storage": "s3://mine/runs"}
     config = make_config("cartpole", overrides={"checkpoint": storage})
@@ -180,7 +180,7 @@ def test_what_cannot_save_is_not_started(tmp_path):
         ({"id": "ALE/Pongg-v5"}, "error: env.id=ALE/Pongg-v5: no such environment is registered; "),
         ({"id": "Pendulum-v1"}, "error: env.id=Pendulum-v1: actions are Box, but DQN needs Discr"),
         ({"sticky_actions": 0.3}, "error: env.sticky_actions=0.3: has no effect on CartPole-v1, "),
-        # What is not there may be there on the nodes.
+        # Things missing here may exist on the nodes.
         (
             {"id": "Lab/Env-v0"},
             "warning: env.id=Lab/Env-v0: no such environment is registered; true of this",
@@ -191,7 +191,7 @@ def test_what_cannot_save_is_not_started(tmp_path):
         ),
     ],
 )
-def test_an_environment_that_does_not_exist_is_told_before_machines_are_paid_for(
+def test_an_environment_that_does_not_exist_is_found_before_machines_are_paid_for(
     tmp_path, monkeypatch, env, said
 ):
     (tmp_path / "elsewhere_lacking.py").write_text("import simulator_of_the_nodes")
@@ -201,7 +201,7 @@ def test_an_environment_that_does_not_exist_is_told_before_machines_are_paid_for
     assert line.startswith(said)
 
 
-def test_a_module_that_does_not_travel_must_be_installed(tmp_path, monkeypatch):
+def test_a_module_that_is_not_shipped_must_be_installed(tmp_path, monkeypatch):
     def line(module: str, why: str) -> str:
         return (
             f"warning: env.id={module}:Env-v0: {module} {why}, and not shipped: setup_commands "
@@ -255,7 +255,7 @@ def test_the_job_in_a_file_of_kuberay_is_the_run_that_is_checked(tmp_path, capsy
 
 
 @pytest.mark.parametrize("shards", ["near", "spread"])
-def test_shards_on_machines_that_the_cloud_may_take_are_told(shards):
+def test_shards_on_spot_nodes_are_a_warning(shards):
     found = check(CLUSTERS / "aws.yaml", placement={"shards": shards})
     told = "shards may be on spot nodes" in "".join(found)
     assert told == (shards == "spread")
@@ -269,7 +269,7 @@ def node(name: str, cpus: int, gpus: int = 0, most: int = 1, offers=(), head=Fal
     return NodeType(name, name, False, head, int(head), most, cpus, gpus, frozenset(offers))
 
 
-def test_demands_follow_the_configuration():
+def test_resource_requests_follow_the_configuration():
     config = build({"actors": {"count": 5}, "replay": {"shards": 3}, "learner": {"threads": 2}})
     assert resource_requests(config, (), gpus_offered=False) == [
         ResourceRequest(Role.LEARNER, 2, 0, None, 1), ResourceRequest(Role.SHARD, 1, 0, None, 3),
@@ -283,7 +283,7 @@ def test_demands_follow_the_configuration():
     ]  # fmt: skip
 
 
-def test_no_node_holds_more_than_it_has_and_nothing_starts_in_vain():
+def test_no_node_holds_more_than_its_resources_and_no_node_starts_in_vain():
     cluster = cluster_of(
         node("head", 0, head=True), node("gpu", 4, 1, 2), node("small", 2, most=3),
         node("large", 8, most=2),
@@ -320,7 +320,7 @@ def test_all_types_together_stay_within_max_workers():
     ]
 
 
-def test_no_number_of_actors_means_as_many_as_fit():
+def test_without_a_number_of_actors_as_many_as_fit_are_placed():
     cluster = cluster_of(node("head", 0, head=True), node("a", 3, most=5))
     nodes, found = place(
         cluster,

@@ -87,7 +87,7 @@ BAD = [
 
 
 @pytest.mark.parametrize(("text", "says"), BAD)
-def test_a_file_that_is_none_gets_one_line(tmp_path, capfd, text, says):
+def test_a_file_that_is_no_cluster_file_gets_one_line(tmp_path, capfd, text, says):
     path = tmp_path / "bad.yaml"
     path.write_text(text)
     assert main(["cluster", "check", str(path)]) == 2
@@ -115,7 +115,7 @@ def spots(value: object, path: tuple = ()) -> list[tuple]:
 
 STRANGE = st.one_of(
     st.none(), st.booleans(), st.integers(-3, 5), st.just(10**30), st.floats(),
-    st.text(max_size=6), st.lists(st.integers(), max_size=2), st.just("~nobody-here/x"),
+    st.text(max_size=6), st.lists(st.integers(), max_size=2), st.just("~no-such-user/x"),
     st.dictionaries(st.text(max_size=3), st.none(), max_size=2),
 )  # fmt: skip
 
@@ -123,7 +123,7 @@ STRANGE = st.one_of(
 @pytest.mark.parametrize("name", EXAMPLES)
 @settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
-def test_whatever_stands_anywhere_there_is_a_line_or_a_report(tmp_path, name, data):
+def test_any_value_in_any_place_gives_one_line_or_a_report(tmp_path, name, data):
     values = read(name)
     where = data.draw(st.sampled_from(spots(values)))
     put(*where, data.draw(STRANGE.filter(lambda value: value is not None)))(values)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 
-from common.config import merge
+from common.config_text import merge
 from deploy.launch.presets import make_config
 from deploy.launch.train import train
 from deploy.runs.metrics import read_metrics

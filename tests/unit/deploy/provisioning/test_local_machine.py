@@ -77,7 +77,7 @@ def test_a_fault_of_the_machine_is_found(tmp_path, name, plant, lines):
          "error: auth.ssh_private_key=~/.ssh/id_ed25519: does not exist: must be a key file"),
     ],
 )  # fmt: skip
-def test_what_is_not_here_is_found(home, name, gone, line):
+def test_a_missing_tool_credential_or_package_is_found(home, name, gone, line):
     (home / gone).unlink()
     if gone.startswith("sdk/"):
         (home / gone).parent.rmdir()
@@ -96,7 +96,7 @@ def test_what_is_not_here_is_found(home, name, gone, line):
          "chmod 600 ~/.ray/auth_token"),
     ],
 )  # fmt: skip
-def test_a_secret_that_others_may_read_is_found(home, file, line):
+def test_a_secret_that_other_users_can_read_is_found(home, file, line):
     (home / file).chmod(0o644)
     assert sorted(set(check(CLUSTERS / "on-prem.yaml")) - set(EXAMPLES["on-prem"])) == [line]
 

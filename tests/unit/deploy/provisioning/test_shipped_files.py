@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from ray._private.runtime_env.packaging import create_package, get_uri_for_directory
 
-from deploy import PACKAGES, VERSION
+from common.version import PACKAGES, VERSION
 from deploy.provisioning.cluster_file import load_cluster
 from deploy.resources.requests import ACTOR_NODES
 from deploy.runtime.packaging import EXTRAS_OF_NODES
@@ -41,7 +41,7 @@ def test_versions_are_those_of_the_project(name):
 
 
 @pytest.mark.parametrize("name", RAY_UP)
-def test_nodes_get_everything_that_raydqn_is_made_of(name):
+def test_nodes_get_all_files_of_raydqn(name):
     mounts, below = read(name)["file_mounts"], "~/raydqn/source/"
     source = {target: path for target, path in mounts.items() if target.startswith(below)}
     assert source == {f"{below}{path}": path for path in SOURCE}
@@ -78,7 +78,7 @@ def start_on_node(home, command, failures):
     return code, [line.split()[0] for line in log.read_text().splitlines()]
 
 
-def test_a_worker_of_ones_own_tries_until_it_reaches_the_head(tmp_path):
+def test_an_on_premises_worker_retries_until_it_reaches_the_head(tmp_path):
     """Ray's autoscaler never tries a second time what failed once on such a machine."""
     values = read("on-prem")
     command = next(c for c in values["worker_start_ray_commands"] if "ray start" in c)
@@ -86,7 +86,7 @@ def test_a_worker_of_ones_own_tries_until_it_reaches_the_head(tmp_path):
     assert code == 0
     assert done == ["start", "stop", "sleep"] * 2 + ["start"]
     assert "AUTOSCALER_NODE_START_WAIT_S=1000000000" in "".join(values[HEAD])
-    # What a node offers is still read from there.
+    # The node's resources are still read from that command.
     workers = load_cluster(CLUSTERS / "on-prem.yaml").nodes[1]
     assert (workers.cpus, workers.offers) == (8, {ACTOR_NODES})
 
@@ -117,7 +117,7 @@ def test_workers_on_aws_get_the_image_that_the_head_has(tmp_path):
     assert config.read_text() == '{"ImageId": "ami-0123", "x": {"ImageId": "ami-0123"}}'
 
 
-def test_the_dockerfile_is_pinned_and_runs_as_nobody_special():
+def test_the_dockerfile_is_pinned_and_runs_as_an_ordinary_user():
     text = (CLUSTERS / "Dockerfile").read_text()
     assert re.findall(r"^FROM (.*)$", text, re.M) == ["python:3.12-slim-bookworm"]
     assert re.findall(r"^USER (.*)$", text, re.M) == ["raydqn"]
@@ -136,7 +136,7 @@ def test_the_dockerfile_is_pinned_and_runs_as_nobody_special():
     assert sent[1] == "*"
     assert {line[1:] for line in sent if line[0] == "!"} == set(SOURCE)
     assert "USER root" not in text
-    # Whatever the files' commands need, and where `ray up` puts what it mounts.
+    # The tools of the files' commands, and the folder into which `ray up` mounts.
     assert "ENV HOME=/home/raydqn" in text
     installed = re.search(r"install --yes --no-install-recommends (.*?) \\", text)[1].split()
     assert {"curl", "rsync", "procps", "wget", "openssh-client"} <= set(installed)
@@ -144,7 +144,7 @@ def test_the_dockerfile_is_pinned_and_runs_as_nobody_special():
     assert "ADD " not in text
 
 
-def test_pip_makes_raydqn_of_what_nodes_get_and_the_files_are_part_of_it(tmp_path, monkeypatch):
+def test_pip_builds_raydqn_from_the_files_on_nodes_with_the_cluster_files(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:/usr/bin:/bin")
     (tmp_path / "source").mkdir()
     for name in SOURCE:
@@ -161,7 +161,7 @@ def test_pip_makes_raydqn_of_what_nodes_get_and_the_files_are_part_of_it(tmp_pat
         assert f"{package}/__init__.py" in names
 
 
-def test_a_job_carries_the_five_packages_and_little_else(tmp_path):
+def test_a_job_carries_the_five_packages_and_little_more(tmp_path):
     """With Ray's own packaging, in a checkout that has everything a checkout may have."""
     for name in (".git", ".venv", "runs", "docs", "tests", "examples", ".mypy_cache", "dist"):
         (tmp_path / "checkout" / name).mkdir(parents=True)

@@ -18,7 +18,8 @@ import psutil
 import pytest
 import yaml
 
-from common.config import Config, build
+from common.config import Config
+from common.config_text import build
 from common.errors import UserError
 from deploy.provisioning import job, ray_commands, submit, tunnel
 from deploy.provisioning.submit import print_hints
@@ -169,7 +170,7 @@ def sleeps_below(tmp_path) -> bool:
     )
 
 
-# As Ray's own commands do it: a process in Python, and below it one that talks to the head.
+# As Ray's own commands do it: a process in Python, and below it one that connects to the head.
 LIKE_RAY = f'exec {sys.executable} -c \'import subprocess; subprocess.call(["sleep", "30"])\''
 
 

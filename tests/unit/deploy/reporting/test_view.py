@@ -6,7 +6,7 @@ import math
 import pytest
 from rich.console import Console
 
-from common.config import StopConfig
+from common.config_sections import StopConfig
 from deploy.reporting.view import (
     LiveView,
     PlainView,

@@ -26,7 +26,7 @@ from deploy.resources.memory import (
     shard_frame_bytes,
 )
 from replay_server.server import ReplayServer
-from replay_server.table import item_bytes
+from replay_server.table_items import item_bytes
 
 
 @pytest.mark.parametrize("n_step", [1, 10])

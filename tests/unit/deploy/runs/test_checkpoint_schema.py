@@ -25,7 +25,7 @@ from deploy.runs.checkpoint_schema import (
 from deploy.runs.folder import RunFolder
 from deploy.runs.statistics import Counters, RunStatistics
 from replay_server.rate_limiter import RateLimiter
-from support.checkpoints import make_state
+from support.run_states import make_state
 
 NAME = "000001-step-00000060"
 

@@ -11,7 +11,7 @@ import pytest
 
 from common import wire
 from common.checkpoint import CheckpointStore
-from common.config import CheckpointConfig
+from common.config_sections import CheckpointConfig
 from common.errors import RemoteDiedError
 from common.handles import InlineHandle
 from common.storage import LocalStorage, open_storage
@@ -19,8 +19,8 @@ from deploy.runs.checkpoint_schema import learner_state, shard_restore
 from deploy.runs.checkpoint_writer import CheckpointJob, CheckpointWriter
 from replay_server.messages import encode_chunk
 from replay_server.server import ReplayServer
-from support.checkpoints import make_state
 from support.replay import PICTURE, random_chunk
+from support.run_states import make_state
 
 
 class Learner:
@@ -178,7 +178,7 @@ def test_every_file_of_every_shard_is_in_the_manifest_and_restores_it(tmp_path, 
     assert checkpoint.state["shards"] == 3
     for index, shard in enumerate(shards):
         origin = shard_restore(checkpoint, index, 3)
-        again = ReplayServer(64, PICTURE, 2, 0.6, 256, 1, index, 1, origin=origin)
+        again = ReplayServer(64, PICTURE, 2, 0.6, 256, 1, index, 1, restore=origin)
         again.check()
         assert again.summary().size == shard.summary().size == 5 + index
         assert again.summary().total == pytest.approx(shard.summary().total, rel=1e-12)
@@ -400,7 +400,7 @@ def test_a_failed_removal_of_old_checkpoints_is_a_remark_and_no_error(tmp_path, 
         raise PermissionError(13, "Access denied")
 
     writer = make_writer(tmp_path)
-    monkeypatch.setattr(LocalStorage, "sweep", refuse)
+    monkeypatch.setattr(LocalStorage, "remove_partial", refuse)
     writer.begin(make_job(Learner()), 70)
     job = writer.take()
     assert job.error is None

@@ -118,3 +118,12 @@ def test_a_damaged_count_of_attempts_is_named(tmp_path, content):
     with pytest.raises(UserError, match=r"run/lives: .*whole number") as caught:
         folder.new_attempt()
     assert "\n" not in str(caught.value)
+
+
+def test_without_a_status_the_error_names_the_log_if_there_is_one(tmp_path):
+    folder = RunFolder.create(tmp_path / "run", make_config("cartpole"))
+    with pytest.raises(UserError, match=r"with the first report$"):
+        folder.read_status()
+    (folder.path / LOG).write_text("")
+    with pytest.raises(UserError, match=f"with the first report; its log is {folder.path / LOG}$"):
+        folder.read_status()

@@ -21,7 +21,7 @@ from deploy.launch.presets import make_config
 from deploy.runs.checkpoint_schema import RunState
 from deploy.runs.statistics import RunStatistics, hash_arrays
 from replay_server.rate_limiter import RateLimiter
-from support.checkpoints import make_state
+from support.run_states import make_state
 
 
 @pytest.fixture

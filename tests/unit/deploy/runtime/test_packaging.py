@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from common.config import build
+from common.config_text import build
 from common.errors import UserError
-from deploy import PACKAGES
+from common.version import PACKAGES
 from deploy.provisioning import job
 from deploy.provisioning.job import stage
 from deploy.runtime.packaging import code_for, comes_with_raydqn, is_here, module_of, travels

@@ -8,11 +8,11 @@ import time
 import pytest
 
 from actors.client import ActorClient
-from common.config import SupervisionConfig
+from common.config_sections import SupervisionConfig
 from common.errors import RemoteDiedError, UnresponsiveError, one_line
 from common.handles import Failed, InlineHandle, Ready
 from common.parts import LEARNER, actor
-from deploy.runtime.ray_runtime import InlineRuntime
+from deploy.runtime.inline import InlineRuntime
 from deploy.supervisor.health import HealthMonitor
 from deploy.supervisor.slots import Slot
 from deploy.supervisor.timeouts import Timeouts

@@ -1,4 +1,4 @@
-"""aws.yaml against a stand-in for EC2 and IAM: what Ray would make of it."""
+"""aws.yaml against a stand-in for EC2 and IAM: the configuration that Ray derives from it."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def bootstrapped(home):
         patch.setenv("HOME", str(home))
         for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
             patch.setenv(name, "testing")  # should a call ever leave moto, it is refused
-        # For IAM to spread the news. Not the module's own `sleep`: whatever polls would spin.
+        # Ray waits for IAM. Not the module's own `sleep`: other pollers would spin.
         patch.setattr(aws_config, "time", SimpleNamespace(sleep=lambda seconds: None))
         patch.chdir(ROOT)
         for cache in caches:
@@ -66,7 +66,7 @@ def test_the_security_group_lets_in_ssh_only(bootstrapped):
     assert not any(rule["PrefixListIds"] for rule in group.ip_permissions)
 
 
-def test_what_ray_finds_out_by_itself_agrees_with_what_the_file_says(bootstrapped):
+def test_the_file_states_the_resources_that_ray_finds_out_by_itself(bootstrapped):
     """Ray asks EC2 what a machine has; a value in the file that is wrong would win silently."""
     ec2 = boto3.client("ec2", region_name="us-west-2")
     for name, node_type in bootstrapped["available_node_types"].items():
@@ -86,19 +86,19 @@ def test_only_the_head_may_start_machines(bootstrapped):
         assert "IamInstanceProfile" not in node_type["node_config"]
 
 
-def test_ray_makes_a_key_that_nobody_else_may_read(bootstrapped, home):
+def test_ray_makes_a_key_that_only_its_user_can_read(bootstrapped, home):
     key = Path(bootstrapped["auth"]["ssh_private_key"])
     assert key.parent == home / ".ssh"
     assert key.stat().st_mode & 0o777 == 0o600
 
 
-def test_actors_run_on_spot_machines_and_nobody_else_does(bootstrapped):
+def test_actors_run_on_spot_machines_and_no_other_part_does(bootstrapped):
     provider = AWSNodeProvider(bootstrapped["provider"], bootstrapped["cluster_name"])
     ec2 = boto3.client("ec2", region_name="us-west-2")
     image = ec2.describe_images()["Images"][0]["ImageId"]
     asked = {}
     for name, node_type in bootstrapped["available_node_types"].items():
-        # What EC2 looks up, and moto does not.
+        # EC2 resolves this, moto does not.
         assert node_type["node_config"]["ImageId"].startswith("resolve:ssm:/aws/service/")
         provider.create_node(
             {**node_type["node_config"], "ImageId": image},
@@ -125,7 +125,7 @@ def test_actors_run_on_spot_machines_and_nobody_else_does(bootstrapped):
 
 
 def test_the_head_gets_no_path_of_this_machine(bootstrapped, home):
-    """What is copied to the head says where things lie there."""
+    """The configuration on the head names places on the head."""
     provider = AWSNodeProvider(bootstrapped["provider"], bootstrapped["cluster_name"])
     _, file = commands._set_up_config_for_head_node(bootstrapped, provider, no_restart=False)
     text = Path(file.name).read_text()

@@ -1,0 +1,59 @@
+"""From `env` of the configuration to environments."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+import numpy as np
+
+from actors.environments.atari import is_atari, make_atari
+from actors.environments.environment import Environment
+from actors.environments.gymnasium_env import make_gymnasium
+from common.config_sections import EnvConfig
+from common.errors import EnvironmentFailedError, UserError
+from common.seeding import Role, integer_seeds, seed_sequence
+from common.types import EnvironmentSpec
+
+
+def make_environment(config: EnvConfig, copies: int, render: bool = False) -> Environment:
+    """N copies of the environment that the configuration names.
+
+    Args:
+        config: of the environment.
+        copies: N.
+        render: make `Environment.render` return pictures.
+
+    Raises:
+        UserError: an unknown id, a constructor that raises, actions that are not discrete, or
+            observations that become neither vectors nor pictures.
+        EnvironmentFailedError: another method of the environment raised.
+    """
+    if is_atari(config.id):
+        return make_atari(config, copies)
+    return make_gymnasium(config, copies, render)
+
+
+def environment_spec(config: EnvConfig, seed: int = 0) -> EnvironmentSpec:
+    """The spec of an environment; makes one copy, resets and steps it, and closes it.
+
+    Args:
+        config: of the environment.
+        seed: of the run; the copy begins as the first copy of the first actor does.
+
+    Raises:
+        UserError: see `make_environment`; or `reset`, `step` or `close` raises.
+    """
+    (env_seed,) = integer_seeds(seed_sequence(seed, Role.ACTOR), 1)
+    try:
+        environment = make_environment(config, 1)
+        try:
+            environment.reset(env_seed)
+            environment.step(np.zeros(1, np.int64))
+        except EnvironmentFailedError:
+            with suppress(EnvironmentFailedError):  # the first error is the one to report
+                environment.close()
+            raise
+        environment.close()
+    except EnvironmentFailedError as error:
+        raise UserError(str(error)) from error
+    return environment.spec

@@ -1,0 +1,375 @@
+"""The tables of the configuration: every key with its type, default, limits and description.
+
+A key or its description names the unit. `none` on the command line and "none" in TOML, which has no
+null, mean None.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    model_validator,
+)
+
+NONE = "none"
+
+
+class Section(BaseModel):
+    """A table of the configuration: frozen, and without unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _none_in_words(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping):
+            return values
+        optional = {
+            name
+            for name, info in cls.model_fields.items()
+            if type(None) in get_args(info.annotation)
+        }
+        return {
+            name: None if isinstance(value, str) and value == NONE and name in optional else value
+            for name, value in values.items()
+        }
+
+
+class EnvConfig(Section):
+    """The environment and what the agent sees of it."""
+
+    id: str = Field(
+        "CartPole-v1",
+        description='Gymnasium id; "module:Id-v0" imports module first, ALE/… needs ale-py',
+    )
+    kwargs: dict[str, Any] = Field(
+        default_factory=dict, description="passed on to the environment's constructor"
+    )
+    observation: Literal["state", "pixels"] = Field(
+        "state", description='"state": what the environment returns; "pixels": rendered frames'
+    )
+    render_width: int | None = Field(
+        None, ge=16, description="pixels: width of the environment's own screen, if it has one"
+    )
+    render_height: int | None = Field(None, ge=16, description="likewise its height")
+    crop: tuple[float, float, float, float] | None = Field(
+        None, description="pictures: left, top, right, bottom to keep, as fractions of the picture"
+    )
+    invert: bool = Field(
+        False, description="pictures: 255 − value; a mostly white screen becomes mostly zero"
+    )
+    grey: bool = Field(True, description="pictures: one channel of luminance, else RGB")
+    width: int = Field(84, ge=1, description="pictures: width after resizing, pixels")
+    height: int = Field(84, ge=1, description="pictures: height after resizing, pixels")
+    stack: int = Field(1, ge=1, le=64, description="consecutive frames in one observation")
+    reward_clip: float | None = Field(
+        None, gt=0, description="learn from rewards clipped to ±this; returns are never clipped"
+    )
+    life_loss_ends: bool = Field(
+        False, description="a lost life ends the episode for learning (never resets the game)"
+    )
+    sticky_actions: float = Field(
+        0.25, ge=0, lt=1, description="Atari: probability that the last action is repeated"
+    )
+    frame_skip: int = Field(4, ge=1, description="Atari: emulator frames per agent decision")
+    noop_max: int = Field(30, ge=0, description="Atari: up to so many no-ops at an episode's start")
+    max_episode_frames: int = Field(108_000, ge=1, description="Atari: emulator frames per episode")
+
+    @model_validator(mode="after")
+    def _crop_is_a_box(self) -> EnvConfig:
+        if self.crop is not None:
+            left, top, right, bottom = self.crop
+            if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
+                raise ValueError(
+                    f"crop={list(self.crop)}: must be left, top, right, bottom as fractions with "
+                    "left < right and top < bottom"
+                )
+        return self
+
+
+NOTEBOOK_HIDDEN = (24, 32)
+NATURE_CONVOLUTIONS = ((32, 8, 4), (64, 4, 2), (64, 3, 1))
+"""Channels that come out, side of the kernel, stride."""
+
+
+class NetworkConfig(Section):
+    """The deep Q-network: a stack of frames in, one q(s, a) per action out."""
+
+    kind: Literal["mlp", "nature-cnn", "notebook"] = Field(
+        "mlp",
+        description='"mlp"; "nature-cnn" (pictures of 36×36 pixels or more); "notebook": 24 → 32',
+    )
+    hidden: tuple[int, ...] = Field(
+        (128, 128),
+        description='units of the hidden layers (after the convolutions; not "notebook")',
+    )
+    dueling: bool = Field(False, description="separate streams for value and advantage")
+
+    @model_validator(mode="after")
+    def _sizes(self) -> NetworkConfig:
+        if any(n < 1 for n in self.hidden):
+            raise ValueError(f"hidden={list(self.hidden)}: each layer must have at least 1 unit")
+        if self.kind == "nature-cnn" and not self.hidden:
+            raise ValueError(
+                "hidden=[]: nature-cnn needs at least one layer after its convolutions"
+            )
+        if self.kind == "notebook" and self.dueling:
+            raise ValueError("dueling=true: the notebook's network has no dueling streams")
+        return self
+
+
+class ExplorationConfig(Section):
+    """ε: the probability of a random action."""
+
+    kind: Literal["ladder", "exponential", "linear", "constant"] = Field(
+        "ladder",
+        description=(
+            '"ladder": one ε per environment copy, base^(1 + alpha·i/(N−1)); "exponential": '
+            'end + (start − end)·exp(−step·decay); "linear": start to end; "constant": start'
+        ),
+    )
+    base: float = Field(0.4, gt=0, le=1, description="ladder: ε of the most curious copy")
+    alpha: float = Field(7.0, ge=0, description="ladder: how fast ε falls from copy to copy")
+    start: float = Field(1.0, ge=0, le=1, description="ε at env step 0")
+    end: float = Field(0.01, ge=0, le=1, description="ε in the limit")
+    decay: float = Field(0.001, gt=0, description="exponential: per env step of the whole run")
+    decay_steps: int = Field(10_000, ge=1, description="linear: env steps from start to end")
+
+
+AUTO = "auto"
+
+
+def _count_of(value: Any) -> Any:
+    if value == AUTO:
+        return 0
+    if isinstance(value, int) and value < 1:
+        raise ValueError(f'{value}: must be at least 1, or "{AUTO}"')
+    return value
+
+
+Count = Annotated[
+    int,
+    BeforeValidator(_count_of),
+    PlainSerializer(lambda count: count or AUTO, return_type=int | str),
+]
+"""A number, or `"auto"`, which is kept as 0 until the start of the run settles it."""
+
+
+class ActorsConfig(Section):
+    """The actors, and how often they report."""
+
+    count: Count = Field(
+        1,
+        description='actors (processes of their own on Ray); "auto": as many as there is room for, '
+        "also on nodes that the cluster can start",
+    )
+    envs: int = Field(16, ge=1, description="environment copies per actor")
+    collect_steps: int = Field(
+        16, ge=1, description="vector steps per report; one vector step steps each copy once"
+    )
+    chunk_steps: int = Field(16, ge=1, description="vector steps per message to the replay memory")
+    inserts_in_flight: int = Field(4, ge=1, description="messages in flight per actor, at the most")
+
+
+_BYTES = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]i?b)", re.IGNORECASE)
+
+
+class ReplayConfig(Section):
+    """The replay memory."""
+
+    capacity: int | str = Field(
+        100_000,
+        description='over all shards: transitions (100_000), or bytes with a unit ("4 GiB"): as '
+        "many transitions as fit",
+    )
+    shards: int = Field(1, ge=1, description="replay servers that share the capacity")
+    alpha: float = Field(
+        0.6, ge=0, le=1, description="how much priority counts; 0: uniform sampling"
+    )
+    beta: float = Field(
+        0.4, ge=0, le=1, description="importance weights (N·P(i))^−beta; 1: full correction"
+    )
+    compression: Literal["none", "lz4", "zstd", "png"] = Field(
+        "none",
+        description='frames on their way to the memory and in it: "none", "lz4" (fast), "zstd" '
+        '(smaller), "png" (8-bit pictures only)',
+    )
+
+    @model_validator(mode="after")
+    def _capacity_is_a_size(self) -> ReplayConfig:
+        if isinstance(self.capacity, str):
+            self.capacity_bytes  # noqa: B018  # raises what is wrong with it
+        elif self.capacity < 1:
+            raise ValueError(f"capacity={self.capacity}: must be at least 1")
+        return self
+
+    @property
+    def capacity_bytes(self) -> int | None:
+        """The capacity if it is given in bytes.
+
+        Raises:
+            ValueError: a text that is no number of bytes.
+        """
+        if isinstance(self.capacity, int):
+            return None
+        match = _BYTES.fullmatch(self.capacity.strip())
+        if match is None or not float(match[1]) > 0:
+            raise ValueError(
+                f"capacity={self.capacity!r}: must be a whole number of transitions, or bytes with "
+                "a unit (kB, MB, GB, TB, KiB, MiB, GiB, TiB), such as 4 GiB"
+            )
+        power = "kmgt".index(match[2][0].lower()) + 1
+        return int(float(match[1]) * (1024 if "i" in match[2].lower() else 1000) ** power)
+
+
+class LearnerConfig(Section):
+    """The algorithm and its pace."""
+
+    device: str = Field("auto", description='"auto": CUDA when there is one, else CPU; or a device')
+    threads: int = Field(1, ge=1, description="CPU threads of torch in the learner")
+    batch_size: int = Field(256, ge=1, description="transitions per learner step")
+    learning_rate: float = Field(5e-4, gt=0, description="Adam's step size")
+    adam_epsilon: float = Field(1e-5, gt=0, description="Adam's ε")
+    gamma: float = Field(0.99, ge=0, le=1, description="discount per env step")
+    n_step: int = Field(3, ge=1, le=100, description="rewards summed before bootstrapping")
+    double: bool = Field(True, description="double Q-learning")
+    huber_delta: float = Field(1.0, gt=0, description="|TD error| where the loss turns linear")
+    max_grad_norm: float = Field(10.0, gt=0, description="gradients are scaled down to this norm")
+    target_sync_steps: int = Field(
+        200, ge=1, description="learner steps between copies of policy net to target net"
+    )
+    publish_steps: int = Field(20, ge=1, description="learner steps between weights for actors")
+    samples_per_insert: float = Field(
+        8.0, gt=0, description="how often a transition is trained on, on average"
+    )
+    samples_per_insert_error: float | None = Field(
+        None,
+        gt=0,
+        description="samples that either side may be ahead; none: as little as never blocks both",
+    )
+    warmup_transitions: int = Field(
+        1_000, ge=1, description="transitions in the memory before learning starts"
+    )
+    train_steps: int = Field(20, ge=1, description="learner steps per report, at the most")
+    batches_per_sample: int = Field(4, ge=1, description="batches requested in one message")
+    samples_in_flight: int = Field(2, ge=1, description="such messages in flight per shard")
+    stall_timeout_s: float | None = Field(
+        600.0,
+        gt=0,
+        description="seconds without a transition inserted or a sample drawn after which the run "
+        "stops, longer than any train call; none: never",
+    )
+
+
+class EvaluationConfig(Section):
+    """Greedy episodes, apart from the exploring actors."""
+
+    every_learner_steps: int = Field(500, ge=1, description="learner steps between evaluations")
+    episodes: int = Field(100, ge=1, description="episodes of one evaluation: score is their mean")
+    envs: int = Field(100, ge=1, description="environment copies that play them in parallel")
+    epsilon: float = Field(0.0, ge=0, le=1, description="probability of a random action")
+    max_episode_steps: int = Field(
+        27_000, ge=1, description="env steps after which an evaluation episode is cut off"
+    )
+
+
+class StopConfig(Section):
+    """The run stops at the first of these; none: that one never stops it."""
+
+    learner_steps: int | None = Field(None, ge=1, description="learner steps")
+    env_steps: int | None = Field(
+        None,
+        ge=1,
+        description="env steps of all actors together; seen after each report of an actor",
+    )
+    wall_s: float | None = Field(
+        None,
+        gt=0,
+        description="seconds since the command began, Ray's start and the time before a resume "
+        "included",
+    )
+    score: float | None = Field(
+        None, description="mean of evaluation.episodes greedy episodes, reached or passed"
+    )
+
+
+class CheckpointConfig(Section):
+    """When and where the state of the run is saved."""
+
+    every_learner_steps: int | None = Field(
+        5_000,
+        ge=1,
+        description="learner steps between them, in one process: the clock must not decide what "
+        "is learned; on Ray where every_s is none",
+    )
+    every_s: float | None = Field(60.0, gt=0, description="on Ray: seconds between them")
+    keep: int = Field(3, ge=1, description="newest checkpoints to keep")
+    replay: bool = Field(
+        True,
+        description="save the replay memory too; false on a resume: start with an empty one",
+    )
+    storage: str | None = Field(
+        None,
+        min_length=1,
+        description='a folder, or a URL that fsspec knows ("s3://your-bucket/runs"), in which the '
+        "run gets a folder of its name; none: the run folder. On a cluster all nodes must reach it",
+    )
+    timeout_s: float | None = Field(
+        600.0,
+        gt=0,
+        description="on Ray: seconds after which an unfinished checkpoint has failed; none: never",
+    )
+    on_failure: Literal["continue", "stop"] = Field(
+        "continue", description="what the run does when a checkpoint cannot be written"
+    )
+
+
+class SupervisionConfig(Section):
+    """When the supervisor gives up a part and replaces it."""
+
+    hung_after_s: float | None = Field(
+        60.0, gt=0, description="seconds without a heartbeat from its process; none: never"
+    )
+    call_timeout_s: float | None = Field(
+        600.0,
+        gt=0,
+        description="seconds that one call may take, whatever the heartbeat of its process; none: "
+        "for ever",
+    )
+    start_timeout_s: float | None = Field(
+        600.0,
+        gt=0,
+        description="seconds until the first heartbeat of a part that starts, not counting its "
+        "wait for a node; none: for ever",
+    )
+
+
+class PlacementConfig(Section):
+    """Resources that parts ask of a cluster's nodes; without a cluster they have no effect."""
+
+    shards: Literal["near", "spread"] = Field(
+        "near",
+        description='"near": on the learner\'s node as far as they fit; "spread": over all nodes',
+    )
+    shard_cpus: float = Field(1.0, ge=0, description="CPUs that each shard takes up")
+    actor_cpus: float = Field(1.0, gt=0, description="CPUs that each actor takes up")
+    wait_s: float = Field(
+        900.0, gt=0, description="seconds that learner and shards wait for nodes with room"
+    )
+
+
+class ReportConfig(Section):
+    """Metrics and the live view."""
+
+    every_s: float = Field(1.0, gt=0, description="seconds between lines of metrics.jsonl")
+    replay_every_s: float = Field(
+        10.0, gt=0, description="seconds between statistics of the replay memory in such lines"
+    )

@@ -1,0 +1,140 @@
+"""The configuration as text: keys, TOML, values of the command line, and messages about them."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import tomlkit
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+
+from common.config import Config
+from common.config_sections import NONE, Section
+from common.errors import UserError
+
+
+def _known_keys(model: type[BaseModel], prefix: str = "") -> dict[str, FieldInfo]:
+    keys: dict[str, FieldInfo] = {}
+    for name, info in model.model_fields.items():
+        if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
+            keys |= _known_keys(info.annotation, f"{prefix}{name}.")
+        else:
+            keys[prefix + name] = info
+    return keys
+
+
+KEYS = _known_keys(Config)
+"""Every key as `section.name`, with its default and description."""
+
+
+def is_list(key: str) -> bool:
+    """Whether `key` takes several values."""
+    return "tuple" in str(KEYS[key].annotation)
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with the values of `over` in their places; both nested by section."""
+    result = dict(base)
+    for name, value in over.items():
+        if name in Config.model_fields and isinstance(value, Mapping):
+            below = result.get(name)
+            value = merge(below if isinstance(below, Mapping) else {}, value)
+        result[name] = value
+    return result
+
+
+def parse_value(text: str) -> Any:
+    """A value from the command line: TOML where it is TOML, `none`, else the text itself."""
+    if text.lower() == NONE:
+        return None
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def suggest(word: str, known: Any) -> str:
+    """`; did you mean X?` for a near miss, else nothing."""
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def build(values: Mapping[str, Any], source: str = "configuration") -> Config:
+    """A validated configuration.
+
+    Args:
+        values: nested by section.
+        source: named in errors.
+
+    Raises:
+        UserError: one line with the key, its value and the accepted values.
+    """
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise UserError(f"{source}: {one_line(error)}") from None
+
+
+def with_actors(config: Config, count: int) -> Config:
+    """The configuration with `count` actors, which settles `"auto"`."""
+    return build(merge(config.model_dump(), {"actors": {"count": count}}), f"actors.count={count}")
+
+
+def one_line(error: ValidationError) -> str:
+    """The first mistake in one line: the key, its value and the accepted values."""
+    first = error.errors(include_url=False)[0]
+    key = ".".join(str(part) for part in first["loc"] if not isinstance(part, int))
+    if first["type"] == "extra_forbidden":
+        return f"unknown key {key}{suggest(key, KEYS)}"
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "value_error":
+        return f"{key}: {message}" if key else message
+    message = message.removeprefix("Input ")
+    return f"{key}={first['input']!r:.200}: {message}"
+
+
+def load_toml(path: Path) -> dict[str, Any]:
+    """The values in a TOML file.
+
+    Raises:
+        UserError: the file is missing, or not TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not a TOML file ({error})") from None
+
+
+def to_toml(config: Config, comments: bool = True) -> str:
+    """The whole configuration as TOML that `load_toml` and `build` turn back into `config`."""
+    document = tomlkit.document()
+    plain = config.model_dump(mode="json")
+    for name, info in Config.model_fields.items():
+        if not isinstance(plain[name], dict):
+            document.add(name, _item(plain[name], info.description if comments else None))
+            continue
+        section = cast(type[Section], info.annotation)
+        table = tomlkit.table()
+        if comments and section.__doc__:
+            table.add(tomlkit.comment(section.__doc__.splitlines()[0]))
+        for key, value in plain[name].items():
+            description = section.model_fields[key].description if comments else None
+            # Never left out: over a preset, the preset's value would take its place.
+            table.add(key, _item(NONE if value is None else value, description))
+        document.add(name, table)
+    return tomlkit.dumps(document)
+
+
+def _item(value: Any, comment: str | None) -> Any:
+    if isinstance(value, dict):
+        item: Any = tomlkit.inline_table()
+        item.update(value)
+    else:
+        item = tomlkit.item(value)
+    return item.comment(comment) if comment else item

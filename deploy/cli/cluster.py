@@ -1,0 +1,107 @@
+"""`raydqn cluster check` and `raydqn cluster submit`."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from common.errors import UserError
+from deploy.cli.command import Command, Parser, parse
+from deploy.cli.exit_codes import USER_ERROR
+from deploy.cli.keys import Keys
+from deploy.cli.overrides import Overrides, split_overrides
+from deploy.cli.run import COMMANDS as RUN_COMMANDS
+
+if TYPE_CHECKING:
+    from common.config import Config
+
+
+def _add_check(parser: Parser) -> None:
+    parser.add_argument("file", type=Path, metavar="FILE", help="of `ray up`, or of KubeRay")
+    parser.add_argument(
+        "preset", nargs="?", help="default: the file's job (KubeRay), else the default preset"
+    )
+    parser.add_argument("--config", type=Path, metavar="FILE", help="TOML on top of the preset")
+
+
+def _add_submit(parser: Parser) -> None:
+    _add_check(parser)
+    parser.add_argument("--name", metavar="NAME", help="of the run; default: preset, date, time")
+
+
+def _check(options: argparse.Namespace, overrides: Overrides) -> int:
+    from deploy.provisioning.check import check_cluster
+
+    report = check_cluster(options.file, _run_on_cluster(options, overrides))
+    for line in report.lines():
+        print(line)
+    return USER_ERROR if report.errors else 0
+
+
+def _run_on_cluster(options: argparse.Namespace, overrides: Overrides) -> Config:
+    """The run that is meant for a cluster: what is named here, else the job in the cluster file."""
+    from common.config_text import merge
+    from deploy.launch.presets import DEFAULT_PRESET, make_config
+    from deploy.provisioning.cluster_file import load_cluster
+
+    preset, config = options.preset, options.config
+    if preset is None and config is None:
+        jobs = load_cluster(options.file).jobs
+        for job in jobs:
+            try:
+                words = shlex.split(job)
+                keys, rest = split_overrides(words[words.index("train") :])
+                inner = parse(RUN_COMMANDS, rest)
+            except ValueError:  # quotation marks that do not close, no `train`
+                continue
+            except UserError as error:
+                raise UserError(f"{options.file}: RayJob entrypoint: {error}") from None
+            if inner.config is None:  # else part of it is known in the image only
+                print(f"run: {job}")
+                return make_config(inner.preset or DEFAULT_PRESET, None, merge(keys, overrides))
+        why = " (the file's job cannot be read from here)" if jobs else ""
+        print(f"run: preset {DEFAULT_PRESET}{why}")
+    return make_config(preset or DEFAULT_PRESET, config, overrides)
+
+
+def _submit(options: argparse.Namespace, overrides: Overrides) -> int:
+    from deploy.launch.presets import DEFAULT_PRESET
+    from deploy.provisioning.check import check_cluster
+    from deploy.provisioning.cluster_file import KUBERAY
+    from deploy.provisioning.submit import new_name, submit
+
+    config = _run_on_cluster(options, overrides)
+    report = check_cluster(options.file, config)
+    if report.cluster.provider == KUBERAY:
+        raise UserError(f"{options.file}: is for KubeRay: kubectl apply -f {options.file}")
+    for line in report.lines():
+        print(line)
+    if not report.ready:
+        raise UserError(f"{options.file}: nothing was started; mend what stands above first")
+    name = options.name or new_name(options.preset or DEFAULT_PRESET)
+    return submit(options.file, config, name)
+
+
+_ACTIONS = (
+    Command(
+        "check",
+        "report what is wrong with a cluster file, and where each part will run",
+        _check,
+        _add_check,
+        Keys.ALL,
+        more="Compare a cluster file with this machine, this project and a run. Free of charge: "
+        "neither the network nor a cloud is asked.",
+    ),
+    Command(
+        "submit",
+        "ray up, train there as a job, and show its output",
+        _submit,
+        _add_submit,
+        Keys.ALL,
+        more="Check a cluster file, start the cluster if it is not running, ship this code, train "
+        "there as a Ray job, and follow its output. Ctrl-C stops following; the run continues.",
+    ),
+)
+COMMANDS = (Command("cluster", "check a cluster file, or train on a cluster", actions=_ACTIONS),)

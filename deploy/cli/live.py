@@ -1,0 +1,128 @@
+"""`raydqn set`, `scale`, `status` and `chaos`: commands for a run in progress."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+
+from common.errors import UserError
+from deploy.cli.arguments import actor_count, path, seconds
+from deploy.cli.command import Command, Parser
+from deploy.cli.exit_codes import FAILURE, INTERRUPTED
+from deploy.cli.keys import Keys
+from deploy.cli.overrides import Overrides
+
+
+def _add_run(parser: Parser) -> None:
+    parser.add_argument("run_folder", metavar="RUN", help="its folder; with --address its name")
+    _add_address(parser)
+
+
+def _add_address(parser: Parser) -> None:
+    parser.add_argument("--address", metavar="A", help="of the cluster: auto or ray://HOST:10001")
+
+
+def _add_scale(parser: Parser) -> None:
+    parser.add_argument(
+        "--actors", type=actor_count, required=True, metavar="N", help='a number, or "auto"'
+    )
+    _add_run(parser)
+
+
+def _add_status(parser: Parser) -> None:
+    parser.add_argument("--json", action="store_true", help="one JSON object per run")
+    parser.add_argument(
+        "run_folder", nargs="?", metavar="RUN", help="its folder; with --address its name, or all"
+    )
+    _add_address(parser)
+
+
+def _add_chaos(parser: Parser) -> None:
+    parser.add_argument("run_folder", type=path, metavar="RUN")
+    parser.add_argument("--every", type=seconds, default=20.0, metavar="TIME", help="20s, 2m")
+    parser.add_argument(
+        "--kinds", default="actor,shard,learner", metavar="LIST", help="default: %(default)s"
+    )
+    parser.add_argument("--draw-seed", type=int, default=0, metavar="N", help="for drawing parts")
+
+
+def _scale(options: argparse.Namespace, _: Overrides) -> int:
+    return _change(options, {"actors": {"count": options.actors}})
+
+
+def _change(options: argparse.Namespace, overrides: Overrides) -> int:
+    """Ask a run for other values, by its folder or by its name on a cluster."""
+    from deploy.control.file import TAKEN_WITHIN_S, changed, keys_of, request_change
+
+    if options.address is None:
+        from deploy.runs.folder import RunFolder
+
+        folder = RunFolder.open(path(options.run_folder))
+        new = changed(folder.config, overrides, "command line")
+        reply = request_change(folder, new, keys_of(overrides), TAKEN_WITHIN_S)
+    else:
+        from deploy.control.client import send_request, service_of, services_at
+
+        with services_at(options.address) as services:
+            service = service_of(services, options.run_folder, options.address)
+            reply = send_request(service, options.run_folder, overrides, TAKEN_WITHIN_S)
+    if reply is None:
+        print(
+            f"raydqn: not taken yet: the run did not look within {TAKEN_WITHIN_S:g} s; it will "
+            "when it does",
+            file=sys.stderr,
+        )
+        return FAILURE
+    if reply.applied:
+        print(reply)
+        return 0
+    print(f"raydqn: not taken: {reply}", file=sys.stderr)
+    return FAILURE
+
+
+def _status(options: argparse.Namespace, _: Overrides) -> int:
+    from deploy.reporting.status import show
+
+    if options.address is None:
+        if options.run_folder is None:
+            raise UserError("status: name the folder of a run, or the --address of a cluster")
+        from deploy.runs.folder import RunFolder
+
+        folder = RunFolder.open(path(options.run_folder))
+        running = folder.is_running()
+        found = [folder.read_status() if running else folder.read_ended()]
+    else:
+        from deploy.control.client import statuses_at
+
+        running = True
+        found, unresponsive = statuses_at(options.address, options.run_folder)
+        for line in unresponsive:
+            print(f"raydqn: {line}", file=sys.stderr)
+        if not found:
+            print("no run has reported at", options.address)
+    for status in found:
+        print(json.dumps(status)) if options.json else show(status, running)
+    return 0
+
+
+def _chaos(options: argparse.Namespace, overrides: Overrides) -> int:
+    from deploy.control.chaos import chaos
+    from deploy.runs.folder import RunFolder
+
+    folder = RunFolder.open(options.run_folder)
+    try:
+        for line in chaos(folder, options.every, options.kinds.split(","), options.draw_seed):
+            print(line, flush=True)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    print("the run has ended")
+    return 0
+
+
+COMMANDS = (
+    Command("set", "change a run while it goes on", _change, _add_run, Keys.LIVE),
+    Command("scale", "give a run more actors, or fewer, while it goes on", _scale, _add_scale),
+    Command("status", "node, rate, age and restarts of each part of a run", _status, _add_status),
+    Command("chaos", "kill parts of a run in progress at random", _chaos, _add_chaos),
+)

@@ -1,0 +1,81 @@
+"""`raydqn evaluate` and `raydqn plot`: how good a run is."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from common.errors import UserError
+from deploy.cli.arguments import path, positive, share
+from deploy.cli.command import Command, Parser
+from deploy.cli.overrides import Overrides
+
+
+def _add_evaluate(parser: Parser) -> None:
+    parser.add_argument("run_folder", type=path, metavar="RUN")
+    parser.add_argument("--episodes", type=positive, default=100, metavar="N")
+    parser.add_argument(
+        "--epsilon", type=share, metavar="E", help="default: evaluation.epsilon, 0 unless set"
+    )
+    parser.add_argument(
+        "--weights", choices=("best", "latest"), default="best", help="default: best"
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON object")
+    parser.add_argument("--gif", type=Path, metavar="FILE", help="film one episode")
+
+
+def _add_plot(parser: Parser) -> None:
+    parser.add_argument("run_folders", type=path, nargs="+", metavar="RUN")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="default: RUN/plot.png")
+
+
+def _evaluate(options: argparse.Namespace, _: Overrides) -> int:
+    from deploy.reporting.evaluation import evaluate, film
+    from deploy.runs.folder import RunFolder
+
+    overrides: Overrides = {"evaluation": {"episodes": options.episodes}}
+    if options.epsilon is not None:
+        overrides["evaluation"]["epsilon"] = options.epsilon
+    if options.gif is not None:
+        _check_gif(options.gif)
+    folder = RunFolder.open(options.run_folder, overrides)
+    result = evaluate(folder, options.episodes, options.weights)
+    if options.gif is not None:
+        result["gif"] = str(options.gif)
+        result["gif_pictures"] = film(folder, options.gif, options.weights)
+    if options.json:
+        print(json.dumps(result))
+        return 0
+    print(
+        f"score {result['score']:g} ± {result['std']:g} (min {result['min']:g}, max "
+        f"{result['max']:g}) over {result['episodes']} episodes, ε = {result['epsilon']:g}"
+    )
+    print(f"weights: {result['weights']}")
+    print("protocol: " + ", ".join(f"{k}={v}" for k, v in result["protocol"].items()))
+    if options.gif is not None:
+        print(f"film: {options.gif} ({result['gif_pictures']} pictures)")
+    return 0
+
+
+def _check_gif(file: Path) -> None:
+    """Refuse a file that cannot be written, before the episodes are played."""
+    if file.suffix.lower() != ".gif":
+        raise UserError(f"--gif={file}: must end in .gif")
+    if not file.absolute().parent.is_dir():
+        raise UserError(f"--gif={file}: there is no folder {file.absolute().parent}")
+
+
+def _plot(options: argparse.Namespace, _: Overrides) -> int:
+    from deploy.reporting.plot import plot_runs
+
+    out = options.out or options.run_folders[0] / "plot.png"
+    plot_runs(options.run_folders, out)
+    print(out)
+    return 0
+
+
+COMMANDS = (
+    Command("evaluate", "play greedy episodes with a run's weights", _evaluate, _add_evaluate),
+    Command("plot", "draw returns, score, loss, ε and speeds as PNG", _plot, _add_plot),
+)

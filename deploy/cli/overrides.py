@@ -1,0 +1,71 @@
+"""Configuration keys on the command line.
+
+Keys are options of the same name: `--learner.batch-size 64` sets `batch_size` in the table
+`learner`. They are taken out of the command line first; argparse parses the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from common.errors import UserError
+
+Overrides = dict[str, Any]
+"""Values of configuration keys, nested by section."""
+TOP_LEVEL_KEYS = ("seed",)
+"""Keys without a section. All other keys contain a dot, which no option does."""
+
+
+def split_overrides(arguments: Sequence[str]) -> tuple[Overrides, list[str]]:
+    """Take configuration keys out of a command line.
+
+    `--section.key VALUE …`, `--section.key=VALUE`, `--seed VALUE`. A list takes several values, or
+    one in TOML's notation. A value that is not TOML is a text; `none` is None.
+
+    Args:
+        arguments: words of the command line.
+
+    Returns:
+        The overrides, nested by section, and the remaining arguments.
+
+    Raises:
+        UserError: an unknown key, or a key without a value.
+    """
+    overrides: Overrides = {}
+    rest: list[str] = []
+    queue = list(arguments)
+    while queue:
+        argument = queue.pop(0)
+        name, equals, inline = argument.removeprefix("--").partition("=")
+        key = name.replace("-", "_")
+        if argument.startswith("--") and ("." in key or key in TOP_LEVEL_KEYS):
+            section, _, leaf = key.rpartition(".")
+            value = _take_value(name, [inline] if equals else None, queue)
+            (overrides.setdefault(section, {}) if section else overrides)[leaf] = value
+        else:
+            rest.append(argument)
+    return overrides, rest
+
+
+def _take_value(name: str, given: list[str] | None, queue: list[str]) -> Any:
+    """The value of a key: `given` behind `=`, else from the front of `queue`."""
+    # The configuration takes longer to import than the rest of the command line.
+    from common.config_text import KEYS, is_list, parse_value, suggest
+
+    key = name.replace("-", "_")
+    if key not in KEYS:
+        raise UserError(f"--{name}: unknown key{suggest(key, KEYS)}")
+    several = is_list(key)
+    values = given or []
+    while given is None and queue and not queue[0].startswith("--"):
+        # All lists of the configuration are lists of numbers: one ends at the first other word.
+        if values and not (several and isinstance(parse_value(queue[0]), (int, float))):
+            break
+        values.append(queue.pop(0))
+    if not values:
+        raise UserError(f"--{name}: needs a value")
+    parsed = [parse_value(value) for value in values]
+    if not several or (len(parsed) == 1 and (isinstance(parsed[0], list) or parsed[0] is None)):
+        return parsed[0]
+    return parsed

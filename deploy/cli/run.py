@@ -1,0 +1,150 @@
+"""`raydqn train` and `raydqn resume`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from common.errors import EnvironmentFailedError, RunFailedError
+from deploy.cli.arguments import path
+from deploy.cli.command import Command, Parser
+from deploy.cli.exit_codes import FAILURE, INTERRUPTED
+from deploy.cli.keys import Keys
+from deploy.cli.overrides import Overrides
+
+
+def command_started_s() -> float:
+    """When the command began, on the clock of `time.monotonic`: `stop.wall_s` counts from here."""
+    import psutil
+
+    return time.monotonic() - (time.time() - psutil.Process().create_time())
+
+
+def add_configuration(parser: Parser) -> None:
+    """The arguments that name a configuration: a preset and a file."""
+    parser.add_argument("preset", nargs="?", help="see `raydqn presets`")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="TOML on top of the preset")
+
+
+def _add_train(parser: Parser) -> None:
+    add_configuration(parser)
+    parser.add_argument("--run-dir", type=path, metavar="DIR", help="new folder for this run")
+    _add_place(parser)
+
+
+def _add_resume(parser: Parser) -> None:
+    parser.add_argument(
+        "run_folder", metavar="RUN", help="its folder, or the URL of its checkpoints"
+    )
+    parser.add_argument("--checkpoint", metavar="NAME", help="an older checkpoint, not the newest")
+    _add_place(parser)
+
+
+def _add_place(parser: Parser) -> None:
+    """Where the run takes place."""
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--inline", action="store_true", help="one process, no Ray, deterministic")
+    where.add_argument(
+        "--address", metavar="A", help="run on this cluster: auto or ray://HOST:10001"
+    )
+    parser.add_argument("--json", action="store_true", help="last line: one JSON object")
+
+
+def _train(options: argparse.Namespace, overrides: Overrides) -> int:
+    from deploy.launch.presets import DEFAULT_PRESET, make_config, preset_values
+    from deploy.launch.run_path import run_name, run_path
+    from deploy.launch.train import train
+    from deploy.reporting.view import make_view
+
+    started_s = command_started_s()
+    preset = options.preset or DEFAULT_PRESET
+    config = make_config(preset, options.config, overrides)
+    named = config.env.id != preset_values(preset)["env"]["id"]
+    name = run_name(config.env.id) if named else preset
+    with run_path(options.run_dir, name) as folder:
+        return _finish(
+            options,
+            lambda: train(
+                config,
+                folder,
+                inline=options.inline,
+                address=options.address,
+                view=make_view(config.stop),
+                started_s=started_s,
+            ),
+            folder,
+        )
+
+
+def _resume(options: argparse.Namespace, overrides: Overrides) -> int:
+    from deploy.launch.resume import fetch_run, resume
+    from deploy.reporting.view import make_view
+    from deploy.runs.folder import RunFolder
+
+    started_s = command_started_s()
+    given = options.run_folder
+    folder = fetch_run(given) if "://" in given else path(given)
+    config = RunFolder.open(folder, overrides).config
+    return _finish(
+        options,
+        lambda: resume(
+            folder,
+            overrides,
+            checkpoint_name=options.checkpoint,
+            inline=options.inline,
+            address=options.address,
+            view=make_view(config.stop),
+            started_s=started_s,
+        ),
+        folder,
+    )
+
+
+def _finish(options: argparse.Namespace, work: Callable[[], dict[str, Any]], folder: Path) -> int:
+    """Run, then print how the run ended and which command comes next."""
+    from deploy.runs.folder import RunFolder, is_run
+
+    try:
+        summary = work()
+    except RunFailedError as error:
+        if isinstance(error.__cause__, EnvironmentFailedError):
+            print(error.__cause__.trace, end="", file=sys.stderr)
+        print(f"raydqn: failed: {error}", file=sys.stderr)
+        return FAILURE
+    except KeyboardInterrupt:
+        saved = RunFolder.open(folder).checkpoints.names() if is_run(folder) else []
+        hint = f"the newest checkpoint is {saved[-1]}" if saved else "there is no checkpoint"
+        print(f"raydqn: stopped at once; {hint}", file=sys.stderr)
+        return INTERRUPTED
+    reason = summary["stop_reason"]
+    score = "none yet"
+    if summary["score"] is not None:
+        episodes, epsilon = summary["score_episodes"], summary["score_epsilon"]
+        how = f"{episodes} episodes, ε = {epsilon:g}" if episodes else "of before the resume"
+        score = f"{summary['score']:g} ({how})"
+    print(
+        f"stopped by {reason} after {summary['wall_s']:.1f} s: score {score}, "
+        f"{summary['env_steps']:,} env steps, {summary['learner_steps']:,} learner steps"
+    )
+    protocol = ", ".join(f"{key}={value}" for key, value in summary["protocol"].items())
+    print(f"protocol: {protocol}")
+    if reason in ("interrupted", "terminated"):
+        where = ["--inline"] if options.inline else []
+        where += ["--address", options.address] if options.address else []
+        print("go on with:", "raydqn resume", folder, *where)
+    else:
+        print(f"next: raydqn evaluate {folder}   raydqn plot {folder}")
+    if options.json:
+        print(json.dumps(summary), flush=True)
+    return 0
+
+
+COMMANDS = (
+    Command("train", "train from the beginning", _train, _add_train, Keys.ALL),
+    Command("resume", "continue from a run's newest checkpoint", _resume, _add_resume, Keys.ALL),
+)

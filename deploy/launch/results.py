@@ -1,0 +1,85 @@
+"""Results of the Python API."""
+
+from __future__ import annotations
+
+from typing import TypedDict
+
+
+class Summary(TypedDict):
+    """Result of a run, also in `summary.json` of its folder.
+
+    Attributes:
+        run: the run folder.
+        env_steps: environment steps of all actors.
+        frames: emulator frames; the environment steps where a step shows one frame.
+        transitions: transitions inserted into the replay memory.
+        learner_steps: gradient steps.
+        episodes: finished episodes of the actors.
+        wall_s: seconds, the attempts before a resume included.
+        acting_after_s: seconds from the start of the command to the first environment step.
+        env_steps_per_s: mean rate while the actors were acting.
+        learner_steps_per_s: mean rate while the learner was learning.
+        samples_per_insert: how often a transition was sampled on average.
+        score: mean return of the last evaluation, None before the first.
+        score_episodes: episodes of that evaluation, 0 if it took place before the resume.
+        score_epsilon: probability of a random action in that evaluation.
+        best_score: score of the best evaluation, None before the first.
+        restarts: parts that were replaced.
+        dropped: transitions lost because their shard had died.
+        weights_sha256: hash of the last weights; equal runs have equal hashes.
+        protocol: what the score depends on, such as the version of the environment.
+        stop_reason: a key of `stop`, such as `score`, or `interrupted` or `terminated`.
+    """
+
+    run: str
+    env_steps: int
+    frames: int
+    transitions: int
+    learner_steps: int
+    episodes: int
+    wall_s: float
+    acting_after_s: float | None
+    env_steps_per_s: float
+    learner_steps_per_s: float
+    samples_per_insert: float
+    score: float | None
+    score_episodes: int
+    score_epsilon: float
+    best_score: float | None
+    restarts: int
+    dropped: int
+    weights_sha256: str
+    protocol: dict[str, object]
+    stop_reason: str
+
+
+class Evaluation(TypedDict):
+    """Result of an evaluation.
+
+    Attributes:
+        run: the run folder.
+        weights: which weights played.
+        learner_steps: learner step of these weights.
+        episodes: episodes played.
+        score: mean return.
+        std: standard deviation of the returns.
+        min: lowest return.
+        max: highest return.
+        mean_length: mean length of an episode in environment steps.
+        epsilon: probability of a random action.
+        protocol: what the score depends on, such as the version of the environment.
+        wall_s: seconds.
+    """
+
+    run: str
+    weights: str
+    learner_steps: int
+    episodes: int
+    score: float
+    std: float
+    min: float
+    max: float
+    mean_length: float
+    epsilon: float
+    protocol: dict[str, object]
+    wall_s: float

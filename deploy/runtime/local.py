@@ -1,0 +1,176 @@
+"""Ray on this machine alone, started and stopped by this process."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from functools import partial
+from typing import Any
+
+from common.config import Config
+from common.errors import UserError, first_line
+from common.handles import Future, Ready
+from common.parts import LEARNER, PartId
+from deploy.resources.memory import ACTOR_BYTES, available_bytes
+from deploy.resources.requests import resource_requests
+from deploy.runtime.ray_private import processes_in_own_groups
+from deploy.runtime.ray_runtime import RayRuntime
+
+ENDED_WITHIN_S = 10.0
+"""Time limit for each process of Ray's to be gone after SIGKILL."""
+START_TRIES = 3
+START_TIMED_OUT = "timed out during startup"
+"""Ray's words when its raylet did not start within 30 s.
+
+The raylet ends itself if its helpers, two Python processes, need longer than 15 s to start; Ray has
+no setting for that (the open issue ray-project/ray#65983). A busy machine or a cold disk is enough.
+"""
+
+
+class OneMachine:
+    """All remotes on this machine; the user decides how many share its cores."""
+
+    autoscaling = False
+
+    def __init__(self, config: Config | None = None) -> None:
+        """Without a configuration there is no learner."""
+        self._config = config
+        self._limit = max(1, available_bytes() // ACTOR_BYTES)
+
+    def options(self, part: PartId | None) -> Mapping[str, Any]:
+        """No CPU by Ray's count; GPUs for the learner, as many as the machine has."""
+        import ray
+
+        gpus = 0
+        if part == LEARNER and self._config is not None:
+            # If the learner requested more than Ray knows of, it would wait for ever. A remote
+            # without any sees all: CUDA may work where Ray cannot count its devices.
+            there = int(ray.cluster_resources().get("GPU", 0))
+            gpus = min(resource_requests(self._config, (), there > 0)[0].gpus, there)
+        return {"num_cpus": 0, "num_gpus": gpus}
+
+    def capacity(self, env_workers: Mapping[str, PartId], starting: int) -> Future[int]:
+        """One actor for each core that the learner leaves."""
+        learner = self._config.learner.threads if self._config is not None else 0
+        return Ready(max(1, len(os.sched_getaffinity(0)) - learner))
+
+    def max_actors(self) -> int | None:
+        """As many processes as its memory holds."""
+        return self._limit
+
+    def consolidate(self, env_workers: Mapping[str, PartId]) -> Future[str | None]:
+        """No actor: there is only one node."""
+        return Ready(None)
+
+
+@contextmanager
+def local_ray(
+    object_store_bytes: int,
+    config: Config | None = None,
+    say: Callable[[str], object] = lambda line: None,
+) -> Iterator[RayRuntime]:
+    """A Ray of this process's own, stopped at the end of the block.
+
+    Args:
+        object_store_bytes: shared memory for data on its way between processes.
+        config: of the run.
+        say: receives a line before each retry; an exception from it ends the start.
+
+    Raises:
+        UserError: Ray does not start.
+    """
+    import ray
+
+    if ray.is_initialized():
+        raise UserError("Ray runs in this process already: end it first (ray.shutdown())")
+    settings = {
+        "RAY_USAGE_STATS_ENABLED": "0",
+        # Ray starts workers at niceness 15: beside any other load they would starve.
+        "RAY_worker_niceness": "0",
+        # Ray would keep a record of each of the last 100,000 calls: 40 MiB within half an hour.
+        "RAY_task_events_report_interval_ms": "0",
+        # Ray would start as many workers at a time as it knows of CPUs, one for each beforehand.
+        "RAY_worker_maximum_startup_concurrency": str(len(os.sched_getaffinity(0))),
+        "RAY_prestart_worker_first_driver": "0",
+        # One thread for each remote's numerics; the learner sets its own number.
+        "OMP_NUM_THREADS": "1",
+    }
+    processes: list[subprocess.Popen[Any]] = []
+    try:
+        # Ray's processes inherit both.
+        with _environment(settings), processes_in_own_groups() as processes:
+            start = partial(
+                ray.init,
+                address="local",  # never join a cluster that happens to be there
+                num_cpus=1,  # the configuration decides how many remotes there are
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level="error",
+                object_store_memory=object_store_bytes,
+            )
+            _start(start, processes, say)
+        yield RayRuntime(OneMachine(config))
+    finally:  # also after a signal during the start: no process must stay
+        ray.shutdown()
+        end_processes(processes)
+
+
+def _start(
+    start: Callable[[], object],
+    processes: list[subprocess.Popen[Any]],
+    say: Callable[[str], object],
+) -> None:
+    """Start Ray, in up to `START_TRIES` tries; `processes` are those that it has started."""
+    import ray
+
+    for tries_left in reversed(range(START_TRIES)):
+        try:
+            start()
+            return
+        except Exception as error:  # Ray has no class of its own for it
+            line = first_line(error)
+            if START_TIMED_OUT not in line or not tries_left:
+                raise UserError(
+                    f"Ray does not start on this machine: {line}; its logs are in "
+                    f"{os.environ.get('RAY_TMPDIR', '/tmp')}/ray/session_latest/logs; --inline "
+                    "trains without it"
+                ) from None
+        ray.shutdown()
+        end_processes(processes)
+        say("Ray did not start within 30 s; retrying …")
+
+
+def end_processes(processes: list[subprocess.Popen[Any]]) -> None:
+    """Kill the processes that `ray.shutdown` has left, with their groups, and clear the list.
+
+    After a complete start, Ray has ended them all, and those it did not wait for are about to go.
+    After a start that failed, it ends none. Each process leads a group of its own with the raylet's
+    helpers in it, which would outlive it by a minute. As long as the leader was not waited for, the
+    group's number belongs to no other group.
+    """
+    for process in processes:
+        if process.returncode is None:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+    for process in processes:  # on a busy machine that takes its time
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(ENDED_WITHIN_S)
+    processes.clear()
+
+
+@contextmanager
+def _environment(settings: dict[str, str]) -> Iterator[None]:
+    """Set environment variables for the block; their earlier values come back."""
+    before = {name: os.environ.get(name) for name in settings}
+    os.environ.update(settings)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

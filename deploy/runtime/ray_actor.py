@@ -1,0 +1,168 @@
+"""A part in a process of Ray's: the object there, the handle and the futures here.
+
+Ray's actors are called *remotes*; "actor" always means the RL actor.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import os
+import pickle
+import signal
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from common.errors import (
+    EnvironmentFailedError,
+    RemoteDiedError,
+    UserError,
+    first_line,
+    without_colours,
+)
+from common.handles import Future
+from common.parts import PartId
+from common.version import VERSION
+from deploy.runtime.api import Place
+
+PR_SET_PDEATHSIG = 1
+NODE_DIED = "its node has died"
+"""Ray's words in the reason of a remote's death when the whole node is gone."""
+
+
+def end_with_parent() -> None:
+    """Have the kernel kill this process when its parent, Ray's raylet, is gone.
+
+    A worker of Ray's usually ends by itself then. A worker that is stopped, or that hangs while it
+    exits, does not.
+    """
+    prctl = getattr(ctypes.CDLL(None), "prctl", None)
+    if prctl is not None:  # Linux only
+        prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+@contextmanager
+def collecting_no_garbage() -> Iterator[None]:
+    """Suspend garbage collection while torch is imported: that saves an eighth of the time."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
+
+
+class PartHost:
+    """Holds the part in the remote's process.
+
+    The constructor creates the part and keeps its error for the first call. Otherwise Ray would
+    report a dead remote, without the reason.
+    """
+
+    def __init__(self, version: str, pickled: bytes, args: tuple[Any, ...]) -> None:
+        """Create the part.
+
+        Args:
+            version: of raydqn in the driver; this node must have the same.
+            pickled: the class, pickled once more so that a failing import is an error like others.
+            args: for its constructor.
+        """
+        self._error: BaseException | None = None
+        end_with_parent()
+        try:
+            if version != VERSION:
+                raise UserError(
+                    f"node {socket.gethostname()} has raydqn {VERSION}, the driver {version}: "
+                    "install the same everywhere"
+                )
+            with collecting_no_garbage():
+                cls: type = pickle.loads(pickled)
+            self._target: Any = cls(*args)
+        except Exception as error:  # of any kind: the first caller gets it
+            self._error = error
+
+    def call(self, method: str, *args: Any) -> Any:
+        """Call a method of the part."""
+        if self._error is not None:
+            raise self._error
+        return getattr(self._target, method)(*args)
+
+    def ping(self) -> Place:
+        """Where the part lives."""
+        if self._error is not None:
+            raise self._error
+        return Place(socket.gethostname(), os.getpid())
+
+    def crash(self) -> None:
+        """Kill this process."""
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+class RemoteFuture:
+    """An object reference of Ray's as a `Future`."""
+
+    def __init__(self, reference: Any, part: str) -> None:
+        """`part` names the remote in errors."""
+        self.reference = reference
+        self._part = part
+
+    def result(self) -> Any:
+        """Wait for the value.
+
+        Raises:
+            RemoteDiedError: the remote's process is gone (killed for lack of memory, too), or its
+                result was lost.
+            Exception: the error of the call, with the remote's traceback in its cause.
+        """
+        from ray.exceptions import RayError, RayTaskError
+
+        import ray
+
+        try:
+            return ray.get(self.reference)
+        except RayTaskError as error:
+            cause = error.cause
+            if isinstance(cause, (UserError, EnvironmentFailedError, RemoteDiedError, OSError)):
+                raise cause from None
+            raise
+        except RayError as error:  # Ray's own: there is no result, and there will be none
+            detail = without_colours(str(error)).strip()
+            machine = NODE_DIED in detail
+            reason = "its machine is gone" if machine else first_line(error)
+            raise RemoteDiedError(self._part, reason, machine, detail) from error
+
+    def done(self) -> bool:
+        """Whether the value is available, without waiting."""
+        import ray
+
+        ready, _ = ray.wait([self.reference], timeout=0)
+        return bool(ready)
+
+
+class RemoteHandle:
+    """`Handle` over a remote. Travels inside arguments."""
+
+    def __init__(self, remote: Any, name: str, part: PartId) -> None:
+        """A handle to a remote that exists, or that Ray is starting.
+
+        Args:
+            remote: Ray's actor handle.
+            name: in errors.
+            part: that the remote is an incarnation of.
+        """
+        self.remote = remote
+        self.name = name
+        self.part = part
+
+    def call(self, method: str, *args: Any) -> Future[Any]:
+        """Queue the call; Ray keeps the order of one caller's calls."""
+        return RemoteFuture(self.remote.call.remote(method, *args), self.name)
+
+    def share(self, value: Any) -> Future[Any]:
+        """Put `value` into Ray's object store once, for all readers."""
+        import ray
+
+        return RemoteFuture(ray.put(value), "the owner of a shared value")

@@ -1,0 +1,56 @@
+"""Checks of a table's sizes, and of a chunk before it changes the table."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from common.types import PAD, Array, Chunk
+
+
+def check_sizes(capacity: int, stack: int, alpha: float, max_frame_bytes: int | None) -> None:
+    """Check the sizes of a table; see `Table`.
+
+    Raises:
+        ValueError: a size below 1, or alpha outside [0, 1].
+    """
+    for name, value in (
+        ("capacity", capacity),
+        ("stack", stack),
+        ("max_frame_bytes", 1 if max_frame_bytes is None else max_frame_bytes),
+    ):
+        if value < 1:
+            raise ValueError(f"{name}={value}: must be at least 1")
+    if not 0 <= alpha <= 1:
+        raise ValueError(f"alpha={alpha}: must be between 0 and 1")
+
+
+def checked_stacks(chunk: Chunk, stack: int) -> Array:
+    """Both stacks of each transition of a chunk, `[K, 2, S]` int64.
+
+    Args:
+        chunk: of K transitions.
+        stack: S, frames in an observation.
+
+    Raises:
+        ValueError: a column of another shape or type, or a stack that names a frame outside the
+            chunk.
+    """
+    count, frames = len(chunk), chunk.num_frames + len(chunk.reused)
+    shape, stack_shape = (count,), (count, stack)
+    for name in ("action", "reward", "discount", "version", "priority"):
+        column = getattr(chunk, name)
+        if column is not None and column.shape != shape:
+            raise ValueError(f"{name} of shape {column.shape}: must be {shape}")
+    for numbers in (chunk.observation, chunk.next_observation):
+        if numbers.shape != stack_shape:
+            raise ValueError(f"stacks {numbers.shape}: must be {stack_shape}")
+        if numbers.dtype.kind != "i":
+            raise ValueError(f"stacks of {numbers.dtype}: must be signed whole numbers")
+    if chunk.reused.dtype != np.int32:
+        raise ValueError(f"reused frames of {chunk.reused.dtype}: must be int32")
+    stacks = np.empty((count, 2, stack), np.int64)
+    stacks[:, 0], stacks[:, 1] = chunk.observation, chunk.next_observation
+    # PAD, the least number allowed, becomes 0; a lesser number becomes a very large one.
+    if count and (stacks - PAD).view(np.uint64).max() > frames:
+        raise ValueError(f"a stack names a frame outside the chunk's {frames}")
+    return stacks

@@ -1,0 +1,122 @@
+"""`--help`: quick, with the configuration keys of the command; and closed output."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from common.config_text import KEYS
+from deploy.cli.arguments import AUTO
+from deploy.cli.main import COMMANDS, main
+from deploy.cli.overrides import TOP_LEVEL_KEYS
+from deploy.control.file import LIVE_KEYS
+from support.paths import ROOT
+
+WITH_KEYS = [("train",), ("resume",), ("config",), ("cluster", "check"), ("cluster", "submit")]
+COMMON = ["seed", "env.id", "actors.count", "actors.envs", "learner.batch_size"]
+
+
+def help_of(capsys, *arguments: str) -> str:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 0
+    return capsys.readouterr().out
+
+
+def keys_in(text: str) -> set[str]:
+    """Keys that a help lists at the beginnings of its lines."""
+    lines = [line.split() for line in text.splitlines() if line.startswith("  --")]
+    return {words[0].removeprefix("--").replace("-", "_") for words in lines} & set(KEYS)
+
+
+@pytest.mark.parametrize("command", WITH_KEYS, ids=" ".join)
+def test_help_lists_the_common_keys_and_help_all_lists_every_key(capsys, command):
+    common = keys_in(help_of(capsys, *command, "--help"))
+    assert set(COMMON) <= common
+    for section in ("stop", "evaluation", "checkpoint"):
+        assert {key for key in KEYS if key.startswith(f"{section}.")} <= common
+    assert len(common) < len(KEYS) / 2
+    assert keys_in(help_of(capsys, *command, "--help-all")) == set(KEYS)
+
+
+def test_a_key_is_listed_in_its_group_with_kind_default_and_meaning(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    lines = help_of(capsys, "train", "--help-all").splitlines()
+    batch = next(line for line in lines if "--learner.batch-size" in line)
+    assert batch.split() == [
+        *("--learner.batch-size", "N"),
+        *["transitions", "per", "learner", "step", "(default:", "256)"],
+    ]
+    groups = [line for line in lines[: lines.index(batch)] if line and not line.startswith(" ")]
+    assert groups[-1].startswith("learner – ")
+    for shown in (
+        "--network.hidden N …",
+        "--network.kind mlp|nature-cnn|notebook",
+        "--learner.double true|false",
+        "--learner.learning-rate X",
+        "--env.kwargs TABLE",
+        "--env.crop X …",
+        "--replay.capacity TEXT",
+        "(default: [128, 128])",
+        "(default: none)",
+    ):
+        assert any(shown in line for line in lines), shown
+
+
+def test_help_on_set_lists_the_keys_that_can_be_changed_during_a_run(capsys):
+    assert keys_in(help_of(capsys, "set", "--help")) == set(LIVE_KEYS)
+
+
+@pytest.mark.parametrize("command", ["plot", "evaluate", "status", "bench", "presets", "cluster"])
+def test_commands_without_keys_list_none(capsys, command):
+    assert "onfiguration keys" not in help_of(capsys, command, "--help")
+
+
+def test_the_help_names_every_command(capsys):
+    text = help_of(capsys, "--help")
+    for command in COMMANDS:
+        assert f"    {command.name} " in text
+        assert command.text in text
+
+
+def test_keys_without_a_section_are_known_without_the_model():
+    assert tuple(key for key in KEYS if "." not in key) == TOP_LEVEL_KEYS
+    from common import config_sections
+
+    assert config_sections.AUTO == AUTO
+
+
+def test_an_option_in_front_of_the_command_is_explained(capsys):
+    assert main(["--json", "train"]) == 2
+    assert "write it after train" in capsys.readouterr().err
+
+
+def test_the_help_imports_nothing_heavy():
+    code = (
+        "import sys; from deploy.cli.main import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit: print(*sys.modules, file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+    heavy = {"torch", "ray", "pydantic", "numpy", "gymnasium", "rich", "tomlkit", "psutil"}
+    assert not heavy & set(done.stderr.split())
+
+
+@pytest.mark.parametrize(
+    "command", ["train --help", "train --help-all", "--help", "config", "completion bash"]
+)
+def test_output_that_is_read_in_part_or_not_at_all_is_no_error(command):
+    raydqn = f"{sys.executable} -m deploy {command}"
+    for line, least in ((f"{raydqn} | head -1", 1), (f"{raydqn} | true", 0), (f"{raydqn} >&-", 0)):
+        done = subprocess.run(
+            ["bash", "-o", "pipefail", "-c", line], capture_output=True, text=True, cwd=ROOT,
+            timeout=60,
+        )  # fmt: skip
+        assert done.returncode == 0, (line, done.stderr)
+        assert len(done.stdout.splitlines()) == least
+        if not line.endswith(">&-"):  # argparse then prints help to standard error
+            assert done.stderr == ""
