@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-import traceback
 from collections import deque
 from pathlib import Path
 from typing import Any
@@ -68,17 +67,3 @@ class RunEvents:
                 self._log.notify(text, level, detail, at_s)
         finally:
             self._writing = False
-
-
-def detail_of(error: BaseException) -> str:
-    """The whole traceback of an error, with the details that the errors in its chain carry."""
-    lines = ["".join(traceback.format_exception(error))]
-    seen: set[int] = set()
-    one: BaseException | None = error
-    while one is not None and id(one) not in seen:
-        seen.add(id(one))
-        # RemoteDiedError.detail is the whole of Ray's text, EnvironmentFailedError.trace the
-        # frames of the environment's code, both from another process.
-        lines += filter(None, (getattr(one, "detail", ""), getattr(one, "trace", "")))
-        one = one.__cause__ or one.__context__
-    return "\n".join(lines)

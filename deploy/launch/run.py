@@ -17,12 +17,13 @@ from common.errors import CheckpointError, UserError
 from common.types import EnvironmentSpec
 from common.version import VERSION
 from deploy.control.file import discard
-from deploy.launch.events import RunEvents, detail_of
+from deploy.launch.events import RunEvents
 from deploy.launch.signals import stop_on_signals
 from deploy.reporting.summary import summary_line
 from deploy.reporting.view import ProgressView
 from deploy.runs.checkpoint_schema import parse_state
 from deploy.runs.folder import LOG, RunFolder
+from deploy.runs.log import detail_of
 from deploy.runtime.api import Runtime, check_count
 from deploy.runtime.connect import as_user_errors
 from deploy.runtime.preflight import check_storage

@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import sys
+import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime
@@ -115,3 +116,17 @@ def _tail(path: Path) -> str:
         if len(data) >= TAIL_BYTES:
             break
     return data.decode("utf-8", "replace")
+
+
+def detail_of(error: BaseException) -> str:
+    """The whole traceback of an error, with the details that the errors in its chain carry."""
+    lines = ["".join(traceback.format_exception(error))]
+    seen: set[int] = set()
+    one: BaseException | None = error
+    while one is not None and id(one) not in seen:
+        seen.add(id(one))
+        # RemoteDiedError.detail is the whole of Ray's text, EnvironmentFailedError.trace the
+        # frames of the environment's code, both from another process.
+        lines += filter(None, (getattr(one, "detail", ""), getattr(one, "trace", "")))
+        one = one.__cause__ or one.__context__
+    return "\n".join(lines)

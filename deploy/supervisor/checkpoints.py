@@ -13,8 +13,9 @@ from common.config_sections import CheckpointConfig
 from common.errors import CheckpointError, EnvironmentFailedError, RemoteDiedError, RunFailedError
 from common.types import Array
 from deploy.runs.checkpoint_writer import CheckpointJob, CheckpointWriter
+from deploy.runs.log import detail_of
 from deploy.runs.statistics import Counters
-from deploy.supervisor.context import Context, detail_of
+from deploy.supervisor.context import Context
 from deploy.supervisor.events import AttemptBegun, CheckpointWritten, Event
 from deploy.supervisor.fleet import Fleet
 from deploy.supervisor.slots import Slot

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import logging
 import time
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from common.config import Config
-from common.errors import RemoteDiedError, UserError
+from common.errors import UserError
 from common.handles import Future
 from deploy.runs.folder import RunFolder
 from deploy.runs.statistics import Counters, RunStatistics
@@ -120,10 +119,3 @@ class Context:
                 return True
             time.sleep(self.timeouts.poll_s)
         return False
-
-
-def detail_of(error: BaseException) -> str:
-    """The full cause of an error: the end of a remote as Ray reports it, or the traceback."""
-    if isinstance(error, RemoteDiedError):
-        return str(error.__cause__ or error)
-    return "".join(traceback.format_exception(error))

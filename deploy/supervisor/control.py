@@ -13,8 +13,9 @@ from common.handles import Future
 from deploy.control.chaos import CRASH, parse_crash
 from deploy.control.file import ControlFile, Reply, changed, describe, keys_of
 from deploy.runs.folder import CONTROL
+from deploy.runs.log import detail_of
 from deploy.runtime.api import check_count
-from deploy.supervisor.context import Context, detail_of
+from deploy.supervisor.context import Context
 from deploy.supervisor.fleet import Fleet
 
 

@@ -139,6 +139,7 @@ class Supervisor:
         self.reports.open()
         try:
             reason = self._loop()
+            self.context.notify(f"stopping: {reason}", logging.DEBUG)
             self.shutdown.finish(reason)
             self._report()  # before the checkpoint, which a full disk may refuse
             summary = self.reports.summary(reason, self.shutdown.save())

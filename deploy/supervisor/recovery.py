@@ -21,7 +21,8 @@ from common.errors import (
 )
 from common.parts import PartId
 from common.types import LearnerReport
-from deploy.supervisor.context import MAX_RESTARTS_WITHOUT_PROGRESS, Context, detail_of
+from deploy.runs.log import detail_of
+from deploy.supervisor.context import MAX_RESTARTS_WITHOUT_PROGRESS, Context
 from deploy.supervisor.events import Event, PartLost, PartRestarted, Reconnected
 from deploy.supervisor.fleet import Fleet
 from deploy.supervisor.slots import Slot

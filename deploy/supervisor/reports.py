@@ -14,8 +14,9 @@ from common.errors import RemoteDiedError
 from common.handles import Future
 from common.types import Array, EvaluationReport, ShardStatistics
 from deploy.reporting.status import PartStatus, run_status
+from deploy.runs.log import detail_of
 from deploy.runs.metrics import MetricsWriter
-from deploy.supervisor.context import Context, detail_of
+from deploy.supervisor.context import Context
 from deploy.supervisor.fleet import Fleet
 from deploy.supervisor.slots import Slot
 

@@ -13,7 +13,8 @@ from common.errors import CheckpointError, EnvironmentFailedError, RemoteDiedErr
 from common.handles import Future, Handle
 from common.types import Array
 from deploy.runs.checkpoint_writer import CheckpointJob
-from deploy.supervisor.context import MAX_RESTARTS_WITHOUT_PROGRESS, Context, detail_of
+from deploy.runs.log import detail_of
+from deploy.supervisor.context import MAX_RESTARTS_WITHOUT_PROGRESS, Context
 from deploy.supervisor.fleet import Fleet
 from deploy.supervisor.slots import Slot
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import re
 from collections import deque
 
@@ -70,6 +71,11 @@ def test_a_learner_that_died_goes_on_from_the_newest_checkpoint(tmp_path):
     assert view.looked[LEARNER] == max(step for step in steps if step <= 150)
     assert steps == sorted(set(steps)), "what was done again was not saved twice"
     assert steps[-1] == 400
+    (restart,) = [event for event in view.events if event[1].startswith("learner restarted")]
+    assert restart[0] == logging.WARNING
+    assert "RemoteDiedError" in restart[2], "the full cause is for the log"
+    written = [event for event in view.events if event[1].startswith("checkpoint written")]
+    assert {level for level, *_ in written} == {logging.DEBUG}, "not shown, but logged"
 
 
 def test_a_learner_that_died_before_the_first_checkpoint_begins_anew(tmp_path):

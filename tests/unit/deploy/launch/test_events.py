@@ -11,12 +11,12 @@ import deploy.program
 from common.config_text import merge
 from common.errors import EnvironmentFailedError, RunFailedError, UserError
 from deploy.cli.main import main
-from deploy.launch.events import RunEvents, detail_of
+from deploy.launch.events import RunEvents
 from deploy.launch.presets import make_config
 from deploy.launch.resume import resume
 from deploy.launch.train import train
 from deploy.runs.folder import LOG, RunFolder
-from deploy.runs.log import RunLog, last_events
+from deploy.runs.log import RunLog, detail_of, last_events
 from support.program import TINY
 
 
