@@ -1,5 +1,5 @@
 # Two commands do everything on a fresh machine: `make train` and `make test`.
-# Three tests at a time on any machine: the ones that begin first mostly wait for processes.
+# Three test files at a time on any machine: the ones that begin first mostly wait for processes.
 # To use a debugger: make test ARGS="-n 0 --pdb tests/unit/replay_server/test_table.py"
 # ARGS goes to the program: make train ARGS="cartpole-pixels --inline"
 
@@ -20,10 +20,10 @@ train: $(VENV)/.installed
 
 # Unit tests and simulations: no process of Ray's.
 quick: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -n 3 --dist loadgroup --no-loadscope-reorder tests/unit tests/simulation $(ARGS)
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder tests/unit tests/simulation $(ARGS)
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -n 3 --dist loadgroup --no-loadscope-reorder $(ARGS)
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 # Every check that continuous integration runs, tests included.
 check: lint docs test
