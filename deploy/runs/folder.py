@@ -251,9 +251,14 @@ class RunFolder:
         return status
 
     def read_log(self) -> dict[str, Any]:
-        """`log`: path of the run's log, None if there is none; `events`: the last ones in it."""
-        path = self.path / LOG
-        return {"log": str(path) if path.is_file() else None, "events": last_events(path)}
+        """`log`: path of the run's log, None if there is none; `events`: the last ones in it.
+
+        A log that cannot be read counts as none.
+        """
+        path, there = self.path / LOG, False
+        with suppress(OSError):  # of a disk that fails: the supervisor must not stop for it
+            there = path.is_file()
+        return {"log": str(path) if there else None, "events": last_events(path)}
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Record how the run ended."""

@@ -82,7 +82,7 @@ class Reports:
         self._status_s = now
         status = run_status(context.folder.path.name, line, self._part_statuses(now))
         context.folder.write_status(status)
-        return line, status | context.folder.read_log()
+        return line, status
 
     def save_best(self, report: EvaluationReport) -> None:
         """Keep the weights of the best evaluation."""

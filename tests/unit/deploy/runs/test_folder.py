@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -127,3 +130,17 @@ def test_without_a_status_the_error_names_the_log_if_there_is_one(tmp_path):
     (folder.path / LOG).write_text("")
     with pytest.raises(UserError, match=f"with the first report; its log is {folder.path / LOG}$"):
         folder.read_status()
+
+
+def test_a_log_that_cannot_be_read_is_no_error(tmp_path, monkeypatch):
+    folder = RunFolder.create(tmp_path / "run", make_config())
+    (folder.path / LOG).write_text("2026-01-01T00:00:00.000+00:00 INFO begun\n")
+    assert folder.read_log()["events"]
+
+    def fail(path: Path, *args: object, **options: object) -> None:
+        raise OSError(errno.EIO, "Input/output error", str(path))  # a disk, or NFS, that fails
+
+    monkeypatch.setattr(Path, "stat", fail)
+    monkeypatch.setattr(Path, "open", fail)
+    # The supervisor reads it for the status, and no status may end a run.
+    assert folder.read_log() == {"log": None, "events": []}
