@@ -51,10 +51,12 @@ class RunEvents:
 
     def close(self) -> None:
         """Close view and log."""
-        self._view.close()
-        if self._log is not None:
-            self._log.close()
-            self._log = None
+        try:
+            self._view.close()
+        finally:
+            if self._log is not None:
+                self._log.close()
+                self._log = None
 
     def _write(self) -> None:
         """Write all waiting events, unless a signal handler has interrupted just that."""

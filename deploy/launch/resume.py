@@ -48,7 +48,7 @@ def resume(
     checkpoint = _checkpoint_of(folder, checkpoint_name)
     _check_unfinished(check_restorable(checkpoint, config), folder)
     events.record(f"resuming from checkpoint {checkpoint.name} of {checkpoint.url}")
-    changes = _changes(RunFolder.open(run_dir).config, config) if overrides else []
+    changes = _changes(run_dir, config) if overrides else []
     if changes:
         events.record(f"changed at this resume: {', '.join(changes)}")
     spec = environment_spec(config.env, config.seed)
@@ -68,8 +68,12 @@ def _checkpoint_of(folder: RunFolder, name: str | None) -> Checkpoint:
         raise store.with_way_out(error, name) from None
 
 
-def _changes(old: Config, new: Config) -> list[str]:
-    """`section.key old → new` for each key that differs."""
+def _changes(run_dir: Path, new: Config) -> list[str]:
+    """`section.key old → new` for each key that differs from the recorded configuration."""
+    try:
+        old = RunFolder.open(run_dir).config
+    except UserError as error:  # it is valid with the replaced values only
+        return [f"the recorded configuration, which is not valid ({error})"]
     before, after = old.model_dump(mode="json"), new.model_dump(mode="json")
     changes = []
     for section, values in after.items():

@@ -178,3 +178,34 @@ def test_a_second_process_writes_nothing_into_the_log_of_a_running_run(tmp_path)
     with RunFolder.open(run).lock(), pytest.raises(UserError, match="another process"):
         resume(run, {"stop": {"learner_steps": 40}})
     assert (run / LOG).read_bytes() == before
+
+
+def test_the_log_is_closed_even_if_the_view_cannot_be(tmp_path, view, monkeypatch):
+    def fail() -> None:
+        raise OSError("no space left on standard output")
+
+    events = RunEvents(view)
+    events.open_log(tmp_path / LOG)
+    events.record("begun")
+    monkeypatch.setattr(view, "close", fail)
+    with pytest.raises(OSError, match="no space left"):
+        events.close()
+    events.record("after the end")
+    assert texts_in(tmp_path / LOG) == ["begun"]
+
+
+def test_a_resume_may_replace_a_recorded_value_that_is_no_longer_valid(tmp_path, view):
+    run = tmp_path / "run"
+    train(tiny(stop={"learner_steps": 30}), run)
+    config = run / "config.toml"
+    text = config.read_text()
+    assert "learning_rate = " in text
+    lines = [
+        "learning_rate = -1.0" if line.startswith("learning_rate = ") else line
+        for line in text.splitlines()
+    ]
+    config.write_text("\n".join(lines) + "\n")
+    with pytest.raises(UserError, match="learning_rate"):
+        resume(run)
+    over = {"learner": {"learning_rate": 0.001}, "stop": {"learner_steps": 40}}
+    assert resume(run, over, view=view)["learner_steps"] >= 40
