@@ -107,6 +107,7 @@ def _resume(options: argparse.Namespace, overrides: Overrides) -> int:
 
 def _finish(options: argparse.Namespace, work: Callable[[], dict[str, Any]], folder: Path) -> int:
     """Run, then print how the run ended and which command comes next."""
+    from deploy.reporting.summary import summary_line
     from deploy.runs.folder import RunFolder, is_run
 
     try:
@@ -122,15 +123,7 @@ def _finish(options: argparse.Namespace, work: Callable[[], dict[str, Any]], fol
         print(f"raydqn: stopped at once; {hint}", file=sys.stderr)
         return INTERRUPTED
     reason = summary["stop_reason"]
-    score = "none yet"
-    if summary["score"] is not None:
-        episodes, epsilon = summary["score_episodes"], summary["score_epsilon"]
-        how = f"{episodes} episodes, ε = {epsilon:g}" if episodes else "of before the resume"
-        score = f"{summary['score']:g} ({how})"
-    print(
-        f"stopped by {reason} after {summary['wall_s']:.1f} s: score {score}, "
-        f"{summary['env_steps']:,} env steps, {summary['learner_steps']:,} learner steps"
-    )
+    print(summary_line(summary))
     protocol = ", ".join(f"{key}={value}" for key, value in summary["protocol"].items())
     print(f"protocol: {protocol}")
     if reason in ("interrupted", "terminated"):

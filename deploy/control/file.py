@@ -1,7 +1,7 @@
 """Changing a run through a file in its folder.
 
 A command writes the new values into `control.toml` in the run folder. The supervisor reads the
-file every `LOOK_EVERY_S`, applies the values, records them in `config.toml`, and removes the file.
+file every second, applies the values, records them in `config.toml`, and removes the file.
 A command needs nothing but the folder: no port, no address, the same in both modes. On another
 node of a cluster, a command sends its request to the run's control service instead
 (`deploy.control.client`).
@@ -33,8 +33,6 @@ LIVE_KEYS = (
     "actors.count",
 )
 """Keys that can be changed while a run goes on."""
-LOOK_EVERY_S = 1.0
-"""Shortest interval between two reads of the control file."""
 TAKEN_WITHIN_S = 10.0
 """Longest wait of a command for the run's reply: one piece of the run's work, and a read."""
 MAX_BYTES = 1 << 16

@@ -33,7 +33,7 @@ from support.program import wait_for
 
 
 class Lines:
-    """A view that keeps what it is told."""
+    """A view that records each event."""
 
     def __init__(self):
         self.lines = []

@@ -117,7 +117,7 @@ def test_the_way_out_does_not_need_the_file_that_is_bad(store, folder, sharing):
     with pytest.raises(CheckpointError) as caught:
         store.newest()
     assert str(caught.value).endswith(f"; an older one is whole: --checkpoint {oldest}")
-    # The reader of a shard finds it, for a file that is there.
+    # A changed byte in a file shows when its shard is read.
     (folder / sharing).write_bytes(b"-" * len(sharing))
     with pytest.raises(CheckpointError) as caught:
         read_verified(store.storage, sharing, store.newest().files)

@@ -234,7 +234,7 @@ def test_killed_between_two_files_it_leaves_a_whole_checkpoint(folder, method, m
     store = CheckpointStore(LocalStorage(folder), keep=1)
     tensors = {"learner": {"w": np.arange(1000.0)}}
     assert_holds(store.newest(), tensors, {"step": newest})
-    for name in store.names():  # none that is there is half gone
+    for name in store.names():  # each remaining checkpoint is whole
         assert_holds(store.load(name), tensors, {"step": int(name[-1])})
     store.save(3, tensors, {"step": 3})
     assert store.names() == names(folder)

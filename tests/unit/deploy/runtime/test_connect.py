@@ -1,4 +1,4 @@
-"""Addresses of clusters: what is wrong with one is told at once, in one line."""
+"""Addresses of clusters: a wrong one gives an error of one line, at once."""
 
 from __future__ import annotations
 
