@@ -171,7 +171,11 @@ class Actor:
         """Set the number of actors: ε depends on this one's place among them."""
         self._actors = actors
         self._schedule = EpsilonSchedule(
-            self._config.exploration, self._index, actors, self._config.actors.envs
+            self._config.exploration,
+            self._index,
+            actors,
+            self._config.actors.envs,
+            warmup=self._config.learner.warmup_transitions,
         )
 
     def reconnect(self, part: PartId, handle: Handle) -> None:

@@ -40,9 +40,20 @@ def ladder(index: Array, count: int, base: float, alpha: float) -> Array:
 class EpsilonSchedule:
     """ε for the N copies of one actor among all actors of the run."""
 
-    def __init__(self, config: ExplorationConfig, actor: int, actors: int, copies: int) -> None:
-        """Copy j of actor i is number i·N + j on the ladder."""
+    def __init__(
+        self, config: ExplorationConfig, actor: int, actors: int, copies: int, warmup: int = 0
+    ) -> None:
+        """Copy j of actor i is number i·N + j on the ladder.
+
+        Args:
+            config: kind and values of the schedule.
+            actor: index of the actor.
+            actors: number of actors.
+            copies: N.
+            warmup: env steps of the whole run with ε = 1, before any schedule.
+        """
         self._config = config
+        self._warmup = warmup if config.random_warmup else 0
         numbers = actor * copies + np.arange(copies)
         self._ladder = ladder(numbers, actors * copies, config.base, config.alpha)
 
@@ -56,6 +67,8 @@ class EpsilonSchedule:
             `[N]` float64.
         """
         c = self._config
+        if env_steps < self._warmup:
+            return np.ones(len(self._ladder))
         match c.kind:
             case "ladder":
                 return self._ladder

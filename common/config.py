@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from pydantic import Field, model_validator
 
 from common.config_sections import (
@@ -16,6 +18,7 @@ from common.config_sections import (
     ReplayConfig,
     ReportConfig,
     Section,
+    SecurityConfig,
     StopConfig,
     SupervisionConfig,
 )
@@ -37,6 +40,7 @@ class Config(Section):
     supervision: SupervisionConfig = SupervisionConfig()
     placement: PlacementConfig = PlacementConfig()
     report: ReportConfig = ReportConfig()
+    security: SecurityConfig = SecurityConfig()
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Config:
@@ -89,6 +93,15 @@ class Config(Section):
     def insert_quantum(self) -> int:
         """Transitions of one call of an actor, which arrive message by message."""
         return self.actors.envs * max(self.actors.collect_steps, self.actors.chunk_steps)
+
+    @property
+    def exact_episode_steps(self) -> float:
+        """With `checkpoint.exact`: env steps between two checkpoints, which no episode outlasts."""
+        every = self.checkpoint.every_learner_steps
+        if every is None:
+            return math.inf
+        inserts = every * self.learner.batch_size / self.learner.samples_per_insert
+        return inserts / (self.actors.envs * max(1, self.actors.count))
 
     @property
     def min_ratio_error(self) -> float:

@@ -111,7 +111,10 @@ class NetworkConfig(Section):
         (128, 128),
         description='units of the hidden layers (after the convolutions; not "notebook")',
     )
-    dueling: bool = Field(False, description="separate streams for value and advantage")
+    dueling: bool = Field(
+        False,
+        description="separate streams for value and advantage; the last hidden layer is theirs",
+    )
 
     @model_validator(mode="after")
     def _sizes(self) -> NetworkConfig:
@@ -121,6 +124,8 @@ class NetworkConfig(Section):
             raise ValueError(
                 "hidden=[]: nature-cnn needs at least one layer after its convolutions"
             )
+        if self.dueling and not self.hidden:
+            raise ValueError("dueling=true: needs at least one hidden layer, for its streams")
         if self.kind == "notebook" and self.dueling:
             raise ValueError("dueling=true: the notebook's network has no dueling streams")
         return self
@@ -142,6 +147,11 @@ class ExplorationConfig(Section):
     end: float = Field(0.01, ge=0, le=1, description="ε in the limit")
     decay: float = Field(0.001, gt=0, description="exponential: per env step of the whole run")
     decay_steps: int = Field(10_000, ge=1, description="linear: env steps from start to end")
+    random_warmup: bool = Field(
+        True,
+        description="ε is 1 in the first learner.warmup_transitions env steps of the run, before "
+        "learning starts: the untrained network prefers one action everywhere",
+    )
 
 
 AUTO = "auto"
@@ -311,6 +321,11 @@ class CheckpointConfig(Section):
         "is learned; on Ray where every_s is none",
     )
     every_s: float | None = Field(60.0, gt=0, description="on Ray: seconds between them")
+    exact: bool = Field(
+        False,
+        description="in one process: a resumed run repeats the uninterrupted one bit for bit; "
+        "each checkpoint then ends every episode",
+    )
     keep: int = Field(3, ge=1, description="newest checkpoints to keep")
     replay: bool = Field(
         True,
@@ -363,6 +378,16 @@ class PlacementConfig(Section):
     actor_cpus: float = Field(1.0, gt=0, description="CPUs that each actor takes up")
     wait_s: float = Field(
         900.0, gt=0, description="seconds that learner and shards wait for nodes with room"
+    )
+
+
+class SecurityConfig(Section):
+    """Who may talk to the processes of a run."""
+
+    allow_no_token: bool = Field(
+        False,
+        description="on this machine: with RAY_AUTH_MODE=disabled, start a Ray that every user of "
+        "the machine can run code in",
     )
 
 

@@ -56,12 +56,15 @@ class EnvironmentSpec:
         num_actions: A, discrete actions.
         protocol: settings that a score is meaningless without (sticky actions, frame skip …);
             printed with every score.
+        max_episode_steps: env steps after which the environment itself cuts an episode off; None:
+            it never does, or does not tell.
     """
 
     frame: FrameSpec
     stack: int
     num_actions: int
     protocol: dict[str, Any]
+    max_episode_steps: int | None = None
 
 
 class TimeStep(NamedTuple):
@@ -310,6 +313,7 @@ class LearnerReport:
         rounds_in_flight: batch groups requested and not yet taken, at the end.
         unreachable: parts found dead and not replaced yet (`Learner.reconnect`).
         wall_s, sample_wait_s: seconds in all, and waiting for replay shards to answer.
+        device: of the networks, and build of torch, in words.
         diverged: a non-finite loss stopped training; `batch` then holds the batch (wire format).
     """
 
@@ -329,6 +333,7 @@ class LearnerReport:
     wall_s: float
     sample_wait_s: float
     unreachable: list[PartId] = field(default_factory=list)
+    device: str = ""
     diverged: bool = False
     batch: Array | None = None
 

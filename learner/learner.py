@@ -14,7 +14,7 @@ from common import wire
 from common.config import Config
 from common.errors import EmptyMemoryError, RemoteDiedError, UserError
 from common.handles import Handle
-from common.networks import choose_device, make_network, shape_difference
+from common.networks import choose_device, describe_device, make_network, shape_difference
 from common.parts import WEIGHT_STORE, PartId, shard
 from common.seeding import Role, integer_seeds, seed_sequence
 from common.types import Array, EnvironmentSpec, LearnerReport, Transition
@@ -71,6 +71,7 @@ class Learner:
         learner = config.learner
         torch.set_num_threads(learner.threads)
         self._device = choose_device(learner.device)
+        self._described = describe_device(self._device)
         (weight_seed,) = integer_seeds(seed_sequence(config.seed, Role.NETWORK), 1)
         self._policy = make_network(spec, config.network, weight_seed).to(self._device)
         self._target = make_network(spec, config.network, weight_seed).to(self._device)
@@ -177,6 +178,7 @@ class Learner:
             sample_wait_s=self._sampler.wait_s - waited,
             unreachable=[*map(shard, sorted(self._sampler.unreachable))]
             + [WEIGHT_STORE] * self._variables_lost,
+            device=self._described,
             diverged=diverged is not None,
             batch=diverged,
         )

@@ -42,6 +42,7 @@ def make_atari(config: EnvConfig, copies: int) -> Environment:
             config.stack,
             num_actions,
             _protocol(config, num_actions),
+            max(1, config.max_episode_frames // config.frame_skip),
         ),
         to_frames,
         first_action=0,

@@ -67,6 +67,7 @@ def make_gymnasium(config: EnvConfig, copies: int, render: bool) -> Environment:
             config.stack,
             int(actions.n),
             _protocol(config, frame, state_space if is_flattened else None),
+            _max_episode_steps(spec, config),
         ),
         to_frames,
         int(actions.start),
@@ -92,6 +93,12 @@ def _protocol(
     if frame.is_picture and frame.scale != 1.0:
         protocol["picture"] = picture_protocol(config)
     return protocol
+
+
+def _max_episode_steps(spec: EnvSpec, config: EnvConfig) -> int | None:
+    """The limit that Gymnasium's wrapper applies; its -1 means none."""
+    given = config.kwargs.get("max_episode_steps", spec.max_episode_steps)
+    return given if isinstance(given, int) and given > 0 else None
 
 
 def _make_single(spec: EnvSpec, config: EnvConfig, render: bool) -> gym.Env[Any, Any]:

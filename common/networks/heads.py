@@ -1,4 +1,4 @@
-"""Heads: the last layer of a network, from features to Q values."""
+"""Heads: the last layers of a network, from features to Q values."""
 
 from __future__ import annotations
 
@@ -6,15 +6,24 @@ from torch import Tensor, nn
 
 
 class Dueling(nn.Module):
-    """q(s, a) = v(s) + advantage(s, a) − mean of advantages (Wang et al. 2016, equation 9)."""
+    """q(s, a) = v(s) + advantage(s, a) − mean of advantages (Wang et al. 2016, equation 9).
 
-    def __init__(self, inputs: int, num_actions: int) -> None:
+    Each stream has a hidden layer of its own, as in figure 1 of the paper. Without one, the head
+    is a linear function of the features, which a single linear layer expresses as well.
+    """
+
+    def __init__(self, inputs: int, hidden: int, num_actions: int) -> None:
+        """A head on `inputs` features, with `hidden` units in each stream."""
         super().__init__()
-        self.value = nn.Linear(inputs, 1)
-        self.advantage = nn.Linear(inputs, num_actions)
+        self.value = _stream(inputs, hidden, 1)
+        self.advantage = _stream(inputs, hidden, num_actions)
 
     def forward(self, features: Tensor) -> Tensor:
         """`[B, inputs]` → `[B, A]`."""
         advantage = self.advantage(features)
         q: Tensor = self.value(features) + advantage - advantage.mean(dim=1, keepdim=True)
         return q
+
+
+def _stream(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, outputs))

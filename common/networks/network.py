@@ -43,11 +43,14 @@ class QNetwork(nn.Module):
             features = spec.stack * int(torch.Size(shape).numel())
         hidden = NOTEBOOK_HIDDEN if config.kind == "notebook" else config.hidden
         layers.append(nn.Flatten())
-        for units in hidden:
+        # The last hidden layer of a dueling network is in its streams, one for each.
+        for units in hidden[:-1] if config.dueling else hidden:
             layers += [nn.Linear(features, units), nn.ReLU()]
             features = units
-        head = Dueling if config.dueling else nn.Linear
-        layers.append(head(features, spec.num_actions))
+        if config.dueling:
+            layers.append(Dueling(features, hidden[-1], spec.num_actions))
+        else:
+            layers.append(nn.Linear(features, spec.num_actions))
         self.layers = nn.Sequential(*layers)
         if self._is_convolution:  # channels last: faster on CPU and GPU alike
             # torch's stubs lack this overload, its documentation has it
@@ -82,10 +85,25 @@ def make_network(spec: EnvironmentSpec, config: NetworkConfig, seed: int = 0) ->
 
 
 def shape_difference(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str | None:
-    """The first parameter that is missing, surplus or of another shape, in words, or None."""
+    """The first parameter that is missing, surplus or of another shape, in words, or None.
+
+    Args:
+        given: parameters by name, as read.
+        wanted: those of the network that would take them.
+    """
+    if _has_linear_streams(given) and not _has_linear_streams(wanted):
+        return (
+            "its dueling streams have no hidden layer, since an earlier version of raydqn wrote "
+            "it; train anew, or use that version"
+        )
     for name in {**given, **wanted}:
         have = tuple(given[name].shape) if name in given else None
         want = tuple(wanted[name].shape) if name in wanted else None
         if have != want:
             return f"{name} is {have} there and must be {want}"
     return None
+
+
+def _has_linear_streams(parameters: Mapping[str, Tensor]) -> bool:
+    """Whether a dueling head is of the earlier kind: one linear layer per stream."""
+    return any(name.endswith(".advantage.weight") for name in parameters)

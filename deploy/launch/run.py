@@ -88,7 +88,8 @@ def _supervisor(
         if runtime.autoscaling and folder.config.checkpoint.replay:
             url = folder.checkpoints.storage.url
             check_storage(url, runtime, folder.config.replay.shards)
-        attempt, incarnation = _new_attempt(folder, checkpoint, runtime.parallel)
+        exact = folder.config.checkpoint.exact and not runtime.parallel
+        attempt, incarnation = _new_attempt(folder, checkpoint, exact)
         events.record(
             f"attempt {attempt}: raydqn {VERSION}, Python {platform.python_version()}"
             f"{', ' if mode else ''}{mode}; {shlex.join(sys.argv)}"
@@ -101,16 +102,14 @@ def _supervisor(
         return Supervisor(program, folder, events, started_s)
 
 
-def _new_attempt(
-    folder: RunFolder, checkpoint: Checkpoint | None, parallel: bool
-) -> tuple[int, int]:
+def _new_attempt(folder: RunFolder, checkpoint: Checkpoint | None, exact: bool) -> tuple[int, int]:
     """Number of this attempt, from 1 on, and the first incarnation of its parts."""
     before = parse_state(checkpoint).incarnation if checkpoint is not None else 0
     # Each attempt has a range of incarnations of its own, so that no random stream repeats. A
     # folder that was recreated from its checkpoints does not know the number of attempts.
     attempts = folder.new_attempt(least=math.ceil(before / ATTEMPT_STRIDE))
-    if checkpoint is not None and not parallel:
-        # Inline, the steps after the checkpoint are lost, and repeated bit for bit.
+    if checkpoint is not None and exact:
+        # The steps after the checkpoint are lost, and repeated bit for bit.
         return attempts + 1, before
     return attempts + 1, attempts * ATTEMPT_STRIDE
 

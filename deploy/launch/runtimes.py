@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -59,6 +60,7 @@ def open_runtime(
     check_memory(config, spec, on_ray=not inline)  # before a part allocates any
     if inline:
         _check(config, spec)
+        _warn_of_short_episodes(config, spec, events)
         yield InlineRuntime()
         return
     with ExitStack() as stack:
@@ -85,6 +87,23 @@ def _start_ray(
         runtime = stack.enter_context(local_ray(object_store_bytes(config, spec), config, notify))
         checking.result()
     return runtime
+
+
+def _warn_of_short_episodes(config: Config, spec: EnvironmentSpec, events: ProgressView) -> None:
+    """With `checkpoint.exact`, warn where checkpoints are closer together than an episode is long.
+
+    An episode without a limit of its own counts as long as the longest in an evaluation.
+    """
+    longest = spec.max_episode_steps or config.evaluation.max_episode_steps
+    reached = config.exact_episode_steps
+    if config.checkpoint.exact and reached < longest:
+        events.notify(
+            f"checkpoint.exact: each checkpoint ends every episode, so no episode gets longer than "
+            f"{reached:,.0f} env steps, of up to {longest:,} (every_learner_steps × batch_size ÷ "
+            "samples_per_insert ÷ copies); rewards beyond are never seen. Raise "
+            "checkpoint.every_learner_steps, or leave checkpoint.exact out",
+            logging.WARNING,
+        )
 
 
 def _check(config: Config, spec: EnvironmentSpec, here: bool = True) -> None:

@@ -231,7 +231,11 @@ def parameter_count(config: Config, spec: EnvironmentSpec) -> int:
             sides = [max(0, (side - kernel) // stride + 1) for side in sides]
             inputs = outputs
         features = inputs * math.prod(sides)
-    for units in NOTEBOOK_HIDDEN if network.kind == "notebook" else network.hidden:
+    hidden = NOTEBOOK_HIDDEN if network.kind == "notebook" else network.hidden
+    for units in hidden[:-1] if network.dueling else hidden:
         count += units * (features + 1)
         features = units
-    return count + (spec.num_actions + network.dueling) * (features + 1)
+    if not network.dueling:
+        return count + spec.num_actions * (features + 1)
+    streams = sum(outputs * (hidden[-1] + 1) for outputs in (1, spec.num_actions))
+    return count + 2 * hidden[-1] * (features + 1) + streams

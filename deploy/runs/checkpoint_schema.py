@@ -77,6 +77,8 @@ class RunState(_Part):
         shards: number of shards that the checkpoint holds; 0: replay was not saved.
         incarnation: greatest incarnation that the run had used.
         config: the whole configuration, nested by section.
+        next_evaluation_steps: learner steps at which an evaluation is due; None in checkpoints of
+            earlier versions.
     """
 
     counters: CountersState
@@ -87,6 +89,7 @@ class RunState(_Part):
     shards: _Count
     incarnation: _Count
     config: dict[str, Any]
+    next_evaluation_steps: _Count | None = None
 
 
 def parse_state(checkpoint: Checkpoint) -> RunState:

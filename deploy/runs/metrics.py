@@ -115,7 +115,13 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
 
 
 class Rate:
-    """Events per second over the last seconds."""
+    """Events per second over the last seconds.
+
+    A total that falls, since a part was restored from a checkpoint, counts as no event.
+
+    Attributes:
+        increase: events since the first point.
+    """
 
     def __init__(self, window_s: float = 10.0) -> None:
         """A rate without data.
@@ -124,11 +130,16 @@ class Rate:
             window_s: seconds that the mean covers.
         """
         self._window_s = window_s
+        self.increase = 0.0
+        self._count: float | None = None
         self._points: deque[tuple[float, float]] = deque()
 
     def add(self, now_s: float, count: float) -> None:
         """Add a point: the running total is `count` at `now_s`."""
-        self._points.append((now_s, count))
+        if self._count is not None:
+            self.increase += max(0.0, count - self._count)
+        self._count = count
+        self._points.append((now_s, self.increase))
 
     def per_s(self, now_s: float) -> float:
         """The mean rate over the window; it falls while no event happens.

@@ -94,9 +94,9 @@ class RunStatistics:
         self._window = _Window()
         self._recent: deque[float] = deque(maxlen=RECENT_EPISODES)
         self._env_rate, self._learner_rate = Rate(), Rate()
-        # (seconds, count) when acting and learning began in this attempt; mean rates start there.
-        self._acting_since: tuple[float, int] | None = None
-        self._learning_since: tuple[float, int] | None = None
+        # Seconds when acting and learning began in this attempt; mean rates start there.
+        self._acting_since: float | None = None
+        self._learning_since: float | None = None
 
     def restore(self, state: RunState) -> None:
         """Continue from the counters and scores of a checkpoint."""
@@ -146,7 +146,7 @@ class RunStatistics:
         self._recent.extend(episode.ret for episode in report.episodes)
         if self._acting_since is None:
             self._acting_after_s = now - self._started_s
-            self._acting_since = (now, counters.env_steps)
+            self._acting_since = now
         self._env_rate.add(now, counters.env_steps)
 
     def learner(self, report: LearnerReport) -> None:
@@ -158,7 +158,7 @@ class RunStatistics:
         self._window.train_s += report.wall_s
         self._window.sample_wait_s += report.sample_wait_s
         if self._learning_since is None:
-            self._learning_since = (now, report.learner_steps)
+            self._learning_since = now
         self._learner_rate.add(now, report.learner_steps)
 
     def replay(self, shards: list[ShardStatistics]) -> None:
@@ -307,8 +307,8 @@ class RunStatistics:
             "episodes": counters.episodes,
             "wall_s": round(self.wall_s, 2),
             "acting_after_s": _rounded(self._acting_after_s, 2),
-            "env_steps_per_s": _mean_rate(self._acting_since, counters.env_steps),
-            "learner_steps_per_s": _mean_rate(self._learning_since, counters.learner_steps),
+            "env_steps_per_s": _mean_rate(self._acting_since, self._env_rate.increase),
+            "learner_steps_per_s": _mean_rate(self._learning_since, self._learner_rate.increase),
             "samples_per_insert": round(limiter.ratio, 3),
             "score": _rounded(self.score, 3),
             "score_episodes": len(evaluation.returns) if evaluation else 0,
@@ -366,11 +366,11 @@ def hash_arrays(arrays: dict[str, Array]) -> str:
     return digest.hexdigest()
 
 
-def _mean_rate(since: tuple[float, int] | None, count: int) -> float:
+def _mean_rate(since_s: float | None, events: float) -> float:
     """Events per second since acting or learning began."""
-    if since is None or time.monotonic() - since[0] < MIN_RATE_S:
+    if since_s is None or time.monotonic() - since_s < MIN_RATE_S:
         return 0.0
-    return round((count - since[1]) / (time.monotonic() - since[0]), 1)
+    return round(events / (time.monotonic() - since_s), 1)
 
 
 def _mean(values: Collection[float]) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -16,7 +17,9 @@ from common.handles import Future, Ready
 from common.parts import LEARNER, PartId
 from deploy.resources.memory import ACTOR_BYTES, available_bytes
 from deploy.resources.requests import resource_requests
-from deploy.runtime.ray_private import processes_in_own_groups
+from deploy.runtime.environment import environment
+from deploy.runtime.local_security import own_token
+from deploy.runtime.ray_private import loopback_only, processes_in_own_groups
 from deploy.runtime.ray_runtime import RayRuntime
 
 ENDED_WITHIN_S = 10.0
@@ -80,13 +83,37 @@ def local_ray(
         say: receives a line before each retry; an exception from it ends the start.
 
     Raises:
-        UserError: Ray does not start.
+        UserError: Ray does not start, or its token is switched off (see `own_token`).
     """
-    import ray
-
-    if ray.is_initialized():
+    ray_module = sys.modules.get("ray")
+    if ray_module is not None and ray_module.is_initialized():
         raise UserError("Ray runs in this process already: end it first (ray.shutdown())")
-    settings = {
+    with own_token(config is not None and config.security.allow_no_token):
+        import ray  # not before: it reads the token's variables when it is imported
+
+        start = partial(
+            ray.init,
+            address="local",  # never join a cluster that happens to be there
+            num_cpus=1,  # the configuration decides how many remotes there are
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level="error",
+            object_store_memory=object_store_bytes,
+        )
+        processes: list[subprocess.Popen[Any]] = []
+        try:
+            # Ray's processes inherit all three.
+            with environment(_settings()), loopback_only(), processes_in_own_groups() as processes:
+                _start(start, processes, say)
+            yield RayRuntime(OneMachine(config))
+        finally:  # also after a signal during the start: no process must stay
+            ray.shutdown()
+            end_processes(processes)
+
+
+def _settings() -> dict[str, str]:
+    """Environment variables of Ray's processes."""
+    return {
         "RAY_USAGE_STATS_ENABLED": "0",
         # Ray starts workers at niceness 15: beside any other load they would starve.
         "RAY_worker_niceness": "0",
@@ -98,24 +125,6 @@ def local_ray(
         # One thread for each remote's numerics; the learner sets its own number.
         "OMP_NUM_THREADS": "1",
     }
-    processes: list[subprocess.Popen[Any]] = []
-    try:
-        # Ray's processes inherit both.
-        with _environment(settings), processes_in_own_groups() as processes:
-            start = partial(
-                ray.init,
-                address="local",  # never join a cluster that happens to be there
-                num_cpus=1,  # the configuration decides how many remotes there are
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level="error",
-                object_store_memory=object_store_bytes,
-            )
-            _start(start, processes, say)
-        yield RayRuntime(OneMachine(config))
-    finally:  # also after a signal during the start: no process must stay
-        ray.shutdown()
-        end_processes(processes)
 
 
 def _start(
@@ -159,18 +168,3 @@ def end_processes(processes: list[subprocess.Popen[Any]]) -> None:
         with suppress(subprocess.TimeoutExpired):
             process.wait(ENDED_WITHIN_S)
     processes.clear()
-
-
-@contextmanager
-def _environment(settings: dict[str, str]) -> Iterator[None]:
-    """Set environment variables for the block; their earlier values come back."""
-    before = {name: os.environ.get(name) for name in settings}
-    os.environ.update(settings)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value

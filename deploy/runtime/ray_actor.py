@@ -62,16 +62,18 @@ class PartHost:
     report a dead remote, without the reason.
     """
 
-    def __init__(self, version: str, pickled: bytes, args: tuple[Any, ...]) -> None:
+    def __init__(self, name: str, version: str, pickled: bytes, args: tuple[Any, ...]) -> None:
         """Create the part.
 
         Args:
+            name: of the part's incarnation, for process lists.
             version: of raydqn in the driver; this node must have the same.
             pickled: the class, pickled once more so that a failing import is an error like others.
             args: for its constructor.
         """
         self._error: BaseException | None = None
         end_with_parent()
+        type(self).__name__ = name  # Ray names the process after the class; here is no other remote
         try:
             if version != VERSION:
                 raise UserError(

@@ -11,6 +11,8 @@ them up in the installed Ray, and finds private imports of Ray's in any other fi
 | `without_process`, `nodes_of` | `state.actors` | 2.44 to 2.60 | never |
 | `resources_left` | `state.available_resources_per_node` | 2.44 to 2.60 | never |
 | `processes_in_own_groups` | `services.ConsolePopen` | 2.44 to 2.60 | never |
+| `loopback_only` | `ray_constants.ENABLE_RAY_CLUSTER` | 2.44 to 2.60 | never |
+| `reload_token` | `_raylet.AuthenticationTokenLoader`, `_raylet.Config` | 2.52 to 2.60 | never |
 | `grpc_channel` | `grpc_utils.init_grpc_channel` | 2.52 to 2.60 | 2.52, from `_private.utils` |
 | `grpc_channel` | `ray_constants.GLOBAL_GRPC_OPTIONS` | 2.44 to 2.60 | never |
 | `prefer_node` | `_spill_on_unavailable` | 2.44 to 2.60 | never |
@@ -25,6 +27,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -57,6 +60,17 @@ PRIVATE_NAMES = (
         "ConsolePopen",
         "2.44 to 2.60 have it; without it Ctrl-C ends Ray before the run can save",
     ),
+    PrivateName(
+        "ray._private.ray_constants",
+        "ENABLE_RAY_CLUSTER",
+        "2.44 to 2.60 have it; without it Ray listens on all network interfaces",
+    ),
+    PrivateName(
+        "ray._raylet",
+        "AuthenticationTokenLoader",
+        "2.52 to 2.60 have it; without it a process that has imported Ray keeps its first token",
+    ),
+    PrivateName("ray._raylet", "Config", "2.44 to 2.60 have it; it holds the mode of the token"),
     PrivateName(
         "ray._private.grpc_utils",
         "init_grpc_channel",
@@ -168,6 +182,32 @@ def processes_in_own_groups() -> Iterator[list[subprocess.Popen[Any]]]:
         yield started
     finally:
         services.ConsolePopen = start
+
+
+@contextmanager
+def loopback_only() -> Iterator[None]:
+    """Have a Ray that starts within the block listen on this machine's loopback address alone.
+
+    Ray does so by itself on macOS and Windows. A public setting is missing: Ray replaces a loopback
+    address by one that other machines reach.
+    """
+    from ray._private import ray_constants
+
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+def reload_token() -> None:
+    """Have Ray read mode and token from the environment again, if it is imported already."""
+    raylet = sys.modules.get("ray._raylet")
+    if raylet is None:
+        return
+    raylet.Config.initialize("")
+    raylet.AuthenticationTokenLoader.instance().reset_cache()
 
 
 def grpc_channel(address: str) -> Any | None:

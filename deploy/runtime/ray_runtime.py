@@ -55,6 +55,7 @@ class RayRuntime:
     def __init__(self, placement: Placement) -> None:
         """`placement` decides which node a remote goes to."""
         self._placement = placement
+        self._remote_class: Any = None
         self.autoscaling = placement.autoscaling
 
     def spawn(
@@ -65,36 +66,45 @@ class RayRuntime:
         incarnation: int,
         public_name: str | None = None,
     ) -> Handle:
-        """Start a remote; process lists and Ray's tools show the part and its incarnation.
+        """Start a remote; process lists show the part and its incarnation.
 
         Raises:
             UserError: a remote has that public name already.
         """
-        import ray
         from ray import cloudpickle, exceptions
 
         name = part_name(part, incarnation)
-        # Ray names a remote's process after its class, so each remote gets a class of its own.
-        host = type(
-            name,
-            (PartHost,),
-            {
-                # Heartbeats come from a thread of their own, however long a call takes.
-                "ping": ray.method(concurrency_group=HEARTBEAT)(PartHost.ping),
-                "crash": ray.method(concurrency_group=HEARTBEAT)(PartHost.crash),
-            },
-        )
-        remote_class = ray.remote(concurrency_groups={HEARTBEAT: 1})(host)
         options = {"name": public_name, **self._placement.options(part)}
         # Ray 2.60 has a class for it; 2.52 raises a ValueError.
         name_taken: type[Exception] = getattr(exceptions, "ActorAlreadyExistsError", ValueError)
         try:
-            remote = remote_class.options(**options).remote(VERSION, cloudpickle.dumps(cls), args)
+            remote = (
+                self._host_class()
+                .options(**options)
+                .remote(name, VERSION, cloudpickle.dumps(cls), args)
+            )
         except name_taken:
             if public_name is None:
                 raise
             raise UserError(f"{public_name}: another run of that name has just begun") from None
         return RemoteHandle(remote, name, part)
+
+    def _host_class(self) -> Any:
+        """The class of all remotes: Ray exports it once, and a remote takes a millisecond."""
+        if self._remote_class is None:
+            import ray
+
+            host = type(
+                PartHost.__name__,
+                (PartHost,),
+                {
+                    # Heartbeats come from a thread of their own, however long a call takes.
+                    "ping": ray.method(concurrency_group=HEARTBEAT)(PartHost.ping),
+                    "crash": ray.method(concurrency_group=HEARTBEAT)(PartHost.crash),
+                },
+            )
+            self._remote_class = ray.remote(concurrency_groups={HEARTBEAT: 1})(host)
+        return self._remote_class
 
     def ping(self, handle: Handle) -> Future[Place | None]:
         """Request a heartbeat, which a thread of its own sends."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
@@ -24,10 +24,17 @@ from deploy.supervisor.slots import Slot
 class Checkpoints:
     """Writes checkpoints: inline while the run waits, on Ray while it continues."""
 
-    def __init__(self, context: Context, fleet: Fleet) -> None:
-        """Nothing is written yet."""
+    def __init__(self, context: Context, fleet: Fleet, next_evaluation: Callable[[], int]) -> None:
+        """Nothing is written yet.
+
+        Args:
+            context: of the run.
+            fleet: of the run.
+            next_evaluation: learner steps at which the next evaluation is due.
+        """
         self._context = context
         self._fleet = fleet
+        self._next_evaluation = next_evaluation
         self._writer = CheckpointWriter(
             context.folder.checkpoints,
             context.config.checkpoint,
@@ -77,7 +84,7 @@ class Checkpoints:
 
         Args:
             now: `time.monotonic()`.
-            evaluating: whether an evaluation is in progress.
+            evaluating: whether an evaluation is in progress, or due.
         """
         yield from self.settle()
         context, inline = self._context, not self._context.runtime.parallel
@@ -88,9 +95,11 @@ class Checkpoints:
             return
         counters = context.counters
         if self._writer.due(now, counters.learner_steps, counters.transitions):
-            self.begin()
+            exact = inline and context.config.checkpoint.exact
+            self.begin(end_episodes=exact)
             if inline:
                 yield from self.settle()
+            if exact:
                 yield self._begin_attempt()
 
     def settle(self, timeout_s: float = 0.0) -> Iterator[Event]:
@@ -113,16 +122,22 @@ class Checkpoints:
             return False
         return True
 
-    def begin(self) -> None:
-        """Begin a checkpoint; inline it is written when this returns."""
+    def begin(self, end_episodes: bool = True) -> None:
+        """Begin a checkpoint; inline it is written when this returns.
+
+        Args:
+            end_episodes: inline, have actors store what they hold, and end: the last checkpoint of
+                an attempt. Otherwise they continue, and the steps that they hold are not saved.
+        """
         context, fleet = self._context, self._fleet
-        if not context.runtime.parallel:
+        if end_episodes and not context.runtime.parallel:
             self._end_episodes()
         counters = context.counters
         counters.wall_s = context.records.wall_s
         state = {
             "counters": asdict(counters),
             **context.records.state(),
+            "next_evaluation_steps": self._next_evaluation(),
             "limiter": context.limiter.state(),
             "incarnation": fleet.max_incarnation + 1,
             "config": context.config.model_dump(mode="json"),
@@ -174,7 +189,7 @@ class Checkpoints:
         return CheckpointWritten()
 
     def _begin_attempt(self) -> AttemptBegun:
-        """Inline: continue as a run that is resumed from the checkpoint just written.
+        """`checkpoint.exact`: continue as a run that is resumed from the checkpoint just written.
 
         So a run that was killed and resumed is, bit for bit, one that was not.
         """

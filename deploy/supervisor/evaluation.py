@@ -34,9 +34,14 @@ class Evaluation:
         """Whether an evaluation is in progress."""
         return self._fleet.evaluator is not None and self._fleet.evaluator.call is not None
 
+    @property
+    def pending(self) -> bool:
+        """Whether an evaluation is in progress, or due."""
+        return self.running or self._context.counters.learner_steps >= self.next_steps
+
     def begin_if_due(self) -> bool:
         """Begin an evaluation if one is due and none is in progress; whether it began."""
-        if self.running or self._context.counters.learner_steps < self.next_steps:
+        if self.running or not self.pending:
             return False
         self.begin()
         return True
@@ -87,14 +92,31 @@ class Evaluation:
         slot.consecutive_failures = 0
         every = context.config.evaluation.every_learner_steps
         newest_due = context.counters.learner_steps // every * every
+        if newest_due <= report.learner_steps:  # these very weights were evaluated
+            newest_due += every
         self.next_steps = max(self.next_steps + every, newest_due)
         if context.records.evaluation(report):
             yield BestScore(report)
 
+    def restore(self, next_steps: int | None) -> None:
+        """Continue from a checkpoint: an evaluation that was due then, or in progress, is due.
+
+        Args:
+            next_steps: `next_steps` in the checkpoint; None: it does not tell.
+        """
+        self.next_steps = self._next_multiple() if next_steps is None else next_steps
+        self.reschedule()
+
     def reschedule(self) -> None:
-        """Make the next evaluation due at the next multiple of its interval."""
+        """The learner may have fallen back: the next evaluation is due after its next interval.
+
+        One that is due already stays due.
+        """
+        self.next_steps = min(self.next_steps, self._next_multiple())
+
+    def _next_multiple(self) -> int:
         every = self._context.config.evaluation.every_learner_steps
-        self.next_steps = (self._context.counters.learner_steps // every + 1) * every
+        return (self._context.counters.learner_steps // every + 1) * every
 
     def begin_attempt(self) -> None:
         """Inline: the next evaluation starts an evaluator of its own."""
@@ -102,4 +124,3 @@ class Evaluation:
             with suppress(EnvironmentFailedError):
                 self._fleet.evaluator.client.close()
             self._fleet.evaluator = None
-        self.reschedule()

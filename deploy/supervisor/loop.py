@@ -94,7 +94,7 @@ class Supervisor:
         self.pool = ActorPool(context, fleet)
         self.autoscaler = ActorAutoscaler(context, fleet)
         self.evaluation = Evaluation(context, fleet)
-        self.checkpoints = Checkpoints(context, fleet)
+        self.checkpoints = Checkpoints(context, fleet, lambda: self.evaluation.next_steps)
         self.reports = Reports(context, fleet)
         self.control = Control(context, fleet, self._take_over)
         self.stall = StallDetector(context, fleet)
@@ -117,7 +117,7 @@ class Supervisor:
         held = sum(summary.result().size for summary in summaries)
         context.limiter.restore(state.limiter.model_dump(), held)
         context.begun = context.done
-        self.evaluation.reschedule()
+        self.evaluation.restore(state.next_evaluation_steps)
         self.stall.sampled_before = context.limiter.sampled
         self.checkpoints.resumed_from(checkpoint.name)
 
@@ -190,7 +190,7 @@ class Supervisor:
         self.control.poll(now)
         self.report_if_due()
         self.check_stall(now)
-        self._tell(self.checkpoints.write_if_due(now, self.evaluation.running))
+        self._tell(self.checkpoints.write_if_due(now, self.evaluation.pending))
 
     def _hand_out(self) -> bool:
         """Give work to idle parts, as far as the limiter lets them; whether any got some."""

@@ -11,7 +11,8 @@ from support.program import TINY_OPTIONS, reports_in
 NO_GOAL = ("--stop.score", "none")
 INLINE = (
     *("cartpole", "--inline", "--json", *TINY_OPTIONS, *NO_GOAL, "--replay.shards", "2"),
-    *("--checkpoint.every-learner-steps", "60", "--stop.learner-steps", "400"),
+    *("--checkpoint.every-learner-steps", "60", "--checkpoint.exact", "true"),
+    *("--stop.learner-steps", "400"),
     *("--evaluation.every-learner-steps", "200"),
 )
 ON_RAY = (

@@ -82,3 +82,16 @@ def test_a_falling_schedule_falls_with_env_steps_for_every_copy_alike(kind):
 def test_constant_is_its_start_for_ever():
     schedule = EpsilonSchedule(ExplorationConfig(kind="constant", start=0.3), 0, 1, 2)
     assert schedule.epsilons(0).tolist() == schedule.epsilons(10**6).tolist() == [0.3, 0.3]
+
+
+@pytest.mark.parametrize("kind", ["ladder", "exponential", "linear", "constant"])
+def test_all_actions_are_random_until_learning_can_start(kind):
+    config = ExplorationConfig(kind=kind, start=0.3, end=0.1)
+    schedule = EpsilonSchedule(config, 1, 3, 4, warmup=1000)
+    plain = EpsilonSchedule(config, 1, 3, 4)
+    assert schedule.epsilons(0).tolist() == [1.0] * 4
+    assert schedule.epsilons(999).tolist() == [1.0] * 4
+    assert schedule.epsilons(1000).tolist() == plain.epsilons(1000).tolist()
+    unasked = config.model_copy(update={"random_warmup": False})
+    off = EpsilonSchedule(unasked, 1, 3, 4, warmup=1000)
+    assert off.epsilons(0).tolist() == plain.epsilons(0).tolist()

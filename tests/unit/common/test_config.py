@@ -37,7 +37,10 @@ CONFIGS = st.fixed_dictionaries(
             }
         ),
         "network": st.fixed_dictionaries(
-            {"hidden": st.lists(st.integers(1, 10**9), max_size=4), "dueling": st.booleans()}
+            {
+                "hidden": st.lists(st.integers(1, 10**9), min_size=1, max_size=4),
+                "dueling": st.booleans(),
+            }
         ),
         "learner": st.fixed_dictionaries({"learning_rate": st.floats(1e-300, 1e300)}),
         "stop": st.fixed_dictionaries(
@@ -164,6 +167,7 @@ def test_the_configuration_cannot_be_changed():
         ({"network": {"hidden": [8, 0]}}, "network: hidden=[8, 0]: each layer"),
         ({"network": {"kind": "nature-cnn", "hidden": []}}, "network: hidden=[]: nature-cnn"),
         ({"network": {"kind": "notebook", "dueling": True}}, "network: dueling=true: "),
+        ({"network": {"dueling": True, "hidden": []}}, "network: dueling=true: needs at least one"),
         ({"network": {"kind": "transformer"}}, "network.kind='transformer': should be 'mlp'"),
         ({"seed": -1}, "seed=-1: "),
         ({"seed": 2**63}, f"seed={2**63}: "),

@@ -4,7 +4,14 @@ from torch import nn
 
 from common.config_sections import NetworkConfig
 from common.errors import UserError
-from common.networks import Dueling, QNetwork, choose_device, make_network
+from common.networks import (
+    Dueling,
+    QNetwork,
+    choose_device,
+    describe_device,
+    make_network,
+    shape_difference,
+)
 from common.types import EnvironmentSpec, FrameSpec
 
 VECTOR = EnvironmentSpec(FrameSpec((4,), "float32", 1.0), stack=1, num_actions=2, protocol={})
@@ -112,13 +119,53 @@ def test_pictures_are_scaled_in_the_network():
 
 
 def test_dueling_is_value_plus_advantage_less_its_mean():
-    head = Dueling(3, 4)
+    head = Dueling(3, 7, 4)
     features = torch.randn(5, 3)
     q = head(features)
     # Equation 9 of Wang et al. 2016: the mean over actions is the value, whatever the advantages.
     torch.testing.assert_close(q.mean(dim=1, keepdim=True), head.value(features))
     advantage = head.advantage(features)
     torch.testing.assert_close(q - q[:, :1], advantage - advantage[:, :1])
+
+
+def test_a_dueling_head_is_not_one_linear_layer():
+    # q of a linear head is affine in the features; two ReLU streams are not.
+    head = Dueling(3, 7, 4)
+    a, b = torch.randn(50, 3), torch.randn(50, 3)
+    middle = (head(a) + head(b)) / 2
+    assert (head((a + b) / 2) - middle).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("spec", "config", "expected"),
+    [
+        (VECTOR, NetworkConfig(hidden=(8,), dueling=True), [(4, 8), (8, 1), (4, 8), (8, 2)]),
+        (
+            VECTOR,
+            NetworkConfig(hidden=(16, 8), dueling=True),
+            [(4, 16), (16, 8), (8, 1), (16, 8), (8, 2)],
+        ),
+        # Wang et al. 2016, section 4.2: both streams have 512 units behind the convolutions.
+        (
+            ATARI,
+            NetworkConfig(kind="nature-cnn", hidden=(512,), dueling=True),
+            [(3136, 512), (512, 1), (3136, 512), (512, 6)],
+        ),
+    ],
+    ids=["one layer", "two layers", "pictures"],
+)
+def test_each_dueling_stream_has_a_hidden_layer_of_its_own(spec, config, expected):
+    assert linears(make_network(spec, config)) == expected
+
+
+def test_dueling_weights_of_an_older_release_are_named():
+    wanted = make_network(VECTOR, NetworkConfig(hidden=(8,), dueling=True)).state_dict()
+    given = {
+        "layers.3.value.weight": torch.zeros(1, 8),
+        "layers.3.advantage.weight": torch.zeros(2, 8),
+    }
+    difference = shape_difference(given, wanted)
+    assert "no hidden layer, since an earlier version" in difference
 
 
 def test_a_convolution_on_vectors_is_a_users_error():
@@ -161,6 +208,31 @@ def test_what_torchs_global_generator_did_before_does_not_matter():
     first = weights(12)
     torch.rand(7)
     assert torch.equal(weights(12), first)
+
+
+@pytest.mark.parametrize(
+    ("cuda", "reason"),
+    [
+        (None, "is a build without CUDA; install torch's CUDA build"),
+        ("12.6", "cannot use CUDA 12.6"),
+    ],
+)
+def test_auto_leaves_no_reserved_gpu_idle(monkeypatch, cuda, reason):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.version, "cuda", cuda)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    with pytest.raises(UserError, match=r"GPU 0 is reserved for the learner") as caught:
+        choose_device("auto")
+    assert reason in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert choose_device("cpu").type == "cpu"  # asked for by name
+    for none in ("", "-1"):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", none)
+        assert choose_device("auto").type == "cpu"
+
+
+def test_a_device_is_described_with_the_build_of_torch():
+    assert describe_device(torch.device("cpu")) == f"cpu, torch {torch.__version__}"
 
 
 def test_auto_chooses_cuda_exactly_when_there_is_one(monkeypatch):

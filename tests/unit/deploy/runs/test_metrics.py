@@ -72,6 +72,16 @@ def test_a_rate_is_known_however_far_reports_are_apart(apart_s):
     assert rate.per_s(50 * apart_s + 10) == 0.0
 
 
+def test_a_rate_is_never_negative_where_a_total_falls_back():
+    # A learner that is restored from a checkpoint counts from there again: 100 steps, then 40.
+    rate = Rate(window_s=10.0)
+    for second, count in enumerate([0.0, 50.0, 100.0, 40.0, 90.0, 140.0]):
+        rate.add(float(second), count)
+        assert rate.per_s(float(second)) >= 0
+    assert rate.increase == 200.0  # of work really done: 100 before, 100 after
+    assert rate.per_s(5.0) == pytest.approx(200.0 / 5)
+
+
 def test_a_rate_is_of_the_last_seconds_only_and_falls_when_nothing_happens():
     rate = Rate(window_s=10.0)
     assert rate.per_s(0.0) == 0.0

@@ -1,0 +1,154 @@
+"""Another user of the machine, beside a run on Ray: reaches nothing, and reads no token."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from support.program import CALM, TINY_OPTIONS, descendants, learner_steps_in, running, wait_for
+
+NOBODY = 65_534
+OTHER_USER = """
+import http.client, json, os, sys
+import grpc
+asked = json.load(sys.stdin)
+os.setgroups([]); os.setgid(asked["uid"]); os.setuid(asked["uid"])
+
+def submit(port, token):
+    "POST a job to Ray's job agent: the HTTP status, or None where no HTTP server answers."
+    headers = {"Content-Type": "application/json"}
+    if token:
+        headers["Authorization"] = f"Bearer {token}"
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    try:
+        body = json.dumps({"entrypoint": asked["entrypoint"]})
+        connection.request("POST", "/api/job_agent/jobs/", body, headers)
+        return connection.getresponse().status
+    except (OSError, http.client.HTTPException):
+        return None
+
+def alive(port, token):
+    "Ask Ray's control store whether it is alive: gRPC's status."
+    metadata = [("authorization", f"Bearer {token}")] if token else []
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        call = channel.unary_unary("/ray.rpc.NodeInfoGcsService/CheckAlive")
+        try:
+            call(b"", timeout=10, metadata=metadata)
+        except grpc.RpcError as error:
+            return error.code().name
+    return "OK"
+
+def readable(path):
+    try:
+        return open(path, "rb").read().decode("utf-8", "replace")
+    except OSError:
+        return None
+
+json.dump({
+    "jobs": [[port, submit(port, asked["token"])] for port in asked["ports"]],
+    "alive": alive(asked["gcs"], asked["token"]),
+    "environments": [pid for pid in asked["pids"] if readable(f"/proc/{pid}/environ")],
+    "commands": "".join(readable(f"/proc/{pid}/cmdline") or "" for pid in asked["pids"]),
+}, sys.stdout)
+"""
+
+
+def as_user(uid: int, **asked):
+    """What a process of another user finds out; see `OTHER_USER`."""
+    # It imports as root, since the other user may not read the Python environment.
+    done = subprocess.run(
+        [sys.executable, "-c", OTHER_USER],
+        input=json.dumps({"uid": uid, **asked}),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def listeners_of(processes) -> dict[tuple[str, int], str]:
+    """Address and port of each listening TCP socket, with the name of its process."""
+    return {
+        (found.laddr.ip, found.laddr.port): process.name()
+        for process in processes
+        for found in process.net_connections(kind="tcp")
+        if found.status == psutil.CONN_LISTEN
+    }
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can play another user")
+def test_another_user_can_run_no_code_in_a_local_run_and_reads_no_token(tmp_path):
+    home, run = tmp_path / "home", tmp_path / "run"
+    home.mkdir()
+    tmp_path.chmod(0o755)
+    mark = Path("/tmp") / f"mark-{os.getpid()}-{os.urandom(4).hex()}"
+    with running(
+        *("train", "cartpole", "--run-dir", str(run), *TINY_OPTIONS, *CALM),
+        env={"HOME": str(home)},
+    ) as process:
+        wait_for(lambda: learner_steps_in(run) > 0 or process.poll() is not None)
+        processes = [psutil.Process(process.pid), *descendants(process)]
+        listeners = listeners_of(processes)
+        (gcs,) = [port for (_, port), name in listeners.items() if name == "gcs_server"]
+        (raylet,) = [one for one in processes if one.name() == "raylet"]
+        token = raylet.environ()["RAY_AUTH_TOKEN"]
+        asked = {
+            "ports": sorted({port for _, port in listeners}),
+            "gcs": gcs,
+            "pids": [one.pid for one in processes],
+            "entrypoint": f"touch {mark}",
+        }
+
+        # What listens, listens on the loopback address alone.
+        assert {ip for ip, _ in listeners} <= {"127.0.0.1", "::1"}, listeners
+        here = {socket.gethostbyname(socket.gethostname())} - {"127.0.0.1", "127.0.1.1"}
+        for address in here:
+            for port in asked["ports"]:
+                with (
+                    pytest.raises(ConnectionRefusedError),
+                    socket.create_connection((address, port), 5),
+                ):
+                    pass
+
+        for wrong in ("", "f" * 64):
+            found = as_user(NOBODY, token=wrong, **asked)
+            assert 401 in {status for _, status in found["jobs"]}, "the job agent was not found"
+            assert 200 not in {status for _, status in found["jobs"]}, found["jobs"]
+            assert found["alive"] == "UNAUTHENTICATED"
+            assert found["environments"] == []
+            assert token not in found["commands"]
+        assert not mark.exists()
+
+        # The same request with the token runs the command: the test asks at the right place.
+        found = as_user(0, token=token, **asked)
+        assert 200 in {status for _, status in found["jobs"]}, found["jobs"]
+        assert found["alive"] == "OK"
+        wait_for(mark.exists, 60)
+        mark.unlink()
+
+        # No file has the token: neither the home folder nor Ray's own, nor the run's.
+        session = Path(os.environ.get("RAY_TMPDIR", "/tmp")) / "ray"
+        for folder in (home, run, session):
+            for path in folder.rglob("*"):
+                if path.is_file() and not path.is_symlink():
+                    assert token.encode() not in path.read_bytes(), path
+
+
+def test_a_run_without_a_token_needs_the_key(tmp_path):
+    with running(
+        *("train", "cartpole", "--run-dir", str(tmp_path / "run"), *TINY_OPTIONS),
+        env={"RAY_AUTH_MODE": "disabled"},
+    ) as process:
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert "RAY_AUTH_MODE=disabled: without a token every user" in err.splitlines()[-1]
+    assert "--security.allow-no-token true" in err
