@@ -21,13 +21,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
-from safetensors.numpy import save as save_tensors
 
 from common.errors import CheckpointError, StorageError, UnreadableError
 from common.storage import Storage, is_name
+from common.tensor_file import tensor_bytes
 from common.types import Array
 
 MANIFEST = "manifest.json"
@@ -173,7 +172,7 @@ class CheckpointStore:
             OSError: a write failed, or a file of another part is missing. Earlier checkpoints are
                 intact, and the files of this one are removed.
         """
-        own = {f"{name}/{group}{TENSORS}": _tensor_bytes(t) for group, t in tensors.items()}
+        own = {f"{name}/{group}{TENSORS}": tensor_bytes(t) for group, t in tensors.items()}
         own[f"{name}/{STATE}"] = json.dumps(dict(state), indent=1).encode()
         manifest = {**(files or {}), **{path: entry_of(data) for path, data in own.items()}}
         own[f"{name}/{MANIFEST}"] = json.dumps(manifest, indent=1).encode()
@@ -374,9 +373,3 @@ def _number(folder: str) -> int:
 
 def _manifests_first(name: str) -> bool:
     return not name.endswith(f"/{MANIFEST}")
-
-
-def _tensor_bytes(tensors: Mapping[str, Array]) -> bytes:
-    # safetensors writes raw memory: it needs C order, which channels last is not.
-    data: bytes = save_tensors({n: np.asarray(array, order="C") for n, array in tensors.items()})
-    return data

@@ -18,6 +18,7 @@ from deploy.launch.run import run_parts
 from deploy.reporting.view import ProgressView, SilentView
 from deploy.runs.checkpoint_schema import RunState, check_restorable, check_state, parse_state
 from deploy.runs.folder import RunFolder, is_run
+from deploy.runs.records import restore_records
 
 
 def resume(
@@ -142,6 +143,10 @@ def fetch_run(url: str) -> Path:
     except (ValueError, TypeError) as error:  # env.kwargs may hold any JSON value
         raise UserError(f"{checkpoint}: its config cannot be written ({error})") from None
     RunFolder.create(path, config)
+    try:
+        restore_records(storage, path)
+    except OSError as error:
+        raise UserError(f"{url}: the run's records cannot be restored ({error})") from None
     return path
 
 

@@ -29,6 +29,8 @@ from deploy.runtime.connect import as_user_errors
 from deploy.runtime.preflight import check_storage
 from deploy.supervisor.loop import Supervisor
 
+RECORDS_S = 30.0
+"""Time limit for the last copy of a run's records into its checkpoint storage."""
 ATTEMPT_STRIDE = 1 << 16
 """Incarnations reserved for one attempt of a run; the next attempt begins with the next ones."""
 
@@ -57,6 +59,7 @@ def run_parts(
     try:
         with folder.lock(), _without_stale_changes(folder):
             events.open_log(folder.path / LOG)
+            folder.records.failed = lambda line: events.notify(line, logging.WARNING)
             with _logged(events):
                 supervisor = _supervisor(folder, spec, checkpoint, runtime, events, started_s, mode)
                 with stop_on_signals(supervisor.request_stop, events.notify):
@@ -70,6 +73,12 @@ def run_parts(
                     return summary
     finally:
         events.close()
+        if not folder.records.finish(RECORDS_S):
+            view.notify(
+                f"{folder.checkpoints.storage.url}: the newest records of the run are not copied "
+                f"there; they are in {folder.path}",
+                logging.WARNING,
+            )
 
 
 def _supervisor(

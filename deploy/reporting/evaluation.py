@@ -52,7 +52,10 @@ def load_weights(folder: RunFolder, which: str) -> tuple[Array, str]:
         if name.startswith("policy.")
     }
     steps = state.learner.learner_steps
-    return wire.encode(tensors, {"learner_steps": steps}), f"checkpoint {checkpoint.name}"
+    source = f"checkpoint {checkpoint.name}"
+    if which == "best" and state.best_score is not None:
+        source += f" (weights of the best evaluation, score {state.best_score:g}, are missing)"
+    return wire.encode(tensors, {"learner_steps": steps}), source
 
 
 def check_weights(weights: Array, spec: EnvironmentSpec, config: Config, source: str) -> None:

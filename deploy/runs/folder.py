@@ -25,7 +25,6 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file
-from safetensors.numpy import save as save_tensors
 
 from common import wire
 from common.checkpoint import CheckpointStore
@@ -33,9 +32,11 @@ from common.config import Config
 from common.config_text import build, load_toml, merge, to_toml
 from common.errors import UserError
 from common.storage import open_storage, write_atomically
+from common.tensor_file import tensor_bytes
 from common.types import Array, EvaluationReport
 from deploy.runs.checkpoint_schema import check_state
 from deploy.runs.log import last_events
+from deploy.runs.records import RecordsCopy
 
 CONFIG = "config.toml"
 METRICS = "metrics.jsonl"
@@ -67,6 +68,7 @@ class RunFolder:
         self.checkpoints = CheckpointStore(
             open_storage(url), config.checkpoint.keep, check_state, config.checkpoint.replay
         )
+        self.records = RecordsCopy(path, self.checkpoints.storage if storage is not None else None)
         self._made = False  # this object created the folder itself
 
     @classmethod
@@ -135,8 +137,16 @@ class RunFolder:
             "version": str(report.version),
             "env_id": self.config.env.id,
         }
-        # safetensors needs contiguous arrays; those in wire format are.
-        write_atomically(self.path / BEST, save_tensors(tensors, meta))
+        write_atomically(self.path / BEST, tensor_bytes(tensors, meta))
+        self.records.request()
+
+    def best_score(self) -> float | None:
+        """Score of the kept weights; None if there are none, or the file cannot be read."""
+        try:
+            best = self.load_best()
+            return float(best[1]["score"]) if best is not None else None
+        except (UserError, KeyError, ValueError):
+            return None
 
     def load_best(self) -> tuple[Array, dict[str, str]] | None:
         """Weights (wire format) and their metadata; None before the first evaluation.

@@ -97,6 +97,8 @@ class RunStatistics:
         # Seconds when acting and learning began in this attempt; mean rates start there.
         self._acting_since: float | None = None
         self._learning_since: float | None = None
+        self._checkpoints_failed = 0
+        self._checkpoint_at_s = math.nan
 
     def restore(self, state: RunState) -> None:
         """Continue from the counters and scores of a checkpoint."""
@@ -172,6 +174,11 @@ class RunStatistics:
         """Count a checkpoint that took `wall_s` seconds to write."""
         self._checkpoints += 1
         self._checkpoint_s = wall_s
+        self._checkpoint_at_s = time.monotonic()
+
+    def checkpoint_failed(self) -> None:
+        """Count a checkpoint that could not be written."""
+        self._checkpoints_failed += 1
 
     def learner_steps_per_s(self, now: float) -> float:
         """Rate of the learner over the last seconds before `now`."""
@@ -224,7 +231,9 @@ class RunStatistics:
             "restarts": counters.restarts,
             "dropped": counters.dropped,
             "checkpoints": self._checkpoints,
+            "checkpoints_failed": self._checkpoints_failed,
             "checkpoint_s": self._checkpoint_s,
+            "checkpoint_age_s": round(now - self._checkpoint_at_s, 1),
             "actors_up": actors_up,
             **self._busy_line(now),
             "limiter": limiter.explain(),
@@ -254,6 +263,7 @@ class RunStatistics:
         epsilons = [report.epsilon for report in self._actors.values()] if complete else []
         return {
             "epsilon": _mean(epsilons),
+            "device": learner.device if learner else None,
             "loss": reported("loss"),
             "mean_q": reported("mean_q"),
             "td_error": reported("td_error"),
@@ -312,6 +322,7 @@ class RunStatistics:
             "samples_per_insert": round(limiter.ratio, 3),
             "score": _rounded(self.score, 3),
             "score_episodes": len(evaluation.returns) if evaluation else 0,
+            "device": self._learner.device if self._learner else None,
             "score_epsilon": self._config.evaluation.epsilon,
             "best_score": _rounded(self.best_score, 3),
             "restarts": counters.restarts,

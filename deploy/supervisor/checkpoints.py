@@ -173,6 +173,7 @@ class Checkpoints:
         # CheckpointError: of a shard that could not be restored from another checkpoint.
         if not isinstance(error, (OSError, RemoteDiedError, CheckpointError)):
             raise error
+        context.records.checkpoint_failed()
         message = f"checkpoint could not be written: {error}"
         if isinstance(error, OSError) and context.config.checkpoint.on_failure == "stop":
             raise RunFailedError(message) from error

@@ -113,6 +113,7 @@ class Supervisor:
         context, state = self.context, parse_state(checkpoint)
         self.restore_source.expected = True
         context.records.restore(state)
+        self.reports.restore_best(state.best_score)
         summaries = [shard.client.summary() for shard in self.fleet.shards]
         held = sum(summary.result().size for summary in summaries)
         context.limiter.restore(state.limiter.model_dump(), held)
@@ -295,6 +296,7 @@ class Supervisor:
                 self.reports.save_best(evaluation)
             case events.CheckpointWritten():
                 self.restore_source.expected = True
+                self.context.folder.records.request()
             case events.AttemptBegun(incarnation):
                 self.pool.begin_attempt(incarnation)
                 self.evaluation.begin_attempt()

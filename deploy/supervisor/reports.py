@@ -88,6 +88,24 @@ class Reports:
         """Keep the weights of the best evaluation."""
         self.record(partial(self._context.folder.save_best, report))
 
+    def restore_best(self, saved: float | None) -> None:
+        """Continue with the best weights in the run folder, never with a worse policy instead.
+
+        Their score decides, not that of the checkpoint: the run may have found better weights
+        after it, and a folder that was created anew may lack them.
+
+        Args:
+            saved: best score by the checkpoint.
+        """
+        context, kept = self._context, self._context.folder.best_score()
+        context.records.best_score = -math.inf if kept is None else kept
+        if saved is not None and kept is None:
+            context.notify(
+                f"the weights of the best evaluation (score {saved:g}) are missing from "
+                f"{context.folder.path}; the next evaluation counts as the best",
+                logging.WARNING,
+            )
+
     def record(self, write: Callable[[], None]) -> None:
         """Write a file that the run does not depend on; warn once in a row if that fails."""
         try:
