@@ -62,6 +62,7 @@ class CountersState(_Part):
     samples: _Count = 0
     evaluations: _Count = 0
     restarts: _Count = 0
+    lost_with_nodes: _Count = 0
     dropped: _Count = 0
     wall_s: Annotated[float, Field(ge=0)] = 0.0
 

@@ -7,23 +7,21 @@ import math
 import time
 from collections import deque
 from collections.abc import Collection
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from common.config import Config
 from common.types import (
-    PRIORITIES,
-    TIMES,
     ActorReport,
     Array,
     Episode,
     EvaluationReport,
     LearnerReport,
     ShardStatistics,
-    ShardSummary,
 )
 from deploy.runs.checkpoint_schema import RunState
 from deploy.runs.metrics import MIN_RATE_S, Rate
+from deploy.runs.shard_statistics import over_all_shards, plain
 from replay_server.rate_limiter import RateLimiter
 
 RECENT_EPISODES = 100
@@ -32,7 +30,10 @@ RECENT_EPISODES = 100
 
 @dataclass(slots=True)
 class Counters:
-    """Totals of a run, saved with every checkpoint."""
+    """Totals of a run, saved with every checkpoint.
+
+    `restarts` are of parts; `lost_with_nodes` are those among them whose node was gone.
+    """
 
     env_steps: int = 0
     frames: int = 0
@@ -42,6 +43,7 @@ class Counters:
     samples: int = 0
     evaluations: int = 0
     restarts: int = 0
+    lost_with_nodes: int = 0
     dropped: int = 0
     wall_s: float = 0.0
 
@@ -166,8 +168,8 @@ class RunStatistics:
     def replay(self, shards: list[ShardStatistics]) -> None:
         """Add statistics of all shards; the next report line contains them."""
         self._statistics = {
-            "shards": [_plain(one) for one in shards],
-            "all": _plain(over_all_shards(shards)),
+            "shards": [plain(one) for one in shards],
+            "all": plain(over_all_shards(shards)),
         }
 
     def checkpoint(self, wall_s: float) -> None:
@@ -229,6 +231,7 @@ class RunStatistics:
             **self._learner_line(),
             "replay": self._statistics,
             "restarts": counters.restarts,
+            "lost_with_nodes": counters.lost_with_nodes,
             "dropped": counters.dropped,
             "checkpoints": self._checkpoints,
             "checkpoints_failed": self._checkpoints_failed,
@@ -238,6 +241,8 @@ class RunStatistics:
             **self._busy_line(now),
             "limiter": limiter.explain(),
             "limiter_waiting": limiter.waiting,
+            "actors_waiting": float(limiter.waiting == "actors"),
+            "learner_waiting": float(limiter.waiting == "learner"),
             "limiter_waiting_s": round(limiter.waiting_s, 3),
             "returns_by_epsilon": _by_epsilon(self._window.episodes),
             "episodes": [[e.ret, e.length, round(e.epsilon, 6)] for e in self._window.episodes],
@@ -264,6 +269,7 @@ class RunStatistics:
         return {
             "epsilon": _mean(epsilons),
             "device": learner.device if learner else None,
+            "learner_on_gpu": float(learner.device.startswith("cuda")) if learner else math.nan,
             "loss": reported("loss"),
             "mean_q": reported("mean_q"),
             "td_error": reported("td_error"),
@@ -329,43 +335,6 @@ class RunStatistics:
             "dropped": counters.dropped,
             "weights_sha256": hash_arrays(policy),
         }
-
-
-def over_all_shards(shards: list[ShardStatistics]) -> ShardStatistics:
-    """Statistics of the whole memory: sums of counts, and means over all sampled items.
-
-    The age of an item is counted in inserts into its own shard.
-    """
-    summaries = [one.summary for one in shards]
-    totals = {
-        name: sum(getattr(summary, name) for summary in summaries)
-        for name in ShardSummary.__dataclass_fields__
-        if name not in ("shard", "incarnation")
-    }
-    drawn = sum(one.drawn for one in shards)
-    return ShardStatistics(
-        summary=ShardSummary(shard=-1, incarnation=-1, **totals),
-        times_sampled=[
-            sum(counts) for counts in zip(*(s.times_sampled for s in shards), strict=True)
-        ],
-        priorities=[sum(counts) for counts in zip(*(s.priorities for s in shards), strict=True)],
-        drawn=drawn,
-        age=sum(s.age * s.drawn for s in shards) / max(1, drawn),
-        version_lag=sum(s.version_lag * s.drawn for s in shards) / max(1, drawn),
-    )
-
-
-def _plain(statistics: ShardStatistics) -> dict[str, Any]:
-    """Statistics as JSON values; a histogram maps each bin to its count."""
-    summary = {k: v for k, v in asdict(statistics.summary).items() if v != -1}
-    return {
-        **summary,
-        "drawn": statistics.drawn,
-        "age": round(statistics.age, 1),
-        "version_lag": round(statistics.version_lag, 3),
-        "times_sampled": dict(zip(TIMES, statistics.times_sampled, strict=True)),
-        "priorities": dict(zip(PRIORITIES, statistics.priorities, strict=False)),
-    }
 
 
 def hash_arrays(arrays: dict[str, Array]) -> str:

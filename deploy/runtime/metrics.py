@@ -9,7 +9,7 @@ from deploy.runtime import ray_metrics
 
 COUNTERS = (
     *("env_steps", "frames", "transitions", "learner_steps", "episodes_total", "restarts"),
-    *("dropped", "checkpoints"),
+    *("lost_with_nodes", "dropped", "checkpoints", "checkpoints_failed"),
 )
 """Numbers of a report that only grow."""
 PREFIX = "raydqn_"

@@ -111,6 +111,7 @@ class Recovery:
             progressed = steps > self._failed_at_steps
             self._failed_at_steps = max(self._failed_at_steps, steps)
         of_node = isinstance(error, RemoteDiedError) and error.machine
+        self._context.counters.lost_with_nodes += of_node
         slot.consecutive_failures = 1 if progressed else slot.consecutive_failures + (not of_node)
 
     def _fill(self, slot: Slot[Any]) -> Iterator[Event]:

@@ -1,4 +1,4 @@
-"""The Grafana dashboard loads, and queries metrics that exist."""
+"""The Grafana dashboard loads; it and the alert rules query metrics that exist."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from deploy.launch.presets import make_config
 from deploy.launch.train import train
 from deploy.runs.metrics import read_metrics
 from deploy.runtime.metrics import metric_name
-from support.grafana import DASHBOARD, queried_metrics
+from support.grafana import DASHBOARD, alert_rules, alerted_metrics, queried_metrics
 from support.program import TINY
 
 
@@ -25,6 +25,7 @@ def test_every_panel_queries_numbers_of_a_report(tmp_path):
     }
     assert len(queried_metrics()) > 10
     assert queried_metrics() <= numbers
+    assert alerted_metrics() <= numbers
 
 
 def test_grafana_can_import_the_dashboard():
@@ -37,3 +38,14 @@ def test_grafana_can_import_the_dashboard():
     assert used == variables == {"datasource", "run"}
     places = [tuple(panel["gridPos"].values()) for panel in dashboard["panels"]]
     assert len(set(places)) == len(places), "no panel hides another"
+
+
+def test_each_alert_rule_has_what_prometheus_and_its_reader_need():
+    rules = alert_rules()
+    assert len({rule["alert"] for rule in rules}) == len(rules) >= 5
+    for rule in rules:
+        assert rule.keys() <= {"alert", "expr", "for", "labels", "annotations"}
+        assert rule["labels"]["severity"] in ("warning", "critical")
+        assert "{{ $labels.run }}" in rule["annotations"]["summary"]
+        assert rule["annotations"]["description"]
+        assert rule["expr"].count("(") == rule["expr"].count(")")
