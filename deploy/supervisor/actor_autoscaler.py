@@ -42,7 +42,7 @@ class ActorAutoscaler:
         auto = not self._context.folder.config.actors.count
         if auto:
             count = self._count(now)
-            if count is not None and count != len(self._fleet.actors):
+            if count is not None and count != self._context.config.actors.count:
                 yield ActorCountDue(count)
         else:
             self._capacity = None  # the answer to a question that no longer matters
@@ -68,7 +68,7 @@ class ActorAutoscaler:
             return None  # asked again
         # Two answers must agree on fewer actors: resources of a part that exited are free later.
         before, self._capacity_before = self._capacity_before, capacity
-        count = len(fleet.actors)
+        count = self._context.config.actors.count  # the pool may still grow to it
         return capacity if capacity >= count else min(count, max(capacity, before))
 
     def actor_to_move(self, now: float, once: bool) -> Slot[ActorClient] | None:

@@ -12,6 +12,9 @@ from deploy.supervisor.context import Context
 from deploy.supervisor.fleet import Fleet, actor_slot
 from deploy.supervisor.slots import Slot
 
+GROWTH_PER_TICK = 50
+"""Actors that one tick of the loop adds: a remote takes a few milliseconds to request."""
+
 
 class ActorPool:
     """Changes the number and the nodes of the fleet's actors."""
@@ -24,7 +27,7 @@ class ActorPool:
     def resize(self) -> None:
         """Add or remove actors, up or down to the configured number."""
         context, count = self._context, self._context.config.actors.count
-        self._grow(count)
+        self.grow()
         idle = self._shrink(count)
         self._set_actor_count()
         context.records.resize(context.config)
@@ -34,9 +37,13 @@ class ActorPool:
             else:  # pending placement: it holds nothing
                 context.runtime.kill(slot.handle)
 
-    def _grow(self, count: int) -> None:
-        """Add actors. A removed index gets a new incarnation: no random stream repeats."""
+    def grow(self) -> None:
+        """Add missing actors, up to `GROWTH_PER_TICK`: between them the loop sees to all else.
+
+        A removed index gets a new incarnation: no random stream repeats.
+        """
         fleet, program = self._fleet, self._context.program
+        count = min(self._context.config.actors.count, len(fleet.actors) + GROWTH_PER_TICK)
         for index in range(len(fleet.actors), count):
             incarnation = max(fleet.retired.get(index, -1) + 1, program.incarnation)
             handle = program.spawn_actor(index, incarnation)

@@ -185,6 +185,7 @@ class Supervisor:
         self.settle(ready, restart_actors=True)
         now = time.monotonic()
         self.tend(now, self.fleet.env_workers)
+        self.pool.grow()
         self.pool.kill_late(now)
         self.autoscale(now)
         self.control.look(now)
