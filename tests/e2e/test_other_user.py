@@ -16,7 +16,7 @@ from support.program import CALM, TINY_OPTIONS, descendants, learner_steps_in, r
 
 NOBODY = 65_534
 OTHER_USER = """
-import http.client, json, os, sys
+import encodings.idna, http.client, json, os, sys
 import grpc
 asked = json.load(sys.stdin)
 os.setgroups([]); os.setgid(asked["uid"]); os.setuid(asked["uid"])
@@ -109,7 +109,7 @@ def test_another_user_can_run_no_code_in_a_local_run_and_reads_no_token(tmp_path
         }
 
         # What listens, listens on the loopback address alone.
-        assert {ip for ip, _ in listeners} <= {"127.0.0.1", "::1"}, listeners
+        assert {ip for ip, _ in listeners} <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}, listeners
         here = {socket.gethostbyname(socket.gethostname())} - {"127.0.0.1", "127.0.1.1"}
         for address in here:
             for port in asked["ports"]:

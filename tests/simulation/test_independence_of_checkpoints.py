@@ -37,9 +37,10 @@ def test_a_run_learns_the_same_whatever_the_interval_of_its_checkpoints(summarie
 
 def test_an_episode_may_outlast_any_number_of_checkpoints(tmp_path):
     # A checkpoint every 10 learner steps: 20 env steps of each of 4 copies lie between two
-    # checkpoints, and an episode of Sleep-v0 has 100.
-    over = {"env": {"id": "deploy.bench.sleep_env:Sleep-v0"}, "actors": {"envs": 4}}
-    config = config_of(10, **over, stop={"learner_steps": 150}, evaluation={"episodes": 1})
+    # checkpoints, and an episode of Sleep-v0 has 200.
+    env = {"id": "deploy.bench.sleep_env:Sleep-v0", "kwargs": {"step_s": 0.0}}
+    over = {"env": env, "evaluation": {"every_learner_steps": 10**6, "episodes": 1, "envs": 1}}
+    config = config_of(10, **over, stop={"learner_steps": 150})
     assert config.exact_episode_steps == 20
     summary = train(config, tmp_path / "kept")
     assert summary["episodes"] > 0
@@ -72,7 +73,9 @@ def test_an_evaluation_that_is_due_with_a_checkpoint_takes_place(tmp_path, exact
         take(report),
     )[1]
     supervisor.run()
-    assert evaluated == [50, 100, 150, 200]
+    # Due at multiples of 50; a call of the learner's may be 10 steps long.
+    assert [steps // 50 for steps in evaluated] == [1, 2, 3, 4]
+    assert all(steps % 50 < 10 for steps in evaluated)
 
 
 def test_an_evaluation_that_was_due_when_the_run_was_saved_takes_place_after_a_resume(tmp_path):
