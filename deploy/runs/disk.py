@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable
 
 MAX_WAITING = 2_000
-"""Writes that wait, at the most; the oldest are dropped first. At one report a second: half an hour."""
+"""Writes that wait, at the most, half an hour of reports; the oldest are dropped first."""
 
 Write = Callable[[], None]
 
