@@ -16,6 +16,7 @@ from deploy.runtime.api import Runtime
 from deploy.runtime.connect import as_user_errors, joined_cluster
 from deploy.runtime.inline import InlineRuntime
 from deploy.runtime.local import local_ray
+from deploy.runtime.local_security import OPEN_WARNING, check_token_mode
 from deploy.runtime.preflight import check_memories
 from deploy.runtime.ray_actor import collecting_no_garbage
 
@@ -75,6 +76,8 @@ def _start_ray(
     Ray needs seconds to start and mostly waits. A thread imports torch in that time; Ray starts in
     this thread, because its processes end with the thread that started them.
     """
+    if check_token_mode(config.security.allow_no_token):
+        events.notify(OPEN_WARNING, logging.WARNING)
     events.notify("starting Ray …")
     with deferred_signals() as received, ThreadPoolExecutor(1) as pool:
 

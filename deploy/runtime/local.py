@@ -115,6 +115,8 @@ def _settings() -> dict[str, str]:
     """Environment variables of Ray's processes."""
     return {
         "RAY_USAGE_STATS_ENABLED": "0",
+        # See `loopback_only`: the same for Ray's own processes.
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
         # Ray starts workers at niceness 15: beside any other load they would starve.
         "RAY_worker_niceness": "0",
         # Ray would keep a record of each of the last 100,000 calls: 40 MiB within half an hour.

@@ -26,6 +26,7 @@ from common.handles import Future
 from common.parts import PartId
 from common.version import VERSION
 from deploy.runtime.api import Place
+from deploy.runtime.ray_private import name_process
 
 PR_SET_PDEATHSIG = 1
 NODE_DIED = "its node has died"
@@ -74,6 +75,7 @@ class PartHost:
         self._error: BaseException | None = None
         end_with_parent()
         type(self).__name__ = name  # Ray names the process after the class; here is no other remote
+        name_process(f"ray::{name}.__init__")
         try:
             if version != VERSION:
                 raise UserError(

@@ -12,6 +12,7 @@ them up in the installed Ray, and finds private imports of Ray's in any other fi
 | `resources_left` | `state.available_resources_per_node` | 2.44 to 2.60 | never |
 | `processes_in_own_groups` | `services.ConsolePopen` | 2.44 to 2.60 | never |
 | `loopback_only` | `ray_constants.ENABLE_RAY_CLUSTER` | 2.44 to 2.60 | never |
+| `name_process` | `_raylet.setproctitle` | 2.44 to 2.60 | never |
 | `reload_token` | `_raylet.AuthenticationTokenLoader`, `_raylet.Config` | 2.52 to 2.60 | never |
 | `grpc_channel` | `grpc_utils.init_grpc_channel` | 2.52 to 2.60 | 2.52, from `_private.utils` |
 | `grpc_channel` | `ray_constants.GLOBAL_GRPC_OPTIONS` | 2.44 to 2.60 | never |
@@ -69,6 +70,11 @@ PRIVATE_NAMES = (
         "ray._raylet",
         "AuthenticationTokenLoader",
         "2.52 to 2.60 have it; without it a process that has imported Ray keeps its first token",
+    ),
+    PrivateName(
+        "ray._raylet",
+        "setproctitle",
+        "2.44 to 2.60 have it; without it a part's process has no name while the part is created",
     ),
     PrivateName("ray._raylet", "Config", "2.44 to 2.60 have it; it holds the mode of the token"),
     PrivateName(
@@ -199,6 +205,15 @@ def loopback_only() -> Iterator[None]:
         yield
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+def name_process(name: str) -> None:
+    """Show a name in process lists; Ray does so after each call, with the name of the class."""
+    from ray import _raylet
+
+    set_title = getattr(_raylet, "setproctitle", None)
+    if set_title is not None:
+        set_title(name)
 
 
 def reload_token() -> None:
