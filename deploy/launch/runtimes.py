@@ -18,6 +18,7 @@ from deploy.runtime.inline import InlineRuntime
 from deploy.runtime.local import local_ray
 from deploy.runtime.preflight import check_memories
 from deploy.runtime.ray_actor import collecting_no_garbage
+from deploy.runtime.ray_private import messages_to
 
 
 def describe_runtime(inline: bool, address: str | None) -> str:
@@ -55,7 +56,8 @@ def open_runtime(
         with joined_cluster(address, config, events, run) as runtime:
             with as_user_errors(f"--address={address}"):
                 check_memories(config, spec, runtime)
-            yield runtime
+            with messages_to(events.record_ray):
+                yield runtime
         return
     check_memory(config, spec, on_ray=not inline)  # before a part allocates any
     if inline:

@@ -255,26 +255,23 @@ def test_a_signal_to_the_whole_group_in_the_middle_of_a_save_with_a_part_that_ha
     assert not saving(run)
 
 
-@pytest.mark.parametrize(
-    ("number", "word"), [(signal.SIGTERM, "terminated"), (signal.SIGINT, "interrupted")]
-)
-def test_a_signal_while_ray_starts_is_told_at_once_and_leaves_no_process_behind(
-    tmp_path, number, word
-):
+def test_a_signal_while_ray_starts_is_told_at_once_and_leaves_no_process_behind(tmp_path):
     run = tmp_path / "run"
     with running(
         *("train", "cartpole", "--run-dir", str(run), *TINY_OPTIONS), own_group=True
     ) as process:
         started = wait_for(lambda: descendants(process))
-        os.killpg(process.pid, number)
+        os.killpg(process.pid, signal.SIGINT)
         begin = time.monotonic()
         lines = iter(process.stdout.readline, "")
         told = next(line for line in lines if "while Ray starts" in line)
         told_s = time.monotonic() - begin
-        assert told == f"{word} ({number.name}) while Ray starts: ending its processes …\n"
+        assert told == "interrupted (SIGINT) while Ray starts: ending its processes …\n"
         assert told_s < 5, "within a second, where no other test takes the cores"
+        os.killpg(process.pid, signal.SIGTERM)  # on it, Ray raises SystemExit
         # A start that fails is not noticed before its 30 s are over.
-        _, err = process.communicate(timeout=90)
+        out, err = process.communicate(timeout=90)
+        assert "while Ray starts" not in out, "told once"
         assert process.returncode == 130
         assert err == "raydqn: stopped before the run began; nothing to resume\n"
         assert_all_gone(started)
