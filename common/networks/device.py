@@ -57,11 +57,12 @@ def _check_no_gpu_is_idle() -> None:
     reserved = os.environ.get(RESERVED, "").strip()
     if reserved in ("", "-1", "NoDevFiles"):
         return
-    if torch.version.cuda is None:
+    cuda = getattr(torch.version, "cuda", None)  # stubs of a CPU build know None only
+    if cuda is None:
         reason = "is a build without CUDA"
         advice = "install torch's CUDA build on that node (https://pytorch.org/get-started)"
     else:
-        reason = f"cannot use CUDA {torch.version.cuda} ({_cuda_error()})"
+        reason = f"cannot use CUDA {cuda} ({_cuda_error()})"
         advice = "install a driver that is new enough for it, or a torch built for an older CUDA"
     raise UserError(
         f"learner.device=auto: GPU {reserved} is reserved for the learner ({RESERVED}), but torch "
@@ -71,7 +72,7 @@ def _check_no_gpu_is_idle() -> None:
 
 def _cuda_error() -> str:
     try:
-        torch.cuda.init()
+        torch.cuda.init()  # type: ignore[no-untyped-call]
     except (RuntimeError, AssertionError) as error:
         return str(error).splitlines()[0].rstrip(".")
     return "no device answers"

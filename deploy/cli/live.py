@@ -88,10 +88,11 @@ def _status(options: argparse.Namespace, _: Overrides) -> int:
         if options.run_folder is None:
             raise UserError("status: name the folder of a run, or the --address of a cluster")
         from deploy.runs.folder import RunFolder
+        from deploy.runs.status import read_ended, read_status
 
         folder = RunFolder.open(path(options.run_folder))
         running = folder.is_running()
-        found = [folder.read_status() if running else folder.read_ended()]
+        found = [read_status(folder) if running else read_ended(folder)]
     else:
         from deploy.control.client import statuses_at
 
@@ -121,8 +122,8 @@ def _chaos(options: argparse.Namespace, overrides: Overrides) -> int:
 
 
 COMMANDS = (
-    Command("set", "change a run while it goes on", _change, _add_run, Keys.LIVE),
-    Command("scale", "give a run more actors, or fewer, while it goes on", _scale, _add_scale),
+    Command("set", "change a run in progress", _change, _add_run, Keys.LIVE),
+    Command("scale", "give a run in progress more actors, or fewer", _scale, _add_scale),
     Command("status", "node, rate, age and restarts of each part of a run", _status, _add_status),
     Command("chaos", "kill parts of a run in progress at random", _chaos, _add_chaos),
 )

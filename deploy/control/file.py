@@ -24,6 +24,7 @@ from common.config import Config
 from common.config_sections import NONE
 from common.config_text import build, load_toml, merge
 from common.errors import UserError
+from common.polling import poll_until
 from common.storage import write_atomically
 from deploy.runs.folder import CONTROL, REPLY, RunFolder
 
@@ -32,7 +33,7 @@ LIVE_KEYS = (
     *("checkpoint.every_s", "checkpoint.every_learner_steps"),
     "actors.count",
 )
-"""Keys that can be changed while a run goes on."""
+"""Keys that can be changed during a run."""
 TAKEN_WITHIN_S = 10.0
 """Longest wait of a command for the run's reply: one piece of the run's work, and a read."""
 MAX_BYTES = 1 << 16
@@ -96,7 +97,7 @@ def changed(config: Config, changes: Mapping[str, Any], source: str) -> Config:
     for key in keys:
         if key not in LIVE_KEYS:
             raise UserError(
-                f"{source}: {key}: cannot be changed while a run goes on; these can: "
+                f"{source}: {key}: cannot be changed during a run; these can: "
                 + ", ".join(LIVE_KEYS)
             )
     if not keys:
@@ -228,24 +229,26 @@ def request_change(
         The reply; None if there is none yet.
 
     Raises:
-        UserError: no run is going on, an earlier request is waiting, or the request cannot be
-            written.
+        UserError: the run is not in progress, an earlier request is waiting, or the request cannot
+            be written.
     """
     if not folder.is_running():
         raise UserError(
-            f"{folder.path}: no run is going on there; `raydqn resume` takes the same keys"
+            f"{folder.path}: no run is in progress there; `raydqn resume` takes the same keys"
         )
     document, path = request_document(new, keys), folder.path / CONTROL
     deadline = time.monotonic() + timeout_s
-    while (request_id := _try_to_place(folder.path, document)) is None:
-        if time.monotonic() > deadline:
-            raise UserError(
-                f"{path}: the run has not read an earlier request yet; nothing was changed, try "
-                "again later"
-            )
-        time.sleep(POLL_S)
-    while _is_waiting(path, request_id) and folder.is_running() and time.monotonic() < deadline:
-        time.sleep(POLL_S)
+    request_id = poll_until(lambda: _try_to_place(folder.path, document), timeout_s, POLL_S)
+    if request_id is None:
+        raise UserError(
+            f"{path}: the run has not read an earlier request yet; nothing was changed, try "
+            "again later"
+        )
+
+    def over() -> bool:
+        return not _is_waiting(path, request_id) or not folder.is_running()
+
+    poll_until(over, deadline - time.monotonic(), POLL_S)
     if _is_waiting(path, request_id):
         if folder.is_running():
             return None

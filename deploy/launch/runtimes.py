@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import logging
+import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 
 from common.config import Config
 from common.types import EnvironmentSpec
-from deploy.launch.signals import deferred_signals
-from deploy.reporting.view import ProgressView
+from deploy.launch.events import RunEvents
+from deploy.launch.signals import STOP_REASONS, StartInterrupted, deferred_signals
 from deploy.resources.memory import check_memory, object_store_bytes
 from deploy.runtime.api import Runtime
 from deploy.runtime.connect import as_user_errors, joined_cluster
@@ -19,6 +20,7 @@ from deploy.runtime.local import local_ray
 from deploy.runtime.local_security import OPEN_WARNING, check_token_mode
 from deploy.runtime.preflight import check_memories
 from deploy.runtime.ray_actor import collecting_no_garbage
+from deploy.runtime.ray_private import messages_to
 
 
 def describe_runtime(inline: bool, address: str | None) -> str:
@@ -34,7 +36,7 @@ def open_runtime(
     spec: EnvironmentSpec,
     inline: bool,
     address: str | None,
-    events: ProgressView,
+    events: RunEvents,
     run: str,
 ) -> Iterator[Runtime]:
     """A runtime for a valid configuration; it ends with the context.
@@ -56,7 +58,8 @@ def open_runtime(
         with joined_cluster(address, config, events, run) as runtime:
             with as_user_errors(f"--address={address}"):
                 check_memories(config, spec, runtime)
-            yield runtime
+            with messages_to(events.record_ray):
+                yield runtime
         return
     check_memory(config, spec, on_ray=not inline)  # before a part allocates any
     if inline:
@@ -69,7 +72,7 @@ def open_runtime(
 
 
 def _start_ray(
-    config: Config, spec: EnvironmentSpec, events: ProgressView, stack: ExitStack
+    config: Config, spec: EnvironmentSpec, events: RunEvents, stack: ExitStack
 ) -> Runtime:
     """Start Ray on this machine, and check the configuration meanwhile.
 
@@ -79,20 +82,26 @@ def _start_ray(
     if check_token_mode(config.security.allow_no_token):
         events.notify(OPEN_WARNING, logging.WARNING)
     events.notify("starting Ray …")
-    with deferred_signals() as received, ThreadPoolExecutor(1) as pool:
 
-        def notify(line: str) -> None:
+    def notify_received(number: signal.Signals) -> None:
+        reason = f"{STOP_REASONS[number]} ({number.name})"
+        events.notify(f"{reason} while Ray starts: ending its processes …")
+
+    with deferred_signals(notify_received) as received, ThreadPoolExecutor(1) as pool:
+
+        def check_signals() -> None:
             if received():
-                raise KeyboardInterrupt
-            events.notify(line)
+                raise StartInterrupted
 
         checking = pool.submit(_check, config, spec)
-        runtime = stack.enter_context(local_ray(object_store_bytes(config, spec), config, notify))
+        size = object_store_bytes(config, spec)
+        ray = local_ray(size, config, events.notify, check_signals, events.record_ray)
+        runtime = stack.enter_context(ray)
         checking.result()
     return runtime
 
 
-def _warn_of_short_episodes(config: Config, spec: EnvironmentSpec, events: ProgressView) -> None:
+def _warn_of_short_episodes(config: Config, spec: EnvironmentSpec, events: RunEvents) -> None:
     """With `checkpoint.exact`, warn where checkpoints are closer together than an episode is long.
 
     An episode without a limit of its own counts as long as the longest in an evaluation.

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -19,7 +19,12 @@ from deploy.resources.memory import ACTOR_BYTES, available_bytes
 from deploy.resources.requests import resource_requests
 from deploy.runtime.environment import environment
 from deploy.runtime.local_security import own_token
-from deploy.runtime.ray_private import loopback_only, processes_in_own_groups
+from deploy.runtime.ray_private import (
+    loopback_only,
+    messages_to,
+    no_other_ray,
+    processes_in_own_groups,
+)
 from deploy.runtime.ray_runtime import RayRuntime
 
 ENDED_WITHIN_S = 10.0
@@ -73,14 +78,19 @@ class OneMachine:
 def local_ray(
     object_store_bytes: int,
     config: Config | None = None,
-    say: Callable[[str], object] = lambda line: None,
+    notify: Callable[[str], object] = lambda line: None,
+    check: Callable[[], object] = lambda: None,
+    record: Callable[[str], object] = lambda text: None,
 ) -> Iterator[RayRuntime]:
     """A Ray of this process's own, stopped at the end of the block.
 
     Args:
         object_store_bytes: shared memory for data on its way between processes.
         config: of the run.
-        say: receives a line before each retry; an exception from it ends the start.
+        notify: receives a line before each retry.
+        check: called before each step of the start, where an exception from it ends the start
+            safely.
+        record: receives messages of Ray's own, in another thread.
 
     Raises:
         UserError: Ray does not start, or its token is switched off (see `own_token`).
@@ -88,27 +98,35 @@ def local_ray(
     ray_module = sys.modules.get("ray")
     if ray_module is not None and ray_module.is_initialized():
         raise UserError("Ray runs in this process already: end it first (ray.shutdown())")
-    with own_token(config is not None and config.security.allow_no_token):
+    with ExitStack() as stack:
+        stack.enter_context(own_token(config is not None and config.security.allow_no_token))
         import ray  # not before: it reads the token's variables when it is imported
 
-        start = partial(
-            ray.init,
-            address="local",  # never join a cluster that happens to be there
-            num_cpus=1,  # the configuration decides how many remotes there are
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level="error",
-            object_store_memory=object_store_bytes,
-        )
-        processes: list[subprocess.Popen[Any]] = []
-        try:
-            # Ray's processes inherit all three.
-            with environment(_settings()), loopback_only(), processes_in_own_groups() as processes:
-                _start(start, processes, say)
+        # Also after a signal during the start: no process must stay.
+        started: list[subprocess.Popen[Any]] = []
+        stack.enter_context(no_other_ray())
+        stack.callback(lambda: end_processes(started))
+        stack.callback(ray.shutdown)
+        # Ray's processes inherit all three.
+        with (
+            environment(_settings()),
+            loopback_only(),
+            processes_in_own_groups(check) as processes,
+        ):
+            started = processes
+            check()
+            start = partial(
+                ray.init,
+                address="local",  # never join a cluster that happens to be there
+                num_cpus=1,  # the configuration decides how many remotes there are
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level="error",
+                object_store_memory=object_store_bytes,
+            )
+            _start(start, processes, notify)
+        with messages_to(record):
             yield RayRuntime(OneMachine(config))
-        finally:  # also after a signal during the start: no process must stay
-            ray.shutdown()
-            end_processes(processes)
 
 
 def _settings() -> dict[str, str]:
@@ -132,7 +150,7 @@ def _settings() -> dict[str, str]:
 def _start(
     start: Callable[[], object],
     processes: list[subprocess.Popen[Any]],
-    say: Callable[[str], object],
+    notify: Callable[[str], object],
 ) -> None:
     """Start Ray, in up to `START_TRIES` tries; `processes` are those that it has started."""
     import ray
@@ -151,7 +169,7 @@ def _start(
                 ) from None
         ray.shutdown()
         end_processes(processes)
-        say("Ray did not start within 30 s; retrying …")
+        notify("Ray did not start within 30 s; retrying …")
 
 
 def end_processes(processes: list[subprocess.Popen[Any]]) -> None:

@@ -25,7 +25,7 @@ def test_cartpole_is_learnt_under_chaos(tmp_path):
     summary = summary_of(out)
     assert summary["stop_reason"] == "score"
     assert summary["score"] >= 490
-    deaths = said.count("requested: kill ")
+    deaths = said.count("asked the run to kill ")
     assert deaths >= 2, said
     assert summary["restarts"] >= 1
     # The last may have come too late, and some hit a part that was dead still, or an evaluator
@@ -58,7 +58,7 @@ def test_a_part_without_progress_since_its_start_is_skipped(tmp_path):
         (("--kinds", "driver"), "--kinds=driver: must be of actor, shard"),
         (("--every", "never"), "'never': must be a time above 0, such as 20s or 2m"),
         (("--every", "0s"), "must be a time above 0"),
-        ((), "no run is going on there"),
+        ((), "no run is in progress there"),
     ],
 )
 def test_a_wrong_request_is_one_line(tmp_path, arguments, message):

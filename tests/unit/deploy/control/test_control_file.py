@@ -65,7 +65,7 @@ def test_a_change_is_checked_against_the_whole_configuration():
 def test_any_other_key_cannot_be_changed(key):
     section, _, name = key.rpartition(".")
     changes = {section: {name: 1}} if section else {name: 1}
-    with pytest.raises(UserError, match=rf"{key}: cannot be changed while a run goes on; these"):
+    with pytest.raises(UserError, match=rf"{key}: cannot be changed during a run; these"):
         changed(tiny(), changes, "here")
 
 
@@ -181,7 +181,7 @@ def test_a_folder_where_nothing_runs_is_refused_and_left_alone(folder, tmp_path,
     assert asks(tmp_path / "nowhere", *change) == 2
     first, second, third = capsys.readouterr().err.splitlines()
     assert first == second
-    assert f"{folder.path}: no run is going on there" in first
+    assert f"{folder.path}: no run is in progress there" in first
     assert "not a run folder" in third
 
 
