@@ -13,18 +13,26 @@ AUTO = "auto"
 def positive(text: str) -> int:
     """A whole number of at least 1."""
     if not text.isascii() or not text.isdigit() or int(text) < 1:
-        raise ArgumentTypeError(f"{text!r}: must be a whole number, at least 1")
+        raise ArgumentTypeError(f"{text!r}: must be a whole number of at least 1")
     return int(text)
 
 
 def path(text: str) -> Path:
     """A path; `~` is the home folder, also where no shell has expanded it."""
-    return Path(text).expanduser()
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:  # ~NAME
+        raise ArgumentTypeError(f"{text!r}: there is no such user on this machine") from None
 
 
 def actor_count(text: str) -> int | str:
     """A number of actors, or `auto`."""
-    return text if text == AUTO else positive(text)
+    if text == AUTO:
+        return AUTO
+    try:
+        return positive(text)
+    except ArgumentTypeError as error:
+        raise ArgumentTypeError(f"{error}, or {AUTO}") from None
 
 
 def seconds(text: str) -> float:
@@ -43,5 +51,5 @@ def share(text: str) -> float:
     except ValueError:
         value = -1.0
     if not 0 <= value <= 1:
-        raise ArgumentTypeError(f"{text!r}: must be between 0 and 1")
+        raise ArgumentTypeError(f"{text!r}: must be a number from 0 to 1")
     return value

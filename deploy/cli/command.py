@@ -7,8 +7,12 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, NoReturn
 
 from common.errors import UserError
-from deploy.cli.keys import Keys, help_on_keys
-from deploy.cli.overrides import Overrides
+from deploy.cli.keys import Keys, help_on_keys, keys_of
+from deploy.cli.overrides import Overrides, option_of
+
+RUN = "RUN"
+"""The argument that names a run."""
+RUN_FOLDER = "folder of a run"
 
 
 class Parser(argparse.ArgumentParser):
@@ -84,7 +88,7 @@ class Command(NamedTuple):
         """Add the arguments of this command to `parser`."""
         parser.keys = self.keys
         parser.set_defaults(run=self.run, parser=parser)
-        if self.keys is Keys.ALL:
+        if self.keys in (Keys.ALL, Keys.RUN):
             parser.add_argument(
                 *("--help-all",), action=_HelpAll, nargs=0, help="show all configuration keys too"
             )
@@ -135,7 +139,7 @@ def parse(
     """
     names = [command.name for command in commands]
     if arguments and not arguments[0].startswith("-") and arguments[0] not in names:
-        from common.config_text import suggest
+        from common.suggestion import suggest
 
         name = arguments[0]
         known = ", ".join(names)
@@ -146,12 +150,17 @@ def parse(
     add_commands(parser, commands, words, "COMMAND")
     options, extra = parser.parse_known_args(arguments)
     if extra:
-        from common.config_text import suggest
-
-        used: Parser = options.parser
-        known_options = [name for action in used.options() for name in action.option_strings]
-        near = suggest(extra[0], known_options)
-        if extra[0] in known_options:
-            near = f" of raydqn; write it after {used.prog.removeprefix('raydqn ')}"
-        raise UserError(f"{extra[0]}: unknown option{near} (see {used.prog} --help)")
+        raise _unknown_option(extra[0], options.parser)
     return options
+
+
+def _unknown_option(given: str, parser: Parser) -> UserError:
+    """An option, with or without `=VALUE`, that the command does not take."""
+    from common.suggestion import suggest
+
+    name = given.partition("=")[0]
+    known = [option for action in parser.options() for option in action.option_strings]
+    near = suggest(name, [*known, *map(option_of, keys_of(parser.keys))])
+    if name in known:
+        near = f" of raydqn; write it after {parser.prog.removeprefix('raydqn ')}"
+    return UserError(f"{given}: unknown option{near} (see {parser.prog} --help)")

@@ -10,6 +10,7 @@ node of a cluster, a command sends its request to the run's control service inst
 from __future__ import annotations
 
 import os
+import shlex
 import stat
 import time
 from collections.abc import Collection, Iterable, Mapping
@@ -32,7 +33,7 @@ LIVE_KEYS = (
     *("checkpoint.every_s", "checkpoint.every_learner_steps"),
     "actors.count",
 )
-"""Keys that can be changed while a run goes on."""
+"""Keys that can be changed during a run."""
 TAKEN_WITHIN_S = 10.0
 """Longest wait of a command for the run's reply: one piece of the run's work, and a read."""
 MAX_BYTES = 1 << 16
@@ -96,11 +97,13 @@ def changed(config: Config, changes: Mapping[str, Any], source: str) -> Config:
     for key in keys:
         if key not in LIVE_KEYS:
             raise UserError(
-                f"{source}: {key}: cannot be changed while a run goes on; these can: "
+                f"{source}: {key}: cannot be changed during a run; these keys can: "
                 + ", ".join(LIVE_KEYS)
             )
     if not keys:
-        raise UserError(f"{source}: names no key to change; these can be: {', '.join(LIVE_KEYS)}")
+        raise UserError(
+            f"{source}: names no key to change; these keys can be changed: {', '.join(LIVE_KEYS)}"
+        )
     return build(merge(config.model_dump(), changes), source)
 
 
@@ -228,20 +231,23 @@ def request_change(
         The reply; None if there is none yet.
 
     Raises:
-        UserError: no run is going on, an earlier request is waiting, or the request cannot be
+        UserError: the run is not active, an earlier request is waiting, or the request cannot be
             written.
     """
     if not folder.is_running():
+        options = [word for key in keys for word in (option(key), str(_plain(new, key)))]
+        command = shlex.join(["raydqn", "resume", str(folder.path), *options])
         raise UserError(
-            f"{folder.path}: no run is going on there; `raydqn resume` takes the same keys"
+            f"{folder.path}: the run is not active, and nothing was changed; to continue the run "
+            f"with the new values: {command}"
         )
     document, path = request_document(new, keys), folder.path / CONTROL
     deadline = time.monotonic() + timeout_s
     while (request_id := _try_to_place(folder.path, document)) is None:
         if time.monotonic() > deadline:
             raise UserError(
-                f"{path}: the run has not read an earlier request yet; nothing was changed, try "
-                "again later"
+                f"{path}: the run has not read an earlier request yet, and nothing was changed; "
+                "try again later"
             )
         time.sleep(POLL_S)
     while _is_waiting(path, request_id) and folder.is_running() and time.monotonic() < deadline:

@@ -66,6 +66,13 @@ class CountersState(_Part):
     wall_s: Annotated[float, Field(ge=0)] = 0.0
 
 
+class RanOn(_Part):
+    """The runtime of a run: this process, Ray on this machine, or a Ray cluster at an address."""
+
+    inline: bool
+    address: str | None = None
+
+
 class RunState(_Part):
     """`state.json` of a checkpoint.
 
@@ -77,6 +84,7 @@ class RunState(_Part):
         shards: number of shards that the checkpoint holds; 0: replay was not saved.
         incarnation: greatest incarnation that the run had used.
         config: the whole configuration, nested by section.
+        ran_on: the runtime of the attempt that wrote the checkpoint; None: it was not recorded.
     """
 
     counters: CountersState
@@ -87,6 +95,7 @@ class RunState(_Part):
     shards: _Count
     incarnation: _Count
     config: dict[str, Any]
+    ran_on: RanOn | None = None
 
 
 def parse_state(checkpoint: Checkpoint) -> RunState:
