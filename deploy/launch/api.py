@@ -67,7 +67,7 @@ def resume(
     is_url = isinstance(run_dir, str) and "://" in run_dir
     folder = None if is_url else _run_folder(run_dir, "or the URL of its checkpoints")
     values = _nested(overrides)
-    is_name = checkpoint is None or isinstance(checkpoint, str)
+    is_name = checkpoint is None or _is_text(checkpoint)
     _check("checkpoint", checkpoint, is_name, "the name of a checkpoint, or None")
     is_choice = inline is None or isinstance(inline, bool)
     _check("inline", inline, is_choice, "True, False, or None: as the run ran before")
@@ -90,13 +90,10 @@ def evaluate(run_dir: str | Path, episodes: int, weights: str, epsilon: float | 
     from deploy.reporting.evaluation import evaluate as evaluate_run
 
     path = _run_folder(run_dir)
-    whole = isinstance(episodes, Integral) and not isinstance(episodes, bool)
-    _check("episodes", episodes, whole and episodes >= 1, "a whole number of at least 1")
-    is_which = isinstance(weights, str) and weights in WEIGHTS
-    _check("weights", weights, is_which, " or ".join(WEIGHTS))
-    number = isinstance(epsilon, Real) and not isinstance(epsilon, bool)
-    share = epsilon is None or (number and 0 <= epsilon <= 1)
-    _check("epsilon", epsilon, share, "a number from 0 to 1, or None")
+    _check("episodes", episodes, _is_count(episodes), "a whole number of at least 1")
+    _check("weights", weights, _is_text(weights) and weights in WEIGHTS, " or ".join(WEIGHTS))
+    is_share = epsilon is None or _is_share(epsilon)
+    _check("epsilon", epsilon, is_share, "a number from 0 to 1, or None")
     values: dict[str, Any] = {"episodes": int(episodes)}
     if epsilon is not None:
         values["epsilon"] = float(epsilon)
@@ -105,28 +102,40 @@ def evaluate(run_dir: str | Path, episodes: int, weights: str, epsilon: float | 
         return cast(Evaluation, evaluate_run(folder, int(episodes), weights))
 
 
-def _check(name: str, value: Any, right: bool, what: str) -> None:
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and bool(value)
+
+
+def _is_count(value: object) -> bool:
+    return not isinstance(value, bool) and isinstance(value, Integral) and int(value) >= 1
+
+
+def _is_share(value: object) -> bool:
+    return not isinstance(value, bool) and isinstance(value, Real) and 0 <= float(value) <= 1
+
+
+def _check(name: str, value: object, right: bool, what: str) -> None:
     if not right:
         raise _wrong(name, value, what)
 
 
-def _wrong(name: str, value: Any, what: str) -> UserError:
+def _wrong(name: str, value: object, what: str) -> UserError:
     """An argument of a wrong type or value, in one line."""
     shown = " ".join(f"{value!r}".split())
     return UserError(f"{name}={shown:.200}: must be {what}")
 
 
 def _check_runtime(address: str | None, view: ProgressView | None) -> None:
-    is_address = address is None or (isinstance(address, str) and bool(address))
+    is_address = address is None or _is_text(address)
     _check("address", address, is_address, "auto, HOST:PORT or ray://HOST:10001, or None")
     is_view = view is None or all(callable(getattr(view, name, None)) for name in VIEW_METHODS)
     is_view = is_view and not isinstance(view, type)
     _check("view", view, is_view, f"an object with the methods {', '.join(VIEW_METHODS)}, or None")
 
 
-def _path(name: str, value: str | Path, what: str) -> Path:
+def _path(name: str, value: object, what: str) -> Path:
     """An argument that names a path; `~` is the home folder."""
-    text = os.fspath(value) if isinstance(value, str | os.PathLike) else None
+    text: object = os.fspath(value) if isinstance(value, str | os.PathLike) else None
     if not isinstance(text, str) or not text or "\0" in text:
         raise _wrong(name, value, f"the path of {what}")
     try:
