@@ -6,6 +6,8 @@ import re
 from argparse import ArgumentTypeError
 from pathlib import Path
 
+from common.errors import UserError
+
 AUTO = "auto"
 """As in `actors.count`: as many actors as the cluster has capacity for."""
 
@@ -22,7 +24,7 @@ def path(text: str) -> Path:
     try:
         return Path(text).expanduser()
     except RuntimeError:  # ~NAME
-        raise ArgumentTypeError(f"{text!r}: there is no such user on this machine") from None
+        raise UserError(f"{text}: there is no user of that name on this machine") from None
 
 
 def actor_count(text: str) -> int | str:

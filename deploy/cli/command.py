@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, NoReturn
 
@@ -10,6 +11,16 @@ from common.errors import UserError
 from deploy.cli.keys import Keys, help_on_keys, keys_of
 from deploy.cli.overrides import Overrides, option_of
 
+ARGPARSE = (
+    (r"argument (\S+): '(.*)': (must .*)", "{0}={1}: {2}"),
+    (r"argument (\S+): invalid choice: '(.*)' \(choose from (.*)\)", "{0}={1}: must be one of {2}"),
+    (r"argument (\S+): invalid int value: '(.*)'", "{0}={1}: must be a whole number"),
+    (r"argument (\S+): expected one argument", "{0}: needs a value"),
+    (r"argument (\S+): ignored explicit argument '(.*)'", "{0}={1}: takes no value"),
+    (r"argument (\S+): not allowed with argument (\S+)", "{0}: cannot be combined with {1}"),
+    (r"the following arguments are required: (.*)", "missing: {0}"),
+)
+"""Messages of argparse, and what a user reads instead."""
 RUN = "RUN"
 """The argument that names a run."""
 RUN_FOLDER = "folder of a run"
@@ -22,6 +33,12 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raise a `UserError`."""
+        for pattern, words in ARGPARSE:
+            if found := re.fullmatch(pattern, message, re.DOTALL):
+                message = words.format(*found.groups())
+                if "one of" in words:  # some versions of Python quote the words
+                    message = re.sub(r"'([\w-]+)'", r"\1", message)
+                break
         raise UserError(f"{message} (see {self.prog} --help)")
 
     def format_help(self) -> str:

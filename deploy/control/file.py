@@ -235,7 +235,7 @@ def request_change(
             written.
     """
     if not folder.is_running():
-        options = [word for key in keys for word in (option(key), str(_plain(new, key)))]
+        options = [f"{option(key)}={_plain(new, key)}".removesuffix(".0") for key in keys]
         command = shlex.join(["raydqn", "resume", str(folder.path), *options])
         raise UserError(
             f"{folder.path}: the run is not active, and nothing was changed; to continue the run "

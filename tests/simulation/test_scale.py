@@ -316,7 +316,7 @@ def test_the_command_prints_it_and_says_what_is_missing(tmp_path, capsys, monkey
     assert main(["scale", str(run), "--actors", "2"]) == 2
     errors = capsys.readouterr().err.splitlines()
     assert len(errors) == 5, errors
-    assert errors[-1].endswith(f"raydqn resume {run} --actors.count 2")
+    assert errors[-1].endswith(f"raydqn resume {run} --actors.count=2")
     assert "must be a whole number of at least 1, or auto" in errors[-2]
 
 

@@ -182,7 +182,7 @@ def test_a_folder_where_nothing_runs_is_refused_and_left_alone(folder, tmp_path,
     first, second, third = capsys.readouterr().err.splitlines()
     assert first == second
     assert f"{folder.path}: the run is not active, and nothing was changed" in first
-    assert first.endswith(f": raydqn resume {folder.path} --learner.samples-per-insert 2.0")
+    assert first.endswith(f": raydqn resume {folder.path} --learner.samples-per-insert=2")
     assert "not a run folder" in third
 
 
