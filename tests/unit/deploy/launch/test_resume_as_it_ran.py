@@ -70,16 +70,13 @@ def test_a_run_is_resumed_as_it_ran_by_the_command_and_in_python(tmp_path, opene
         (["--address", CLUSTER[1]], {"address": CLUSTER[1]}, CLUSTER),
     ],
 )
-@pytest.mark.parametrize("before", [INLINE, CLUSTER], ids=["inline", "cluster"])
-def test_another_way_can_be_chosen_and_is_recorded(
-    tmp_path, opened, before, options, arguments, expected
-):
+def test_another_way_can_be_chosen_and_is_recorded(tmp_path, opened, options, arguments, expected):
     run = tmp_path / "run"
-    begin(run, before)
+    begin(run, CLUSTER)
     copy = shutil.copytree(run, tmp_path / "copy")
     assert by_command(run, *options) == 0
     by_python(copy, **arguments)
-    assert opened == [before, expected, expected]
+    assert opened == [CLUSTER, expected, expected]
     for folder in (run, copy):
         recorded = RunFolder.open(folder).checkpoints.newest().state["ran_on"]
         assert (recorded["inline"], recorded["address"]) == expected
