@@ -1,16 +1,18 @@
-"""A run of `cartpole` on Ray that goes on until the benchmark ends it."""
+"""A run of `cartpole` on Ray that lasts until the benchmark ends it."""
 
 from __future__ import annotations
 
+import math
 import signal
 import subprocess
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TypeVar
 
 from common.errors import UserError
+from common.polling import poll_until
 from deploy.runs.metrics import read_metrics
 
 ENDLESS = (
@@ -20,6 +22,7 @@ ENDLESS = (
 )
 WARM_UP_STEPS = 1_000
 POLL_S = 0.2
+T = TypeVar("T")
 Process = subprocess.Popen[str]
 CommandStarter = Callable[..., Process]
 """Starts `raydqn` with arguments; `output` is the file descriptor for its output."""
@@ -43,12 +46,30 @@ def endless_run(start: CommandStarter, *options: str) -> Iterator[tuple[Path, Pr
 
 def wait_for_steps(run: Path, steps: int, process: Process) -> None:
     """Wait until the learner has taken so many steps."""
-    while process.poll() is None:
+
+    def reached() -> bool:
         with suppress(UserError):  # no report yet
-            if newest_steps(run)[1] >= steps:
-                return
-        time.sleep(POLL_S)
-    raise UserError("raydqn train: the run ended before the measurement")
+            return newest_steps(run)[1] >= steps
+        return False
+
+    wait_until(reached, process)
+
+
+def wait_until(look: Callable[[], T | None], process: Process) -> T:
+    """Poll until the result counts as true, and return it.
+
+    Raises:
+        UserError: the run ended before.
+    """
+
+    def look_unless_ended() -> T | None:
+        if process.poll() is not None:
+            raise UserError("raydqn train: the run ended before the measurement")
+        return look()
+
+    found = poll_until(look_unless_ended, math.inf, POLL_S)
+    assert found is not None
+    return found
 
 
 def newest_steps(run: Path) -> tuple[float, int]:

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import UserError
-from deploy.bench.live_run import CommandStarter, Process, endless_run
+from deploy.bench.live_run import CommandStarter, Process, endless_run, wait_until
 from deploy.bench.measurement import Measurement
 from deploy.runs.folder import RunFolder
 from deploy.runs.metrics import read_metrics
+from deploy.runs.status import read_status
 
 QUICK_TO_NOTICE = (
     *("--replay.shards", "2", "--replay.capacity", "4000000"),  # so large that no item is evicted
@@ -26,7 +27,6 @@ BETWEEN_DEATHS_S = 5.0
 GIVE_UP_AFTER_REPORTS = 60
 SETTLED_REPORTS, SETTLED_WITHIN = 4, 2_500
 """Number of reports, and of transitions: the actors insert as many within half a second."""
-POLL_S = 0.2
 
 
 def bench_recovery(repeat: int, start: CommandStarter) -> Iterator[Measurement]:
@@ -57,19 +57,25 @@ def _recover(
     run: Path, part: str, end: signal.Signals, process: Process
 ) -> tuple[float, dict[str, float]]:
     """Kill or stop a part: seconds until its replacement is ready, and the lost work by unit."""
-    row = _row_of(RunFolder.open(run).read_status(), part)
+    row = _row_of(read_status(RunFolder.open(run)), part)
     before = read_metrics(run)[-1]
     os.kill(row["pid"], end)
     begin_s = time.time()
     ready_s = _wait_for_part(run, part, row["incarnation"] + 1, process)
     seen = len(read_metrics(run))
     # The learner reports the sizes of shards; of a new shard only after the first sample.
-    while len(reports := read_metrics(run)) < seen + 5 or not is_settled(reports):
+
+    def settled() -> list[dict[str, Any]] | None:
+        reports = read_metrics(run)
+        if len(reports) >= seen + 5 and is_settled(reports):
+            return reports
         if len(reports) > seen + GIVE_UP_AFTER_REPORTS:
             raise UserError(
                 f"{part}: the lost transitions cannot be counted; check whether the memory is full"
             )
-        time.sleep(POLL_S)
+        return None
+
+    reports = wait_until(settled, process)
     reports = [line for line in reports if line["wall_s"] > before["wall_s"]]
     lost: dict[str, float] = {}
     if part.startswith("shard"):
@@ -93,13 +99,15 @@ def is_settled(reports: list[dict[str, Any]]) -> bool:
 
 def _wait_for_part(run: Path, part: str, incarnation: int, process: Process) -> float:
     """Wait until that incarnation of the part, or a later one, is ready; the time of its start."""
-    while process.poll() is None:
-        status = RunFolder.open(run).read_status()
+
+    def begun_s() -> float | None:
+        status = read_status(RunFolder.open(run))
         row = _row_of(status, part)
-        if row["incarnation"] >= incarnation and row["state"] in ("up", "ready") and row["pid"]:
+        if row["incarnation"] >= incarnation and row["state"] == "ready" and row["pid"]:
             return float(status["at"] - row["age_s"])
-        time.sleep(POLL_S)
-    raise UserError("raydqn train: the run ended before the measurement")
+        return None
+
+    return wait_until(begun_s, process)
 
 
 def _row_of(status: dict[str, Any], part: str) -> dict[str, Any]:

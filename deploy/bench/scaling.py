@@ -19,6 +19,7 @@ from common.config_text import merge
 from common.errors import UserError
 from common.handles import Handle
 from common.parts import PartId, Role, actor
+from common.polling import poll_until
 from common.types import ActorReport, Episode
 from deploy.bench.measurement import Measurement
 from deploy.launch.presets import make_config
@@ -32,6 +33,7 @@ STEP_S = 4 / 139
 """Of an actor in the paper of Ape-X: 139 frames per second, four frames a step."""
 COUNTS = (1, 2, 4, 8, 16, 32)
 START_S = 240.0
+POLL_S = 0.5
 SETTLE_S = 5.0
 MEASURE_S = 20.0
 OPTIONS = (
@@ -124,15 +126,16 @@ def _measure(count: int, start: Start) -> tuple[float, float, float]:
 
 
 def _wait_until_all_act(run: Path, count: int, process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + START_S
-    while time.monotonic() < deadline and process.poll() is None:
-        if (run / STATUS).is_file():
-            parts = json.loads((run / STATUS).read_text(encoding="utf-8"))["parts"]
-            rates = [part["rate"] for part in parts if part["part"].startswith("actor-")]
-            if len(rates) == count and all(rates):
-                return
-        time.sleep(0.5)
-    raise UserError(f"{count} actors did not all act within {START_S:g} s")
+    def all_act() -> bool:
+        if not (run / STATUS).is_file():
+            return False
+        parts = json.loads((run / STATUS).read_text(encoding="utf-8"))["parts"]
+        rates = [part["rate"] for part in parts if part["part"].startswith("actor-")]
+        return len(rates) == count and all(rates)
+
+    poll_until(lambda: all_act() or process.poll() is not None, START_S, POLL_S)
+    if not all_act():
+        raise UserError(f"{count} actors did not all act within {START_S:g} s")
 
 
 def _progress(run: Path) -> tuple[float, int]:

@@ -20,6 +20,7 @@ from deploy.bench.live_run import CommandStarter
 from deploy.bench.measurement import Measurement
 from deploy.resources.memory import object_store_bytes
 from deploy.runs.folder import RunFolder
+from deploy.runs.status import read_status
 
 SLOW_LEARNER = (
     *("--learner.batch-size", "1024", "--network.hidden", "512", "512"),
@@ -89,7 +90,7 @@ def _own_bytes(pid: int) -> int:
 def _parts(run: Path) -> dict[int, str]:
     """The part in each process of a run, from its newest status; empty before the first one."""
     with suppress(UserError):
-        rows: list[dict[str, Any]] = RunFolder.open(run).read_status()["parts"]
+        rows: list[dict[str, Any]] = read_status(RunFolder.open(run))["parts"]
         return {row["pid"]: row["part"] for row in rows if row["pid"]}
     return {}
 

@@ -117,10 +117,11 @@ def _status(options: argparse.Namespace, _: Overrides) -> int:
         if options.run_folder is None:
             raise UserError("status: name the folder of a run, or the --address of a cluster")
         from deploy.runs.folder import RunFolder
+        from deploy.runs.status import read_ended, read_status
 
         folder = RunFolder.open(path(options.run_folder))
         running = folder.is_running()
-        found = [folder.read_status() if running else folder.read_ended()]
+        found = [read_status(folder) if running else read_ended(folder)]
     else:
         from deploy.control.client import statuses_at
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 import time
 from collections.abc import Callable
@@ -125,6 +126,7 @@ def _resume(options: argparse.Namespace, overrides: Overrides) -> int:
 
 def _finish(options: argparse.Namespace, work: Callable[[], dict[str, Any]], folder: Path) -> int:
     """Run, then print how the run ended and which command comes next."""
+    from deploy.launch.signals import StartInterrupted
     from deploy.reporting.summary import summary_line
     from deploy.runs.folder import RunFolder, is_run
 
@@ -135,24 +137,33 @@ def _finish(options: argparse.Namespace, work: Callable[[], dict[str, Any]], fol
             print(error.__cause__.trace, end="", file=sys.stderr)
         print(f"raydqn: failed: {error}", file=sys.stderr)
         return FAILURE
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
+        began = is_run(folder) and not isinstance(error, StartInterrupted)
+        how = "stopped at once" if began else "stopped before the run began"
         saved = RunFolder.open(folder).checkpoints.names() if is_run(folder) else []
-        hint = f"the newest checkpoint is {saved[-1]}" if saved else "there is no checkpoint"
-        print(f"raydqn: stopped at once; {hint}", file=sys.stderr)
+        hint = f"the newest checkpoint is {saved[-1]}" if saved else "nothing to resume"
+        print(f"raydqn: {how}; {hint}", file=sys.stderr)
+        if saved:
+            print(f"to continue: {_resume_command(options, folder)}", file=sys.stderr)
         return INTERRUPTED
     reason = summary["stop_reason"]
     print(summary_line(summary))
     protocol = ", ".join(f"{key}={value}" for key, value in summary["protocol"].items())
     print(f"protocol: {protocol}")
     if reason in ("interrupted", "terminated"):
-        where = ["--address", options.address] if options.address else []
-        print("to continue:", "raydqn resume", folder, *where)
+        print(f"to continue: {_resume_command(options, folder)}")
     else:
         print(f"to evaluate: raydqn evaluate {folder}")
         print(f"to plot:     raydqn plot {folder}")
     if options.json:
         print(json.dumps(summary), flush=True)
     return 0
+
+
+def _resume_command(options: argparse.Namespace, folder: Path) -> str:
+    """The command that resumes the run as it ran."""
+    where = ["--address", options.address] if options.address else []
+    return shlex.join(["raydqn", "resume", str(folder), *where])
 
 
 COMMANDS = (

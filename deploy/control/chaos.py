@@ -7,12 +7,12 @@ nothing but the run folder.
 from __future__ import annotations
 
 import random
-import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from common.errors import UserError
-from common.parts import Role
+from common.parts import NUMBERED, Role
+from common.polling import poll_until
 from deploy.control.file import place_request
 from deploy.runs.folder import RunFolder
 
@@ -52,7 +52,12 @@ def chaos(folder: RunFolder, every_s: float, kinds: Sequence[str], seed: int) ->
         document = {CRASH: {"kind": str(kind), "number": number}}
         if place_request(folder.path, document) is None:  # the run has not read another one yet
             continue
-        yield f"requested: kill one {kind}; the run's log names it"
+        yield f"requested: kill {_target_of(kind)}; the run's log names it"
+
+
+def _target_of(kind: str) -> str:
+    """The part of a request in words; the run knows how many parts of the kind it has."""
+    return f"one of its {kind}s" if kind in NUMBERED else f"its {kind}"
 
 
 def parse_crash(request: Any) -> tuple[Role, int]:
@@ -74,9 +79,4 @@ def parse_crash(request: Any) -> tuple[Role, int]:
 
 def _wait(folder: RunFolder, seconds: float) -> bool:
     """Wait so many seconds, less if the run ends; whether the run is still active."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if not folder.is_running():
-            return False
-        time.sleep(POLL_S)
-    return folder.is_running()
+    return not poll_until(lambda: not folder.is_running(), seconds, POLL_S)

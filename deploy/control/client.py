@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from common.errors import RemoteDiedError, UserError
 from common.handles import Future, Handle
+from common.polling import poll_until
 from deploy.control.file import Reply
 from deploy.control.service import MAX_REQUESTS
 from deploy.runtime.connect import connected
@@ -74,13 +75,12 @@ def send_request(
             f"{run}: {MAX_REQUESTS} requests are waiting already; this one was refused, try again "
             "later"
         )
-    deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline:
-        reply: Reply | None = _result(service.call("reply", number), run)
-        if reply is not None:
-            return reply
-        time.sleep(POLL_S)
-    return None
+
+    def reply() -> Reply | None:
+        call: Future[Reply | None] = service.call("reply", number)
+        return _result(call, run)
+
+    return poll_until(reply, timeout_s, POLL_S)
 
 
 def statuses_at(address: str, run: str | None) -> tuple[list[dict[str, Any]], list[str]]:
@@ -128,12 +128,9 @@ def _result(call: Future[T], run: str, deadline: float = math.inf) -> T:
         UserError: the call timed out.
         RemoteDiedError: the run ended.
     """
-    deadline = min(deadline, time.monotonic() + CALL_TIMEOUT_S)
-    while not call.done():
-        if time.monotonic() > deadline:
-            raise UserError(
-                f"{run}: its control service timed out after {CALL_TIMEOUT_S:g} s; check that the "
-                "node of its learner still works"
-            )
-        time.sleep(POLL_S)
+    if not poll_until(call.done, min(CALL_TIMEOUT_S, deadline - time.monotonic()), POLL_S):
+        raise UserError(
+            f"{run}: its control service timed out after {CALL_TIMEOUT_S:g} s; check that the "
+            "node of its learner still works"
+        )
     return call.result()

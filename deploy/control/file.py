@@ -25,6 +25,7 @@ from common.config import Config
 from common.config_sections import NONE
 from common.config_text import build, load_toml, merge
 from common.errors import UserError
+from common.polling import poll_until
 from common.storage import write_atomically
 from deploy.runs.folder import CONTROL, REPLY, RunFolder
 
@@ -243,15 +244,17 @@ def request_change(
         )
     document, path = request_document(new, keys), folder.path / CONTROL
     deadline = time.monotonic() + timeout_s
-    while (request_id := _try_to_place(folder.path, document)) is None:
-        if time.monotonic() > deadline:
-            raise UserError(
-                f"{path}: the run has not read an earlier request yet, and nothing was changed; "
-                "try again later"
-            )
-        time.sleep(POLL_S)
-    while _is_waiting(path, request_id) and folder.is_running() and time.monotonic() < deadline:
-        time.sleep(POLL_S)
+    request_id = poll_until(lambda: _try_to_place(folder.path, document), timeout_s, POLL_S)
+    if request_id is None:
+        raise UserError(
+            f"{path}: the run has not read an earlier request yet, and nothing was "
+            "changed; try again later"
+        )
+
+    def over() -> bool:
+        return not _is_waiting(path, request_id) or not folder.is_running()
+
+    poll_until(over, deadline - time.monotonic(), POLL_S)
     if _is_waiting(path, request_id):
         if folder.is_running():
             return None

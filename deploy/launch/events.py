@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections import deque
 from pathlib import Path
 from typing import Any
 
+from common.errors import shorten, without_colours
 from deploy.reporting.view import ProgressView
 from deploy.runs.log import RunLog
 
 MAX_WAITING = 1_000
 """Events kept until the log is open; there are a few dozen."""
+OF_A_DEATH = "A worker died or was killed"
+"""First words of Ray's message about the end of a part's process."""
 
 
 class RunEvents:
     """A `ProgressView` that sends every event to the log, and those from INFO on to a view.
 
     Events before `open_log` are kept, and written with their own times when the log is open. A
-    signal handler may notify at any time, even while another event is being written.
+    signal handler, or another thread, may notify at any time, even while an event is being written.
     """
 
     def __init__(self, view: ProgressView) -> None:
@@ -27,7 +31,7 @@ class RunEvents:
         self._view = view
         self._log: RunLog | None = None
         self._waiting: deque[tuple[str, int, str, float]] = deque(maxlen=MAX_WAITING)
-        self._writing = False
+        self._writing = threading.Lock()
 
     def update(self, report: dict[str, Any]) -> None:
         """Show a report; the log has none, because metrics.jsonl has all of them."""
@@ -44,6 +48,12 @@ class RunEvents:
         self._waiting.append((text, level, detail, time.time()))
         self._write()
 
+    def record_ray(self, text: str) -> None:
+        """Log a message of Ray's own; the event of a part's death says that one already."""
+        text = without_colours(text).strip()
+        level = logging.DEBUG if text.startswith(OF_A_DEATH) else logging.WARNING
+        self.record(f"Ray: {shorten(text)}", level, text)
+
     def open_log(self, path: Path) -> None:
         """Log events to a file from now on, those that came before included."""
         self._log = RunLog(path, lambda text: self._view.notify(text, logging.WARNING, ""))
@@ -59,13 +69,15 @@ class RunEvents:
                 self._log = None
 
     def _write(self) -> None:
-        """Write all waiting events, unless a signal handler has interrupted just that."""
-        if self._log is None or self._writing:
-            return
-        self._writing = True
-        try:
-            while self._waiting:
-                text, level, detail, at_s = self._waiting.popleft()
-                self._log.notify(text, level, detail, at_s)
-        finally:
-            self._writing = False
+        """Write all waiting events, unless that is being done: an event that comes then is seen.
+
+        Nothing waits for the lock, because a signal handler may have interrupted its holder.
+        """
+        log = self._log
+        while log is not None and self._waiting and self._writing.acquire(blocking=False):
+            try:
+                while self._waiting:
+                    text, level, detail, at_s = self._waiting.popleft()
+                    log.notify(text, level, detail, at_s)
+            finally:
+                self._writing.release()

@@ -7,19 +7,20 @@ import math
 import platform
 import shlex
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass
 from typing import Any
 
 from common.checkpoint import Checkpoint
 from common.config_text import with_actors
-from common.errors import CheckpointError, UserError
+from common.errors import CheckpointError, RunFailedError, UserError
 from common.types import EnvironmentSpec
 from common.version import VERSION
 from deploy.control.file import discard
 from deploy.launch.events import RunEvents
 from deploy.launch.signals import stop_on_signals
-from deploy.reporting.summary import summary_line
+from deploy.reporting.summary import ABORTED, FAILED, summary_line
 from deploy.reporting.view import ProgressView
 from deploy.runs.checkpoint_schema import parse_state
 from deploy.runs.folder import LOG, RunFolder
@@ -57,8 +58,10 @@ def run_parts(
     try:
         with folder.lock(), _without_stale_changes(folder):
             events.open_log(folder.path / LOG)
-            with _logged(events):
+            folder.forget_end()
+            with _recorded(folder, events) as attempt:
                 supervisor = _supervisor(folder, spec, checkpoint, runtime, events, started_s, mode)
+                attempt.summary = supervisor.reports.unfinished
                 with stop_on_signals(supervisor.request_stop, events.notify):
                     if checkpoint is not None:
                         with _with_way_out(folder, checkpoint):
@@ -84,15 +87,15 @@ def _supervisor(
     """A supervisor with all parts created."""
     from deploy.program import build as build_program  # imports torch
 
+    attempt, incarnation = _new_attempt(folder, checkpoint, runtime.parallel)
+    events.record(
+        f"attempt {attempt}: raydqn {VERSION}, Python {platform.python_version()}"
+        f"{', ' if mode else ''}{mode}; {shlex.join(sys.argv)}"
+    )
     with as_user_errors("the cluster") if runtime.autoscaling else nullcontext():
         if runtime.autoscaling and folder.config.checkpoint.replay:
             url = folder.checkpoints.storage.url
             check_storage(url, runtime, folder.config.replay.shards)
-        attempt, incarnation = _new_attempt(folder, checkpoint, runtime.parallel)
-        events.record(
-            f"attempt {attempt}: raydqn {VERSION}, Python {platform.python_version()}"
-            f"{', ' if mode else ''}{mode}; {shlex.join(sys.argv)}"
-        )
         with _with_way_out(folder, checkpoint):  # inline, shards are restored right here
             count = folder.config.actors.count or runtime.capacity([], 0).result()
             check_count(count, runtime)
@@ -135,18 +138,45 @@ def _without_stale_changes(folder: RunFolder) -> Iterator[None]:
         discard(folder.path)
 
 
+@dataclass
+class _Attempt:
+    """An attempt that may fail.
+
+    Attributes:
+        summary: makes the summary of the work so far; before there are parts, there is no work.
+    """
+
+    summary: Callable[[], dict[str, Any]] = dict
+
+
 @contextmanager
-def _logged(events: RunEvents) -> Iterator[None]:
-    """Log the error that ends an attempt, with its whole cause."""
+def _recorded(folder: RunFolder, events: RunEvents) -> Iterator[_Attempt]:
+    """Record the error that ends an attempt: in the log with its whole cause, and as a summary."""
+    attempt = _Attempt()
+
+    def record_end(reason: str, **more: str) -> None:
+        summary = {"run": str(folder.path), **attempt.summary(), "stop_reason": reason, **more}
+        with suppress(OSError):  # of a full disk; the error itself matters
+            folder.write_summary(summary)
+
     try:
-        yield
+        yield attempt
     except KeyboardInterrupt:
-        events.record("stopped at once by a second signal", logging.WARNING)
+        record_end(ABORTED)
+        events.record("stopped at once by a signal", logging.WARNING)
         raise
     except UserError as error:
+        record_end(FAILED, error=_line_of(error))
         events.record(f"error: {error}", logging.ERROR)
         raise
     except BaseException as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        events.record(f"failed: {reason}", logging.ERROR, detail_of(error))
+        line = _line_of(error)
+        record_end(FAILED, error=line)
+        events.record(f"failed: {line}", logging.ERROR, detail_of(error))
         raise
+
+
+def _line_of(error: BaseException) -> str:
+    """The error in one line; an error that is not the project's own is named by its class, too."""
+    own = isinstance(error, (UserError, RunFailedError))
+    return " ".join((str(error) if own else f"{type(error).__name__}: {error}").split())

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 
 from common.config import Config
 from common.types import EnvironmentSpec
-from deploy.launch.signals import deferred_signals
-from deploy.reporting.view import ProgressView
+from deploy.launch.events import RunEvents
+from deploy.launch.signals import STOP_REASONS, StartInterrupted, deferred_signals
 from deploy.resources.memory import check_memory, object_store_bytes
 from deploy.runtime.api import Runtime
 from deploy.runtime.connect import as_user_errors, joined_cluster
@@ -17,6 +18,7 @@ from deploy.runtime.inline import InlineRuntime
 from deploy.runtime.local import local_ray
 from deploy.runtime.preflight import check_memories
 from deploy.runtime.ray_actor import collecting_no_garbage
+from deploy.runtime.ray_private import messages_to
 
 
 def describe_runtime(inline: bool, address: str | None) -> str:
@@ -32,7 +34,7 @@ def open_runtime(
     spec: EnvironmentSpec,
     inline: bool,
     address: str | None,
-    events: ProgressView,
+    events: RunEvents,
     run: str,
 ) -> Iterator[Runtime]:
     """A runtime for a valid configuration; it ends with the context.
@@ -54,7 +56,8 @@ def open_runtime(
         with joined_cluster(address, config, events, run) as runtime:
             with as_user_errors(f"--address={address}"):
                 check_memories(config, spec, runtime)
-            yield runtime
+            with messages_to(events.record_ray):
+                yield runtime
         return
     check_memory(config, spec, on_ray=not inline)  # before a part allocates any
     if inline:
@@ -66,7 +69,7 @@ def open_runtime(
 
 
 def _start_ray(
-    config: Config, spec: EnvironmentSpec, events: ProgressView, stack: ExitStack
+    config: Config, spec: EnvironmentSpec, events: RunEvents, stack: ExitStack
 ) -> Runtime:
     """Start Ray on this machine, and check the configuration meanwhile.
 
@@ -74,15 +77,21 @@ def _start_ray(
     this thread, because its processes end with the thread that started them.
     """
     events.notify("starting Ray …")
-    with deferred_signals() as received, ThreadPoolExecutor(1) as pool:
 
-        def notify(line: str) -> None:
+    def notify_received(number: signal.Signals) -> None:
+        reason = f"{STOP_REASONS[number]} ({number.name})"
+        events.notify(f"{reason} while Ray starts: ending its processes …")
+
+    with deferred_signals(notify_received) as received, ThreadPoolExecutor(1) as pool:
+
+        def check_signals() -> None:
             if received():
-                raise KeyboardInterrupt
-            events.notify(line)
+                raise StartInterrupted
 
         checking = pool.submit(_check, config, spec)
-        runtime = stack.enter_context(local_ray(object_store_bytes(config, spec), config, notify))
+        size = object_store_bytes(config, spec)
+        ray = local_ray(size, config, events.notify, check_signals, events.record_ray)
+        runtime = stack.enter_context(ray)
         checking.result()
     return runtime
 

@@ -57,7 +57,7 @@ def stop_on_signals(
         request_stop(STOP_REASONS[name])
         with suppress(RuntimeError):  # the signal interrupted the printing of a line
             notify(
-                f"{STOP_REASONS[name]} by {name.name}: finishing the calls in flight and saving a "
+                f"{STOP_REASONS[name]} ({name.name}): finishing the calls in flight and saving a "
                 "checkpoint; a second signal stops at once, without a checkpoint"
             )
 
@@ -65,36 +65,52 @@ def stop_on_signals(
         yield
 
 
+class StartInterrupted(KeyboardInterrupt):
+    """A signal arrived while a run started: nothing was trained."""
+
+
 @contextmanager
-def deferred_signals() -> Iterator[Callable[[], bool]]:
-    """Hold back Ctrl-C until the end, then raise KeyboardInterrupt; no signal is lost.
+def deferred_signals(
+    notify: Callable[[signal.Signals], object] = lambda number: None,
+) -> Iterator[Callable[[], bool]]:
+    """Hold back Ctrl-C and SIGTERM until the end, then raise StartInterrupted; none is lost.
 
     Yields a function that says whether a signal has arrived.
 
     An interrupt while two threads import can leave a lock held, and the command would hang. On
     SIGTERM Ray raises `SystemExit`, which Python drops if the signal arrives during a fork. So
-    signals are recorded through a wakeup file descriptor, too.
+    signals are recorded through a wakeup file descriptor, too: a thread reads it, because the main
+    thread may be in Ray's code for seconds.
+
+    Args:
+        notify: called with the first signal when it arrives, in another thread.
     """
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False
         return
+    received = threading.Event()
     reader, writer = socket.socketpair()
-    with reader, writer:
-        reader.setblocking(False)
+
+    def watch() -> None:
+        while data := reader.recv(1 << 12):  # empty: the writer is closed
+            arrived = [number for number in data if number in DEFERRED]
+            if arrived and not received.is_set():
+                received.set()
+                notify(signal.Signals(arrived[0]))
+
+    watcher = threading.Thread(target=watch, name="signals", daemon=True)
+    watcher.start()
+    try:
         writer.setblocking(False)
-
-        def received() -> bool:
-            with suppress(BlockingIOError):  # no signal yet
-                return bool(DEFERRED & set(reader.recv(1 << 12, socket.MSG_PEEK)))
-            return False
-
-        try:
-            with handlers({signal.SIGINT: lambda number, frame: None}):
-                previous = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
-                try:
-                    yield received
-                finally:
-                    signal.set_wakeup_fd(previous)
-        finally:
-            if received():
-                raise KeyboardInterrupt
+        with handlers(dict.fromkeys(DEFERRED, lambda number, frame: None)):
+            previous = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+            try:
+                yield received.is_set
+            finally:
+                signal.set_wakeup_fd(previous)
+    finally:
+        writer.close()
+        watcher.join()
+        reader.close()
+        if received.is_set():
+            raise StartInterrupted

@@ -9,6 +9,7 @@ from typing import Any
 from actors.environments import environment_spec
 from common.config import Config
 from common.config_text import build, merge
+from common.errors import UserError
 from deploy.launch import runtimes
 from deploy.launch.events import RunEvents
 from deploy.launch.run import run_parts
@@ -31,7 +32,8 @@ def train(
 
     Args:
         config: of the run.
-        run_dir: an empty or new folder; by default one under `runs/`.
+        run_dir: an empty or new folder, or that of a start that failed, whose log is kept; by
+            default a new one under `runs/`.
         inline: in this process, without Ray.
         address: of a Ray cluster to run on; None: Ray is started on this machine.
         view: shows progress; by default nothing is shown.
@@ -42,7 +44,7 @@ def train(
 
     Raises:
         UserError: the configuration has a mistake; nothing was written.
-        RunFailedError: the run could not continue.
+        RunFailedError: the run could not continue; its folder has the cause in `run.log`.
     """
     started_s = time.monotonic() if started_s is None else started_s
     events = RunEvents(view or SilentView())
@@ -55,10 +57,15 @@ def train(
         with runtimes.open_runtime(config, spec, inline, address, events, path.name) as runtime:
             folder = RunFolder.create(path, config)
             folder.ran_on = RanOn(inline=inline and address is None, address=address)
+            if folder.taken_over:
+                events.record("an earlier start in this folder failed; this one begins anew")
             try:
                 return run_parts(folder, spec, None, runtime, events, started_s, mode)
-            finally:
+            except (UserError, KeyboardInterrupt):
+                # A mistake is told in one line, and an interrupt has no cause to look up. Of any
+                # other failure before the first report, the folder keeps the log.
                 folder.discard_unless_used()
+                raise
 
 
 def _with_absolute_storage(config: Config) -> Config:

@@ -8,12 +8,12 @@ import signal
 import socket
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from common.errors import UserError
+from common.polling import poll_until
 from deploy.provisioning.ray_commands import (
     END_S,
     as_typed,
@@ -85,8 +85,8 @@ def wait_for_dashboard(port: int, process: subprocess.Popen[bytes]) -> None:
         TunnelError: the tunnel's process ended, or the dashboard timed out.
         TokenError: the dashboard refuses the token.
     """
-    deadline = time.monotonic() + TUNNEL_S
-    while time.monotonic() < deadline:
+
+    def responds() -> bool:
         if process.poll() is not None:
             raise TunnelError(f"exit code {process.returncode}")
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5.0)
@@ -95,14 +95,15 @@ def wait_for_dashboard(port: int, process: subprocess.Popen[bytes]) -> None:
             connection.request("GET", "/api/version", headers=headers)
             status = connection.getresponse().status
         except (OSError, http.client.HTTPException):
-            time.sleep(POLL_S)
-        else:
-            if status in (401, 403):
-                raise TokenError
-            return
+            return False
         finally:
             connection.close()
-    raise TunnelError(f"no response within {TUNNEL_S:g} s")
+        if status in (401, 403):
+            raise TokenError
+        return True
+
+    if not poll_until(responds, TUNNEL_S, POLL_S):
+        raise TunnelError(f"no response within {TUNNEL_S:g} s")
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -1,4 +1,4 @@
-"""LivePlot: the plot of `raydqn plot`, redrawn in a notebook while a run goes on."""
+"""LivePlot: the plot of `raydqn plot`, redrawn in a notebook during a run."""
 
 from __future__ import annotations
 

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from common.errors import UserError
+from deploy.reporting.summary import FAILED, reason_in_words
 
 OLD_AFTER_S = 15.0
 """Beyond this age a status is shown with its age."""
@@ -24,7 +25,8 @@ class PartStatus:
         part: its id, as text.
         incarnation: of the part.
         host, pid: of its process; None: the driver's own process, or not known yet.
-        state: `up`, `waiting` (for its process, or for a node), `silent 5 s` (no heartbeat).
+        state: `ready`; `starting`; `pending placement` (no node has room for it); `awaiting
+            restore` (the storage is unreadable); `unresponsive 5 s` (no heartbeat for so long).
         rate, unit: work per second; None for parts that only serve calls.
         age_s: seconds since its first heartbeat.
         restarts: of this slot in this attempt.
@@ -62,8 +64,8 @@ def show(status: Mapping[str, Any], running: bool, console: Console | None = Non
     """Print a status.
 
     Args:
-        status: see `run_status`, with `log` and `events` (see `RunFolder.read_log`) if known.
-        running: whether the run goes on.
+        status: see `deploy.runs.status`.
+        running: whether the run is in progress.
         console: to print on; by default the terminal.
 
     Raises:
@@ -71,7 +73,7 @@ def show(status: Mapping[str, Any], running: bool, console: Console | None = Non
     """
     console = console or Console()
     try:
-        _print(console, _headline(status, running))
+        _print(console, _running_line(status) if running else _ended_line(status))
         if running:  # the parts of a run that has ended are gone
             console.print(_part_table(status["parts"]), markup=False, highlight=False)
         if status.get("log") is not None:
@@ -86,20 +88,48 @@ def _print(console: Console, text: str) -> None:
     console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
-def _headline(status: Mapping[str, Any], running: bool) -> str:
+def _running_line(status: Mapping[str, Any]) -> str:
     age_s = time.time() - status["at"]
-    when = f"{'for' if running else 'has ended after'} {status['wall_s']:,.0f} s"
-    if not running:
-        when += f", by {status['stop_reason']}" if "stop_reason" in status else ", killed"
-    elif age_s > OLD_AFTER_S:
-        when += f" (status is {age_s:,.0f} s old)"
-    score = "none yet" if status["score"] is None else f"{status['score']:g}"
+    old = f" (status is {age_s:,.0f} s old)" if age_s > OLD_AFTER_S else ""
     return (
-        f"{status['run']}: {when}: {status['env_steps']:,} env steps "
-        f"({status['env_steps_per_s']:,.0f}/s), {status['learner_steps']:,} learner steps "
-        f"({status['learner_steps_per_s']:,.1f}/s), score {score}, restarts "
-        f"{status['restarts']}"
+        f"{status['run']}: running for {status['wall_s']:,.0f} s{old}: {status['env_steps']:,} env "
+        f"steps ({status['env_steps_per_s']:,.0f}/s), {status['learner_steps']:,} learner steps "
+        f"({status['learner_steps_per_s']:,.1f}/s), {_score(status)}"
     )
+
+
+def _ended_line(status: Mapping[str, Any]) -> str:
+    """How a run ended, and its newest counters."""
+    run, reason = status["run"], status.get("stop_reason")
+    if "wall_s" not in status:
+        counted = "it ended before its first report"
+    else:
+        counted = (
+            f"{status['env_steps']:,} env steps, {status['learner_steps']:,} learner steps, "
+            f"{_score(status)}"
+        )
+    after = f" after {status['wall_s']:,.0f} s" if "wall_s" in status else ""
+    if reason is None:
+        age = ""
+        if "counters_at" in status:
+            age = f", last reported {_ago(time.time() - status['counters_at'])}"
+        return f"{run}: its driver ended without a word{after}: {counted}{age}"
+    if reason == FAILED:
+        return f"{run}: failed: {status.get('error')}\n  {counted}{after}"
+    return f"{run}: ended{after}: {reason_in_words(reason)}; {counted}"
+
+
+def _score(status: Mapping[str, Any]) -> str:
+    score = "none yet" if status["score"] is None else f"{status['score']:g}"
+    return f"score {score}, restarts {status['restarts']}"
+
+
+def _ago(seconds: float) -> str:
+    """`75` → `75 s ago`, and longer times in larger units."""
+    for unit, name in ((86_400, "days"), (3_600, "h"), (60, "min")):
+        if seconds >= 2 * unit:
+            return f"{seconds / unit:,.0f} {name} ago"
+    return f"{max(0.0, seconds):,.0f} s ago"
 
 
 def _part_table(parts: Iterable[Mapping[str, Any]]) -> Table:

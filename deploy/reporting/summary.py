@@ -1,19 +1,35 @@
-"""The summary of a run in one line."""
+"""The summary of a run in one line, and its stop reason in words."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
+FAILED = "failed"
+"""Stop reason of a run that an error ended; the summary has it as `error`."""
+ABORTED = "aborted"
+"""Stop reason of a run that ended without a last checkpoint, because of a second signal."""
+_WORDS = {
+    "interrupted": "interrupted (SIGINT)",
+    "terminated": "terminated (SIGTERM or SIGHUP)",
+    ABORTED: "stopped at once by a second signal",
+}
+
+
+def reason_in_words(stop_reason: str) -> str:
+    """`wall_s` → `stop.wall_s reached`, `interrupted` → `interrupted (SIGINT)`."""
+    return _WORDS.get(stop_reason, f"stop.{stop_reason} reached")
+
 
 def summary_line(summary: Mapping[str, Any]) -> str:
-    """`stopped by learner_steps after 2.6 s: score 9 (3 episodes, ε = 0), 506 env steps, …`."""
+    """`ended after 2.6 s: stop.learner_steps reached; score 9 (3 episodes, ε = 0), 506 env …`."""
     score = "none yet"
     if summary["score"] is not None:
         episodes, epsilon = summary["score_episodes"], summary["score_epsilon"]
         how = f"{episodes} episodes, ε = {epsilon:g}" if episodes else "from before the resume"
         score = f"{summary['score']:g} ({how})"
     return (
-        f"stopped by {summary['stop_reason']} after {summary['wall_s']:.1f} s: score {score}, "
-        f"{summary['env_steps']:,} env steps, {summary['learner_steps']:,} learner steps"
+        f"ended after {summary['wall_s']:.1f} s: {reason_in_words(summary['stop_reason'])}; "
+        f"score {score}, {summary['env_steps']:,} env steps, "
+        f"{summary['learner_steps']:,} learner steps"
     )

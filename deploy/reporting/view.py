@@ -66,6 +66,7 @@ class PlainView:
         """A view that prints to `stream`."""
         self._stop = stop
         self._stream = stream
+        self._share = 0.0  # of the progress shown so far
         self._last_s = -PLAIN_EVERY_S
         self._unseen: dict[str, Any] | None = None
 
@@ -89,10 +90,10 @@ class PlainView:
     def _print(self, report: dict[str, Any]) -> None:
         self._last_s = time.monotonic()
         self._unseen = None
-        done, left = progress(report, self._stop)
+        self._share, left = progress(report, self._stop, self._share)
         parts = [
             f"{report['wall_s']:7.1f} s",
-            f"{done:4.0%}{eta(left, self._stop)}",
+            f"{self._share:4.0%}{eta(left, self._stop)}",
             f"score {number(report['score'])}{evaluating(report)}",
             f"return {number(report['return_mean_100'])}",
             f"env steps {report['env_steps']:,} ({report['env_steps_per_s']:,.0f}/s)",
@@ -103,7 +104,7 @@ class PlainView:
         self._print_line("  ".join(parts))
 
     def _print_line(self, text: str) -> None:
-        with suppress(BrokenPipeError):  # the reader has ended (`| head`); the run goes on
+        with suppress(BrokenPipeError):  # the reader has ended (`| head`), the run has not
             print(text, file=self._stream, flush=True)
 
 
@@ -113,13 +114,15 @@ class LiveView:
     def __init__(self, stop: StopConfig, stream: TextIO) -> None:
         """A view on a terminal."""
         self._stop = stop
+        self._share = 0.0  # of the progress shown so far
         self._live = Live(console=Console(file=stream), refresh_per_second=4)
 
     def update(self, report: dict[str, Any]) -> None:
         """Redraw the table. It appears with the first report, so that early errors stay plain."""
         if not self._live.is_started:
             self._live.start()
-        self._live.update(live_table(report, self._stop))
+        self._share, _ = progress(report, self._stop, self._share)
+        self._live.update(live_table(report, self._stop, self._share))
 
     def notify(self, text: str, level: int = logging.INFO, detail: str = "") -> None:
         """Print the line above the table; the log has the detail."""
@@ -132,9 +135,15 @@ class LiveView:
         self._live.stop()
 
 
-def live_table(report: dict[str, Any], stop: StopConfig) -> Table:
-    """The table of one report."""
-    done, left = progress(report, stop)
+def live_table(report: dict[str, Any], stop: StopConfig, share: float = 0.0) -> Table:
+    """The table of one report.
+
+    Args:
+        report: see `RunStatistics.line`.
+        stop: conditions that end the run.
+        share: of the progress shown so far.
+    """
+    done, left = progress(report, stop, share)
     width = 30
     bar = "█" * round(done * width) + "░" * (width - round(done * width))
     table = Table(show_header=False, box=None, pad_edge=False)
@@ -165,10 +174,18 @@ def live_table(report: dict[str, Any], stop: StopConfig) -> Table:
     return table
 
 
-def progress(report: dict[str, Any], stop: StopConfig) -> tuple[float, float | None]:
+def progress(
+    report: dict[str, Any], stop: StopConfig, before: float = 0.0
+) -> tuple[float, float | None]:
     """Progress towards the nearest stop condition, 0 … 1, and seconds left if known.
 
-    A score does not grow evenly: it counts for the bar, never for the ETA.
+    A score does not grow evenly: it counts for the bar, never for the ETA. Within an attempt the
+    progress never falls, although a score may, and a restored learner repeats steps.
+
+    Args:
+        report: see `RunStatistics.line`.
+        stop: conditions that end the run.
+        before: the progress shown so far.
     """
     shares: list[float] = []
     lefts: list[float] = []
@@ -184,7 +201,7 @@ def progress(report: dict[str, Any], stop: StopConfig) -> tuple[float, float | N
             lefts.append(max(0.0, goal - report[key]) / rate)
     if stop.score is not None and stop.score > 0 and report["score"] == report["score"]:
         shares.append(max(0.0, report["score"]) / stop.score)
-    return min(1.0, max(shares, default=0.0)), min(lefts, default=None)
+    return max(before, min(1.0, max(shares, default=0.0))), min(lefts, default=None)
 
 
 def eta(left_s: float | None, stop: StopConfig) -> str:

@@ -36,6 +36,8 @@ class CheckpointJob:
         learner, shards: parts to save. Without shards, replay is not saved.
         progress: of the run when the job began; handed back to the caller.
         error: reason of the failure; None: the checkpoint is written.
+        name: of the checkpoint, once the learner has answered.
+        learner_steps: that the checkpoint holds; the learner may be ahead of `progress`.
         tensors: of the learner.
         remark: a note about a checkpoint that is written.
         wall_s: seconds that the job took.
@@ -46,6 +48,8 @@ class CheckpointJob:
     shards: list[Handle]
     progress: Any
     error: Exception | None = None
+    name: str = ""
+    learner_steps: int = 0
     tensors: dict[str, Array] | None = None
     remark: str | None = None
     wall_s: float = 0.0
@@ -66,7 +70,7 @@ class CheckpointWriter:
         Args:
             store: of the checkpoints.
             config: when a checkpoint is due.
-            background: write in a thread while the run goes on. Otherwise the run waits, and
+            background: write in a thread while the run continues. Otherwise the run waits, and
                 `every_s` is ignored: the clock must not influence the results.
         """
         self.store = store
@@ -184,6 +188,7 @@ class CheckpointWriter:
         # The learner may be a call ahead of its last report; the checkpoint holds its own count.
         steps = int(learner["learner_steps"])
         name = self.store.new_name(steps)
+        job.name, job.learner_steps = name, steps
         files = self._save_shards(job.shards, name, deadline_s)
         state = {"format": FORMAT, **job.state, "learner": learner, "shards": len(job.shards)}
         state["counters"] = {**state["counters"], "learner_steps": steps}

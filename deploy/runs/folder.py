@@ -6,8 +6,8 @@ runs/cartpole-20260101-120000/
     events.out.tf…    the same for TensorBoard
     best.safetensors  weights of the best evaluation
     checkpoints/
-    summary.json      how the run ended
-    status.json       host, state and rate of each part, while the run goes on
+    summary.json      how the run ended; missing while it lasts, and if its driver was killed
+    status.json       host, state and rate of each part of a run in progress
     run.log           every event with its time and cause (see deploy.runs.log)
     control.toml      a change that the run has not applied yet (see deploy.control.file)
     lives             number of attempts: starts and resumes of this run
@@ -17,8 +17,9 @@ from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ from common.errors import UserError
 from common.storage import open_storage, write_atomically
 from common.types import Array, EvaluationReport
 from deploy.runs.checkpoint_schema import RanOn, check_state
+from deploy.runs.log import FILES as LOG_FILES
 from deploy.runs.log import last_events
 
 CONFIG = "config.toml"
@@ -49,12 +51,18 @@ CONTROL = "control.toml"
 REPLY = "control.answer"
 STATUS = "status.json"
 LOG = "run.log"
-UNUSED = frozenset({CONFIG, ATTEMPTS, LOCK, METRICS, CONTROL, REPLY, STATUS, LOG})
+LOGS = frozenset({LOG, *(f"{LOG}.{number}" for number in range(1, LOG_FILES))})
+"""The newest file of the log, and those before it."""
+UNUSED = frozenset({CONFIG, ATTEMPTS, LOCK, METRICS, CONTROL, REPLY, STATUS, SUMMARY, *LOGS})
 """Files of a run that ended before its first report; `metrics.jsonl` is empty then."""
 
 
 class RunFolder:
-    """Paths and files of one run."""
+    """Paths and files of one run.
+
+    Attributes:
+        taken_over: the folder is that of an earlier start that failed; its log is kept.
+    """
 
     def __init__(self, path: Path, config: Config) -> None:
         """The folder of an existing run; see `create` and `open`."""
@@ -69,17 +77,19 @@ class RunFolder:
         self.checkpoints = CheckpointStore(
             open_storage(url), config.checkpoint.keep, check_state, config.checkpoint.replay
         )
+        self.taken_over = False
         self._made = False  # this object created the folder itself
 
     @classmethod
     def create(cls, path: Path, config: Config) -> RunFolder:
-        """A new run folder.
+        """A new run folder, or that of a start that failed, without its files but the log.
 
         Raises:
             UserError: the folder is not empty, or cannot be created.
         """
         check_free(path)
         made = not path.exists()
+        taken_over = not made and _clear_failed_start(path)
         try:
             path.mkdir(parents=True, exist_ok=True)
             (path / LOCK).touch(exist_ok=False)  # of two simultaneous starts, one succeeds
@@ -89,7 +99,7 @@ class RunFolder:
         except OSError as error:
             raise UserError(f"--run-dir={path}: cannot be created ({error.strerror})") from None
         folder = cls(path, config)
-        folder._made = made
+        folder._made, folder.taken_over = made, taken_over
         return folder
 
     @classmethod
@@ -122,16 +132,16 @@ class RunFolder:
         return cls(path, build(values, str(path / CONFIG), overrides, spelling))
 
     def discard_unless_used(self) -> None:
-        """Remove a new run's folder if the run ended before its first report."""
-        if not self.path.is_dir():
+        """Remove a new run's folder if the run ended before its first report.
+
+        A folder that was taken over stays: the log of the earlier start is in it.
+        """
+        if not self.path.is_dir() or self.taken_over:
             return
         with suppress(UserError, OSError), self.lock():  # another process may have resumed it
-            metrics = self.path / METRICS
-            names = {path.name for path in self.path.iterdir()}
-            if names - UNUSED or (metrics.is_file() and metrics.stat().st_size > 0):
+            if not _is_unused(self.path):
                 return
-            for name in sorted(names, key=LOCK.__eq__):  # the lock last: it protects the others
-                (self.path / name).unlink()
+            _unlink_all(self.path, keep=())
             if self._made:
                 with suppress(OSError):  # another process has put a file there
                     self.path.rmdir()
@@ -212,7 +222,7 @@ class RunFolder:
             yield
 
     def is_running(self) -> bool:
-        """Whether a process holds the lock: the run goes on."""
+        """Whether a process holds the lock: the run is in progress."""
         try:
             with (self.path / LOCK).open() as file:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -227,64 +237,77 @@ class RunFolder:
         with suppress(OSError):
             write_atomically(self.path / STATUS, json.dumps(without_nan(status)).encode())
 
-    def read_status(self) -> dict[str, Any]:
-        """The newest status that the run wrote, with `log` and `events` (see `read_log`).
-
-        Raises:
-            UserError: there is no status yet, or the file is damaged.
-        """
-        path = self.path / STATUS
-        try:
-            status = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            log = self.path / LOG
-            hint = f"; its log is {log}" if log.is_file() else ""
-            raise UserError(
-                f"{self.path}: has no status yet; it comes with the first report{hint}"
-            ) from None
-        except (OSError, ValueError) as error:
-            raise UserError(f"{path}: cannot be read ({error})") from None
-        if not isinstance(status, dict):
-            raise UserError(f"{path}: is not the status of a run")
-        return status | self.read_log()
-
-    def read_ended(self) -> dict[str, Any]:
-        """The status of a run that has ended, with its stop reason if it stopped cleanly.
-
-        Raises:
-            UserError: as `read_status`.
-        """
-        status = self.read_status()
-        with suppress(OSError, ValueError):
-            summary = json.loads((self.path / SUMMARY).read_text(encoding="utf-8"))
-            if isinstance(summary, dict):
-                kept = ("stop_reason", "score", "env_steps", "learner_steps", "wall_s")
-                status |= {key: summary[key] for key in kept if key in summary}
-        return status
-
     def read_log(self) -> dict[str, Any]:
         """`log`: path of the run's log, None if there is none; `events`: the last ones in it.
 
-        A log that cannot be read counts as none.
+        Events of level DEBUG are left out. A log that cannot be read counts as none.
         """
         path, there = self.path / LOG, False
         with suppress(OSError):  # of a disk that fails: the supervisor must not stop for it
             there = path.is_file()
-        return {"log": str(path) if there else None, "events": last_events(path)}
+        events = last_events(path, least=logging.INFO)
+        return {"log": str(path) if there else None, "events": events}
 
     def write_summary(self, summary: dict[str, Any]) -> None:
-        """Record how the run ended."""
-        write_atomically(self.path / SUMMARY, json.dumps(summary, indent=1).encode())
+        """Record how the run ended; NaN becomes null."""
+        write_atomically(self.path / SUMMARY, json.dumps(without_nan(summary), indent=1).encode())
+
+    def forget_end(self) -> None:
+        """Remove the record of how the attempt before ended: another one begins."""
+        with suppress(OSError):  # there is none, or the disk fails: that ends no run
+            (self.path / SUMMARY).unlink()
 
 
 def check_free(path: Path) -> None:
-    """Refuse a folder for a new run that is not empty.
+    """Refuse a folder for a new run that holds anything but the files of a start that failed.
 
     Raises:
-        UserError: the folder is not empty.
+        UserError: the folder is not free.
     """
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+    if path.exists() and (not path.is_dir() or any(path.iterdir())) and not _failed_to_start(path):
         raise _not_free(path)
+
+
+def _failed_to_start(path: Path) -> bool:
+    """Whether a folder is that of a run that began and ended before its first report."""
+    try:
+        # The count of attempts is written under the lock: without it, a run is about to begin.
+        if not (path / ATTEMPTS).is_file() or not is_run(path) or not _is_unused(path):
+            return False
+        folder = RunFolder.open(path)
+        return not folder.is_running() and not folder.checkpoints.names()
+    except (UserError, OSError):  # its checkpoints, which may be elsewhere, cannot be listed
+        return False
+
+
+def _is_unused(path: Path) -> bool:
+    """Whether a folder has no report, no checkpoint, and no file that a run does not write."""
+    metrics = path / METRICS
+    names = {child.name for child in path.iterdir()}
+    return not names - UNUSED and not (metrics.is_file() and metrics.stat().st_size > 0)
+
+
+def _clear_failed_start(path: Path) -> bool:
+    """Remove the files of a start that failed, but its log; False: there is none.
+
+    Raises:
+        UserError: a process has begun to run in the folder.
+    """
+    if not _failed_to_start(path):
+        return False
+    with RunFolder.open(path).lock():
+        # Looked at again: of two commands that take the folder over, the second finds it taken.
+        if not (path / ATTEMPTS).is_file() or not _is_unused(path):
+            raise _not_free(path)
+        _unlink_all(path, keep=LOGS)
+    return True
+
+
+def _unlink_all(path: Path, keep: Collection[str]) -> None:
+    """Remove the files of a locked folder, the lock last: it protects the others."""
+    names = {child.name for child in path.iterdir()} - set(keep)
+    for name in sorted(names, key=LOCK.__eq__):
+        (path / name).unlink()
 
 
 def check_unused(path: Path, config: Config) -> None:

@@ -18,7 +18,8 @@ MAX_BYTES = 1 << 20
 FILES = 5
 EVENTS = 8
 """Number of events that a status shows."""
-TAIL_BYTES = 1 << 16
+TAIL_BYTES = (1 << 16, 1 << 20)
+"""Bytes at the end of a log in which events are looked for: more of them if there are too few."""
 INDENT = "    "
 _HEAD = re.compile(r"(\d{4}-\d\d-\d\dT\S+) ([A-Z]+) (.*)")
 
@@ -86,16 +87,35 @@ class _Handler(RotatingFileHandler):
         if failed is not None:
             error = sys.exception()
             reason = getattr(error, "strerror", None) or error
-            failed(f"{self.baseFilename}: cannot be written: {reason}; the run goes on without it")
+            failed(
+                f"{self.baseFilename}: cannot be written: {reason}; the run continues without it"
+            )
 
 
-def last_events(path: Path, count: int = EVENTS) -> list[dict[str, str]]:
+def last_events(
+    path: Path, count: int = EVENTS, least: int = logging.DEBUG
+) -> list[dict[str, str]]:
     """The last events of a log, oldest first, each with `at`, `level`, `text` and `detail`.
 
     An empty list if there is no log, or it cannot be read.
+
+    Args:
+        path: of the newest file.
+        count: number of events.
+        least: level of `logging`; events below it do not count.
     """
+    events: list[dict[str, str]] = []
+    for length in TAIL_BYTES:
+        data = _tail(path, length)
+        events = [event for event in _events_in(data) if _level(event["level"]) >= least]
+        if len(events) >= count or len(data) < length:
+            break
+    return events[-count:]
+
+
+def _events_in(data: bytes) -> list[dict[str, str]]:
     found: list[dict[str, str]] = []
-    for line in _tail(path).split("\n"):
+    for line in data.decode("utf-8", "replace").split("\n"):
         head = _HEAD.fullmatch(line)
         if head is not None:
             found.append({"at": head[1], "level": head[2], "text": head[3], "detail": ""})
@@ -103,19 +123,24 @@ def last_events(path: Path, count: int = EVENTS) -> list[dict[str, str]]:
             line = line.removeprefix(INDENT)
             before = found[-1]["detail"]
             found[-1]["detail"] = f"{before}\n{line}" if before else line
-    return found[-count:]
+    return found
 
 
-def _tail(path: Path) -> str:
+def _level(name: str) -> int:
+    """The number of a level; one that `logging` does not know counts as the highest."""
+    return logging.getLevelNamesMapping().get(name, logging.CRITICAL)
+
+
+def _tail(path: Path, length: int) -> bytes:
     """The last bytes of a log, of the file before it too where it has just been rotated."""
     data = b""
     for one in (path, path.with_name(f"{path.name}.1")):
         with suppress(OSError), one.open("rb") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL_BYTES))
+            file.seek(max(0, file.seek(0, os.SEEK_END) - length))
             data = file.read() + data
-        if len(data) >= TAIL_BYTES:
+        if len(data) >= length:
             break
-    return data.decode("utf-8", "replace")
+    return data
 
 
 def detail_of(error: BaseException) -> str:

@@ -1,8 +1,9 @@
-"""Reports of a run: written while it goes on, and read back; rates between them."""
+"""Reports of a run: written as they come, and read back; rates between them."""
 
 from __future__ import annotations
 
 import json
+import os
 import socket
 import time
 from collections import deque
@@ -24,6 +25,8 @@ REQUIRED = frozenset(
     )
 )
 """Keys that every report has; plots need them."""
+TAIL_BYTES = 1 << 14
+"""A report is shorter, unless hundreds of episodes ended since the one before."""
 MIN_RATE_S = 0.1
 """Shortest interval that a rate is computed over; below it, clock noise dominates."""
 
@@ -104,14 +107,42 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     return reports
 
 
+def last_report(folder: Path) -> dict[str, Any] | None:
+    """The newest report of a run, read from the end of the file; None if there is none."""
+    path = folder / METRICS
+    with suppress(OSError), path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        length = TAIL_BYTES
+        while size:
+            file.seek(max(0, size - length))
+            lines = file.read(length).decode("utf-8", "replace").splitlines()
+            # The first piece may be the end of a line, which is no report.
+            for line in reversed(lines):
+                report = _report_in(line)
+                if report is not None:
+                    return report
+            if length >= size:
+                break
+            length *= 8
+    return None
+
+
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
     if not path.is_file():
         return
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        with suppress(ValueError):
-            report = json.loads(line)
-            if isinstance(report, dict) and report.keys() >= REQUIRED:
-                yield report
+        report = _report_in(line)
+        if report is not None:
+            yield report
+
+
+def _report_in(line: str) -> dict[str, Any] | None:
+    """The report that a line holds; None if it is cut off, or no report."""
+    with suppress(ValueError):
+        report = json.loads(line)
+        if isinstance(report, dict) and report.keys() >= REQUIRED:
+            return report
+    return None
 
 
 class Rate:

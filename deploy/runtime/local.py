@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -16,7 +16,7 @@ from common.handles import Future, Ready
 from common.parts import LEARNER, PartId
 from deploy.resources.memory import ACTOR_BYTES, available_bytes
 from deploy.resources.requests import resource_requests
-from deploy.runtime.ray_private import processes_in_own_groups
+from deploy.runtime.ray_private import messages_to, no_other_ray, processes_in_own_groups
 from deploy.runtime.ray_runtime import RayRuntime
 
 ENDED_WITHIN_S = 10.0
@@ -70,14 +70,19 @@ class OneMachine:
 def local_ray(
     object_store_bytes: int,
     config: Config | None = None,
-    say: Callable[[str], object] = lambda line: None,
+    notify: Callable[[str], object] = lambda line: None,
+    check: Callable[[], object] = lambda: None,
+    record: Callable[[str], object] = lambda text: None,
 ) -> Iterator[RayRuntime]:
     """A Ray of this process's own, stopped at the end of the block.
 
     Args:
         object_store_bytes: shared memory for data on its way between processes.
         config: of the run.
-        say: receives a line before each retry; an exception from it ends the start.
+        notify: receives a line before each retry.
+        check: called before each step of the start, where an exception from it ends the start
+            safely.
+        record: receives messages of Ray's own, in another thread.
 
     Raises:
         UserError: Ray does not start.
@@ -99,9 +104,14 @@ def local_ray(
         "OMP_NUM_THREADS": "1",
     }
     processes: list[subprocess.Popen[Any]] = []
-    try:
+    with ExitStack() as stack:
+        # Also after a signal during the start: no process must stay.
+        stack.enter_context(no_other_ray())
+        stack.callback(lambda: end_processes(processes))
+        stack.callback(ray.shutdown)
         # Ray's processes inherit both.
-        with _environment(settings), processes_in_own_groups() as processes:
+        with _environment(settings), processes_in_own_groups(check) as processes:
+            check()
             start = partial(
                 ray.init,
                 address="local",  # never join a cluster that happens to be there
@@ -111,17 +121,15 @@ def local_ray(
                 logging_level="error",
                 object_store_memory=object_store_bytes,
             )
-            _start(start, processes, say)
-        yield RayRuntime(OneMachine(config))
-    finally:  # also after a signal during the start: no process must stay
-        ray.shutdown()
-        end_processes(processes)
+            _start(start, processes, notify)
+        with messages_to(record):
+            yield RayRuntime(OneMachine(config))
 
 
 def _start(
     start: Callable[[], object],
     processes: list[subprocess.Popen[Any]],
-    say: Callable[[str], object],
+    notify: Callable[[str], object],
 ) -> None:
     """Start Ray, in up to `START_TRIES` tries; `processes` are those that it has started."""
     import ray
@@ -140,7 +148,7 @@ def _start(
                 ) from None
         ray.shutdown()
         end_processes(processes)
-        say("Ray did not start within 30 s; retrying …")
+        notify("Ray did not start within 30 s; retrying …")
 
 
 def end_processes(processes: list[subprocess.Popen[Any]]) -> None:

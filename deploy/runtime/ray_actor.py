@@ -9,6 +9,7 @@ import ctypes
 import gc
 import os
 import pickle
+import re
 import signal
 import socket
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from common.errors import (
     RemoteDiedError,
     UserError,
     first_line,
+    shorten,
     without_colours,
 )
 from common.handles import Future
@@ -28,8 +30,22 @@ from common.version import VERSION
 from deploy.runtime.api import Place
 
 PR_SET_PDEATHSIG = 1
+EXIT = re.compile(
+    r"Worker exit type: (\S+)\s+Worker exit detail: (.*?)\s*(?:Some common|There are some|$)", re.M
+)
+DEAD = re.compile(r"^The actor is dead because (.*)", re.M)
+"""Where Ray says why: its first line is the same for every death."""
 NODE_DIED = "its node has died"
 """Ray's words in the reason of a remote's death when the whole node is gone."""
+
+
+def reason_in(detail: str) -> str:
+    """Ray's exit detail of a process, in brief; empty where Ray gives none."""
+    exit_of = EXIT.search(detail)
+    if exit_of is not None:
+        return f"its process ended ({exit_of[1]}: {shorten(exit_of[2]).rstrip('.')})"
+    dead = DEAD.search(detail)
+    return shorten(dead[1]).rstrip(".") if dead is not None else ""
 
 
 def end_with_parent() -> None:
@@ -131,7 +147,7 @@ class RemoteFuture:
         except RayError as error:  # Ray's own: there is no result, and there will be none
             detail = without_colours(str(error)).strip()
             machine = NODE_DIED in detail
-            reason = "its machine is gone" if machine else first_line(error)
+            reason = "its machine is gone" if machine else reason_in(detail) or first_line(error)
             raise RemoteDiedError(self._part, reason, machine, detail) from error
 
     def done(self) -> bool:

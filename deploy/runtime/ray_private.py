@@ -11,6 +11,8 @@ them up in the installed Ray, and finds private imports of Ray's in any other fi
 | `without_process`, `nodes_of` | `state.actors` | 2.44 to 2.60 | never |
 | `resources_left` | `state.available_resources_per_node` | 2.44 to 2.60 | never |
 | `processes_in_own_groups` | `services.ConsolePopen` | 2.44 to 2.60 | never |
+| `no_other_ray` | `auto_init_hook.enable_auto_connect` | 2.60 | not looked up |
+| `messages_to` | `worker.print_to_stdstream` | 2.60 | not looked up |
 | `grpc_channel` | `grpc_utils.init_grpc_channel` | 2.52 to 2.60 | 2.52, from `_private.utils` |
 | `grpc_channel` | `ray_constants.GLOBAL_GRPC_OPTIONS` | 2.44 to 2.60 | never |
 | `prefer_node` | `_spill_on_unavailable` | 2.44 to 2.60 | never |
@@ -25,7 +27,7 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,6 +58,16 @@ PRIVATE_NAMES = (
         "ray._private.services",
         "ConsolePopen",
         "2.44 to 2.60 have it; without it Ctrl-C ends Ray before the run can save",
+    ),
+    PrivateName(
+        "ray._private.auto_init_hook",
+        "enable_auto_connect",
+        "2.60 has it; without it a second Ctrl-C during a checkpoint may start another Ray",
+    ),
+    PrivateName(
+        "ray._private.worker",
+        "print_to_stdstream",
+        "2.60 has it; without it Ray prints its messages between the lines of the progress",
     ),
     PrivateName(
         "ray._private.grpc_utils",
@@ -140,12 +152,17 @@ def prefer_node(node_id: str) -> Any:
 
 
 @contextmanager
-def processes_in_own_groups() -> Iterator[list[subprocess.Popen[Any]]]:
+def processes_in_own_groups(
+    before: Callable[[], object] = lambda: None,
+) -> Iterator[list[subprocess.Popen[Any]]]:
     """Have Ray start its processes in process groups of their own.
 
     A signal to the driver's whole group (Ctrl-C, `timeout`, `kill -- -PGID`) is the driver's to
     handle: if it ended Ray as well, the run could not be saved. The driver itself cannot leave its
     group for the start: the leader of a group cannot, and it would miss a signal meanwhile.
+
+    Args:
+        before: called before each process; an exception from it ends Ray's start.
 
     Yields:
         A list of the processes, which grows as they start.
@@ -159,6 +176,7 @@ def processes_in_own_groups() -> Iterator[list[subprocess.Popen[Any]]]:
         return
 
     def start_in_group(*args: Any, **kwargs: Any) -> subprocess.Popen[Any]:
+        before()
         process: subprocess.Popen[Any] = start(*args, process_group=0, **kwargs)
         started.append(process)
         return process
@@ -168,6 +186,46 @@ def processes_in_own_groups() -> Iterator[list[subprocess.Popen[Any]]]:
         yield started
     finally:
         services.ConsolePopen = start
+
+
+@contextmanager
+def no_other_ray() -> Iterator[None]:
+    """Keep Ray from starting by itself within the block.
+
+    A call of a thread that outlives its run, such as that of a checkpoint after a second Ctrl-C,
+    would start another Ray as soon as the first one is shut down.
+    """
+    from ray._private import auto_init_hook
+
+    before = getattr(auto_init_hook, "enable_auto_connect", False)
+    auto_init_hook.enable_auto_connect = False
+    try:
+        yield
+    finally:
+        auto_init_hook.enable_auto_connect = before
+
+
+@contextmanager
+def messages_to(receive: Callable[[str], object]) -> Iterator[None]:
+    """Hand messages of the cluster to a function, in a thread of Ray's.
+
+    Ray prints them to the standard output of the driver, in colour, whatever `log_to_driver` says:
+    of workers killed for lack of memory, of nodes that died.
+    """
+    from ray._private import worker
+
+    show = getattr(worker, "print_to_stdstream", None)
+
+    def hand_on(data: Mapping[str, Any], *args: Any, **kwargs: Any) -> None:
+        receive("\n".join(data["lines"]))
+
+    if show is not None:
+        worker.print_to_stdstream = hand_on
+    try:
+        yield
+    finally:
+        if show is not None:
+            worker.print_to_stdstream = show
 
 
 def grpc_channel(address: str) -> Any | None:

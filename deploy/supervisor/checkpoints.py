@@ -70,7 +70,7 @@ class Checkpoints:
         """Wait for nothing after `deadline_s` (`time.monotonic()`)."""
         self._writer.end_by(deadline_s)
 
-    # --- while the run goes on ----------------------------------------------------------------
+    # --- during the run -----------------------------------------------------------------------
 
     def write_if_due(self, now: float, evaluating: bool) -> Iterator[Event]:
         """Take in the outcome of a checkpoint in flight, and begin one if it is due.
@@ -152,7 +152,8 @@ class Checkpoints:
         """
         context, error = self._context, job.error
         if error is None:
-            yield self._note_saved(job)
+            self._note_saved(job)
+            yield CheckpointWritten()
             context.records.checkpoint(job.wall_s)
             if job.remark is not None:
                 context.notify(job.remark, logging.WARNING)
@@ -163,17 +164,17 @@ class Checkpoints:
         message = f"checkpoint could not be written: {error}"
         if isinstance(error, OSError) and context.config.checkpoint.on_failure == "stop":
             raise RunFailedError(message) from error
-        # The next one is written when it is due.
-        context.notify(f"{message}; going on", logging.WARNING, detail_of(error))
+        context.notify(
+            f"{message}; the next one is due as usual", logging.WARNING, detail_of(error)
+        )
 
-    def _note_saved(self, job: CheckpointJob) -> CheckpointWritten:
+    def _note_saved(self, job: CheckpointJob) -> None:
         self._saved, self._resumed_from = job.progress, ""
-        steps = job.progress.learner_steps
         self._context.notify(
-            f"checkpoint written after {steps:,} learner steps, in {job.wall_s:.1f} s",
+            f"checkpoint {job.name} written after {job.learner_steps:,} learner steps, in "
+            f"{job.wall_s:.1f} s",
             logging.DEBUG,
         )
-        return CheckpointWritten()
 
     def _begin_attempt(self) -> AttemptBegun:
         """Inline: continue as a run that is resumed from the checkpoint just written.
@@ -196,7 +197,11 @@ class Checkpoints:
     # --- at the end ---------------------------------------------------------------------------
 
     def take(self, timeout_s: float) -> CheckpointJob | None:
-        """The checkpoint in flight, with its tensors or its error; None: not over by then."""
+        """The checkpoint in flight, with its tensors or its error; None: not over by then.
+
+        There is no `CheckpointWritten` about it: it tells that parts can be restored from a
+        checkpoint, and at the end of a run no part is restored any more.
+        """
         job = self._writer.take(timeout_s)
         if job is not None and job.error is None and job.tensors is not None:
             self._note_saved(job)

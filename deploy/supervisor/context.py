@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from common.config import Config
 from common.errors import UserError
 from common.handles import Future
+from common.polling import poll_until
 from deploy.runs.folder import RunFolder
 from deploy.runs.statistics import Counters, RunStatistics
 from deploy.runtime.api import Runtime
@@ -113,9 +114,4 @@ class Context:
 
     def poll_until(self, condition: Callable[[], bool], timeout_s: float) -> bool:
         """Poll a condition until it is true; whether it was, within `timeout_s`."""
-        deadline = time.monotonic() + timeout_s
-        while time.monotonic() < deadline:
-            if condition():
-                return True
-            time.sleep(self.timeouts.poll_s)
-        return False
+        return poll_until(condition, timeout_s, self.timeouts.poll_s)

@@ -76,6 +76,7 @@ class Recovery:
                 raise error  # of the constructor
             if isinstance(error, UnreadableError):
                 self._context.runtime.kill(slot.handle)
+                slot.cause, slot.cause_detail = _cause_of(slot, error), detail_of(error)
                 yield PartLost(slot)
                 self._await_restore(slot, error)
                 continue
@@ -90,14 +91,15 @@ class Recovery:
         Raises:
             RunFailedError: it failed too often in a row.
         """
-        cause, context = one_line(error), self._context
+        context = self._context
+        slot.cause, slot.cause_detail = _cause_of(slot, error), detail_of(error)
         self._count_failure(slot, error)
         if slot.consecutive_failures > MAX_RESTARTS_WITHOUT_PROGRESS:
             raise RunFailedError(
-                f"{slot.part} failed {slot.consecutive_failures} times in a row: {cause}"
+                f"{slot.part} failed {slot.consecutive_failures} times in a row; the last time it "
+                f"{slot.cause}"
             ) from error
         context.runtime.kill(slot.handle)
-        slot.cause, slot.cause_detail = cause, detail_of(error)
         yield PartLost(slot)
         yield from self._fill(slot)
 
@@ -125,7 +127,7 @@ class Recovery:
         self._context.counters.restarts += 1
         slot.restarts += 1
         self._context.notify(
-            f"{slot.part} restarted: {slot.cause}", logging.WARNING, slot.cause_detail
+            f"{slot.part} {slot.cause}; restarted", logging.WARNING, slot.cause_detail
         )
 
     def _await_restore(self, slot: Slot[Any], error: UnreadableError) -> None:
@@ -171,9 +173,19 @@ class Recovery:
     # --- reconnections ----------------------------------------------------------------------
 
     def note_unreachable(self, caller: Slot[Any], parts: Iterable[PartId]) -> None:
-        """A caller found these parts dead: a ping verifies it, and the caller is reconnected."""
+        """A caller found these parts dead: a ping verifies it, and the caller is reconnected.
+
+        The parts come from another process. One that no part calls has no handle to hand out: it is
+        named, and ignored.
+        """
         slots = self._fleet.reconnectable
         for part in parts:
+            if part not in slots:
+                self._context.notify(
+                    f"{caller.part} reports {part} as unreachable, which no part calls: ignored",
+                    logging.WARNING,
+                )
+                continue
             slots[part].suspect = True
             self.to_reconnect[caller, part] = None
 
@@ -200,3 +212,14 @@ class Recovery:
             callers += [fleet.evaluator] if fleet.evaluator is not None else []
             for caller in callers:
                 self.to_reconnect[caller, slot.part] = None
+
+
+def _cause_of(slot: Slot[Any], error: Exception) -> str:
+    """What happened to a part, as the rest of a sentence that begins with its name."""
+    # Inline, a new attempt changes the incarnation of a slot, and not the name of its handle.
+    if isinstance(error, RemoteDiedError) and error.part.startswith(f"{slot.part}-"):
+        return f"died: {' '.join(error.reason.split())}"
+    line = one_line(error)
+    if isinstance(error, UnresponsiveError):
+        return line.removeprefix(f"{slot.part} ")
+    return f"failed: {line}"

@@ -95,7 +95,7 @@ class Reports:
         except OSError as error:
             if not self._failing:
                 self._context.notify(
-                    f"{self._context.folder.path}: cannot be written: {error}; going on",
+                    f"{self._context.folder.path}: cannot be written: {error}; the run continues",
                     logging.WARNING,
                     detail_of(error),
                 )
@@ -105,7 +105,8 @@ class Reports:
 
     def _part_statuses(self, now: float) -> Iterator[PartStatus]:
         fleet = self._fleet
-        row = partial(part_status, now=now, silent_after_s=self._context.timeouts.silent_after_s)
+        overdue_after_s = self._context.timeouts.overdue_after_s
+        row = partial(part_status, now=now, overdue_after_s=overdue_after_s)
         for slot in fleet.core_parts:
             if slot is fleet.learner:
                 rate = self._context.records.learner_steps_per_s(now)
@@ -130,32 +131,40 @@ class Reports:
             "stop_reason": reason,
         }
 
+    def unfinished(self) -> dict[str, Any]:
+        """The summary of the work so far, for a run that fails: its last weights are unknown."""
+        return {**self.summary("", {}), "weights_sha256": None}
+
 
 def part_status(
-    slot: Slot[Any], now: float, silent_after_s: float, rate: float = math.nan, unit: str = ""
+    slot: Slot[Any], now: float, overdue_after_s: float, rate: float = math.nan, unit: str = ""
 ) -> PartStatus:
     """The row of a part in the status.
 
     Args:
         slot: of the part.
         now: `time.monotonic()`.
-        silent_after_s: an overdue heartbeat is shown after this time.
+        overdue_after_s: a heartbeat that is overdue for so long is shown.
         rate: of the part's work per second; NaN: not known.
         unit: of the rate.
     """
-    silent_s = now - slot.pinged_s if slot.ping is not None else 0.0
-    if not slot.ready:
-        state = "waiting"
-    else:
-        state = f"silent {silent_s:.0f} s" if silent_s > silent_after_s else "up"
     return PartStatus(
         part=str(slot.part),
         incarnation=slot.incarnation,
         host=slot.place.host if slot.place else None,
         pid=slot.place.pid if slot.place else None,
-        state=state,
+        state=_state_of(slot, now, overdue_after_s),
         rate=round(rate, 1) if math.isfinite(rate) else None,
         unit=unit,
         age_s=round(now - slot.ready_s, 1) if slot.ready else None,
         restarts=slot.restarts,
     )
+
+
+def _state_of(slot: Slot[Any], now: float, overdue_after_s: float) -> str:
+    if slot.awaiting_restore:
+        return "awaiting restore"
+    if not slot.ready:
+        return "pending placement" if slot.pending_placement else "starting"
+    overdue_s = now - slot.pinged_s if slot.ping is not None else 0.0
+    return f"unresponsive {overdue_s:.0f} s" if overdue_s > overdue_after_s else "ready"

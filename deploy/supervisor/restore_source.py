@@ -71,7 +71,7 @@ class RestoreSource:
         self.corrupt.add((part, self.restored_from.get(part, "")))
 
     def _skip(self, error: CheckpointError) -> None:
-        self._warn(f"{error}; going on without it")
+        self._warn(f"{error}; the run continues without it")
 
     def _names(self) -> list[str]:
         url = self._store.storage.url

@@ -14,6 +14,7 @@ from common.handles import Future, Handle
 from common.types import Array
 from deploy.runs.checkpoint_writer import CheckpointJob
 from deploy.runs.log import detail_of
+from deploy.runs.statistics import Counters
 from deploy.supervisor.context import MAX_RESTARTS_WITHOUT_PROGRESS, Context
 from deploy.supervisor.fleet import Fleet
 from deploy.supervisor.slots import Slot
@@ -120,7 +121,7 @@ class Shutdown:
         return self._requested is not None
 
     def reason(self) -> str | None:
-        """The stop condition that is true; None: the run goes on."""
+        """The stop condition that is true; None: the run continues."""
         stop, counters = self._context.config.stop, self._context.counters
         records = self._context.records
         if self._requested is not None:
@@ -296,8 +297,8 @@ class Shutdown:
                     logging.WARNING,
                 )
                 return
-            if saver.up_to_date:
-                return
+            if saver.up_to_date or self._context.done == Counters():
+                return  # all work is saved, or there is none
             saver.begin()
             job = saver.take(self._left_of(limit_s))
             if job is None:
@@ -317,4 +318,4 @@ class Shutdown:
             return "there is no checkpoint yet"
         mode = "" if self._context.runtime.parallel else " --inline"
         path = self._context.folder.path
-        return f"go on from the last checkpoint with: raydqn resume {path}{mode}"
+        return f"continue from the last checkpoint with: raydqn resume {path}{mode}"

@@ -42,7 +42,8 @@ class Slot(Generic[C_co]):
         awaiting_restore: the slot is empty, because the storage is unreadable.
         unreadable_from_s: time of the first failed restore; NaN: none has failed.
         restore_tried_s: time of the last one.
-        cause: reason for the last restart, in one line. cause_detail: the same in full.
+        cause: reason for the last restart, as the rest of a sentence that begins with the part's
+            name: `died: …`. cause_detail: the whole error.
         progress_baseline: work of the current incarnation in its first report; None: none yet.
     """
 

@@ -17,7 +17,7 @@ class Timeouts:
         control_every_s: shortest interval between two reads of the control file, or two polls of
             the control service.
         heartbeat_every_s: interval between two pings of a part without calls of its own.
-        silent_after_s: a part whose heartbeat is overdue for so long is shown as silent.
+        overdue_after_s: a part whose heartbeat is overdue for so long is shown as unresponsive.
         away_s: a longer pause between two looks (a suspended laptop, a stopped driver) is not
             counted as a part's silence.
         stable_after_s: a part that ran for so long has not failed at its start.
@@ -44,7 +44,7 @@ class Timeouts:
     status_every_s: float = 2.0
     control_every_s: float = 1.0
     heartbeat_every_s: float = 0.5
-    silent_after_s: float = 3.0
+    overdue_after_s: float = 3.0
     away_s: float = 5.0
     stable_after_s: float = 10.0
     placement_every_s: float = 30.0

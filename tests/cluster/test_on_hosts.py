@@ -123,7 +123,7 @@ def test_nodes_come_when_parts_wait_for_them_and_go_when_they_are_idle(head):
 
     def up(count):
         parts = [part for part in status()["parts"] if part["part"].startswith("actor-")]
-        return [part["state"] for part in parts] == ["up"] * count
+        return [part["state"] for part in parts] == ["ready"] * count
 
     def raylets():
         count = 0
@@ -207,7 +207,7 @@ def parts(status, title=""):
 
 
 def hosts_of(status, title):
-    return {part["host"] for part in parts(status, title) if part["state"] == "up"}
+    return {part["host"] for part in parts(status, title) if part["state"] == "ready"}
 
 
 def output(job):
@@ -236,7 +236,7 @@ def acting(cluster, job, run, count, on=None):
     def look():
         assert job[0].poll() is None, output(job)
         status = cluster.status(run)
-        up = [part for part in parts(status, "actor-") if part["state"] == "up"]
+        up = [part for part in parts(status, "actor-") if part["state"] == "ready"]
         hosts = hosts_of(status, "actor-")
         workers = {host.name for host in cluster.workers}
         fits = hosts == on if on is not None else hosts <= workers

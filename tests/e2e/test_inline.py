@@ -276,8 +276,8 @@ def test_ctrl_c_saves_and_says_how_to_resume(tmp_path):
         interrupt(process)
         out, err = process.communicate(timeout=30)
         assert process.returncode == 0, err
-        assert "stopped by interrupted" in out
-        assert f"raydqn resume {run}" in out
+        assert ": interrupted (SIGINT); score" in out
+        assert f"to continue: raydqn resume {run}\n" in out
         assert err == ""
         saved = checkpoints_in(run).newest()
         assert saved.state["counters"]["learner_steps"] == learner_steps_in(run)
@@ -306,7 +306,7 @@ def test_ctrl_c_twice_stops_at_once(tmp_path):
         out, err = process.communicate(timeout=15)
         assert process.returncode == 130
         assert "saving a checkpoint; a second signal stops at once" in out
-        assert err.strip() == "raydqn: stopped at once; there is no checkpoint"
+        assert err.strip() == "raydqn: stopped at once; nothing to resume"
 
 
 def test_nan_rewards_stop_the_run_with_the_batch_saved(tmp_path):

@@ -51,8 +51,8 @@ def test_every_part_that_dies_is_restarted_and_the_run_ends_as_planned(tmp_path,
     assert summary["learner_steps"] == 400
     assert summary["restarts"] == len(parts)
     for part in parts:
-        (line,) = [line for line in view.lines if line.startswith(f"{part} restarted")]
-        assert re.fullmatch(rf"{part} restarted: {part}-\d+ died \(it was ended\)", line)
+        (line,) = [line for line in view.lines if line.startswith(f"{part} ")]
+        assert line == f"{part} died: it was ended; restarted"
     supervisor.fleet.check()
     # No part keeps the handle of one that is gone.
     report = supervisor.fleet.learner.handle.call("train", 1).result()
@@ -71,11 +71,14 @@ def test_a_learner_that_died_goes_on_from_the_newest_checkpoint(tmp_path):
     assert view.looked[LEARNER] == max(step for step in steps if step <= 150)
     assert steps == sorted(set(steps)), "what was done again was not saved twice"
     assert steps[-1] == 400
-    (restart,) = [event for event in view.events if event[1].startswith("learner restarted")]
+    (restart,) = [event for event in view.events if event[1].startswith("learner died: ")]
     assert restart[0] == logging.WARNING
     assert "RemoteDiedError" in restart[2], "the full cause is for the log"
-    written = [event for event in view.events if event[1].startswith("checkpoint written")]
+    written = [event for event in view.events if " written after " in event[1]]
     assert {level for level, *_ in written} == {logging.DEBUG}, "not shown, but logged"
+    for _, text, _ in written:
+        name, steps = re.match(r"checkpoint (\S+) written after (\S+) learner steps", text).groups()
+        assert int(name.rpartition("-")[2]) == int(steps.replace(",", "")), "one number"
 
 
 def test_a_learner_that_died_before_the_first_checkpoint_begins_anew(tmp_path):
@@ -134,7 +137,7 @@ def test_a_part_that_dies_whenever_it_is_made_ends_the_run(tmp_path, monkeypatch
     spawn = f"spawn_{part.role.replace('-', '_')}"
     monkeypatch.setattr(supervisor.context.program, spawn, stillborn)
     view.looks = False
-    with pytest.raises(RunFailedError, match=rf"{part} failed 4 times in a row: stillborn died"):
+    with pytest.raises(RunFailedError, match=rf"{part} failed 4 times in a row; .* stillborn died"):
         supervisor.run()
     assert sum("restarted" in line for line in view.lines) == 3
 
@@ -160,7 +163,7 @@ def test_a_shard_whose_part_of_all_checkpoints_is_damaged_begins_empty(tmp_path)
     view.supervisor = supervisor_for(config, tmp_path / "run", view, HostedRuntime())
     summary = view.supervisor.run()
     assert summary["learner_steps"] == 600
-    lines = [line for line in view.lines if "going on without it" in line]
+    lines = [line for line in view.lines if "the run continues without it" in line]
     assert lines
     assert all(re.search(r"shard-1\.rdqn: damaged", line) for line in lines)
     assert summary["restarts"] == 1 + len(lines), "one that died, and those that could not be made"
@@ -190,4 +193,4 @@ def test_a_part_without_a_heartbeat_is_restarted(tmp_path, part):
     supervisor.context.runtime.crash = hang
     assert supervisor.run()["restarts"] == 1
     (line,) = [line for line in view.lines if "restarted" in line]
-    assert re.match(rf"{part} restarted: {part} sent no heartbeat for \d s", line)
+    assert re.fullmatch(rf"{part} sent no heartbeat for \d s; restarted", line)

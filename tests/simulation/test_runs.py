@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import time
 
 import pytest
 
 from common.checkpoint import CheckpointStore
-from common.errors import RunFailedError
+from common.errors import RunFailedError, UserError
+from common.parts import LEARNER, shard
+from deploy.cli.main import main
+from deploy.launch.resume import resume
 from deploy.launch.train import train
-from deploy.runs.folder import RunFolder
+from deploy.runs.folder import LOG, RunFolder
+from deploy.runs.log import last_events
 from deploy.runs.metrics import MetricsWriter, read_metrics
+from deploy.runs.status import read_ended
 from support.fakes import Messages, saved_counters, supervisor_for, supervisor_that_resumes, tiny
 from support.program import checkpoints_in, reports_in
 
@@ -85,7 +91,8 @@ def test_reports_and_best_weights_that_cannot_be_written_do_not_end_the_run(tmp_
     supervisor_for(config, run, view).run()
     said = [line for line in view.lines if "No space left" in line]
     assert said == [
-        f"{run}: cannot be written: [Errno 28] No space left on device: 'metrics.jsonl'; going on"
+        f"{run}: cannot be written: [Errno 28] No space left on device: 'metrics.jsonl'; the "
+        "run continues"
     ]
     assert set(failures) == {"write", "save_best"}
     assert read_metrics(run)[-1]["learner_steps"] == 200, "written again when it can be"
@@ -194,3 +201,133 @@ def test_a_start_that_fails_leaves_no_folder_and_an_empty_one_of_the_users(tmp_p
             train(tiny(), path)
     assert not (tmp_path / "run").exists()
     assert list(mine.iterdir()) == []
+
+
+# --- how a run ended --------------------------------------------------------------------------
+
+
+def ended(run):
+    """What `raydqn status` knows of a run that has ended."""
+    return read_ended(RunFolder.open(run))
+
+
+def test_a_run_that_fails_records_the_error_and_the_newest_counters(tmp_path, fading, capsys):
+    run = tmp_path / "run"
+    fading.at, fading.fuel = ("step",), 3_000
+    config = tiny(env={"id": "fading_envs:Fading-v0"}, stop={"learner_steps": 10**6})
+    with pytest.raises(RunFailedError) as caught:
+        train(config, run)
+    status = ended(run)
+    assert status["stop_reason"] == "failed"
+    assert status["error"] == str(caught.value)
+    last = read_metrics(run)[-1]
+    assert status["env_steps"] >= last["env_steps"] > 0
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["weights_sha256"] is None, "the last weights are not known"
+    assert main(["status", str(run)]) == 0
+    assert capsys.readouterr().out.startswith(f"run: failed: {caught.value}\n")
+    # It resumes as before, and the record is of the newest attempt alone.
+    fading.at = ()
+    steps = saved_counters(run)["learner_steps"]
+    resume(run, {"stop": {"learner_steps": steps + 20}})
+    assert ended(run)["stop_reason"] == "learner_steps"
+    assert "error" not in ended(run)
+
+
+def test_a_driver_that_is_killed_leaves_no_record_of_an_earlier_end(tmp_path, monkeypatch):
+    class KilledError(BaseException):
+        """Nothing of the program runs any more, except in this test."""
+
+    class Killing(Messages):
+        def update(self, report) -> None:
+            raise KilledError
+
+    run = tmp_path / "run"
+    train(tiny(stop={"learner_steps": 20}), run)
+    monkeypatch.setattr(RunFolder, "write_summary", lambda self, summary: None)
+    with pytest.raises(KilledError):
+        resume(run, {"stop": {"learner_steps": 400}}, view=Killing())
+    assert "stop_reason" not in ended(run)
+
+
+def test_a_run_that_fails_before_its_first_report_keeps_its_log_and_can_be_repeated(
+    tmp_path, monkeypatch, capsys
+):
+    def broken(*args, **kwargs):
+        raise ZeroDivisionError("in a part")
+
+    run = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr("deploy.program.build", broken)
+        with pytest.raises(ZeroDivisionError):
+            train(tiny(), run)
+    assert ended(run)["error"] == "ZeroDivisionError: in a part"
+    assert main(["status", str(run)]) == 0
+    assert "run: failed: ZeroDivisionError: in a part\n" in capsys.readouterr().out
+    summary = train(tiny(stop={"learner_steps": 20}), run)
+    texts = [event["text"] for event in last_events(run / LOG, count=100)]
+    begun = [text for text in texts if text.startswith("attempt 1: ")]
+    assert len(begun) == 2, "the log of both"
+    assert "failed: ZeroDivisionError: in a part" in texts
+    fresh = train(tiny(stop={"learner_steps": 20}), tmp_path / "another")
+    assert summary["weights_sha256"] == fresh["weights_sha256"]
+
+
+def test_parts_that_cannot_start_leave_the_log_and_no_empty_checkpoint(tmp_path, fading):
+    run = tmp_path / "run"
+    fading.at, fading.fuel = ("step",), 3  # one step is tried before the run begins
+    config = tiny(env={"id": "fading_envs:Fading-v0"})
+    with pytest.raises(RunFailedError, match="there is no checkpoint yet"):
+        train(config, run)
+    assert ended(run)["stop_reason"] == "failed"
+    fading.at = ()
+    train(tiny(env={"id": "fading_envs:Fading-v0"}, stop={"learner_steps": 20}), run)
+    assert ended(run)["stop_reason"] == "learner_steps"
+
+
+def test_a_mistake_of_the_users_leaves_nothing_and_keeps_the_log_of_the_start_before(
+    tmp_path, monkeypatch
+):
+    def mistaken(*args, **kwargs):
+        raise UserError("env.id=x: unknown")
+
+    def broken(*args, **kwargs):
+        raise ZeroDivisionError("in a part")
+
+    run = tmp_path / "run"
+    monkeypatch.setattr("deploy.program.build", mistaken)
+    with pytest.raises(UserError):
+        train(tiny(), run)
+    assert not run.exists()
+    monkeypatch.setattr("deploy.program.build", broken)
+    with pytest.raises(ZeroDivisionError):
+        train(tiny(), run)
+    monkeypatch.setattr("deploy.program.build", mistaken)
+    for _ in range(2):
+        with pytest.raises(UserError, match="unknown"):
+            train(tiny(), run)
+    texts = [event["text"] for event in last_events(run / LOG, count=100)]
+    assert "failed: ZeroDivisionError: in a part" in texts
+    assert ended(run)["error"] == "env.id=x: unknown", "of the newest start"
+
+
+def test_an_interrupt_at_once_is_no_silent_end(tmp_path):
+    class Interrupting(Messages):
+        def update(self, report) -> None:
+            if report["learner_steps"] > 20:
+                raise KeyboardInterrupt  # as the second signal does
+
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny(), tmp_path / "run", view=Interrupting())
+    assert ended(tmp_path / "run")["stop_reason"] == "aborted"
+
+
+def test_a_report_of_a_part_that_none_calls_is_named_and_ignored(tmp_path):
+    view = Messages()
+    supervisor = supervisor_for(tiny(), tmp_path / "run", view)
+    supervisor.recovery.note_unreachable(supervisor.fleet.actors[0], [LEARNER, shard(7), shard(0)])
+    assert view.lines == [
+        f"actor-0 reports {part} as unreachable, which no part calls: ignored"
+        for part in (LEARNER, shard(7))
+    ]
+    assert [part for _, part in supervisor.recovery.to_reconnect] == [shard(0)]

@@ -24,6 +24,7 @@ from deploy.launch.train import train
 from deploy.reporting.status import PartStatus, run_status, show
 from deploy.runs.folder import CONTROL, RunFolder
 from deploy.runs.metrics import read_metrics
+from deploy.runs.status import read_status
 from deploy.runtime.inline import InlineRuntime
 from deploy.supervisor.timeouts import Timeouts
 from support.fakes import Messages, supervisor_for, supervisor_in, tiny
@@ -121,7 +122,7 @@ def test_auto_is_settled_when_the_run_begins_and_stays_in_its_folder(tmp_path):
     config = tiny(actors={"count": "auto"}, stop={"learner_steps": 20, "score": None})
     train(config, tmp_path / "run")
     assert RunFolder.open(tmp_path / "run").config.actors.count == 0
-    parts = RunFolder.open(tmp_path / "run").read_status()["parts"]
+    parts = read_status(RunFolder.open(tmp_path / "run"))["parts"]
     assert [part["part"] for part in parts if part["part"].startswith("actor-")] == ["actor-0"]
 
 
@@ -277,18 +278,23 @@ def shown(status, running=True):
 
 def test_a_status_says_which_part_lives_where_what_it_does_and_how_often_it_was_replaced():
     parts = [
-        PartStatus("learner", 0, "gpu-1", 12, "up", 1.5, "learner steps/s", 11.0, 0),
-        PartStatus("actor-7", 3, None, None, "waiting", None, "env steps/s", None, 3),
+        PartStatus("learner", 0, "gpu-1", 12, "ready", 1.5, "learner steps/s", 11.0, 0),
+        PartStatus("actor-7", 3, None, None, "starting", None, "env steps/s", None, 3),
     ]
     text = shown(run_status("mine", {**LINE, "score": None}, parts))
-    assert "mine: for 12 s: 1,000 env steps (80/s), 10 learner steps (1.5/s), score none" in text
+    assert (
+        "mine: running for 12 s: 1,000 env steps (80/s), 10 learner steps (1.5/s), score none"
+        in text
+    )
     learner, actor = (line.split() for line in text.splitlines()[2:])
-    assert learner[:4] == ["learner", "gpu-1", "12", "up"]
-    assert actor == ["actor-7", "–", "–", "waiting", "–", "–", "3"]
+    assert learner[:4] == ["learner", "gpu-1", "12", "ready"]
+    assert actor == ["actor-7", "–", "–", "starting", "–", "–", "3"]
     ended = run_status("mine", {**LINE, "score": 2.0}, parts)
-    assert shown(ended, running=False).startswith("mine: has ended after 12 s, killed: 1,000 env")
+    assert shown(ended, running=False).startswith(
+        "mine: its driver ended without a word after 12 s: 1,000 env"
+    )
     text = shown({**ended, "stop_reason": "score"}, running=False)
-    assert "after 12 s, by score: 1,000 env" in text
+    assert "mine: ended after 12 s: stop.score reached; 1,000 env" in text
     assert "learner " not in text.replace("learner steps", ""), "its parts are gone"
     with pytest.raises(UserError, match="not a status"):
         shown({"run": "x"})
@@ -300,8 +306,8 @@ def test_the_command_prints_it_and_says_what_is_missing(tmp_path, capsys, monkey
     monkeypatch.setenv("HOME", str(tmp_path))  # where no shell was there to read the `~`
     assert main(["status", "~/run"]) == 0
     out = capsys.readouterr().out
-    assert "has ended after" in out
-    assert ", by learner_steps: " in out
+    assert "ended after" in out
+    assert ": stop.learner_steps reached; " in out
     assert " 20 learner steps" in out
     assert main(["status", str(run), "--json"]) == 0
     status = json.loads(capsys.readouterr().out)

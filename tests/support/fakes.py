@@ -71,8 +71,8 @@ class Crashing(Messages):
 
     def notify(self, text, level=logging.INFO, detail="") -> None:
         super().notify(text, level, detail)
-        name, restarted, _ = text.partition(" restarted")
-        if not restarted or not self.looks:
+        name = text.partition(" ")[0]
+        if not text.endswith("; restarted") or not self.looks:
             return
         fleet = self.supervisor.fleet
         slots = [*fleet.core_parts, *fleet.env_workers]

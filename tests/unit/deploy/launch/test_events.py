@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 
 import pytest
 
@@ -85,6 +86,39 @@ def test_an_event_of_a_signal_handler_waits_until_the_line_before_is_whole(tmp_p
     assert texts_in(path) == ["a line", "received SIGINT"]
 
 
+def test_a_message_of_rays_is_logged_without_colours_and_not_shown(tmp_path, view):
+    events = RunEvents(view)
+    events.open_log(tmp_path / "run.log")
+    events.record_ray("\x1b[33mThe node is low on memory\x1b[0m: " + "x" * 200)
+    events.record_ray("A worker died or was killed while executing a task")
+    events.close()
+    assert view.events == []
+    low, death = last_events(tmp_path / "run.log")
+    assert low["level"] == "WARNING"
+    assert low["text"].startswith("Ray: The node is low on memory: xx")
+    assert low["text"].endswith("…")
+    assert low["detail"].endswith("x" * 200)
+    assert death["level"] == "DEBUG", "the part's own event is shown"
+    assert "\x1b" not in (tmp_path / "run.log").read_text()
+
+
+def test_events_of_several_threads_are_all_written_once(tmp_path, view):
+    events = RunEvents(view)
+    events.open_log(tmp_path / "run.log")
+    texts = [[f"{thread}.{number}" for number in range(100)] for thread in range(4)]
+    threads = [
+        threading.Thread(target=lambda own=own: [events.record(text) for text in own])
+        for own in texts
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    events.close()
+    found = [event["text"] for event in last_events(tmp_path / "run.log", count=1_000)]
+    assert sorted(found) == sorted(text for own in texts for text in own)
+
+
 def test_a_log_that_cannot_be_written_is_shown_once(tmp_path, view):
     events = RunEvents(view)
     (tmp_path / "run.log").symlink_to("/dev/full")
@@ -124,7 +158,7 @@ def test_a_run_logs_each_attempt_its_changes_and_how_it_stopped(tmp_path, view, 
     first = texts_in(run / LOG)
     assert first[0].startswith("attempt 1: raydqn ")
     assert "one process, without Ray" in first[0]
-    assert first[-1].startswith("stopped by learner_steps after ")
+    assert first[-1].startswith("ended after ")
     over = {"stop": {"learner_steps": 40}, "learner": {"samples_per_insert": 2.0}, "seed": 0}
     resume(run, over)
     resumed, changed, second, *_, last = texts_in(run / LOG)[len(first) :]
@@ -138,7 +172,9 @@ def test_a_run_logs_each_attempt_its_changes_and_how_it_stopped(tmp_path, view, 
     assert main(["status", str(run), "--json"]) == 0
     status = json.loads(capsys.readouterr().out)
     assert status["log"] == str(run / "run.log")
-    assert [event["text"] for event in status["events"]] == texts_in(run / LOG)[-8:]
+    assert [event["text"] for event in status["events"]] == [
+        event["text"] for event in last_events(run / LOG, least=logging.INFO)
+    ]
     assert status["events"][-1]["text"] == last
     assert main(["status", str(run)]) == 0
     out = capsys.readouterr().out.replace("\n", " ")

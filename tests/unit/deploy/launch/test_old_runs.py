@@ -23,6 +23,7 @@ from deploy.reporting.evaluation import evaluate
 from deploy.reporting.plot import plot_runs
 from deploy.runs.folder import RunFolder
 from deploy.runs.metrics import read_metrics
+from deploy.runs.status import read_ended
 from support.paths import ROOT
 
 OLD_RUN = ROOT / "tests" / "support" / "runs" / "before-the-house"
@@ -39,15 +40,15 @@ def test_an_old_run_resumes_to_the_weights_that_its_own_version_gave(run):
     summary = resume(run, {"stop": {"learner_steps": 200}})
     assert summary["learner_steps"] == 200
     assert summary["weights_sha256"] == RESUMED_SHA256
-    assert RunFolder.open(run).read_ended()["learner_steps"] == 200
+    assert read_ended(RunFolder.open(run))["learner_steps"] == 200
     assert (run / "lives").read_text() == "2"
 
 
 def test_status_evaluation_and_plot_read_an_old_run(run, tmp_path, capsys):
-    ended = RunFolder.open(run).read_ended()
+    ended = read_ended(RunFolder.open(run))
     assert (ended["stop_reason"], ended["learner_steps"]) == ("learner_steps", 100)
     assert main(["status", str(run)]) == 0
-    assert "by learner_steps: 506 env steps" in capsys.readouterr().out
+    assert ": stop.learner_steps reached; 506 env steps" in capsys.readouterr().out
     assert len(read_metrics(run)) == 1
     plot_runs([run], tmp_path / "plot.png")
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")

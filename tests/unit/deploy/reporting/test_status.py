@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import time
 
 import pytest
 from rich.console import Console
@@ -14,7 +15,7 @@ LINE = {
     "wall_s": 12.0, "env_steps": 1_000, "learner_steps": 10, "env_steps_per_s": 80.0,
     "learner_steps_per_s": 1.5, "score": None, "restarts": 3, "limiter": "balanced",
 }  # fmt: skip
-LEARNER = PartStatus("learner", 2, "gpu-1", 12, "up", 1.5, "learner steps/s", 9.0, 1)
+LEARNER = PartStatus("learner", 2, "gpu-1", 12, "ready", 1.5, "learner steps/s", 9.0, 1)
 EVENTS = [
     {"at": "2026-01-01T12:00:00.000+00:00", "level": "INFO", "text": "attempt 1", "detail": ""},
     {"at": "2026-01-01T12:00:09.000+00:00", "level": "WARNING", "text": "[x] died", "detail": "a"},
@@ -37,6 +38,65 @@ def test_the_log_and_its_last_events_stand_below_one_line_each(running):
         "  2026-01-01T12:00:00.000+00:00 INFO attempt 1",
         "  2026-01-01T12:00:09.000+00:00 WARNING [x] died",
     ]
+
+
+ENDED = {key: value for key, value in LINE.items() if not key.endswith("_per_s")}
+
+
+@pytest.mark.parametrize(
+    ("over", "first"),
+    [
+        (
+            {"stop_reason": "wall_s"},
+            "mine: ended after 12 s: stop.wall_s reached; 1,000 env steps, 10 learner steps, score "
+            "none yet, restarts 3",
+        ),
+        (
+            {"stop_reason": "interrupted", "score": 1.5},
+            "mine: ended after 12 s: interrupted (SIGINT); 1,000 env steps, 10 learner steps, "
+            "score 1.5, restarts 3",
+        ),
+        (
+            {"stop_reason": "aborted"},
+            "mine: ended after 12 s: stopped at once by a second signal; 1,000 env steps, 10 "
+            "learner steps, score none yet, restarts 3",
+        ),
+        (
+            {"stop_reason": "failed", "error": "actor-0 failed 4 times in a row"},
+            "mine: failed: actor-0 failed 4 times in a row",
+        ),
+        (
+            {},
+            "mine: its driver ended without a word after 12 s: 1,000 env steps, 10 learner steps, "
+            "score none yet, restarts 3, last reported 3 h ago",
+        ),
+    ],
+)
+def test_a_run_that_has_ended_says_how_without_rates(over, first):
+    counted_s = time.time() - 3 * 3_600
+    lines = shown({"run": "mine", "counters_at": counted_s, **ENDED, **over}, running=False)
+    assert lines[0] == first
+    assert lines[1:] == (
+        ["  1,000 env steps, 10 learner steps, score none yet, restarts 3 after 12 s"]
+        if "error" in over
+        else []
+    )
+
+
+def test_a_run_that_ended_before_its_first_report_says_so():
+    lines = shown({"run": "mine"}, running=False)
+    assert lines == ["mine: its driver ended without a word: it ended before its first report"]
+    lines = shown({"run": "mine", "stop_reason": "failed", "error": "[x]"}, running=False)
+    assert lines == ["mine: failed: [x]", "  it ended before its first report"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(-1, "0 s"), (75, "75 s"), (600, "10 min"), (10_800, "3 h"), (864_000, "10 days")],
+)
+def test_an_age_is_told_in_a_fitting_unit(seconds, words):
+    lines = shown({"run": "mine", "counters_at": time.time() - seconds, **ENDED}, running=False)
+    assert lines[0].endswith(f"last reported {words} ago")
 
 
 def test_a_run_without_a_log_has_no_line_for_it():

@@ -49,6 +49,20 @@ def test_progress_is_towards_the_nearest_stop(stop, over, done, left):
     assert progress(report(**over), StopConfig(**stop)) == (pytest.approx(done), left)
 
 
+def test_the_progress_shown_never_falls(monkeypatch):
+    """A score may fall, and a restored learner repeats steps."""
+    monkeypatch.setattr("deploy.reporting.view.PLAIN_EVERY_S", 0.0)
+    stop, lines, table = StopConfig(score=100.0, learner_steps=1_000), io.StringIO(), io.StringIO()
+    for view in (PlainView(stop, lines), LiveView(stop, table)):
+        for score, steps in ((30.0, 100), (28.0, 90)):
+            view.update(report(score=score, learner_steps=steps))
+        view.close()
+    shown = [line.split("%")[0].split()[-1] for line in lines.getvalue().splitlines()]
+    assert shown == ["30", "30"]
+    assert " 30%" in table.getvalue()
+    assert "28%" not in table.getvalue()
+
+
 def test_without_a_terminal_there_are_plain_lines():
     stream = io.StringIO()
     view = make_view(StopConfig(learner_steps=800), stream)

@@ -12,7 +12,15 @@ from common import wire
 from common.errors import UserError
 from common.types import EvaluationReport
 from deploy.launch.presets import make_config
-from deploy.runs.folder import CONTROL, LOG, RunFolder
+from deploy.runs.folder import (
+    BEST,
+    CHECKPOINTS,
+    CONTROL,
+    LOG,
+    METRICS,
+    RunFolder,
+    check_free,
+)
 
 
 def evaluation(score: float) -> EvaluationReport:
@@ -107,6 +115,86 @@ def test_an_empty_folder_of_the_users_is_empty_again_and_stays(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def failed_start(path: Path, **over: object) -> RunFolder:
+    """The folder of a run that began, and ended before its first report."""
+    folder = RunFolder.create(path, make_config("cartpole", overrides=over))
+    with folder.lock():
+        folder.new_attempt()
+        folder.write_summary({"stop_reason": "failed", "error": "no part can be made"})
+        for name in (METRICS, CONTROL):
+            (path / name).write_text("")
+        (path / LOG).write_text("the cause\n")
+        (path / f"{LOG}.1").write_text("an earlier cause\n")
+    return folder
+
+
+def test_the_folder_of_a_start_that_failed_is_taken_over_and_its_log_is_kept(tmp_path):
+    path = tmp_path / "run"
+    assert not failed_start(path).taken_over
+    check_free(path)
+    folder = RunFolder.create(path, make_config("cartpole", overrides={"seed": 9}))
+    assert folder.taken_over
+    assert RunFolder.open(path).config.seed == 9
+    names = {child.name for child in path.iterdir()}
+    assert names == {"config.toml", ".lock", LOG, f"{LOG}.1"}
+    assert (path / LOG).read_text() == "the cause\n"
+    with folder.lock():
+        assert folder.new_attempt() == 0, "the same random streams as in an empty folder"
+    folder.discard_unless_used()
+    assert (path / LOG).is_file(), "of the start before"
+    assert RunFolder.create(path, make_config("cartpole")).taken_over, "and so again"
+
+
+@pytest.mark.parametrize("name", [BEST, CHECKPOINTS, "thesis.tex", f"{LOG}.9", ".writing-1"])
+def test_a_folder_that_holds_more_than_a_start_that_failed_is_not_taken_over(tmp_path, name):
+    path = tmp_path / "run"
+    failed_start(path)
+    (path / name).mkdir() if name == CHECKPOINTS else (path / name).write_text("")
+    before = {child: child.stat().st_mtime_ns for child in path.iterdir()}
+    with pytest.raises(UserError, match="is not an empty folder"):
+        RunFolder.create(path, make_config("cartpole"))
+    assert {child: child.stat().st_mtime_ns for child in path.iterdir()} == before
+
+
+def test_a_run_with_reports_or_checkpoints_elsewhere_is_not_taken_over(tmp_path):
+    storage = tmp_path / "elsewhere"
+    failed_start(tmp_path / "mine", checkpoint={"storage": str(storage)})
+    check_free(tmp_path / "mine")
+    names = ("000001-step-00000020/manifest.json",)
+    for name in names:
+        (storage / "mine" / name).parent.mkdir(parents=True)
+        (storage / "mine" / name).write_text("{}")
+    with pytest.raises(UserError, match="is not an empty folder"):
+        check_free(tmp_path / "mine")
+    failed_start(tmp_path / "run")
+    (tmp_path / "run" / METRICS).write_text("{}\n")
+    with pytest.raises(UserError, match="is not an empty folder"):
+        check_free(tmp_path / "run")
+
+
+def test_a_run_in_progress_and_one_that_is_about_to_begin_are_not_taken_over(tmp_path):
+    folder = failed_start(tmp_path / "run")
+    with folder.lock(), pytest.raises(UserError, match="is not an empty folder"):
+        RunFolder.create(tmp_path / "run", make_config("cartpole"))
+    RunFolder.create(tmp_path / "new", make_config("cartpole"))
+    with pytest.raises(UserError, match="is not an empty folder"):
+        RunFolder.create(tmp_path / "new", make_config("cartpole"))
+
+
+def test_of_two_that_take_a_folder_over_the_second_is_refused_and_disturbs_nothing(
+    tmp_path, monkeypatch
+):
+    path = tmp_path / "run"
+    failed_start(path)
+    # Both have looked, and found that its start failed.
+    monkeypatch.setattr("deploy.runs.folder.check_free", lambda path: None)
+    monkeypatch.setattr("deploy.runs.folder._failed_to_start", lambda path: True)
+    RunFolder.create(path, make_config("cartpole", overrides={"seed": 7}))
+    with pytest.raises(UserError, match="is not an empty folder"):
+        RunFolder.create(path, make_config("cartpole", overrides={"seed": 8}))
+    assert RunFolder.open(path).config.seed == 7
+
+
 def test_attempts_are_counted_from_the_lower_bound_on(tmp_path):
     folder = RunFolder.create(tmp_path / "run", make_config("cartpole"))
     assert folder.new_attempt(least=3) == 3
@@ -121,15 +209,6 @@ def test_a_damaged_count_of_attempts_is_named(tmp_path, content):
     with pytest.raises(UserError, match=r"run/lives: .*whole number") as caught:
         folder.new_attempt()
     assert "\n" not in str(caught.value)
-
-
-def test_without_a_status_the_error_names_the_log_if_there_is_one(tmp_path):
-    folder = RunFolder.create(tmp_path / "run", make_config("cartpole"))
-    with pytest.raises(UserError, match=r"with the first report$"):
-        folder.read_status()
-    (folder.path / LOG).write_text("")
-    with pytest.raises(UserError, match=f"with the first report; its log is {folder.path / LOG}$"):
-        folder.read_status()
 
 
 def test_a_log_that_cannot_be_read_is_no_error(tmp_path, monkeypatch):

@@ -59,6 +59,20 @@ def test_later_attempts_append_and_the_last_events_read_back(path, failures):
     assert len(last_events(path, count=3)) == 3
 
 
+def test_events_below_a_level_do_not_crowd_out_the_others(path, failures):
+    run_log = RunLog(path, failures)
+    for number in range(3):
+        run_log.notify(f"part {number} died", logging.WARNING, detail="because")
+    for number in range(1_000):
+        run_log.notify(f"checkpoint {number:04d} " + "x" * 80, logging.DEBUG)
+    run_log.close()
+    assert path.stat().st_size > log.TAIL_BYTES[0]
+    events = last_events(path, least=logging.INFO)
+    assert [event["text"] for event in events] == [f"part {number} died" for number in range(3)]
+    assert {event["detail"] for event in events} == {"because"}
+    assert len(last_events(path)) == log.EVENTS, "with every level, the checkpoints"
+
+
 def test_a_full_file_is_rotated_and_the_oldest_is_removed(path, failures, monkeypatch):
     monkeypatch.setattr(log, "MAX_BYTES", 1_000)
     run_log = RunLog(path, failures)
@@ -80,7 +94,7 @@ def test_a_full_disk_is_reported_once_and_stops_nothing(path, failures):
     run_log.close()
     run_log.close()
     (line,) = failures.lines
-    assert line.startswith(f"{path}: cannot be written: No space left on device; the run goes on")
+    assert line.startswith(f"{path}: cannot be written: No space left on device; the run continues")
 
 
 def test_a_folder_that_is_gone_is_reported_once(tmp_path, failures):

@@ -1,0 +1,28 @@
+"""Polling: the one loop that looks again and again until something is so."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def poll_until(look: Callable[[], T], timeout_s: float, every_s: float) -> T:
+    """Look at intervals until the result counts as true, or the time is up; the last result.
+
+    It looks at least once, and a last time when the time is up.
+
+    Args:
+        look: what to look at; an exception from it ends the wait.
+        timeout_s: longest wait; infinite: no limit.
+        every_s: seconds between two looks.
+    """
+    end_s = time.monotonic() + timeout_s
+    while True:
+        found = look()
+        left_s = end_s - time.monotonic()
+        if found or left_s <= 0:
+            return found
+        time.sleep(min(every_s, left_s))
