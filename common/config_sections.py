@@ -12,10 +12,13 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
     PlainSerializer,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    field_validator,
     model_validator,
 )
 
@@ -157,17 +160,21 @@ class ExplorationConfig(Section):
 AUTO = "auto"
 
 
-def _count_of(value: Any) -> Any:
+def _count_of(value: Any, whole_number: ValidatorFunctionWrapHandler) -> int:
     if value == AUTO:
         return 0
-    if isinstance(value, int) and value < 1:
-        raise ValueError(f'{value}: must be at least 1, or "{AUTO}"')
-    return value
+    try:
+        count: int = whole_number(value)
+    except ValidationError:
+        count = 0
+    if count < 1:
+        raise ValueError(f"must be a whole number of at least 1, or {AUTO}")
+    return count
 
 
 Count = Annotated[
     int,
-    BeforeValidator(_count_of),
+    WrapValidator(_count_of),
     PlainSerializer(lambda count: count or AUTO, return_type=int | str),
 ]
 """A number, or `"auto"`, which is kept as 0 until the start of the run settles it."""
@@ -190,6 +197,10 @@ class ActorsConfig(Section):
 
 
 _BYTES = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]i?b)", re.IGNORECASE)
+_SIZE = (
+    "must be a whole number of transitions, or bytes with a unit (kB, MB, GB, TB, KiB, MiB, GiB, "
+    "TiB), such as 4 GiB"
+)
 
 
 class ReplayConfig(Section):
@@ -213,6 +224,14 @@ class ReplayConfig(Section):
         '(smaller), "png" (8-bit pictures only)',
     )
 
+    @field_validator("capacity", mode="before")
+    @classmethod
+    def _capacity_is_a_number_or_text(cls, value: Any) -> Any:
+        whole = isinstance(value, float) and value.is_integer()
+        if not whole and not isinstance(value, int | str):
+            raise ValueError(_SIZE)
+        return value
+
     @model_validator(mode="after")
     def _capacity_is_a_size(self) -> ReplayConfig:
         if isinstance(self.capacity, str):
@@ -232,10 +251,7 @@ class ReplayConfig(Section):
             return None
         match = _BYTES.fullmatch(self.capacity.strip())
         if match is None or not float(match[1]) > 0:
-            raise ValueError(
-                f"capacity={self.capacity!r}: must be a whole number of transitions, or bytes with "
-                "a unit (kB, MB, GB, TB, KiB, MiB, GiB, TiB), such as 4 GiB"
-            )
+            raise ValueError(f"capacity={self.capacity!r}: {_SIZE}")
         power = "kmgt".index(match[2][0].lower()) + 1
         return int(float(match[1]) * (1024 if "i" in match[2].lower() else 1000) ** power)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from common.config import Config
+from common.config_errors import COMMAND_LINE, Spelling, first_mistake, holds
 from common.config_sections import NONE, Section
 from common.errors import UserError
 
@@ -57,18 +57,19 @@ def parse_value(text: str) -> Any:
         return text
 
 
-def suggest(word: str, known: Any) -> str:
-    """`; did you mean X?` for a near miss, else nothing."""
-    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
-    return f"; did you mean {near[0]}?" if near else ""
-
-
-def build(values: Mapping[str, Any], source: str = "configuration") -> Config:
+def build(
+    values: Mapping[str, Any],
+    source: str = "configuration",
+    overrides: Mapping[str, Any] | None = None,
+    spelling: Spelling = COMMAND_LINE,
+) -> Config:
     """A validated configuration.
 
     Args:
         values: nested by section.
         source: named in errors.
+        overrides: those of the values that the user gave elsewhere, nested by section.
+        spelling: of the overrides, in errors about them.
 
     Raises:
         UserError: one line with the key, its value and the accepted values.
@@ -76,7 +77,11 @@ def build(values: Mapping[str, Any], source: str = "configuration") -> Config:
     try:
         return Config.model_validate(values)
     except ValidationError as error:
-        raise UserError(f"{source}: {one_line(error)}") from None
+        mistake = first_mistake(error, values, KEYS)
+        # Where keys do not fit each other, those that the user has just given are to blame.
+        if overrides and (not mistake.place or holds(overrides, mistake.place)):
+            raise UserError(mistake.message(spelling, overrides)) from None
+        raise UserError(mistake.message(Spelling(source))) from None
 
 
 def with_actors(config: Config, count: int) -> Config:
@@ -86,15 +91,7 @@ def with_actors(config: Config, count: int) -> Config:
 
 def one_line(error: ValidationError) -> str:
     """The first mistake in one line: the key, its value and the accepted values."""
-    first = error.errors(include_url=False)[0]
-    key = ".".join(str(part) for part in first["loc"] if not isinstance(part, int))
-    if first["type"] == "extra_forbidden":
-        return f"unknown key {key}{suggest(key, KEYS)}"
-    message = first["msg"].removeprefix("Value error, ")
-    if first["type"] == "value_error":
-        return f"{key}: {message}" if key else message
-    message = message.removeprefix("Input ")
-    return f"{key}={first['input']!r:.200}: {message}"
+    return first_mistake(error, {}, KEYS).message(Spelling(""))
 
 
 def load_toml(path: Path) -> dict[str, Any]:

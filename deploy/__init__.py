@@ -31,7 +31,7 @@ def load_config(
 
     Args:
         preset: `cartpole`, `cartpole-pixels` or `pong`; `raydqn presets` lists them.
-        file: a TOML file on top of the preset.
+        file: path of a TOML file on top of the preset.
         overrides: values on top of both, nested by section.
 
     Returns:
@@ -89,7 +89,7 @@ def resume(
     overrides: Mapping[str, Any] | None = None,
     *,
     checkpoint: str | None = None,
-    inline: bool = True,
+    inline: bool | None = None,
     address: str | None = None,
     view: ProgressView | None = None,
 ) -> Summary:
@@ -100,7 +100,9 @@ def resume(
             new folder below `runs/`.
         overrides: new values of configuration keys, nested by section.
         checkpoint: name of an older checkpoint; None: the newest.
-        inline: as in `train`.
+        inline: True: in this process, without Ray; False: with Ray on this machine; None: as the
+            run ran before. A run of a Ray cluster needs `inline` or `address`; a checkpoint of an
+            earlier version, which does not record how its run ran, is resumed in this process.
         address: as in `train`.
         view: as in `train`.
 
@@ -108,8 +110,8 @@ def resume(
         The summary of the whole run.
 
     Raises:
-        UserError: no such run or checkpoint, a wrong key or value, or a stop condition that the
-            run has already reached.
+        UserError: no such run or checkpoint, a wrong key or value, a stop condition that the run
+            has already reached, or a run of a cluster without an `address`.
         RunFailedError: the run cannot continue; the message names the reason.
 
     Example:

@@ -102,7 +102,7 @@ html_theme = "pydata_sphinx_theme"
 html_title = f"raydqn {VERSION}"
 html_show_sourcelink = False
 html_theme_options = {
-    "header_links_before_dropdown": 9,
+    "header_links_before_dropdown": 10,
     "navbar_persistent": ["search-button"],
     "secondary_sidebar_items": ["page-toc"],
     "show_prev_next": True,

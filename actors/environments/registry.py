@@ -10,8 +10,8 @@ import gymnasium as gym
 from actors.environments.environment import first_line
 from actors.environments.minatar import PREFIX as MINATAR
 from actors.environments.minatar import register_minatar
-from common.config_text import suggest
 from common.errors import UserError
+from common.suggestion import suggest
 
 
 def find_registered(env_id: str) -> gym.envs.registration.EnvSpec:

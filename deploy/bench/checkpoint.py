@@ -25,7 +25,7 @@ NEW_SHARE = 0.1
 """Share of the memory that is new at the second save."""
 
 
-def bench_checkpoint(repeat: int | None) -> Iterator[Measurement]:
+def bench_checkpoint(repeat: int) -> Iterator[Measurement]:
     """One shard of 1 GiB on Ray: saving in the background, saving new items, and restoring."""
     frames = GIB // PICTURE.nbytes
     rng = np.random.default_rng(0)
@@ -33,7 +33,7 @@ def bench_checkpoint(repeat: int | None) -> Iterator[Measurement]:
     measured: dict[tuple[str, str], list[float]] = defaultdict(list)
     arguments = (frames, PICTURE, STACK, 0.6, int(frames * 1.02) + 2 * CHUNK, 0, 0)
     with local_ray(GIB) as runtime:
-        for _ in range(repeat or 3):
+        for _ in range(repeat):
             with tempfile.TemporaryDirectory() as folder:
                 shard = runtime.spawn(ReplayServer, *arguments, part=parts.shard(0), incarnation=0)
                 stream = Stream(pool, STACK, CHUNK)

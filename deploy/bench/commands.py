@@ -83,11 +83,11 @@ def _start(*arguments: str, output: int = subprocess.PIPE) -> subprocess.Popen[s
     )
 
 
-def bench_start(repeat: int | None) -> Iterator[Measurement]:
+def bench_start(repeat: int) -> Iterator[Measurement]:
     """Seconds from the start of the command to the first experience, inline and on Ray."""
     seconds: dict[str, list[float]] = {"inline": [], "ray, 2 actors": []}
     with tempfile.TemporaryDirectory() as folder:
-        for number in range(repeat or 5):
+        for number in range(repeat):
             for mode in seconds:
                 run = f"{folder}/{mode[:3]}-{number}"
                 options = ["train", "cartpole", "--run-dir", run, "--stop.env-steps", "1"]
@@ -123,23 +123,23 @@ def _learn(preset: str, seeds: tuple[int, ...], modes: tuple[str, ...]) -> Itera
         yield Measurement.of("peak memory, all processes", subject, peaks[mode], "MiB (PSS)")
 
 
-def bench_cartpole(repeat: int | None) -> Iterator[Measurement]:
+def bench_cartpole(repeat: int) -> Iterator[Measurement]:
     """Preset `cartpole` on seeds 1, 2, 3, inline and on Ray: time, score, memory."""
-    return _learn("cartpole", SEEDS[: repeat or 3], ("inline", "ray, 2 actors"))
+    return _learn("cartpole", SEEDS[:repeat], ("inline", "ray, 2 actors"))
 
 
-def bench_cartpole_pixels(repeat: int | None) -> Iterator[Measurement]:
+def bench_cartpole_pixels(repeat: int) -> Iterator[Measurement]:
     """Preset `cartpole-pixels` on Ray: time, score, memory. Minutes for each seed."""
-    return _learn("cartpole-pixels", SEEDS[: repeat or 1], ("ray",))
+    return _learn("cartpole-pixels", SEEDS[:repeat], ("ray",))
 
 
-def bench_pong(repeat: int | None) -> Iterator[Measurement]:
+def bench_pong(repeat: int) -> Iterator[Measurement]:
     """Preset `pong`: speeds while training, inline and on Ray, taken in turn."""
     modes: dict[str, list[str]] = {"inline, 1 thread": ["--inline"], "ray, 1 actor": []}
     env: dict[str, list[float]] = {mode: [] for mode in modes}
     learner: dict[str, list[float]] = {mode: [] for mode in modes}
     with tempfile.TemporaryDirectory() as folder:
-        for number in range(repeat or 3):
+        for number in range(repeat):
             for mode, options in modes.items():
                 summary, _, _ = _raydqn(
                     *("train", "pong", "--run-dir", f"{folder}/{mode[:3]}-{number}"),
@@ -153,7 +153,7 @@ def bench_pong(repeat: int | None) -> Iterator[Measurement]:
         yield Measurement.of("learner steps", f"pong, {mode}", learner[mode], "learner steps/s")
 
 
-def bench_rendering(repeat: int | None) -> Iterator[Measurement]:
+def bench_rendering(repeat: int) -> Iterator[Measurement]:
     """Frames per second of CartPole's renderer by screen size, and with Pillow behind it."""
     import gymnasium as gym
 
@@ -165,7 +165,7 @@ def bench_rendering(repeat: int | None) -> Iterator[Measurement]:
     own = (wanted.render_width or 600, wanted.render_height or 400)
     sizes = {(600, 400): False, (300, 200): False, own: True}
     rates: dict[str, list[float]] = {}
-    for _ in range(repeat or 5):
+    for _ in range(repeat):
         for (width, height), preprocess in sizes.items():
             env = gym.make("CartPole-v1", render_mode="rgb_array")
             env.unwrapped.screen_width = width  # type: ignore[attr-defined]
@@ -186,48 +186,62 @@ def bench_rendering(repeat: int | None) -> Iterator[Measurement]:
         yield Measurement.of("CartPole rendering", subject, values, "frames/s")
 
 
-def bench_replay(repeat: int | None, peers: bool = False) -> Iterator[Measurement]:
+def bench_replay(repeat: int, peers: bool = False) -> Iterator[Measurement]:
     """Replay memory: transitions per second and bytes, in one process and over Ray."""
     from deploy.bench import replay
 
     return replay.bench_replay(repeat, peers)
 
 
-def bench_checkpoint(repeat: int | None) -> Iterator[Measurement]:
+def bench_checkpoint(repeat: int) -> Iterator[Measurement]:
     """One shard of 1 GiB: seconds to save in the background, to save new items, to restore."""
     from deploy.bench import checkpoint
 
     return checkpoint.bench_checkpoint(repeat)
 
 
-def bench_supervision(repeat: int | None) -> Iterator[Measurement]:
+def bench_supervision(repeat: int) -> Iterator[Measurement]:
     """Learner steps per second with checkpoints and without, in turn in one run."""
     from deploy.bench import supervision
 
     return supervision.bench_supervision(repeat, _start)
 
 
-def bench_recovery(repeat: int | None) -> Iterator[Measurement]:
+def bench_recovery(repeat: int) -> Iterator[Measurement]:
     """Seconds until the replacement of a dead or unresponsive part is ready; the lost work."""
     from deploy.bench import recovery
 
     return recovery.bench_recovery(repeat, _start)
 
 
-def bench_soak(repeat: int | None) -> Iterator[Measurement]:
-    """Memory of every process while actors outrun the learner; `repeat`: minutes (30)."""
+def bench_soak(repeat: int) -> Iterator[Measurement]:
+    """Memory of every process while actors outrun the learner; `repeat`: minutes."""
     from deploy.bench import soak
 
-    return soak.bench_soak(repeat or 30, _start)
+    return soak.bench_soak(repeat, _start)
 
 
-def bench_scaling(repeat: int | None) -> Iterator[Measurement]:
+def bench_scaling(repeat: int) -> Iterator[Measurement]:
     """Env steps per second against the number of actors, with an environment that only sleeps."""
     from deploy.bench import scaling
 
     return scaling.bench_scaling(repeat, _start)
 
 
+REPEATS = {
+    "replay": 7,
+    "start": 5,
+    "cartpole": 3,
+    "cartpole-pixels": 1,
+    "pong": 3,
+    "checkpoint": 3,
+    "supervision": 30,
+    "recovery": 3,
+    "soak": 30,
+    "scaling": 1,
+    "rendering": 5,
+}
+"""How often each benchmark measures by default."""
 BENCHMARKS: dict[str, Callable[..., Iterator[Measurement]]] = {
     "replay": bench_replay,
     "start": bench_start,

@@ -29,7 +29,7 @@ SETTLED_REPORTS, SETTLED_WITHIN = 4, 2_500
 """Number of reports, and of transitions: the actors insert as many within half a second."""
 
 
-def bench_recovery(repeat: int | None, start: CommandStarter) -> Iterator[Measurement]:
+def bench_recovery(repeat: int, start: CommandStarter) -> Iterator[Measurement]:
     """Seconds until the replacement of a dead or unresponsive part is ready; the lost work.
 
     Args:
@@ -38,7 +38,7 @@ def bench_recovery(repeat: int | None, start: CommandStarter) -> Iterator[Measur
     """
     measured: dict[tuple[str, str, str], list[float]] = defaultdict(list)
     with endless_run(start, *QUICK_TO_NOTICE) as (run, process):
-        for _ in range(repeat or 3):
+        for _ in range(repeat):
             for part, end in product(PARTS, (signal.SIGKILL, signal.SIGSTOP)):
                 _wait_for_part(run, part, 0, process)
                 time.sleep(BETWEEN_DEATHS_S)

@@ -39,7 +39,6 @@ from deploy.bench.turns import (
 from replay_server.codec import COMPRESSIONS, Codec, make_codec
 from replay_server.table import Table
 
-ROUNDS = 7
 SIZES = ReplaySizes()
 """Of the command; tests replace it."""
 
@@ -67,18 +66,17 @@ def _packed(chunk: Chunk, codec: Codec | None) -> Chunk:
     return chunk
 
 
-def bench_replay(repeat: int | None, peers: bool = False) -> Iterator[Measurement]:
+def bench_replay(repeat: int, peers: bool = False) -> Iterator[Measurement]:
     """The replay memory: inserting, sampling, updating, bytes; in one process and over Ray.
 
     Args:
         repeat: rounds. peers: other libraries take part (extra `bench`).
     """
-    rounds = repeat or ROUNDS
-    yield from _pictures(rounds, SIZES, peers)
-    yield from _vectors(rounds, SIZES, peers)
+    yield from _pictures(repeat, SIZES, peers)
+    yield from _vectors(repeat, SIZES, peers)
     pong = pong_frames(SIZES.pong_steps)
-    yield from _compressed(rounds, SIZES, pong)
-    yield from bench_over_ray(rounds, SIZES, pong)
+    yield from _compressed(repeat, SIZES, pong)
+    yield from bench_over_ray(repeat, SIZES, pong)
 
 
 def _pictures(rounds: int, sizes: ReplaySizes, with_peers: bool) -> Iterator[Measurement]:

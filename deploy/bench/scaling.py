@@ -67,7 +67,7 @@ CROWD_OPTIONS = {
 Start = Callable[..., subprocess.Popen[str]]
 
 
-def bench_scaling(repeat: int | None, start: Start) -> Iterator[Measurement]:
+def bench_scaling(repeat: int, start: Start) -> Iterator[Measurement]:
     """Env steps per second with 1 … 32 actors whose environment only sleeps.
 
     Args:
@@ -77,13 +77,13 @@ def bench_scaling(repeat: int | None, start: Start) -> Iterator[Measurement]:
     rates: dict[int, list[float]] = {count: [] for count in COUNTS}
     driver: dict[int, list[float]] = {count: [] for count in COUNTS}
     machine: dict[int, list[float]] = {count: [] for count in COUNTS}
-    for _ in range(repeat or 1):
+    for _ in range(repeat):
         for count in COUNTS:
             rate, driver_cpu, machine_cpu = _measure(count, start)
             rates[count].append(rate)
             driver[count].append(driver_cpu)
             machine[count].append(machine_cpu)
-    yield from _supervisor(repeat or 1)
+    yield from _supervisor(repeat)
     ideal = median(rates[1])
     for count in COUNTS:
         yield Measurement.of("env steps", f"{count} actors", rates[count], "env steps/s")

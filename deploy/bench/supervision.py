@@ -29,7 +29,7 @@ REPORTS_OFTEN = ("--report.every-s", "0.2")
 PINGS = 2_000
 
 
-def bench_supervision(repeat: int | None, start: CommandStarter) -> Iterator[Measurement]:
+def bench_supervision(repeat: int, start: CommandStarter) -> Iterator[Measurement]:
     """Learner steps per second of `cartpole` on Ray, with checkpoints and without, in turn.
 
     The interval changes within one run, because two runs differ by more than the cost of
@@ -42,7 +42,7 @@ def bench_supervision(repeat: int | None, start: CommandStarter) -> Iterator[Mea
     """
     rates: dict[str, list[float]] = {CHECKPOINTS: [], NO_CHECKPOINTS: []}
     with endless_run(start, *REPORTS_OFTEN) as (run, _):
-        for number in range(repeat or 30):
+        for number in range(repeat):
             for name in sorted(rates, reverse=number % 2 == 1):
                 _set_interval(run, CHECKPOINT_EVERY_S if name == CHECKPOINTS else None)
                 rates[name].append(_steps_per_s(run))

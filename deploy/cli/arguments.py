@@ -6,6 +6,8 @@ import re
 from argparse import ArgumentTypeError
 from pathlib import Path
 
+from common.errors import UserError
+
 AUTO = "auto"
 """As in `actors.count`: as many actors as the cluster has capacity for."""
 
@@ -13,18 +15,26 @@ AUTO = "auto"
 def positive(text: str) -> int:
     """A whole number of at least 1."""
     if not text.isascii() or not text.isdigit() or int(text) < 1:
-        raise ArgumentTypeError(f"{text!r}: must be a whole number, at least 1")
+        raise ArgumentTypeError(f"{text!r}: must be a whole number of at least 1")
     return int(text)
 
 
 def path(text: str) -> Path:
     """A path; `~` is the home folder, also where no shell has expanded it."""
-    return Path(text).expanduser()
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:  # ~NAME
+        raise UserError(f"{text}: there is no user of that name on this machine") from None
 
 
 def actor_count(text: str) -> int | str:
     """A number of actors, or `auto`."""
-    return text if text == AUTO else positive(text)
+    if text == AUTO:
+        return AUTO
+    try:
+        return positive(text)
+    except ArgumentTypeError as error:
+        raise ArgumentTypeError(f"{error}, or {AUTO}") from None
 
 
 def seconds(text: str) -> float:
@@ -43,5 +53,5 @@ def share(text: str) -> float:
     except ValueError:
         value = -1.0
     if not 0 <= value <= 1:
-        raise ArgumentTypeError(f"{text!r}: must be between 0 and 1")
+        raise ArgumentTypeError(f"{text!r}: must be a number from 0 to 1")
     return value

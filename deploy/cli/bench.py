@@ -11,26 +11,34 @@ from deploy.cli.overrides import Overrides
 
 
 def _add_bench(parser: Parser) -> None:
-    from deploy.bench.commands import BENCHMARKS
+    from deploy.bench.commands import BENCHMARKS, REPEATS
 
     parser.add_argument(
         "name", choices=sorted(BENCHMARKS), metavar="NAME", help=", ".join(BENCHMARKS)
     )
     parser.add_argument("--json", action="store_true", help="one JSON object per figure and line")
-    parser.add_argument("--repeat", type=positive, default=None, metavar="N", help="measurements")
+    defaults = ", ".join(f"{name} {count}" for name, count in REPEATS.items())
+    parser.add_argument(
+        "--repeat",
+        type=positive,
+        default=None,
+        metavar="N",
+        help=f"measurements; soak: minutes; cartpole: seeds, 3 at the most (default: {defaults})",
+    )
     parser.add_argument(
         "--peers", action="store_true", help="replay: other libraries too (extra `bench`)"
     )
 
 
 def _bench(options: argparse.Namespace, _: Overrides) -> int:
-    from deploy.bench.commands import BENCHMARKS
+    from deploy.bench.commands import BENCHMARKS, REPEATS
     from deploy.bench.measurement import show
 
     if options.peers and options.name != "replay":
         raise UserError(f"--peers: has no effect on bench {options.name}, only on bench replay")
     named = {"peers": True} if options.peers else {}
-    for figure in BENCHMARKS[options.name](options.repeat, **named):
+    repeat = options.repeat or REPEATS[options.name]
+    for figure in BENCHMARKS[options.name](repeat, **named):
         show(figure, as_json=options.json)
     return 0
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import shlex
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common.errors import UserError
+from deploy.cli.arguments import path
 from deploy.cli.command import Command, Parser, parse
 from deploy.cli.exit_codes import USER_ERROR
 from deploy.cli.keys import Keys
@@ -19,16 +19,20 @@ if TYPE_CHECKING:
 
 
 def _add_check(parser: Parser) -> None:
-    parser.add_argument("file", type=Path, metavar="FILE", help="of `ray up`, or of KubeRay")
+    parser.add_argument("file", type=path, metavar="FILE", help="of `ray up`, or of KubeRay")
     parser.add_argument(
-        "preset", nargs="?", help="default: the file's job (KubeRay), else the default preset"
+        "preset",
+        nargs="?",
+        help="one of `raydqn presets` (default: that of the file's job for KubeRay, else cartpole)",
     )
-    parser.add_argument("--config", type=Path, metavar="FILE", help="TOML on top of the preset")
+    parser.add_argument("--config", type=path, metavar="FILE", help="TOML on top of the preset")
 
 
 def _add_submit(parser: Parser) -> None:
     _add_check(parser)
-    parser.add_argument("--name", metavar="NAME", help="of the run; default: preset, date, time")
+    parser.add_argument(
+        "--name", metavar="NAME", help="of the run (default: preset, date and time)"
+    )
 
 
 def _check(options: argparse.Namespace, overrides: Overrides) -> int:
@@ -79,7 +83,10 @@ def _submit(options: argparse.Namespace, overrides: Overrides) -> int:
     for line in report.lines():
         print(line)
     if not report.ready:
-        raise UserError(f"{options.file}: nothing was started; mend what stands above first")
+        raise UserError(
+            f"{options.file}: nothing was started; correct the errors and complete the values "
+            "marked `to do` above, then submit again"
+        )
     name = options.name or new_name(options.preset or DEFAULT_PRESET)
     return submit(options.file, config, name)
 

@@ -3,12 +3,27 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, NoReturn
 
 from common.errors import UserError
-from deploy.cli.keys import Keys, help_on_keys
-from deploy.cli.overrides import Overrides
+from deploy.cli.keys import Keys, help_on_keys, keys_of
+from deploy.cli.overrides import Overrides, option_of
+
+ARGPARSE = (
+    (r"argument (\S+): '(.*)': (must .*)", "{0}={1}: {2}"),
+    (r"argument (\S+): invalid choice: '(.*)' \(choose from (.*)\)", "{0}={1}: must be one of {2}"),
+    (r"argument (\S+): invalid int value: '(.*)'", "{0}={1}: must be a whole number"),
+    (r"argument (\S+): expected one argument", "{0}: needs a value"),
+    (r"argument (\S+): ignored explicit argument '(.*)'", "{0}={1}: takes no value"),
+    (r"argument (\S+): not allowed with argument (\S+)", "{0}: cannot be combined with {1}"),
+    (r"the following arguments are required: (.*)", "missing: {0}"),
+)
+"""Messages of argparse, and what a user reads instead."""
+RUN = "RUN"
+"""The argument that names a run."""
+RUN_FOLDER = "folder of a run"
 
 
 class Parser(argparse.ArgumentParser):
@@ -18,6 +33,12 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raise a `UserError`."""
+        for pattern, words in ARGPARSE:
+            if found := re.fullmatch(pattern, message, re.DOTALL):
+                message = words.format(*found.groups())
+                if "one of" in words:  # some versions of Python quote the words
+                    message = re.sub(r"'([\w-]+)'", r"\1", message)
+                break
         raise UserError(f"{message} (see {self.prog} --help)")
 
     def format_help(self) -> str:
@@ -84,7 +105,7 @@ class Command(NamedTuple):
         """Add the arguments of this command to `parser`."""
         parser.keys = self.keys
         parser.set_defaults(run=self.run, parser=parser)
-        if self.keys is Keys.ALL:
+        if self.keys in (Keys.ALL, Keys.RUN):
             parser.add_argument(
                 *("--help-all",), action=_HelpAll, nargs=0, help="show all configuration keys too"
             )
@@ -135,7 +156,7 @@ def parse(
     """
     names = [command.name for command in commands]
     if arguments and not arguments[0].startswith("-") and arguments[0] not in names:
-        from common.config_text import suggest
+        from common.suggestion import suggest
 
         name = arguments[0]
         known = ", ".join(names)
@@ -146,12 +167,17 @@ def parse(
     add_commands(parser, commands, words, "COMMAND")
     options, extra = parser.parse_known_args(arguments)
     if extra:
-        from common.config_text import suggest
-
-        used: Parser = options.parser
-        known_options = [name for action in used.options() for name in action.option_strings]
-        near = suggest(extra[0], known_options)
-        if extra[0] in known_options:
-            near = f" of raydqn; write it after {used.prog.removeprefix('raydqn ')}"
-        raise UserError(f"{extra[0]}: unknown option{near} (see {used.prog} --help)")
+        raise _unknown_option(extra[0], options.parser)
     return options
+
+
+def _unknown_option(given: str, parser: Parser) -> UserError:
+    """An option, with or without `=VALUE`, that the command does not take."""
+    from common.suggestion import suggest
+
+    name = given.partition("=")[0]
+    known = [option for action in parser.options() for option in action.option_strings]
+    near = suggest(name, [*known, *map(option_of, keys_of(parser.keys))])
+    if name in known:
+        near = f" of raydqn; write it after {parser.prog.removeprefix('raydqn ')}"
+    return UserError(f"{given}: unknown option{near} (see {parser.prog} --help)")

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 
 from deploy.cli.command import Command, Parser
 from deploy.cli.completion_scripts import SCRIPTS, Grammar, Place
-from deploy.cli.keys import Keys, choices_of, keys_of, option_of
-from deploy.cli.overrides import Overrides
+from deploy.cli.keys import Keys, choices_of, keys_of
+from deploy.cli.overrides import Overrides, option_of
 
 FILES = ("FILE", "DIR", "RUN")
 """Names in the help of arguments that are a path."""
@@ -60,10 +60,11 @@ def grammar_of(commands: Sequence[Command]) -> Grammar:
             words = next((_values(action) or [] for action in parser.positionals()), [])
             if leaf.actions == () and prefix:  # a cluster file comes before the preset
                 words = []
-            grammar.places.append(Place(prefix + leaf.name, options, words, leaf.keys))
-    for keys in (Keys.ALL, Keys.LIVE):
-        names = keys_of(keys)
-        grammar.keys[keys] = {option_of(key): _one_line(KEYS[key].description) for key in names}
+            keys = Keys.ALL if leaf.keys is Keys.RUN else leaf.keys  # the same options
+            grammar.places.append(Place(prefix + leaf.name, options, words, keys))
+    for some in (Keys.ALL, Keys.LIVE):
+        names = keys_of(some)
+        grammar.keys[some] = {option_of(key): _one_line(KEYS[key].description) for key in names}
         grammar.values.update({option_of(key): choices_of(key) for key in names})
     return grammar
 
@@ -82,4 +83,4 @@ def _values(action: argparse.Action) -> list[str] | None:
 
 
 def _one_line(text: str | None) -> str:
-    return " ".join((text or "").replace("%(default)s", "").split())
+    return " ".join((text or "").split())

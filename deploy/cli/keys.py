@@ -9,6 +9,8 @@ from enum import Enum
 from fnmatch import fnmatch
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
+from deploy.cli.overrides import option_of
+
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
@@ -25,6 +27,7 @@ class Keys(Enum):
 
     NONE = "none"
     ALL = "all"
+    RUN = "all, with the values of a run as defaults"
     LIVE = "those that can be changed during a run"
 
 
@@ -34,16 +37,11 @@ def keys_of(keys: Keys) -> list[str]:
         return []
     from common.config_text import KEYS
 
-    if keys is Keys.ALL:
+    if keys in (Keys.ALL, Keys.RUN):
         return list(KEYS)
     from deploy.control.file import LIVE_KEYS
 
     return [key for key in KEYS if key in LIVE_KEYS]
-
-
-def option_of(key: str) -> str:
-    """`learner.batch_size` → `--learner.batch-size`."""
-    return f"--{key.replace('_', '-')}"
 
 
 def choices_of(key: str) -> list[str]:
@@ -82,14 +80,17 @@ def help_on_keys(keys: Keys, everything: bool) -> str:
             "Configuration keys" if everything else "Common configuration keys (all: --help-all)"
         )
         names = names if everything else common
-        heading = (
-            f"{which}. Defaults are those without a preset; `raydqn config PRESET` prints the "
-            "values with a preset."
+        defaults = (
+            "Defaults are the values in the run's config.toml; the run records new values there."
+            if keys is Keys.RUN
+            else "Defaults are those without a preset; `raydqn config PRESET` prints the values "
+            "with a preset."
         )
-    return "\n" + _formatted(names, heading)
+        heading = f"{which}. {defaults}"
+    return "\n" + _formatted(names, heading, with_defaults=keys is Keys.ALL)
 
 
-def _formatted(names: Collection[str], heading: str) -> str:
+def _formatted(names: Collection[str], heading: str, with_defaults: bool) -> str:
     """A heading and groups of options, laid out by argparse."""
     from common.config import Config
     from common.config_text import KEYS
@@ -108,8 +109,10 @@ def _formatted(names: Collection[str], heading: str) -> str:
             groups[section] = parser.add_argument_group(_title(section))
         info = KEYS[key]
         default = _shown((defaults[section] if section else defaults)[name])
-        text = f"{info.description} (default: {default})".replace("%", "%%")
-        groups[section].add_argument(option_of(key), metavar=_metavar(key, info), help=text)
+        text = f"{info.description} (default: {default})" if with_defaults else info.description
+        groups[section].add_argument(
+            option_of(key), metavar=_metavar(key, info), help=str(text).replace("%", "%%")
+        )
     return parser.format_help()
 
 

@@ -4,28 +4,40 @@ from __future__ import annotations
 
 import argparse
 import json
+import random
 import sys
 
 from common.errors import UserError
 from deploy.cli.arguments import actor_count, path, seconds
-from deploy.cli.command import Command, Parser
+from deploy.cli.command import RUN, RUN_FOLDER, Command, Parser
 from deploy.cli.exit_codes import FAILURE, INTERRUPTED
 from deploy.cli.keys import Keys
 from deploy.cli.overrides import Overrides
 
+CHAOS_KINDS = "actor,shard,learner"
+
 
 def _add_run(parser: Parser) -> None:
-    parser.add_argument("run_folder", metavar="RUN", help="its folder; with --address its name")
+    parser.add_argument("run_folder", metavar=RUN, help=f"{RUN_FOLDER}; with --address its name")
     _add_address(parser)
 
 
 def _add_address(parser: Parser) -> None:
-    parser.add_argument("--address", metavar="A", help="of the cluster: auto or ray://HOST:10001")
+    parser.add_argument(
+        "--address",
+        metavar="A",
+        help="of the run's Ray cluster: auto, HOST:PORT or ray://HOST:10001 (default: none, the "
+        "run's folder is on this machine)",
+    )
 
 
 def _add_scale(parser: Parser) -> None:
     parser.add_argument(
-        "--actors", type=actor_count, required=True, metavar="N", help='a number, or "auto"'
+        "--actors",
+        type=actor_count,
+        required=True,
+        metavar="N",
+        help="how many; auto: as many as the cluster has capacity for",
     )
     _add_run(parser)
 
@@ -33,18 +45,35 @@ def _add_scale(parser: Parser) -> None:
 def _add_status(parser: Parser) -> None:
     parser.add_argument("--json", action="store_true", help="one JSON object per run")
     parser.add_argument(
-        "run_folder", nargs="?", metavar="RUN", help="its folder; with --address its name, or all"
+        "run_folder",
+        nargs="?",
+        metavar=RUN,
+        help=f"{RUN_FOLDER}; with --address its name (default: all runs there)",
     )
     _add_address(parser)
 
 
 def _add_chaos(parser: Parser) -> None:
-    parser.add_argument("run_folder", type=path, metavar="RUN")
-    parser.add_argument("--every", type=seconds, default=20.0, metavar="TIME", help="20s, 2m")
+    parser.add_argument("run_folder", type=path, metavar=RUN, help=RUN_FOLDER)
     parser.add_argument(
-        "--kinds", default="actor,shard,learner", metavar="LIST", help="default: %(default)s"
+        "--every",
+        type=seconds,
+        default=20.0,
+        metavar="TIME",
+        help="time between two kills, such as 500ms or 2m (default: 20s)",
     )
-    parser.add_argument("--draw-seed", type=int, default=0, metavar="N", help="for drawing parts")
+    parser.add_argument(
+        "--kinds",
+        default=CHAOS_KINDS,
+        metavar="LIST",
+        help=f"kinds of parts, from {CHAOS_KINDS},weight-store,evaluator (default: {CHAOS_KINDS})",
+    )
+    parser.add_argument(
+        "--draw-seed",
+        type=int,
+        metavar="N",
+        help="the same seed draws the same sequence (default: a random one, which is printed)",
+    )
 
 
 def _scale(options: argparse.Namespace, _: Overrides) -> int:
@@ -69,15 +98,15 @@ def _change(options: argparse.Namespace, overrides: Overrides) -> int:
             reply = send_request(service, options.run_folder, overrides, TAKEN_WITHIN_S)
     if reply is None:
         print(
-            f"raydqn: not taken yet: the run did not look within {TAKEN_WITHIN_S:g} s; it will "
-            "when it does",
+            f"raydqn: no reply within {TAKEN_WITHIN_S:g} s; the request stays, and the run applies "
+            "it as soon as it reads it",
             file=sys.stderr,
         )
         return FAILURE
     if reply.applied:
         print(reply)
         return 0
-    print(f"raydqn: not taken: {reply}", file=sys.stderr)
+    print(f"raydqn: refused: {reply}", file=sys.stderr)
     return FAILURE
 
 
@@ -112,8 +141,9 @@ def _chaos(options: argparse.Namespace, overrides: Overrides) -> int:
     from deploy.runs.folder import RunFolder
 
     folder = RunFolder.open(options.run_folder)
+    seed = options.draw_seed if options.draw_seed is not None else random.randrange(1 << 16)
     try:
-        for line in chaos(folder, options.every, options.kinds.split(","), options.draw_seed):
+        for line in chaos(folder, options.every, options.kinds.split(","), seed):
             print(line, flush=True)
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -122,8 +152,15 @@ def _chaos(options: argparse.Namespace, overrides: Overrides) -> int:
 
 
 COMMANDS = (
-    Command("set", "change a run in progress", _change, _add_run, Keys.LIVE),
-    Command("scale", "give a run in progress more actors, or fewer", _scale, _add_scale),
-    Command("status", "node, rate, age and restarts of each part of a run", _status, _add_status),
-    Command("chaos", "kill parts of a run in progress at random", _chaos, _add_chaos),
+    Command("set", "change some keys of an active run", _change, _add_run, Keys.LIVE),
+    Command("scale", "change the number of actors of an active run", _scale, _add_scale),
+    Command(
+        "status",
+        "node, rate, age and restarts of each part of a run",
+        _status,
+        _add_status,
+        more="Show the main numbers of a run, each of its parts, and its last events. The exit "
+        "code is 2 until the first report, some seconds after the start.",
+    ),
+    Command("chaos", "kill parts of an active run at random", _chaos, _add_chaos),
 )

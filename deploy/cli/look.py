@@ -8,26 +8,39 @@ from pathlib import Path
 
 from common.errors import UserError
 from deploy.cli.arguments import path, positive, share
-from deploy.cli.command import Command, Parser
+from deploy.cli.command import RUN, RUN_FOLDER, Command, Parser
 from deploy.cli.overrides import Overrides
 
 
 def _add_evaluate(parser: Parser) -> None:
-    parser.add_argument("run_folder", type=path, metavar="RUN")
-    parser.add_argument("--episodes", type=positive, default=100, metavar="N")
+    parser.add_argument("run_folder", type=path, metavar=RUN, help=RUN_FOLDER)
     parser.add_argument(
-        "--epsilon", type=share, metavar="E", help="default: evaluation.epsilon, 0 unless set"
+        "--episodes", type=positive, default=100, metavar="N", help="to play (default: 100)"
     )
     parser.add_argument(
-        "--weights", choices=("best", "latest"), default="best", help="default: best"
+        "--epsilon",
+        type=share,
+        metavar="E",
+        help="probability of a random action (default: evaluation.epsilon of the run, 0 unless "
+        "set)",
+    )
+    parser.add_argument(
+        "--weights",
+        choices=("best", "latest"),
+        default="best",
+        help="of the best evaluation, or of the newest checkpoint (default: best)",
     )
     parser.add_argument("--json", action="store_true", help="one JSON object")
-    parser.add_argument("--gif", type=Path, metavar="FILE", help="film one episode")
+    parser.add_argument(
+        "--gif", type=path, metavar="FILE", help="film one more episode (default: none)"
+    )
 
 
 def _add_plot(parser: Parser) -> None:
-    parser.add_argument("run_folders", type=path, nargs="+", metavar="RUN")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="default: RUN/plot.png")
+    parser.add_argument("run_folders", type=path, nargs="+", metavar=RUN, help=RUN_FOLDER)
+    parser.add_argument(
+        "--out", type=path, metavar="FILE", help="a PNG (default: plot.png in the first RUN)"
+    )
 
 
 def _evaluate(options: argparse.Namespace, _: Overrides) -> int:

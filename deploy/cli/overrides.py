@@ -17,6 +17,11 @@ TOP_LEVEL_KEYS = ("seed",)
 """Keys without a section. All other keys contain a dot, which no option does."""
 
 
+def option_of(key: str) -> str:
+    """`learner.batch_size` → `--learner.batch-size`."""
+    return f"--{key.replace('_', '-')}"
+
+
 def split_overrides(arguments: Sequence[str]) -> tuple[Overrides, list[str]]:
     """Take configuration keys out of a command line.
 
@@ -51,11 +56,12 @@ def split_overrides(arguments: Sequence[str]) -> tuple[Overrides, list[str]]:
 def _take_value(name: str, given: list[str] | None, queue: list[str]) -> Any:
     """The value of a key: `given` behind `=`, else from the front of `queue`."""
     # The configuration takes longer to import than the rest of the command line.
-    from common.config_text import KEYS, is_list, parse_value, suggest
+    from common.config_text import KEYS, is_list, parse_value
+    from common.suggestion import suggest
 
     key = name.replace("-", "_")
     if key not in KEYS:
-        raise UserError(f"--{name}: unknown key{suggest(key, KEYS)}")
+        raise UserError(f"--{name}: unknown key{suggest(key, KEYS, shown=option_of)}")
     several = is_list(key)
     values = given or []
     while given is None and queue and not queue[0].startswith("--"):

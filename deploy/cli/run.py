@@ -13,7 +13,7 @@ from typing import Any
 
 from common.errors import EnvironmentFailedError, RunFailedError
 from deploy.cli.arguments import path
-from deploy.cli.command import Command, Parser
+from deploy.cli.command import RUN, RUN_FOLDER, Command, Parser
 from deploy.cli.exit_codes import FAILURE, INTERRUPTED
 from deploy.cli.keys import Keys
 from deploy.cli.overrides import Overrides
@@ -28,32 +28,48 @@ def command_started_s() -> float:
 
 def add_configuration(parser: Parser) -> None:
     """The arguments that name a configuration: a preset and a file."""
-    parser.add_argument("preset", nargs="?", help="see `raydqn presets`")
-    parser.add_argument("--config", type=Path, metavar="FILE", help="TOML on top of the preset")
+    parser.add_argument("preset", nargs="?", help="one of `raydqn presets` (default: cartpole)")
+    parser.add_argument("--config", type=path, metavar="FILE", help="TOML on top of the preset")
 
 
 def _add_train(parser: Parser) -> None:
     add_configuration(parser)
-    parser.add_argument("--run-dir", type=path, metavar="DIR", help="new folder for this run")
-    _add_place(parser)
+    parser.add_argument(
+        "--run-dir",
+        type=path,
+        metavar="DIR",
+        help="empty or new folder for this run (default: a new one below runs/)",
+    )
+    where = _add_where(parser)
+    where.add_argument("--inline", action="store_true", help="one process, no Ray, deterministic")
 
 
 def _add_resume(parser: Parser) -> None:
     parser.add_argument(
-        "run_folder", metavar="RUN", help="its folder, or the URL of its checkpoints"
+        "run_folder", metavar=RUN, help=f"{RUN_FOLDER}, or the URL of its checkpoints"
     )
-    parser.add_argument("--checkpoint", metavar="NAME", help="an older checkpoint, not the newest")
-    _add_place(parser)
-
-
-def _add_place(parser: Parser) -> None:
-    """Where the run takes place."""
-    where = parser.add_mutually_exclusive_group()
-    where.add_argument("--inline", action="store_true", help="one process, no Ray, deterministic")
+    parser.add_argument(
+        "--checkpoint", metavar="NAME", help="an older checkpoint (default: the newest)"
+    )
+    where = _add_where(parser)
     where.add_argument(
-        "--address", metavar="A", help="run on this cluster: auto or ray://HOST:10001"
+        "--inline",
+        action="store_true",
+        help="one process, no Ray, deterministic (default: as the run ran before)",
     )
+    where.add_argument(
+        "--ray", action="store_true", help="Ray on this machine (default: as the run ran before)"
+    )
+
+
+def _add_where(parser: Parser) -> argparse._MutuallyExclusiveGroup:
+    """Options about the place of the run, of which a command line can name one."""
     parser.add_argument("--json", action="store_true", help="last line: one JSON object")
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument(
+        "--address", metavar="A", help="a Ray cluster: auto, HOST:PORT or ray://HOST:10001"
+    )
+    return where
 
 
 def _train(options: argparse.Namespace, overrides: Overrides) -> int:
@@ -90,6 +106,7 @@ def _resume(options: argparse.Namespace, overrides: Overrides) -> int:
     started_s = command_started_s()
     given = options.run_folder
     folder = fetch_run(given) if "://" in given else path(given)
+    inline = True if options.inline else False if options.ray else None
     config = RunFolder.open(folder, overrides).config
     return _finish(
         options,
@@ -97,7 +114,8 @@ def _resume(options: argparse.Namespace, overrides: Overrides) -> int:
             folder,
             overrides,
             checkpoint_name=options.checkpoint,
-            inline=options.inline,
+            inline=inline,
+            inline_unless_recorded=False,
             address=options.address,
             view=make_view(config.stop),
             started_s=started_s,
@@ -126,30 +144,37 @@ def _finish(options: argparse.Namespace, work: Callable[[], dict[str, Any]], fol
         hint = f"the newest checkpoint is {saved[-1]}" if saved else "nothing to resume"
         print(f"raydqn: {how}; {hint}", file=sys.stderr)
         if saved:
-            print(f"continue with: {_resume_command(options, folder)}", file=sys.stderr)
+            print(f"to continue: {_resume_command(options, folder)}", file=sys.stderr)
         return INTERRUPTED
     reason = summary["stop_reason"]
     print(summary_line(summary))
     protocol = ", ".join(f"{key}={value}" for key, value in summary["protocol"].items())
     print(f"protocol: {protocol}")
     if reason in ("interrupted", "terminated"):
-        print(f"continue with: {_resume_command(options, folder)}")
+        print(f"to continue: {_resume_command(options, folder)}")
     else:
-        print(f"next: raydqn evaluate {folder}")
-        print(f"next: raydqn plot {folder}")
+        print(f"to evaluate: raydqn evaluate {folder}")
+        print(f"to plot:     raydqn plot {folder}")
     if options.json:
         print(json.dumps(summary), flush=True)
     return 0
 
 
 def _resume_command(options: argparse.Namespace, folder: Path) -> str:
-    """The command that resumes the run where it took place."""
-    where = ["--inline"] if options.inline else []
-    where += ["--address", options.address] if options.address else []
+    """The command that resumes the run as it ran."""
+    where = ["--address", options.address] if options.address else []
     return shlex.join(["raydqn", "resume", str(folder), *where])
 
 
 COMMANDS = (
     Command("train", "train from the beginning", _train, _add_train, Keys.ALL),
-    Command("resume", "continue from a run's newest checkpoint", _resume, _add_resume, Keys.ALL),
+    Command(
+        "resume",
+        "continue from a run's newest checkpoint",
+        _resume,
+        _add_resume,
+        Keys.RUN,
+        more="Continue a run from its newest checkpoint, in the way it ran before: in one process, "
+        "or with Ray on this machine. A run of a Ray cluster needs --address.",
+    ),
 )

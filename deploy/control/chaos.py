@@ -1,4 +1,4 @@
-"""`raydqn chaos RUN`: kill random parts of a live run, as machines that vanish do.
+"""`raydqn chaos RUN`: kill random parts of an active run, as a failing machine does.
 
 The run itself kills them (SIGKILL), because it may be spread over many machines. The command needs
 nothing but the run folder.
@@ -31,10 +31,10 @@ def chaos(folder: RunFolder, every_s: float, kinds: Sequence[str], seed: int) ->
         folder: of the run.
         every_s: seconds between kills.
         kinds: the kinds of parts to kill; each time one kind is drawn, then one of its parts.
-        seed: of the draws.
+        seed: of the draws; equal seeds draw equal sequences.
 
     Yields:
-        One line per request to the run.
+        A line with the seed, then a line for each request to the run.
 
     Raises:
         UserError: a kind is unknown, or the run is not active.
@@ -44,14 +44,15 @@ def chaos(folder: RunFolder, every_s: float, kinds: Sequence[str], seed: int) ->
         if kind not in KINDS:
             raise UserError(f"--kinds={kind}: must be of {', '.join(KINDS)}")
     if not folder.is_running():
-        raise UserError(f"{folder.path}: no run is in progress there")
+        raise UserError(f"{folder.path}: the run is not active, so no part of it can be killed")
+    yield f"draw seed {seed}; to draw the same sequence again: --draw-seed {seed}"
     rng = random.Random(seed)
     while _wait(folder, every_s):
         kind, number = rng.choice(kinds), rng.randrange(1 << 16)
         document = {CRASH: {"kind": str(kind), "number": number}}
         if place_request(folder.path, document) is None:  # the run has not read another one yet
             continue
-        yield f"asked the run to kill {_target_of(kind)}"
+        yield f"requested: kill {_target_of(kind)}; the run's log names it"
 
 
 def _target_of(kind: str) -> str:

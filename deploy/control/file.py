@@ -10,6 +10,7 @@ node of a cluster, a command sends its request to the run's control service inst
 from __future__ import annotations
 
 import os
+import shlex
 import stat
 import time
 from collections.abc import Collection, Iterable, Mapping
@@ -97,11 +98,13 @@ def changed(config: Config, changes: Mapping[str, Any], source: str) -> Config:
     for key in keys:
         if key not in LIVE_KEYS:
             raise UserError(
-                f"{source}: {key}: cannot be changed during a run; these can: "
+                f"{source}: {key}: cannot be changed during a run; these keys can: "
                 + ", ".join(LIVE_KEYS)
             )
     if not keys:
-        raise UserError(f"{source}: names no key to change; these can be: {', '.join(LIVE_KEYS)}")
+        raise UserError(
+            f"{source}: names no key to change; these keys can be changed: {', '.join(LIVE_KEYS)}"
+        )
     return build(merge(config.model_dump(), changes), source)
 
 
@@ -229,20 +232,23 @@ def request_change(
         The reply; None if there is none yet.
 
     Raises:
-        UserError: the run is not in progress, an earlier request is waiting, or the request cannot
-            be written.
+        UserError: the run is not active, an earlier request is waiting, or the request cannot be
+            written.
     """
     if not folder.is_running():
+        options = [f"{option(key)}={_plain(new, key)}".removesuffix(".0") for key in keys]
+        command = shlex.join(["raydqn", "resume", str(folder.path), *options])
         raise UserError(
-            f"{folder.path}: no run is in progress there; `raydqn resume` takes the same keys"
+            f"{folder.path}: the run is not active, and nothing was changed; to continue the run "
+            f"with the new values: {command}"
         )
     document, path = request_document(new, keys), folder.path / CONTROL
     deadline = time.monotonic() + timeout_s
     request_id = poll_until(lambda: _try_to_place(folder.path, document), timeout_s, POLL_S)
     if request_id is None:
         raise UserError(
-            f"{path}: the run has not read an earlier request yet; nothing was changed, try "
-            "again later"
+            f"{path}: the run has not read an earlier request yet, and nothing was "
+            "changed; try again later"
         )
 
     def over() -> bool:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from common.config import Config
-from common.config_text import build, load_toml, merge, suggest
+from common.config_errors import COMMAND_LINE, Spelling
+from common.config_text import build, load_toml, merge
 from common.errors import UserError
+from common.suggestion import suggest
 
 DEFAULT_PRESET = "cartpole"
 
@@ -43,23 +46,31 @@ def preset_summary(name: str) -> str:
 def make_config(
     preset: str = DEFAULT_PRESET,
     file: Path | None = None,
-    overrides: dict[str, Any] | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    spelling: Spelling = COMMAND_LINE,
 ) -> Config:
     """A configuration: the preset's values, then the file's, then the overrides.
 
     A preset's `stop.score` fits the preset's environment only. It is dropped when the file or an
     override names another `env.id` and no score.
 
+    Args:
+        preset: name of the preset.
+        file: a TOML file.
+        overrides: nested by section.
+        spelling: of the overrides, in errors about them.
+
     Raises:
         UserError: unknown preset, unreadable file, wrong key or value.
     """
     base = preset_values(preset)
-    over = merge(load_toml(file) if file else {}, overrides or {})
-    for name, value in over.items():
-        if isinstance(base.get(name), dict) and not isinstance(value, dict):
-            raise UserError(f"{file or 'command line'}: {name}={value!r}: must be a table")
-    if over.get("env", {}).get("id", base["env"]["id"]) != base["env"]["id"]:
-        base.get("stop", {}).pop("score", None)
+    from_file = load_toml(file) if file else {}
+    source = str(file) if file else f"preset {preset}"
     if file:  # alone first, so that an error names the file
-        build(merge(base, load_toml(file)), str(file))
-    return build(merge(base, over), "command line" if overrides else f"preset {preset}")
+        build(merge(base, from_file), source)
+    over = merge(from_file, overrides or {})
+    env = over.get("env")
+    env_id = base["env"]["id"]
+    if isinstance(env, Mapping) and env.get("id", env_id) != env_id:
+        base.get("stop", {}).pop("score", None)
+    return build(merge(base, over), source, overrides, spelling)

@@ -9,14 +9,21 @@ from typing import Any
 from actors.environments import environment_spec
 from common.checkpoint import Checkpoint, CheckpointStore
 from common.config import Config
+from common.config_errors import COMMAND_LINE, Spelling
 from common.config_text import build, merge, to_toml
-from common.errors import CheckpointError, UserError
+from common.errors import CheckpointError, UserError, shorten
 from common.storage import LocalStorage, Storage, open_storage
 from deploy.launch import runtimes
 from deploy.launch.events import RunEvents
 from deploy.launch.run import run_parts
 from deploy.reporting.view import ProgressView, SilentView
-from deploy.runs.checkpoint_schema import RunState, check_restorable, check_state, parse_state
+from deploy.runs.checkpoint_schema import (
+    RanOn,
+    RunState,
+    check_restorable,
+    check_state,
+    parse_state,
+)
 from deploy.runs.folder import RunFolder, is_run
 from deploy.runs.records import restore_records
 
@@ -26,10 +33,12 @@ def resume(
     overrides: dict[str, Any] | None = None,
     *,
     checkpoint_name: str | None = None,
-    inline: bool = True,
+    inline: bool | None = None,
+    inline_unless_recorded: bool = True,
     address: str | None = None,
     view: ProgressView | None = None,
     started_s: float | None = None,
+    spelling: Spelling = COMMAND_LINE,
 ) -> dict[str, Any]:
     """Resume a run from its newest checkpoint, or from the named one.
 
@@ -37,26 +46,52 @@ def resume(
         run_dir: folder of the run.
         overrides: keys of its configuration to replace, nested by section.
         checkpoint_name: of an older checkpoint.
-        inline: as for `train`, like the other arguments, results and errors.
-        address: likewise.
+        inline: in this process, or with Ray on this machine; None: as the run ran before.
+        inline_unless_recorded: the same for a checkpoint that does not record how the run ran.
+        address: as for `train`, like the other arguments, results and errors.
         view: likewise.
         started_s: likewise.
+        spelling: of the overrides, in errors about them.
     """
     started_s = time.monotonic() if started_s is None else started_s
-    folder = RunFolder.open(run_dir, overrides)
+    folder = RunFolder.open(run_dir, overrides, spelling)
     config = folder.config
     events = RunEvents(view or SilentView())
     checkpoint = _checkpoint_of(folder, checkpoint_name)
-    _check_unfinished(check_restorable(checkpoint, config), folder)
+    state = check_restorable(checkpoint, config)
+    _check_unfinished(state, folder)
+    if address is not None:
+        ran_on = RanOn(inline=False, address=address)
+    elif inline is not None:
+        ran_on = RanOn(inline=inline)
+    else:
+        ran_on = _recorded(state, folder) or RanOn(inline=inline_unless_recorded)
+    folder.ran_on = ran_on
     events.record(f"resuming from checkpoint {checkpoint.name} of {checkpoint.url}")
     changes = _changes(run_dir, config) if overrides else []
     if changes:
         events.record(f"changed at this resume: {', '.join(changes)}")
     spec = environment_spec(config.env, config.seed)
-    mode = runtimes.describe_runtime(inline, address)
-    name = folder.path.name
-    with runtimes.open_runtime(config, spec, inline, address, events, name) as runtime:
+    where, name = (ran_on.inline, ran_on.address), folder.path.name
+    mode = runtimes.describe_runtime(*where)
+    with runtimes.open_runtime(config, spec, *where, events, name) as runtime:
         return run_parts(folder, spec, checkpoint, runtime, events, started_s, mode)
+
+
+def _recorded(state: RunState, folder: RunFolder) -> RanOn | None:
+    """The runtime of the run before this resume; None: the checkpoint does not record it.
+
+    Raises:
+        UserError: it was a cluster, which may be gone.
+    """
+    ran_on = state.ran_on
+    if ran_on is not None and ran_on.address is not None:
+        raise UserError(
+            f"{folder.path}: ran on the Ray cluster at {shorten(ran_on.address)}, which may be "
+            "gone; to resume the run there or on another cluster, name it with --address; to "
+            "resume it on this machine, use --ray or --inline"
+        )
+    return ran_on
 
 
 def _checkpoint_of(folder: RunFolder, name: str | None) -> Checkpoint:
@@ -107,7 +142,7 @@ def _check_unfinished(state: RunState, folder: RunFolder) -> None:
             option = key.replace("_", "-")
             raise UserError(
                 f"{folder.path}: has reached stop.{key}={goal:g} already (it is at {now:g}); to "
-                f"continue, set a greater value or none: --stop.{option} none"
+                f"continue, set a greater value, or none: --stop.{option} none"
             )
 
 

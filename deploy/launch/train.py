@@ -15,6 +15,7 @@ from deploy.launch.events import RunEvents
 from deploy.launch.run import run_parts
 from deploy.launch.run_path import run_name, run_path
 from deploy.reporting.view import ProgressView, SilentView
+from deploy.runs.checkpoint_schema import RanOn
 from deploy.runs.folder import RunFolder, check_free, check_unused
 
 
@@ -55,6 +56,7 @@ def train(
         mode = runtimes.describe_runtime(inline, address)
         with runtimes.open_runtime(config, spec, inline, address, events, path.name) as runtime:
             folder = RunFolder.create(path, config)
+            folder.ran_on = RanOn(inline=inline and address is None, address=address)
             if folder.taken_over:
                 events.record("an earlier start in this folder failed; this one begins anew")
             try:

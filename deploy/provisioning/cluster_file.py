@@ -12,8 +12,8 @@ from typing import Any
 import jsonschema
 import yaml
 
-from common.config_text import suggest
 from common.errors import UserError, first_line
+from common.suggestion import suggest
 from deploy.provisioning.findings import short
 from deploy.resources.ray_start import start_options
 from deploy.runtime.quiet import quiet

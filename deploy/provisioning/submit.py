@@ -46,7 +46,7 @@ def submit(file: Path, config: Config, name: str) -> int:
 
     Returns:
         The exit code of `ray job submit`: 0 if the run ended well. Also 0 if Ctrl-C ended the
-        output while the run goes on.
+        output while the run continues.
 
     Raises:
         UserError: the name is invalid or taken, or a command of Ray's failed. A cluster that this
@@ -74,7 +74,7 @@ def submit(file: Path, config: Config, name: str) -> int:
             say(f"\n{stays}")
             raise
     if goes_on:
-        say(f"\nno longer following; the run goes on as job {name}")
+        say(f"\nthe output ends here; the run continues as job {name}")
     elif code != 0:
         say(stays)
     return code
@@ -84,15 +84,15 @@ def print_hints(file: Path, name: str) -> None:
     """Print the commands for the run, before its output fills the screen."""
     print(f"run {name}; from another terminal:")
     for what, command in (
-        ("see how it goes", as_typed("exec", file, f"raydqn status {name} --address auto")),
+        ("show its status", as_typed("exec", file, f"raydqn status {name} --address auto")),
         (
-            "give it actors",
+            "scale it",
             as_typed("exec", file, f"raydqn scale {name} --address auto --actors N"),
         ),
-        ("stop it, saving", as_typed("exec", file, f"ray job stop {name}")),
-        ("follow it again", as_typed("exec", file, f"ray job logs --follow {name}")),
+        ("save and stop it", as_typed("exec", file, f"ray job stop {name}")),
+        ("show its output", as_typed("exec", file, f"ray job logs --follow {name}")),
         # The `~` is the head's: the shell here must not replace it.
-        ("fetch its folder", as_typed("rsync-down", file, run_folder(name), ".")),
+        ("copy its folder", as_typed("rsync-down", file, run_folder(name), ".")),
         ("end the cluster", as_typed("down", file)),
     ):
         print(f"  {what:<17} {command}", flush=True)

@@ -67,6 +67,13 @@ class CountersState(_Part):
     wall_s: Annotated[float, Field(ge=0)] = 0.0
 
 
+class RanOn(_Part):
+    """The runtime of a run: this process, Ray on this machine, or a Ray cluster at an address."""
+
+    inline: bool
+    address: str | None = None
+
+
 class RunState(_Part):
     """`state.json` of a checkpoint.
 
@@ -80,6 +87,7 @@ class RunState(_Part):
         config: the whole configuration, nested by section.
         next_evaluation_steps: learner steps at which an evaluation is due; None in checkpoints of
             earlier versions.
+        ran_on: the runtime of the attempt that wrote the checkpoint; None: it was not recorded.
     """
 
     counters: CountersState
@@ -91,6 +99,7 @@ class RunState(_Part):
     incarnation: _Count
     config: dict[str, Any]
     next_evaluation_steps: _Count | None = None
+    ran_on: RanOn | None = None
 
 
 def parse_state(checkpoint: Checkpoint) -> RunState:

@@ -30,12 +30,13 @@ from safetensors.numpy import load_file
 from common import wire
 from common.checkpoint import CheckpointStore
 from common.config import Config
+from common.config_errors import COMMAND_LINE, Spelling
 from common.config_text import build, load_toml, merge, to_toml
 from common.errors import UserError
 from common.storage import open_storage, write_atomically
 from common.tensor_file import tensor_bytes
 from common.types import Array, EvaluationReport
-from deploy.runs.checkpoint_schema import check_state
+from deploy.runs.checkpoint_schema import RanOn, check_state
 from deploy.runs.log import FILES as LOG_FILES
 from deploy.runs.log import last_events
 from deploy.runs.records import RecordsCopy
@@ -68,6 +69,7 @@ class RunFolder:
         """The folder of an existing run; see `create` and `open`."""
         self.path = path
         self.config = config
+        self.ran_on: RanOn | None = None  # recorded in checkpoints, for a resume
         storage = config.checkpoint.storage
         # Absolute, because shards on other nodes write there too.
         url = str((path / CHECKPOINTS).absolute())
@@ -103,8 +105,18 @@ class RunFolder:
         return folder
 
     @classmethod
-    def open(cls, path: Path, overrides: dict[str, Any] | None = None) -> RunFolder:
+    def open(
+        cls,
+        path: Path,
+        overrides: dict[str, Any] | None = None,
+        spelling: Spelling = COMMAND_LINE,
+    ) -> RunFolder:
         """An existing run, with some keys of its configuration replaced.
+
+        Args:
+            path: of the run.
+            overrides: the new values, nested by section.
+            spelling: of the overrides, in errors about them.
 
         Raises:
             UserError: not a run folder, or its configuration is damaged.
@@ -119,7 +131,7 @@ class RunFolder:
                 "checkpoint holds the whole configuration"
             )
         values = merge(recorded, overrides or {})
-        return cls(path, build(values, str(path / CONFIG)))
+        return cls(path, build(values, str(path / CONFIG), overrides, spelling))
 
     def discard_unless_used(self) -> None:
         """Remove a new run's folder if the run ended before its first report.

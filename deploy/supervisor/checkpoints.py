@@ -142,6 +142,8 @@ class Checkpoints:
             "incarnation": fleet.max_incarnation + 1,
             "config": context.config.model_dump(mode="json"),
         }
+        if context.folder.ran_on is not None:
+            state["ran_on"] = context.folder.ran_on.model_dump()
         replay = context.config.checkpoint.replay
         shards = [slot.handle for slot in fleet.shards] if replay else []
         job = CheckpointJob(state, fleet.learner.handle, shards, progress=context.done)

@@ -316,6 +316,7 @@ class Shutdown:
             return f"its checkpoints cannot be read ({error})"
         if not names:
             return "there is no checkpoint yet"
-        mode = "" if self._context.runtime.parallel else " --inline"
-        path = self._context.folder.path
-        return f"continue from the last checkpoint with: raydqn resume {path}{mode}"
+        folder = self._context.folder
+        address = folder.ran_on.address if folder.ran_on is not None else None
+        where = f" --address {address}" if address is not None else ""
+        return f"to continue from the last checkpoint: raydqn resume {folder.path}{where}"

@@ -56,9 +56,9 @@ def test_a_part_without_progress_since_its_start_is_skipped(tmp_path):
     ("arguments", "message"),
     [
         (("--kinds", "driver"), "--kinds=driver: must be of actor, shard"),
-        (("--every", "never"), "'never': must be a time above 0, such as 20s or 2m"),
+        (("--every", "never"), "--every=never: must be a time above 0, such as 20s or 2m"),
         (("--every", "0s"), "must be a time above 0"),
-        ((), "no run is in progress there"),
+        ((), "the run is not active"),
     ],
 )
 def test_a_wrong_request_is_one_line(tmp_path, arguments, message):

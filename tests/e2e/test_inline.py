@@ -263,7 +263,7 @@ def test_a_run_is_changed_from_another_terminal_while_it_goes_on(tmp_path):
     assert out.count("applied: learner.samples_per_insert 4 → 12") == 1
     code, _, err = raydqn_here(*change)
     assert code == 2
-    assert "no run is in progress there" in err
+    assert "the run is not active" in err
 
 
 def test_ctrl_c_saves_and_says_how_to_resume(tmp_path):
@@ -277,7 +277,7 @@ def test_ctrl_c_saves_and_says_how_to_resume(tmp_path):
         out, err = process.communicate(timeout=30)
         assert process.returncode == 0, err
         assert ": interrupted (SIGINT); score" in out
-        assert f"continue with: raydqn resume {run} --inline\n" in out
+        assert f"to continue: raydqn resume {run}\n" in out
         assert err == ""
         saved = checkpoints_in(run).newest()
         assert saved.state["counters"]["learner_steps"] == learner_steps_in(run)

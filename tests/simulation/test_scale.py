@@ -322,7 +322,8 @@ def test_the_command_prints_it_and_says_what_is_missing(tmp_path, capsys, monkey
     assert main(["scale", str(run), "--actors", "2"]) == 2
     errors = capsys.readouterr().err.splitlines()
     assert len(errors) == 5, errors
-    assert "no run is in progress there" in errors[-1]
+    assert errors[-1].endswith(f"raydqn resume {run} --actors.count=2")
+    assert "must be a whole number of at least 1, or auto" in errors[-2]
 
 
 def test_requests_at_the_service_are_applied_however_seldom_the_run_reports(tmp_path):

@@ -52,7 +52,7 @@ def test_a_run_in_which_nothing_moves_stops_and_says_who_waits_and_who_does_not_
         r"no transition was inserted and no sample drawn for 0\.4 s: learner waits for actors: "
         r"\d\.\d\d samples per insert, 4 wanted; parts with unfinished "
         r"calls: actor-0 for \d s; if their work takes that long, raise "
-        r"learner\.stall_timeout_s=0\.4; continue from the last checkpoint with: raydqn resume \S+",
+        r"learner\.stall_timeout_s=0\.4; to continue from the last checkpoint: raydqn resume \S+",
         said,
     )
     saved = saved_counters(tmp_path / "run")

@@ -24,4 +24,5 @@ def make_state() -> dict[str, Any]:
         "config": json.loads(Config().model_dump_json()),
         "learner": {"learner_steps": 60, "version": 9, "target_syncs": 2},
         "shards": 2,
+        "ran_on": {"inline": True, "address": None},
     }

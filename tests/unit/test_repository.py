@@ -11,6 +11,7 @@ from packaging.requirements import Requirement
 from deploy.bench.commands import BENCHMARKS
 from deploy.cli.main import parse
 from deploy.cli.overrides import split_overrides
+from deploy.launch.presets import make_config, preset_names
 from support.paths import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -48,6 +49,18 @@ def test_every_test_that_a_page_names_is_there(page):
             assert named in {file.name for file in files}, named
         else:
             assert named in tests or (more and any(t.startswith(named) for t in tests)), named
+
+
+def test_the_page_on_commands_names_the_stop_conditions_of_each_preset():
+    page = (ROOT / "docs" / "commands.md").read_text()
+    for name in preset_names():
+        config = make_config(name)
+        stop = config.stop.model_dump(exclude_none=True)
+        row = next(line for line in page.splitlines() if line.startswith(f"| `{name}` |"))
+        assert f"{stop.pop('score'):g}, mean of {config.evaluation.episodes} greedy episodes" in row
+        assert re.findall(r"`stop\.(\w+)` = ([\d,]+)", row) == [
+            (key, f"{value:,.0f}") for key, value in stop.items()
+        ]
 
 
 def test_every_benchmark_is_quoted_in_the_results():

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from common.config import Config
-from common.config_text import KEYS, build, is_list, load_toml, merge, parse_value, suggest, to_toml
+from common.config_text import KEYS, build, is_list, load_toml, merge, parse_value, to_toml
 from common.errors import UserError
 from support.hypothesis_profiles import examples
 
@@ -114,9 +114,9 @@ def test_none_can_be_written_for_every_optional_key(key):
 
 
 def test_none_is_no_value_of_other_keys():
-    with pytest.raises(UserError, match=r"checkpoint\.keep='none': should be a valid integer"):
+    with pytest.raises(UserError, match=r"checkpoint\.keep=none: must be a whole number"):
         build({"checkpoint": {"keep": "none"}})
-    with pytest.raises(UserError, match=r"checkpoint\.every_s='never': "):
+    with pytest.raises(UserError, match=r"checkpoint\.every_s=never: must be a number"):
         build({"checkpoint": {"every_s": "never"}})
     assert build({"env": {"id": "none"}, "replay": {"compression": "none"}}).env.id == "none"
 
@@ -155,20 +155,20 @@ def test_the_configuration_cannot_be_changed():
     [
         ({"replay": {"capcity": 5}}, "unknown key replay.capcity; did you mean replay.capacity?"),
         ({"zzz": 5}, "unknown key zzz"),
-        ({"replay": {"capacity": 0}}, "replay: capacity=0: must be at least 1"),
-        ({"replay": {"alpha": 1.5}}, "replay.alpha=1.5: should be less than or equal to 1"),
-        ({"learner": {"gamma": "much"}}, "learner.gamma='much': should be a valid number"),
+        ({"replay": {"capacity": 0}}, "replay.capacity=0: must be at least 1"),
+        ({"replay": {"alpha": 1.5}}, "replay.alpha=1.5: must be at most 1"),
+        ({"learner": {"gamma": "much"}}, "learner.gamma=much: must be a number"),
         ({"learner": {"learning_rate": float("nan")}}, "learner.learning_rate=nan: "),
         ({"learner": {"samples_per_insert": float("inf")}}, "learner.samples_per_insert=inf: "),
         ({"learner": {"samples_per_insert": 0}}, "learner.samples_per_insert=0: "),
-        ({"learner": {"stall_timeout_s": 0}}, "learner.stall_timeout_s=0: should be greater than"),
-        ({"env": {"crop": [0.5, 0, 0.5, 1]}}, "env: crop=[0.5, 0.0, 0.5, 1.0]: must be left"),
-        ({"env": {"crop": [0, 0, 1.5, 1]}}, "env: crop=[0.0, 0.0, 1.5, 1.0]: must be left"),
-        ({"network": {"hidden": [8, 0]}}, "network: hidden=[8, 0]: each layer"),
-        ({"network": {"kind": "nature-cnn", "hidden": []}}, "network: hidden=[]: nature-cnn"),
-        ({"network": {"kind": "notebook", "dueling": True}}, "network: dueling=true: "),
-        ({"network": {"dueling": True, "hidden": []}}, "network: dueling=true: needs at least one"),
-        ({"network": {"kind": "transformer"}}, "network.kind='transformer': should be 'mlp'"),
+        ({"learner": {"stall_timeout_s": 0}}, "learner.stall_timeout_s=0: must be greater than 0"),
+        ({"env": {"crop": [0.5, 0, 0.5, 1]}}, "env.crop=[0.5, 0.0, 0.5, 1.0]: must be left"),
+        ({"env": {"crop": [0, 0, 1.5, 1]}}, "env.crop=[0.0, 0.0, 1.5, 1.0]: must be left"),
+        ({"network": {"hidden": [8, 0]}}, "network.hidden=[8, 0]: each layer"),
+        ({"network": {"kind": "nature-cnn", "hidden": []}}, "network.hidden=[]: nature-cnn"),
+        ({"network": {"kind": "notebook", "dueling": True}}, "network.dueling=true: "),
+        ({"network": {"dueling": True, "hidden": []}}, "network.dueling=true: needs at least one"),
+        ({"network": {"kind": "transformer"}}, "network.kind=transformer: must be mlp, nature-cnn"),
         ({"seed": -1}, "seed=-1: "),
         ({"seed": 2**63}, f"seed={2**63}: "),
     ],
@@ -307,11 +307,6 @@ def test_values_of_the_command_line_are_toml_none_or_text(text, value):
 
 def test_lists_are_known_by_their_keys():
     assert {key for key in KEYS if is_list(key)} == {"env.crop", "network.hidden"}
-
-
-def test_a_near_miss_gets_a_suggestion_and_a_far_one_none():
-    assert suggest("replay.alfa", KEYS) == "; did you mean replay.alpha?"
-    assert suggest("xyzzy", KEYS) == ""
 
 
 def test_a_file_that_is_missing_or_no_toml_is_a_users_error(tmp_path):

@@ -17,8 +17,11 @@ from common.config_text import build, merge
 from common.errors import UserError
 from deploy.cli.main import main
 from deploy.cli.overrides import split_overrides
+from deploy.control import chaos as chaos_module
+from deploy.control.chaos import chaos
 from deploy.launch.presets import make_config, preset_names
 from deploy.launch.train import train
+from deploy.runs.folder import CONTROL, RunFolder
 from support.program import TINY, TINY_OPTIONS
 
 
@@ -49,20 +52,23 @@ TRAIN = ("train", "cartpole", "--inline", "--run-dir")
         (["--env.id", "CartPol-v1"], ["CartPol-v1", "CartPole-v1"]),
         (["--env.id", "nowhere_to_be_found:X-v0"], ["nowhere_to_be_found"]),
         (["--env.id", "Pendulum-v1"], ["Pendulum-v1", "Discrete"]),
-        (["--learner.batch-sise", "3"], ["learner.batch-sise", "learner.batch_size"]),
-        (["--lerner.batch-size", "3"], ["lerner.batch-size", "learner.batch_size"]),
-        (["--learner.batch-size", "many"], ["learner.batch_size", "many"]),
-        (["--learner.batch-size", "0"], ["learner.batch_size=0", "greater than or equal to 1"]),
+        (["--learner.batch-sise", "3"], ["--learner.batch-sise", "mean --learner.batch-size?"]),
+        (["--lerner.batch-size", "3"], ["--lerner.batch-size", "mean --learner.batch-size?"]),
+        (["--batch-size", "3"], ["--batch-size: unknown", "mean --learner.batch-size?"]),
+        (["--batch-size=3"], ["--batch-size=3: unknown", "mean --learner.batch-size?"]),
+        (["--learner.batch-size", "many"], ["learner.batch_size=many: must be a whole number"]),
+        (["--learner.batch-size", "0"], ["learner.batch_size=0: must be at least 1"]),
+        (["--learner.momentum", "0"], ["--learner.momentum: unknown key"]),
         (["--learner.batch-size"], ["learner.batch-size", "needs a value"]),
         (["--network.kind", "nature-cnn"], ["nature-cnn", "vector"]),
-        (["--network.kind", "transformer"], ["network.kind='transformer'", "mlp"]),
+        (["--network.kind", "transformer"], ["network.kind=transformer: must be mlp, nature-cnn"]),
         (["--network.hidden", "64", "0"], ["hidden=[64, 0]"]),
         (["--replay.capacity", "100"], ["replay.capacity=100", "learner.batch_size=256"]),
         (["--learner.warmup-transitions", "200000"], ["warmup_transitions=200000", "capacity"]),
         (["--learner.samples-per-insert-error", "10"], ["samples_per_insert_error=10", "forever"]),
         (["--learner.device", "cuda:7"], ["learner.device=cuda:7"]),
         (["--learner.device", "tpu9"], ["learner.device=tpu9"]),
-        (["--learner.gamma", "1.5"], ["learner.gamma=1.5", "less than or equal to 1"]),
+        (["--learner.gamma", "1.5"], ["learner.gamma=1.5: must be at most 1"]),
         (["--learner.gamma", "nan"], ["learner.gamma"]),
         (["--env.crop", "0.5", "0", "0.2", "1"], ["crop", "left < right"]),
         (["--env.observation", "pixels", "--network.kind", "nature-cnn",
@@ -177,6 +183,63 @@ def test_evaluate_plays_the_episodes_it_was_asked_for(capsys, finished_run):
     assert result["protocol"]["env"] == "CartPole-v1"
     assert main(("evaluate", str(finished_run), "--episodes", "5", "--epsilon", "1")) == 0
     assert "ε = 1" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("scale x --actors 0", "--actors=0: must be a whole number of at least 1, or auto"),
+        ("scale x --actors", "--actors: needs a value"),
+        ("scale x", "missing: --actors"),
+        ("evaluate", "missing: RUN"),
+        ("evaluate x --weights new", "--weights=new: must be one of best, latest"),
+        ("evaluate x --epsilon 2", "--epsilon=2: must be a number from 0 to 1"),
+        ("bench nothing", "NAME=nothing: must be one of cartpole, cartpole-pixels"),
+        ("chaos x --draw-seed y", "--draw-seed=y: must be a whole number"),
+        ("train --inline=3", "--inline=3: takes no value"),
+        ("resume x --inline --ray", "--ray: cannot be combined with --inline"),
+        ("resume ~no-such-user/x", "~no-such-user/x: there is no user of that name"),
+        ("evaluate ~no-such-user/x", "~no-such-user/x: there is no user of that name"),
+        ("status ~no-such-user/x", "~no-such-user/x: there is no user of that name"),
+    ],
+)
+def test_a_wrong_option_gets_one_line_in_our_own_words(capsys, line, says):
+    assert mistake(capsys, *line.split()).startswith(f"raydqn: error: {says}")
+
+
+def test_chaos_prints_the_seed_of_its_draws_and_draws_another_each_time(tmp_path, finished_run):
+    folder = RunFolder.open(copy_of(finished_run, tmp_path))
+    drawn = []
+    for seed in (7, 7, 8):
+        with folder.lock():
+            lines = chaos(folder, 0.01, ["actor", "shard", "learner"], seed)
+            assert f"--draw-seed {seed}" in next(lines)
+            one = []
+            for _ in range(4):
+                assert next(lines).startswith("requested: kill one ")
+                one.append((folder.path / CONTROL).read_text())
+                (folder.path / CONTROL).unlink()
+        drawn.append(one)
+    assert drawn[0] == drawn[1] != drawn[2]
+
+
+def test_the_seed_of_chaos_is_random_unless_given(monkeypatch, finished_run, capsys):
+    seeds = []
+    monkeypatch.setattr(chaos_module, "chaos", lambda *args: seeds.append(args[-1]) or [])
+    for more in ((), (), ("--draw-seed", "5")):
+        assert main(("chaos", str(finished_run), *more)) == 0
+    assert seeds[0] != seeds[1]
+    assert seeds[2] == 5
+    capsys.readouterr()
+
+
+def test_a_run_that_has_ended_names_one_command_for_each_line(tmp_path, capsys):
+    run = tmp_path / "run"
+    options = [*TINY_OPTIONS, "--stop.learner-steps", "20", "--stop.score", "none"]
+    assert main((*TRAIN, str(run), *options)) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert f"to evaluate: raydqn evaluate {run}" in lines
+    assert f"to plot:     raydqn plot {run}" in lines
 
 
 @pytest.mark.parametrize("option", [("--episodes", "0"), ("--episodes", "x"), ("--epsilon", "2")])

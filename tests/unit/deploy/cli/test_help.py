@@ -65,6 +65,49 @@ def test_a_key_is_listed_in_its_group_with_kind_default_and_meaning(capsys, monk
         assert any(shown in line for line in lines), shown
 
 
+def leaves():
+    """Every command that does something, with the words in front."""
+    for command in COMMANDS:
+        for leaf in command.actions or (command,):
+            yield leaf.parser("raydqn" + (f" {command.name}" if command.actions else ""))
+
+
+@pytest.mark.parametrize("parser", list(leaves()), ids=lambda parser: parser.prog)
+def test_every_argument_has_a_help_and_every_default_is_told(parser):
+    for action in [*parser.options(), *parser.positionals()]:
+        name = action.option_strings[-1] if action.option_strings else action.dest
+        assert action.help, name
+        optional = (action.option_strings and not action.required) or action.nargs == "?"
+        takes_value = action.nargs != 0
+        if optional and takes_value and name not in ("--config", "--address"):
+            assert "(default: " in action.help, name
+        if action.dest in ("run_folder", "run_folders"):
+            assert action.help.startswith("folder of a run")
+    if isinstance(parser.get_default("episodes"), int):
+        assert f"(default: {parser.get_default('episodes')})" in parser.format_help()
+    if isinstance(parser.get_default("every"), float):
+        assert f"(default: {parser.get_default('every'):g}s)" in parser.format_help()
+
+
+def test_a_resume_has_the_values_of_the_run_as_defaults(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    for text in (help_of(capsys, "resume", "--help-all"), help_of(capsys, "set", "--help")):
+        assert "config.toml" in text
+        assert "without a preset" not in text
+        options = text[text.index("Configuration keys") :]
+        assert "(default:" not in options
+    assert "Defaults are those without a preset" in help_of(capsys, "train", "--help")
+
+
+def test_every_benchmark_has_a_default_of_repetitions(capsys):
+    from deploy.bench.commands import BENCHMARKS, REPEATS
+
+    assert REPEATS.keys() == BENCHMARKS.keys()
+    text = " ".join(help_of(capsys, "bench", "--help").split())
+    for name, count in REPEATS.items():
+        assert f"{name} {count}" in text
+
+
 def test_help_on_set_lists_the_keys_that_can_be_changed_during_a_run(capsys):
     assert keys_in(help_of(capsys, "set", "--help")) == set(LIVE_KEYS)
 

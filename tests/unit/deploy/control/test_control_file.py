@@ -65,7 +65,7 @@ def test_a_change_is_checked_against_the_whole_configuration():
 def test_any_other_key_cannot_be_changed(key):
     section, _, name = key.rpartition(".")
     changes = {section: {name: 1}} if section else {name: 1}
-    with pytest.raises(UserError, match=rf"{key}: cannot be changed during a run; these"):
+    with pytest.raises(UserError, match=rf"{key}: cannot be changed during a run; these keys"):
         changed(tiny(), changes, "here")
 
 
@@ -148,8 +148,8 @@ def test_a_pipe_or_a_folder_is_refused_without_being_opened(folder):
     [
         ([], ["names no key", RATIO]),
         (["--learner.batch-size", "64"], ["learner.batch_size", "cannot be changed", RATIO]),
-        (["--learner.sample-per-insert", "4"], ["unknown key; did you mean learner.samples_per"]),
-        (["--learner.samples-per-insert", "much"], ["learner.samples_per_insert='much'"]),
+        (["--learner.sample-per-insert", "4"], ["unknown key; did you mean --learner.samples-per"]),
+        (["--learner.samples-per-insert", "much"], ["learner.samples_per_insert=much: must be a"]),
         (["--learner.samples-per-insert", "0"], ["learner.samples_per_insert=0"]),
         (["--learner.samples-per-insert", "nan"], ["learner.samples_per_insert=nan"]),
         (["--learner.samples-per-insert-error", "1"], ["samples_per_insert_error=1", "forever"]),
@@ -181,7 +181,8 @@ def test_a_folder_where_nothing_runs_is_refused_and_left_alone(folder, tmp_path,
     assert asks(tmp_path / "nowhere", *change) == 2
     first, second, third = capsys.readouterr().err.splitlines()
     assert first == second
-    assert f"{folder.path}: no run is in progress there" in first
+    assert f"{folder.path}: the run is not active, and nothing was changed" in first
+    assert first.endswith(f": raydqn resume {folder.path} --learner.samples-per-insert=2")
     assert "not a run folder" in third
 
 
@@ -189,7 +190,7 @@ def test_a_run_that_does_not_read_the_request_has_not_applied_it(folder, capsys,
     monkeypatch.setattr(control, "TAKEN_WITHIN_S", 0.2)
     with folder.lock():
         assert asks(folder.path, "--learner.samples-per-insert-error", "none") == 1
-        assert "not taken yet: the run did not look within 0.2 s" in capsys.readouterr().err
+        assert "no reply within 0.2 s; the request stays" in capsys.readouterr().err
         asked = ControlFile(folder.path).read()
         assert asked == {"learner": {"samples_per_insert_error": "none"}}
 
@@ -209,7 +210,7 @@ def test_a_run_that_ends_meanwhile_has_not_applied_it(folder, capsys):
     locked.wait()
     assert asks(folder.path, "--learner.samples-per-insert", "2") == 1
     thread.join()
-    assert "not taken: the run has ended; nothing was changed" in capsys.readouterr().err
+    assert "refused: the run has ended; nothing was changed" in capsys.readouterr().err
     assert not path.exists(), "no run will read it"
 
 

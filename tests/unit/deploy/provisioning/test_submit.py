@@ -221,7 +221,7 @@ def test_a_signal_before_the_job_is_sent_leaves_the_cluster_up_and_says_so(
 @pytest.mark.parametrize(
     ("state", "code", "says"),
     [
-        ("echo RUNNING", 0, "no longer following; the run goes on as job mine"),
+        ("echo RUNNING", 0, "the output ends here; the run continues as job mine"),
         ("exit 1", 130, "the cluster stays up; to end it: ray down a.yaml"),
     ],
     ids=["taken", "not-taken"],
@@ -293,7 +293,7 @@ def test_a_run_that_is_followed_no_longer_is_not_taken_for_one_that_has_ended(
     monkeypatch.setattr(tunnel, "wait_for_dashboard", lambda port, process: None)
     assert submit.submit(Path("a.yaml"), Config(), "mine") == 1
     error = capsys.readouterr().err
-    assert "no longer following; the run goes on as job mine" in error
+    assert "the output ends here; the run continues as job mine" in error
     assert "ray down" not in error
 
 
@@ -390,7 +390,7 @@ def test_the_hints_are_commands_that_a_shell_takes_as_they_are_meant(capsys):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (lambda values: values["provider"].update(head_ip="192.0.2.10"), "mend what stands above"),
+        (lambda values: values["provider"].update(head_ip="192.0.2.10"), "nothing was started"),
         (None, "kubectl"),
     ],
     ids=["examples", "kuberay"],
