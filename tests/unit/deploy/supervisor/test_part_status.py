@@ -24,7 +24,6 @@ NOW_S = 1_000.0
         ({"ready": True, "ping": Ready(None), "pinged_s": NOW_S - 7.0}, "unresponsive 7 s"),
         ({"ready": True, "ping": None, "pinged_s": NOW_S - 7.0}, "ready"),
     ],
-    ids=str,
 )
 def test_the_state_of_a_part_is_a_word_of_the_glossary(fields, state):
     handle = InlineHandle(object())
