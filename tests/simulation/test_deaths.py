@@ -64,7 +64,7 @@ def test_every_part_that_dies_is_restarted_and_the_run_ends_as_planned(tmp_path,
     assert saved["counters"]["restarts"] == len(parts)
 
 
-def test_a_learner_that_died_goes_on_from_the_newest_checkpoint(tmp_path):
+def test_a_learner_that_died_continues_from_the_newest_checkpoint(tmp_path):
     supervisor, view, _ = run_with_deaths(tmp_path / "run", [LEARNER], every=70)
     names = supervisor.context.folder.checkpoints.names()
     steps = [int(name.rpartition("-")[2]) for name in names]
@@ -78,7 +78,7 @@ def test_a_learner_that_died_goes_on_from_the_newest_checkpoint(tmp_path):
     assert {level for level, *_ in written} == {logging.DEBUG}, "not shown, but logged"
 
 
-def test_a_learner_that_died_before_the_first_checkpoint_begins_anew(tmp_path):
+def test_a_learner_that_died_before_the_first_checkpoint_begins_at_step_0(tmp_path):
     supervisor, view, summary = run_with_deaths(tmp_path / "run", [LEARNER], every=None)
     assert view.looked[LEARNER] == 0
     assert summary["learner_steps"] == 400
@@ -88,7 +88,7 @@ def test_a_learner_that_died_before_the_first_checkpoint_begins_anew(tmp_path):
     assert supervisor.evaluation.next_steps > 400
 
 
-def test_a_shard_that_died_comes_back_with_what_the_newest_checkpoint_holds_of_it(tmp_path):
+def test_a_shard_that_died_is_restored_from_the_newest_checkpoint(tmp_path):
     supervisor, view, _ = run_with_deaths(tmp_path / "run", [shard(0)])
     back = view.looked[shard(0)]
     assert back.shard == 0
@@ -104,7 +104,7 @@ def test_a_shard_that_died_before_the_first_checkpoint_comes_back_empty(tmp_path
     assert supervisor.fleet.shards[1].handle.call("summary").result().size > 0
 
 
-def test_a_memory_that_is_lost_as_a_whole_is_filled_anew_and_the_run_ends_as_planned(tmp_path):
+def test_a_memory_that_is_lost_as_a_whole_is_filled_again_and_the_run_ends_as_planned(tmp_path):
     parts = [shard(0), shard(1)]
     supervisor, view, summary = run_with_deaths(tmp_path / "run", parts, every=None)
     assert summary["learner_steps"] == 400
@@ -112,7 +112,7 @@ def test_a_memory_that_is_lost_as_a_whole_is_filled_anew_and_the_run_ends_as_pla
     assert all(slot.handle.call("summary").result().size > 0 for slot in supervisor.fleet.shards)
 
 
-def test_versions_of_the_weights_go_up_when_those_who_held_them_died(tmp_path):
+def test_weight_versions_go_up_after_the_weight_store_and_the_learner_died(tmp_path):
     supervisor, view, _ = run_with_deaths(tmp_path / "run", [WEIGHT_STORE, LEARNER])
     assert supervisor.context.records.version > view.version + EXTRA_VERSIONS
     told = [r["weights_version"] for r in read_metrics(tmp_path / "run") if r["weights_version"]]

@@ -1,4 +1,4 @@
-"""Changing a run while it goes on: what the run makes of a request in its folder."""
+"""Changing a run while it trains, by a request in its folder."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_a_run_takes_a_change_over_records_it_and_says_so(tmp_path, always_looki
     inserted = summary["transitions"] - first["transitions"]
     learnt = (summary["learner_steps"] - first["learner_steps"]) * 32
     assert learnt / inserted == pytest.approx(16, rel=0.2)
-    # A resume goes on with it.
+    # A resume keeps it.
     again = resume(run, {"stop": {"learner_steps": 2_500}})
     assert again["samples_per_insert"] == pytest.approx(16, rel=0.1)
 
@@ -80,7 +80,7 @@ def test_the_same_seed_and_no_change_still_give_the_same_weights(tmp_path, alway
     assert plain["weights_sha256"] == asked["weights_sha256"]
 
 
-def test_a_damaged_request_is_named_and_removed_and_the_run_goes_on(tmp_path, always_looking):
+def test_a_damaged_request_is_named_and_removed_and_the_run_continues(tmp_path, always_looking):
     run = tmp_path / "run"
     damaged = [
         "[learner", "[learner]\nsamples_per_insert = -1.0\n", "[learner]\nbatch_size = 3\n",
@@ -109,7 +109,7 @@ def test_a_change_that_cannot_be_recorded_is_not_made(tmp_path, always_looking, 
     assert summary["samples_per_insert"] == pytest.approx(4, rel=0.2)
 
 
-def test_a_request_of_an_earlier_life_is_not_taken(tmp_path, always_looking):
+def test_a_request_to_an_earlier_attempt_is_not_taken(tmp_path, always_looking):
     run = tmp_path / "run"
     train(tiny(stop={"learner_steps": 50}), run)
     (run / CONTROL).write_text("[learner]\nsamples_per_insert = 16.0\n")

@@ -141,7 +141,7 @@ def test_a_shard_that_cannot_read_its_part_for_a_while_comes_back_with_it(tmp_pa
     assert sound_checkpoints(supervisor)
 
 
-def test_a_learner_of_which_no_checkpoint_is_sound_does_not_begin_anew(tmp_path):
+def test_a_learner_without_a_sound_checkpoint_does_not_begin_at_step_0(tmp_path):
     class Damaging(Crashing):
         def update(self, report) -> None:
             if self.parts and report["learner_steps"] >= self.after_steps:
@@ -216,7 +216,7 @@ class Starting(SideBySide):
             self.silent = handle
 
 
-def test_the_learner_goes_on_with_the_other_shards_until_one_is_back(tmp_path):
+def test_the_learner_continues_with_the_other_shards_until_one_is_back(tmp_path):
     view = Crashing([shard(1)])
     view.looks = False
     supervisor, _ = crashing(
@@ -233,7 +233,7 @@ def test_the_learner_goes_on_with_the_other_shards_until_one_is_back(tmp_path):
     assert len(supervisor.recovery.to_reconnect) == 2
 
 
-def test_a_shard_that_is_busy_when_it_is_asked_what_is_left_is_heard_later(tmp_path):
+def test_a_shard_that_is_busy_when_it_is_asked_for_its_size_answers_later(tmp_path):
     class Answer:
         def __init__(self, answer) -> None:
             self.answer, self.from_s = answer, time.monotonic() + 0.4
@@ -310,7 +310,7 @@ class Again(Crashing):
 
 
 @pytest.mark.parametrize("part", [shard(1), WEIGHT_STORE, LEARNER], ids=str)
-def test_a_part_that_works_in_each_of_its_short_lives_may_die_often(tmp_path, part):
+def test_a_part_that_works_in_each_short_incarnation_may_die_often(tmp_path, part):
     view = Again(part, 5)
     supervisor, _ = crashing(
         tmp_path / "run", None, SideBySide(), view, stop={"learner_steps": None, "wall_s": 60.0}

@@ -37,7 +37,7 @@ def test_a_checkpoint_that_cannot_be_written_does_not_end_the_run(tmp_path, monk
     assert checkpoints_in(tmp_path / "run").newest().state["counters"]
 
 
-def test_inline_all_actors_are_up_even_where_they_began_anew_at_the_very_end(tmp_path):
+def test_inline_all_actors_are_ready_even_if_an_attempt_begins_at_the_very_end(tmp_path):
     stop = {"learner_steps": 200}
     config = tiny(stop=stop, checkpoint={"every_s": None, "every_learner_steps": 200})
     supervisor_for(config, tmp_path / "run").run()

@@ -41,7 +41,7 @@ def checkpoints_of(supervisor):
     return supervisor.context.folder.checkpoints.names()
 
 
-def test_a_run_in_which_nothing_moves_stops_and_says_who_waits_and_who_does_not_answer(tmp_path):
+def test_a_run_without_progress_stops_and_names_the_waiting_and_the_unresponsive_parts(tmp_path):
     supervisor = stalling(tmp_path / "run")
     slot = supervisor.fleet.actors[0]
     slot.handle = Hanging(slot.handle, after=30)
@@ -70,7 +70,7 @@ def test_a_learner_that_hangs_is_named_and_not_waited_for(tmp_path):
     assert not checkpoints_of(supervisor)
 
 
-def test_a_shard_that_hangs_is_found_out_for_those_who_wait_for_it(tmp_path):
+def test_an_unresponsive_shard_is_named_beside_the_parts_that_wait_for_it(tmp_path):
     timeouts = {"failed_save_s": 0.1, "ping_s": 0.1}
     supervisor = stalling(tmp_path / "run", timeouts=timeouts, replay={"shards": 3})
     supervisor.fleet.learner.handle = Hanging(supervisor.fleet.learner.handle, after=5)
@@ -131,7 +131,7 @@ def test_a_checkpoint_is_written_when_the_learners_state_comes(tmp_path):
     assert len(asked) >= 2
     assert set(saved) - {1_500} <= set(asked), "named after the step that the state is of"
     assert len(saved) >= len(asked)
-    assert went_on[0] > asked[0], "the loop goes on meanwhile"
+    assert went_on[0] > asked[0], "the loop continues meanwhile"
 
 
 def test_a_clean_stop_does_not_wait_for_ever_for_a_learner_that_hangs(tmp_path):
@@ -206,7 +206,7 @@ def test_a_long_evaluation_in_one_process_is_no_stall(tmp_path, endless):
     assert summary["stop_reason"] == "wall_s"
 
 
-def test_a_part_that_was_replaced_has_the_whole_time_anew(tmp_path):
+def test_a_restarted_part_has_the_whole_time_again(tmp_path):
     supervisor = stalling(tmp_path / "run")
     slot = supervisor.fleet.actors[0]
     slot.handle = Hanging(slot.handle, after=30)

@@ -184,7 +184,7 @@ def test_killed_at_any_moment_it_leaves_a_whole_checkpoint(folder):
             one = store.load(name)
             assert (one.tensors["learner"]["w"] == one.state["step"]).all()
             read_all(store, one)
-    # And the next run goes on from there, whatever the killed ones left behind.
+    # The next run continues from there, whatever the killed ones left behind.
     store.save(last + 1, TENSORS, {"step": last + 1})
     assert store.newest().state == {"step": last + 1}
     assert sorted(folder.rglob(".*")) == []

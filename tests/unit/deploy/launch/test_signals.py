@@ -1,4 +1,4 @@
-"""Signals while a run starts, and while it goes on."""
+"""Signals while a run starts, and while it trains."""
 
 from __future__ import annotations
 

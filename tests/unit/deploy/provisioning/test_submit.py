@@ -226,7 +226,7 @@ def test_a_signal_before_the_job_is_sent_leaves_the_cluster_up_and_says_so(
     ],
     ids=["taken", "not-taken"],
 )
-def test_a_signal_after_the_job_was_sent_says_whether_the_run_goes_on(
+def test_a_signal_after_the_job_was_sent_says_whether_the_run_continues(
     fake_ray, tmp_path, state, code, says, number
 ):
     sent = tmp_path / "sent"
