@@ -11,7 +11,14 @@ from common.errors import RunFailedError
 from deploy.launch.train import train
 from deploy.runs.folder import RunFolder
 from deploy.runs.metrics import MetricsWriter, read_metrics
-from support.fakes import Messages, saved_counters, supervisor_for, supervisor_that_resumes, tiny
+from support.fakes import (
+    Messages,
+    saved_counters,
+    supervisor_for,
+    supervisor_that_resumes,
+    tiny,
+    use_timeouts,
+)
 from support.program import checkpoints_in, reports_in
 
 
@@ -154,11 +161,12 @@ def test_a_run_that_ends_by_a_count_is_evaluated_at_its_end(tmp_path):
 
 
 def test_an_evaluation_that_does_not_end_holds_up_neither_the_clock_nor_the_reports(
-    tmp_path, endless
+    tmp_path, endless, monkeypatch
 ):
+    use_timeouts(monkeypatch, evaluation_slice_s=0.1)
     start = time.monotonic()
     summary = train(
-        tiny(env=endless, evaluation={"every_learner_steps": 10}, stop={"wall_s": 4.0}),
+        tiny(env=endless, evaluation={"every_learner_steps": 10}, stop={"wall_s": 2.0}),
         tmp_path / "run",
     )
     assert summary["stop_reason"] == "wall_s"

@@ -335,12 +335,12 @@ def test_q_values_of_a_small_world_become_the_true_ones(double):
         learner={
             "double": double,
             "batch_size": 32,
-            "learning_rate": 0.02,
-            "target_sync_steps": 25,
+            "learning_rate": 0.05,
+            "target_sync_steps": 20,
             "gamma": GAMMA,
         },
     )
-    report = bench.learner.train(1500)
+    report = bench.learner.train(500)
     with torch.no_grad():
         learnt = bench.network("policy")(torch.eye(STATES)[:, None]).numpy()
     assert learnt == pytest.approx(truth, abs=0.03)

@@ -189,7 +189,7 @@ def test_missing_values_are_not_drawn() -> None:
         figure = draw({"run": reports})
         shown = [line for axis in figure.axes for line in axis.lines if len(line.get_xdata())]
         assert shown == []
-        assert to_png(figure).startswith(b"\x89PNG")
+    assert to_png(figure).startswith(b"\x89PNG")
 
 
 def test_plot_refuses_other_folders_and_empty_runs(
