@@ -47,7 +47,7 @@ def config_for(**over):
     )
 
 
-SOON = {"restore_retry_s": 0.02, "failed_save_s": 0.2}
+SOON = {"restore_retry_s": 0.01, "failed_save_s": 0.2}
 
 
 def crashing(path, parts, runtime, view=None, timeouts=None, **over):
@@ -97,7 +97,7 @@ class Outage(Crashing):
 def test_a_part_that_dies_while_the_storage_is_away_comes_back_when_it_is_back(
     tmp_path, monkeypatch, part, runtime, what
 ):
-    view = Outage([part], monkeypatch, 0.08, what)
+    view = Outage([part], monkeypatch, 0.04, what)
     supervisor, _ = crashing(tmp_path / "run", None, runtime(), view)
     summary = supervisor.run()
     assert summary["learner_steps"] == STEPS
@@ -237,7 +237,7 @@ def test_the_learner_continues_with_the_other_shards_until_one_is_back(tmp_path)
 def test_a_shard_that_is_busy_when_it_is_asked_for_its_size_answers_later(tmp_path):
     class Answer:
         def __init__(self, answer) -> None:
-            self.answer, self.from_s = answer, time.monotonic() + 0.1
+            self.answer, self.from_s = answer, time.monotonic() + 0.05
 
         def done(self) -> bool:
             return time.monotonic() > self.from_s
@@ -285,6 +285,7 @@ def test_a_shard_that_is_busy_when_it_is_asked_for_its_size_answers_later(tmp_pa
 
 
 PROGRESS_STEPS = 60
+"""Learner steps in which the learner reports twice, as a part needs it to have made progress."""
 
 
 class Again(Crashing):
