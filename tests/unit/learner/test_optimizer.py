@@ -71,8 +71,12 @@ from pathlib import Path
 from deploy.launch.presets import make_config
 from deploy.launch.train import train
 with tempfile.TemporaryDirectory() as folder:
-    stop = {"score": None, "learner_steps": 50}
-    made = train(make_config("cartpole", overrides={"stop": stop}), Path(folder, "run"))
+    over = {
+        "stop": {"score": None, "learner_steps": 20},
+        "learner": {"batch_size": 32, "warmup_transitions": 100, "train_steps": 10},
+        "evaluation": {"episodes": 2, "envs": 2},
+    }
+    made = train(make_config("cartpole", overrides=over), Path(folder, "run"))
 assert made["stop_reason"] == "learner_steps"
 print(sorted({"torch._dynamo", "sympy"} & set(sys.modules)))
 """
