@@ -28,10 +28,14 @@ from support.fakes import (
 DIE_AFTER_STEPS = 100
 
 
-def run_with_deaths(path, parts, runtime=None, every=40, evaluate_every=10**6):
+AND_LONG_AFTER = 600
+"""Learner steps of a run that must outlast a restart on a fast machine, too."""
+
+
+def run_with_deaths(path, parts, runtime=None, every=40, evaluate_every=10**6, steps=200):
     """A run to its end in which these parts died: (its supervisor, its view, its summary)."""
     config = tiny(
-        stop={"learner_steps": 200},
+        stop={"learner_steps": steps},
         replay={"shards": 2},
         checkpoint={"every_learner_steps": every, "every_s": None, "keep": 100},
         evaluation={"every_learner_steps": evaluate_every, "episodes": 2, "envs": 2},
@@ -101,7 +105,7 @@ def test_a_learner_that_died_before_the_first_checkpoint_begins_at_step_0(tmp_pa
 
 
 def test_a_shard_that_died_is_restored_from_the_newest_checkpoint(tmp_path):
-    supervisor, view, _ = run_with_deaths(tmp_path / "run", [shard(0)])
+    supervisor, view, _ = run_with_deaths(tmp_path / "run", [shard(0)], steps=AND_LONG_AFTER)
     back = view.looked[shard(0)]
     assert back.shard == 0
     assert back.size > 0
@@ -111,15 +115,19 @@ def test_a_shard_that_died_is_restored_from_the_newest_checkpoint(tmp_path):
 
 
 def test_a_shard_that_died_before_the_first_checkpoint_comes_back_empty(tmp_path):
-    supervisor, view, _ = run_with_deaths(tmp_path / "run", [shard(1)], every=None)
+    supervisor, view, _ = run_with_deaths(
+        tmp_path / "run", [shard(1)], every=None, steps=AND_LONG_AFTER
+    )
     assert view.looked[shard(1)].size == 0
     assert supervisor.fleet.shards[1].handle.call("summary").result().size > 0
 
 
 def test_a_memory_that_is_lost_as_a_whole_is_filled_again_and_the_run_ends_as_planned(tmp_path):
     parts = [shard(0), shard(1)]
-    supervisor, view, summary = run_with_deaths(tmp_path / "run", parts, every=None)
-    assert summary["learner_steps"] == 200
+    supervisor, view, summary = run_with_deaths(
+        tmp_path / "run", parts, every=None, steps=AND_LONG_AFTER
+    )
+    assert summary["learner_steps"] == AND_LONG_AFTER
     assert [view.looked[part].size for part in parts] == [0, 0]
     assert all(slot.handle.call("summary").result().size > 0 for slot in supervisor.fleet.shards)
 
