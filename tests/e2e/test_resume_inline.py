@@ -35,7 +35,7 @@ def trained(tmp_path, undisturbed):
     return Path(shutil.copytree(undisturbed[0], tmp_path / "run"))
 
 
-def test_a_killed_run_goes_on_bit_for_bit_as_if_it_had_not_been(tmp_path, undisturbed):
+def test_a_killed_run_resumes_bit_for_bit(tmp_path, undisturbed):
     run, command = tmp_path / "run", ("train", *INLINE, "--run-dir", str(tmp_path / "run"))
     for at in (70, 200, 330):
         with running(*command) as process:
@@ -73,7 +73,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_works(trained):
 
 
 @pytest.mark.parametrize(("shards", "capacity"), [("1", "2000"), ("3", "2000"), ("2", "600")])
-def test_a_run_goes_on_with_other_shards_actors_and_ratio(trained, shards, capacity):
+def test_a_run_resumes_with_other_shards_actors_and_ratio(trained, shards, capacity):
     run = trained
     saved, before = store_in(run).newest().state, reports_in(run)
     code, out, err = raydqn_here(

@@ -97,7 +97,7 @@ def one_node():
             nodes.shutdown()
 
 
-def test_two_runs_share_a_cluster_and_what_one_holds_is_no_room_for_the_other(one_node):
+def test_two_runs_share_a_cluster_and_neither_counts_what_the_other_holds(one_node):
     view = Lines()
     mine, theirs = Cluster(SMALL, view), Cluster(SMALL, view)
     assert [line for line in view.lines if "learning is on the CPU: no node has a GPU" in line]
@@ -200,7 +200,7 @@ def test_a_connection_that_is_gone_does_not_hide_why_a_run_ends(monkeypatch):
     assert made._group is None
 
 
-def test_every_machine_that_is_to_hold_shards_is_asked_for_memory_for_its_own(one_node):
+def test_each_machine_is_asked_for_the_memory_of_its_own_shards(one_node):
     config = Config.model_validate({"replay": {"shards": 4}})
     made = Cluster(config, Lines())
 
@@ -224,7 +224,7 @@ def test_every_machine_that_is_to_hold_shards_is_asked_for_memory_for_its_own(on
     made.free()
 
 
-def test_who_lives_alone_moves_to_others_so_that_its_node_becomes_empty(one_node, monkeypatch):
+def test_a_lone_actor_moves_to_another_node_so_that_its_own_becomes_empty(one_node, monkeypatch):
     small = {"CPU": 2.0, ACTOR_NODES: 1000.0}
     kinds = (NodeType({"CPU": 8.0}, 1), NodeType(small, 2))
     monkeypatch.setattr("deploy.runtime.placement.ask_head", lambda: ClusterCapacity(kinds, 3))
@@ -261,7 +261,7 @@ def test_who_lives_alone_moves_to_others_so_that_its_node_becomes_empty(one_node
         one_node.remove_node(node)
 
 
-def test_shards_live_near_the_learner_or_are_spread(one_node):
+def test_shards_are_near_the_learner_or_spread(one_node):
     from ray.util import placement_group_table
 
     added = one_more(one_node, num_cpus=4)

@@ -26,7 +26,6 @@ from deploy.runtime.ray_actor import PartHost, RemoteFuture
 from deploy.runtime.ray_runtime import RayRuntime
 from ray import exceptions as ray_errors
 from support.paths import ROOT, TESTS, import_path
-from support.program import SHORT_RUN_S, TINY_OPTIONS, running, wait_for
 
 
 class Part:
@@ -192,7 +191,7 @@ def test_a_killed_process_is_the_failure_of_its_own_call(ray_runtime):
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_whatever_ray_itself_says_went_wrong_is_a_death_in_one_line(monkeypatch, error, machine):
+def test_an_error_of_rays_own_is_a_death_in_one_line(monkeypatch, error, machine):
     import ray
 
     def get(reference):
@@ -298,36 +297,6 @@ def test_a_remote_that_does_not_end_by_itself_ends_with_the_process_that_started
         for process in alive:
             process.kill()
         assert not alive
-
-
-SLOW_HELPER = """
-import pathlib, sys, time
-
-mark = pathlib.Path(__file__).with_name("mark")
-if any(word.endswith("dashboard/agent.py") for word in sys.orig_argv) and not mark.exists():
-    mark.touch()
-    time.sleep(300)  # longer than all this takes
-"""
-
-
-def test_ray_is_started_once_more_where_its_helpers_are_too_slow(tmp_path):
-    """Their first imports, from a slow disk: Ray's raylet waits 15 s for them, then it aborts."""
-    (tmp_path / "sitecustomize.py").write_text(SLOW_HELPER)
-    with running(
-        *("train", "cartpole", *TINY_OPTIONS, "--stop.learner-steps", "20"),
-        *("--run-dir", str(tmp_path / "run")),
-        pythonpath=tmp_path,
-    ) as process:
-        out, err = process.communicate(timeout=SHORT_RUN_S)
-    assert process.returncode == 0, err
-    assert (tmp_path / "mark").exists()
-    assert out.count("Ray did not start within 30 s; retrying") == 1
-
-    def left():  # of either start
-        environments = [one.info["environ"] or {} for one in psutil.process_iter(["environ"])]
-        return [one for one in environments if str(tmp_path) in one.get("PYTHONPATH", "")]
-
-    wait_for(lambda: not left(), 30, what=lambda: f"no process is left: {left()}")
 
 
 def test_ray_that_cannot_start_is_one_line(tmp_path):

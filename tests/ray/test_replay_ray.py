@@ -19,6 +19,7 @@ from replay_server.sampler import ReplaySampler
 from replay_server.server import ReplayServer
 from replay_server.shard_restore import ShardRestore
 from replay_server.writer import ReplayWriter
+from support.object_store import object_store
 from support.paths import TESTS, import_path
 from support.replay import random_chunk
 
@@ -78,7 +79,14 @@ class Writing:
 
 
 @pytest.fixture(scope="module")
-def runtime():
+def store_url():
+    """Of an object store that remotes reach, too: they inherit the environment."""
+    with object_store("shards") as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def runtime(store_url):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", import_path(TESTS / "ray"))  # remotes import from here
         with local_ray(256 * 2**20) as runtime:
@@ -151,7 +159,7 @@ def test_four_shards_at_once_lose_nothing_and_mix_up_nothing(runtime, kind):
         runtime.kill(handle)
 
 
-def test_a_shard_that_comes_back_empty_gets_whole_chunks_again(runtime):
+def test_a_shard_restarted_empty_gets_whole_chunks(runtime):
     arguments = (CAPACITY, FRAME, STACK, 0.6, 2 * CAPACITY, 1)
     shard = runtime.spawn(ReplayServer, *arguments, 0, 0, part=parts.shard(0), incarnation=0)
     other = runtime.spawn(ReplayServer, *arguments, 0, 1, part=parts.shard(0), incarnation=1)
@@ -176,9 +184,11 @@ def fields_of(chunk: Chunk) -> dict:
     return {name: getattr(chunk, name) for name in Chunk.__dataclass_fields__}
 
 
-def test_a_shard_whose_process_is_killed_comes_back_with_what_was_saved_and_refuses_late_keys(
-    runtime, tmp_path
+def test_a_shard_whose_process_is_killed_restarts_from_its_checkpoint_and_refuses_late_keys(
+    runtime, store_url
 ):
+    """Both processes reach the checkpoint in an object store by themselves."""
+
     def spawn(incarnation, restore=None):
         arguments = (CAPACITY, FRAME, STACK, 0.6, 4 * CAPACITY, 0, 0, incarnation)
         return runtime.spawn(
@@ -198,7 +208,7 @@ def test_a_shard_whose_process_is_killed_comes_back_with_what_was_saved_and_refu
     writer.flush()
     keys = decode_sample(shard.call("sample", 16).result()).key
     name = "000001-step-00000001/shard-0.rdqn"
-    shard.call("begin_save", str(tmp_path), name, True).result()
+    shard.call("begin_save", store_url, name, True).result()
     deadline = time.monotonic() + 60
     while (files := shard.call("saved").result()) is None and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -209,7 +219,7 @@ def test_a_shard_whose_process_is_killed_comes_back_with_what_was_saved_and_refu
     with pytest.raises(RemoteDiedError):
         shard.call("summary").result()
 
-    back = spawn(1, ShardRestore(str(tmp_path), (name,), files, 0, 1))
+    back = spawn(1, ShardRestore(store_url, (name,), files, 0, 1))
     summary = back.call("summary").result()
     assert (summary.size, summary.inserted) == (saved.size, saved.inserted)
     assert summary.total == pytest.approx(saved.total)

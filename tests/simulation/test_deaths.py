@@ -25,15 +25,23 @@ from support.fakes import (
     tiny,
 )
 
+DIE_AFTER_STEPS = 100
 
-def run_with_deaths(path, parts, runtime=None, every=40, **over):
+
+AND_LONG_AFTER = 600
+"""Learner steps of a run that must outlast a restart on a fast machine, too."""
+
+
+def run_with_deaths(path, parts, runtime=None, every=40, evaluate_every=10**6, steps=200):
     """A run to its end in which these parts died: (its supervisor, its view, its summary)."""
     config = tiny(
-        **{"stop": {"learner_steps": 400}, "replay": {"shards": 2}} | over,
+        stop={"learner_steps": steps},
+        replay={"shards": 2},
         checkpoint={"every_learner_steps": every, "every_s": None, "keep": 100},
+        evaluation={"every_learner_steps": evaluate_every, "episodes": 2, "envs": 2},
         supervision={"hung_after_s": 20.0},
     )
-    view = Crashing(parts)
+    view = Crashing(parts, DIE_AFTER_STEPS)
     view.supervisor = supervisor_for(config, path, view, runtime)
     return view.supervisor, view, view.supervisor.run()
 
@@ -46,9 +54,12 @@ ALL = [WEIGHT_STORE, shard(0), shard(1), LEARNER, actor(0)]
     "parts", [*[[part] for part in ALL], ALL], ids=lambda p: "+".join(map(str, p))
 )
 def test_every_part_that_dies_is_restarted_and_the_run_ends_as_planned(tmp_path, parts, runtime):
-    supervisor, view, summary = run_with_deaths(tmp_path / "run", parts, runtime())
+    evaluate_every = 50 if parts == ALL else 10**6
+    supervisor, view, summary = run_with_deaths(
+        tmp_path / "run", parts, runtime(), evaluate_every=evaluate_every
+    )
     assert summary["stop_reason"] == "learner_steps"
-    assert summary["learner_steps"] == 400
+    assert summary["learner_steps"] == 200
     assert summary["restarts"] == len(parts)
     for part in parts:
         (line,) = [line for line in view.lines if line.startswith(f"{part} ")]
@@ -64,13 +75,13 @@ def test_every_part_that_dies_is_restarted_and_the_run_ends_as_planned(tmp_path,
     assert saved["counters"]["restarts"] == len(parts)
 
 
-def test_a_learner_that_died_goes_on_from_the_newest_checkpoint(tmp_path):
-    supervisor, view, _ = run_with_deaths(tmp_path / "run", [LEARNER], every=70)
+def test_a_learner_that_died_continues_from_the_newest_checkpoint(tmp_path):
+    supervisor, view, _ = run_with_deaths(tmp_path / "run", [LEARNER], every=45)
     names = supervisor.context.folder.checkpoints.names()
     steps = [int(name.rpartition("-")[2]) for name in names]
-    assert view.looked[LEARNER] == max(step for step in steps if step <= 150)
+    assert view.looked[LEARNER] == max(step for step in steps if step <= DIE_AFTER_STEPS)
     assert steps == sorted(set(steps)), "what was done again was not saved twice"
-    assert steps[-1] == 400
+    assert steps[-1] == 200
     (restart,) = [event for event in view.events if event[1].startswith("learner died: ")]
     assert restart[0] == logging.WARNING
     assert "RemoteDiedError" in restart[2], "the full cause is for the log"
@@ -81,18 +92,20 @@ def test_a_learner_that_died_goes_on_from_the_newest_checkpoint(tmp_path):
         assert int(name.rpartition("-")[2]) == int(steps.replace(",", "")), "one number"
 
 
-def test_a_learner_that_died_before_the_first_checkpoint_begins_anew(tmp_path):
-    supervisor, view, summary = run_with_deaths(tmp_path / "run", [LEARNER], every=None)
-    assert view.looked[LEARNER] == 0
-    assert summary["learner_steps"] == 400
-    assert supervisor.context.counters.samples > 400 * 32, (
-        "what the dead one has learnt counts as drawn"
+def test_a_learner_that_died_before_the_first_checkpoint_begins_at_step_0(tmp_path):
+    supervisor, view, summary = run_with_deaths(
+        tmp_path / "run", [LEARNER], every=None, evaluate_every=100
     )
-    assert supervisor.evaluation.next_steps > 400
+    assert view.looked[LEARNER] == 0
+    assert summary["learner_steps"] == 200
+    assert supervisor.context.counters.samples > 200 * 32, (
+        "the samples of the dead learner are counted"
+    )
+    assert supervisor.evaluation.next_steps > 200
 
 
-def test_a_shard_that_died_comes_back_with_what_the_newest_checkpoint_holds_of_it(tmp_path):
-    supervisor, view, _ = run_with_deaths(tmp_path / "run", [shard(0)])
+def test_a_shard_that_died_is_restored_from_the_newest_checkpoint(tmp_path):
+    supervisor, view, _ = run_with_deaths(tmp_path / "run", [shard(0)], steps=AND_LONG_AFTER)
     back = view.looked[shard(0)]
     assert back.shard == 0
     assert back.size > 0
@@ -102,20 +115,24 @@ def test_a_shard_that_died_comes_back_with_what_the_newest_checkpoint_holds_of_i
 
 
 def test_a_shard_that_died_before_the_first_checkpoint_comes_back_empty(tmp_path):
-    supervisor, view, _ = run_with_deaths(tmp_path / "run", [shard(1)], every=None)
+    supervisor, view, _ = run_with_deaths(
+        tmp_path / "run", [shard(1)], every=None, steps=AND_LONG_AFTER
+    )
     assert view.looked[shard(1)].size == 0
     assert supervisor.fleet.shards[1].handle.call("summary").result().size > 0
 
 
-def test_a_memory_that_is_lost_as_a_whole_is_filled_anew_and_the_run_ends_as_planned(tmp_path):
+def test_a_memory_that_is_lost_as_a_whole_is_filled_again_and_the_run_ends_as_planned(tmp_path):
     parts = [shard(0), shard(1)]
-    supervisor, view, summary = run_with_deaths(tmp_path / "run", parts, every=None)
-    assert summary["learner_steps"] == 400
+    supervisor, view, summary = run_with_deaths(
+        tmp_path / "run", parts, every=None, steps=AND_LONG_AFTER
+    )
+    assert summary["learner_steps"] == AND_LONG_AFTER
     assert [view.looked[part].size for part in parts] == [0, 0]
     assert all(slot.handle.call("summary").result().size > 0 for slot in supervisor.fleet.shards)
 
 
-def test_versions_of_the_weights_go_up_when_those_who_held_them_died(tmp_path):
+def test_weight_versions_go_up_after_the_weight_store_and_the_learner_died(tmp_path):
     supervisor, view, _ = run_with_deaths(tmp_path / "run", [WEIGHT_STORE, LEARNER])
     assert supervisor.context.records.version > view.version + EXTRA_VERSIONS
     told = [r["weights_version"] for r in read_metrics(tmp_path / "run") if r["weights_version"]]
@@ -154,31 +171,52 @@ def test_a_shard_whose_part_of_all_checkpoints_is_damaged_begins_empty(tmp_path)
                 super().update(report)
 
     config = tiny(
-        stop={"learner_steps": 600},
+        stop={"learner_steps": 300},
         replay={"shards": 2},
-        checkpoint={"every_learner_steps": 100, "every_s": None},
+        checkpoint={"every_learner_steps": 50, "every_s": None},
+        evaluation={"every_learner_steps": 10**6, "episodes": 2, "envs": 2},
     )
-    view = Damaging([shard(1)])
+    view = Damaging([shard(1)], DIE_AFTER_STEPS)
     view.looks = False
     view.supervisor = supervisor_for(config, tmp_path / "run", view, HostedRuntime())
     summary = view.supervisor.run()
-    assert summary["learner_steps"] == 600
+    assert summary["learner_steps"] == 300
     lines = [line for line in view.lines if "the run continues without it" in line]
     assert lines
     assert all(re.search(r"shard-1\.rdqn: damaged", line) for line in lines)
     assert summary["restarts"] == 1 + len(lines), "one that died, and those that could not be made"
 
 
+class EndsAfterRestart(Crashing):
+    """As `Crashing`; ends the run some learner steps after the restart."""
+
+    def __init__(self, parts) -> None:
+        super().__init__(parts, after_steps=50)
+        self.restarted_at = None
+
+    def update(self, report) -> None:
+        super().update(report)
+        if self.restarted_at is not None and report["learner_steps"] >= self.restarted_at + 30:
+            self.supervisor.request_stop("terminated")
+
+    def notify(self, text, *more) -> None:
+        super().notify(text, *more)
+        if "restarted" in text:
+            self.restarted_at = self.supervisor.context.counters.learner_steps
+
+
 @pytest.mark.parametrize("part", [shard(0), LEARNER, actor(0)], ids=str)
 def test_a_part_without_a_heartbeat_is_restarted(tmp_path, part):
     config = tiny(
-        stop={"learner_steps": 2_000},
-        supervision={"hung_after_s": 0.3},
+        stop={"learner_steps": None, "wall_s": 30.0},
+        supervision={"hung_after_s": 0.1},
         learner={"stall_timeout_s": 20.0},
         evaluation={"every_learner_steps": 10**6},
     )
-    view = Crashing([part])
-    view.supervisor = supervisor = supervisor_for(config, tmp_path / "run", view, SideBySide())
+    view = EndsAfterRestart([part])
+    view.supervisor = supervisor = supervisor_for(
+        config, tmp_path / "run", view, SideBySide(), heartbeat_every_s=0.05
+    )
 
     def hang(handle):
         slot = view.slot(part)
@@ -191,6 +229,8 @@ def test_a_part_without_a_heartbeat_is_restarted(tmp_path, part):
             slot.call = supervisor.dispatch.training[0].call if training else None
 
     supervisor.context.runtime.crash = hang
-    assert supervisor.run()["restarts"] == 1
+    summary = supervisor.run()
+    assert summary["stop_reason"] == "terminated", view.lines
+    assert summary["restarts"] == 1
     (line,) = [line for line in view.lines if "restarted" in line]
     assert re.fullmatch(rf"{part} sent no heartbeat for \d s; restarted", line)

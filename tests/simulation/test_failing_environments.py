@@ -19,7 +19,7 @@ def test_an_error_of_the_environment_inline_is_a_failure_and_the_learner_is_save
     assert saved_counters(tmp_path / "run")["learner_steps"] > 0
 
 
-def test_a_part_that_cannot_be_made_again_ends_the_run_with_what_was_learnt(tmp_path, fading):
+def test_a_part_that_cannot_be_made_again_ends_the_run_and_the_learner_is_saved(tmp_path, fading):
     view = Messages()
     config = tiny(env=FADING_ID, evaluation={"every_learner_steps": 10**6})
     supervisor = supervisor_for(config, tmp_path / "run", view, HostedRuntime())
@@ -32,7 +32,7 @@ def test_a_part_that_cannot_be_made_again_ends_the_run_with_what_was_learnt(tmp_
     assert len(view.lines) == 3
 
 
-def test_a_part_that_can_be_made_again_at_a_later_try_goes_on(tmp_path, fading):
+def test_a_part_that_can_be_made_again_at_a_later_try_continues(tmp_path, fading):
     class Refuelling(Messages):
         def notify(self, text, *more) -> None:
             super().notify(text, *more)
@@ -51,7 +51,7 @@ def test_a_part_that_can_be_made_again_at_a_later_try_goes_on(tmp_path, fading):
 
 
 @pytest.mark.parametrize("runtime", [InlineRuntime(), HostedRuntime()])
-def test_a_first_evaluator_that_cannot_be_made_ends_the_run_with_what_was_learnt(
+def test_a_first_evaluator_that_cannot_be_made_ends_the_run_and_the_learner_is_saved(
     tmp_path, fading, runtime
 ):
     supervisor = supervisor_for(tiny(env=FADING_ID), tmp_path / "run", Messages(), runtime)

@@ -31,13 +31,14 @@ from support.fakes import (
     tiny,
 )
 
-NO_EVALUATION = {"every_learner_steps": 10**6}
+NO_EVALUATION = {"every_learner_steps": 10**6, "episodes": 2, "envs": 2}
+STEPS, DIE_AFTER_STEPS = 200, 100
 
 
 def config_for(**over):
     return tiny(
         **{
-            "stop": {"learner_steps": 400},
+            "stop": {"learner_steps": STEPS},
             "replay": {"shards": 2},
             "checkpoint": {"every_learner_steps": 40, "every_s": None},
             "evaluation": NO_EVALUATION,
@@ -46,12 +47,12 @@ def config_for(**over):
     )
 
 
-SOON = {"restore_retry_s": 0.05, "failed_save_s": 0.2}
+SOON = {"restore_retry_s": 0.01, "failed_save_s": 0.2}
 
 
 def crashing(path, parts, runtime, view=None, timeouts=None, **over):
     """A supervisor, and a view that kills those parts."""
-    view = view or Crashing(parts)
+    view = view or Crashing(parts, DIE_AFTER_STEPS)
     timeouts = SOON | (timeouts or {})
     view.supervisor = supervisor_for(config_for(**over), path, view, runtime, **timeouts)
     return view.supervisor, view
@@ -64,7 +65,7 @@ class Outage(Crashing):
     """When the parts die the storage cannot be listed, for some time from the first try."""
 
     def __init__(self, parts, monkeypatch, seconds, what="error") -> None:
-        super().__init__(parts)
+        super().__init__(parts, DIE_AFTER_STEPS)
         self.seconds, self.from_s, self.begun = seconds, None, False
         self.names: list[str] = []
         sizes = LocalStorage.sizes
@@ -96,10 +97,10 @@ class Outage(Crashing):
 def test_a_part_that_dies_while_the_storage_is_away_comes_back_when_it_is_back(
     tmp_path, monkeypatch, part, runtime, what
 ):
-    view = Outage([part], monkeypatch, 0.2, what)
+    view = Outage([part], monkeypatch, 0.04, what)
     supervisor, _ = crashing(tmp_path / "run", None, runtime(), view)
     summary = supervisor.run()
-    assert summary["learner_steps"] == 400
+    assert summary["learner_steps"] == STEPS
     assert summary["restarts"] == 1
     newest = int(view.names[-1].rpartition("-")[2])
     if part == LEARNER:
@@ -134,14 +135,14 @@ def test_a_shard_that_cannot_read_its_part_for_a_while_comes_back_with_it(tmp_pa
     view.looks = False
     summary = supervisor.run()
     assert len(failures) == 3
-    assert summary["learner_steps"] == 400
+    assert summary["learner_steps"] == STEPS
     assert supervisor.restore_source.corrupt == set(), "not for good: the storage was to blame"
     assert supervisor.restore_source.restored_from[shard(1)]
     assert not any("starts empty" in line for line in view.lines)
     assert sound_checkpoints(supervisor)
 
 
-def test_a_learner_of_which_no_checkpoint_is_sound_does_not_begin_anew(tmp_path):
+def test_a_learner_without_a_sound_checkpoint_does_not_begin_at_step_0(tmp_path):
     class Damaging(Crashing):
         def update(self, report) -> None:
             if self.parts and report["learner_steps"] >= self.after_steps:
@@ -150,7 +151,7 @@ def test_a_learner_of_which_no_checkpoint_is_sound_does_not_begin_anew(tmp_path)
                     path.write_bytes(path.read_bytes()[:-1] + b"?")
             super().update(report)
 
-    view = Damaging([LEARNER])
+    view = Damaging([LEARNER], DIE_AFTER_STEPS)
     supervisor, _ = crashing(tmp_path / "run", None, InlineRuntime(), view)
     with pytest.raises(
         RunFailedError, match="learner cannot be restarted: every checkpoint is corrupt"
@@ -177,7 +178,7 @@ def test_a_checkpoint_that_goes_while_it_is_read_is_not_damaged_its_successor_is
         return load(store, name)
 
     monkeypatch.setattr(CheckpointStore, "load", late)
-    assert supervisor.run()["learner_steps"] == 400
+    assert supervisor.run()["learner_steps"] == STEPS
     assert view.looked[LEARNER] > 0
     assert supervisor.restore_source.corrupt == set()
 
@@ -216,15 +217,15 @@ class Starting(SideBySide):
             self.silent = handle
 
 
-def test_the_learner_goes_on_with_the_other_shards_until_one_is_back(tmp_path):
-    view = Crashing([shard(1)])
+def test_the_learner_continues_with_the_other_shards_until_one_is_back(tmp_path):
+    view = Crashing([shard(1)], DIE_AFTER_STEPS)
     view.looks = False
     supervisor, _ = crashing(
         tmp_path / "run",
         None,
         Starting(part_name(shard(1), 1)),
         view,
-        stop={"learner_steps": 600, "wall_s": 60.0},
+        stop={"learner_steps": 250, "wall_s": 60.0},
         learner={"stall_timeout_s": 4.0},
     )
     assert supervisor.run()["stop_reason"] == "learner_steps"
@@ -233,10 +234,10 @@ def test_the_learner_goes_on_with_the_other_shards_until_one_is_back(tmp_path):
     assert len(supervisor.recovery.to_reconnect) == 2
 
 
-def test_a_shard_that_is_busy_when_it_is_asked_what_is_left_is_heard_later(tmp_path):
+def test_a_shard_that_is_busy_when_it_is_asked_for_its_size_answers_later(tmp_path):
     class Answer:
         def __init__(self, answer) -> None:
-            self.answer, self.from_s = answer, time.monotonic() + 0.4
+            self.answer, self.from_s = answer, time.monotonic() + 0.05
 
         def done(self) -> bool:
             return time.monotonic() > self.from_s
@@ -274,7 +275,7 @@ def test_a_shard_that_is_busy_when_it_is_asked_what_is_left_is_heard_later(tmp_p
         return handle
 
     supervisor.context.program.spawn_shard = busy
-    assert supervisor.run()["learner_steps"] == 400
+    assert supervisor.run()["learner_steps"] == STEPS
     assert asked
     assert begun
     assert not supervisor.memory.due
@@ -283,20 +284,24 @@ def test_a_shard_that_is_busy_when_it_is_asked_what_is_left_is_heard_later(tmp_p
 # --- what counts as a failure -------------------------------------------------------------------
 
 
+PROGRESS_STEPS = 60
+"""Learner steps in which the learner reports twice, as a part needs it to have made progress."""
+
+
 class Again(Crashing):
     """Kills one part again and again, each time after some progress; then the run may end."""
 
     def __init__(self, part, times) -> None:
         super().__init__([part])
         self.looks = False
-        self.part, self.times, self.next_steps = part, times, 60
+        self.part, self.times, self.next_steps = part, times, PROGRESS_STEPS
 
     def update(self, report) -> None:
         one, steps = self.supervisor, report["learner_steps"]
         slot = self.slot(self.part)
         pending = one.needs_reconnection(slot)
         if not slot.ready or slot.suspect or pending:
-            self.next_steps = steps + 60
+            self.next_steps = steps + PROGRESS_STEPS
         elif steps >= self.next_steps and self.times:
             self.times, self.next_steps = self.times - 1, float("inf")
             one.context.runtime.crash(slot.handle)
@@ -306,11 +311,11 @@ class Again(Crashing):
     def notify(self, text, *more) -> None:
         super().notify(text, *more)
         if "restarted" in text:
-            self.next_steps = self.supervisor.context.counters.learner_steps + 60
+            self.next_steps = self.supervisor.context.counters.learner_steps + PROGRESS_STEPS
 
 
 @pytest.mark.parametrize("part", [shard(1), WEIGHT_STORE, LEARNER], ids=str)
-def test_a_part_that_works_in_each_of_its_short_lives_may_die_often(tmp_path, part):
+def test_a_part_that_works_in_each_short_incarnation_may_die_often(tmp_path, part):
     view = Again(part, 5)
     supervisor, _ = crashing(
         tmp_path / "run", None, SideBySide(), view, stop={"learner_steps": None, "wall_s": 60.0}
@@ -341,17 +346,17 @@ def failing(supervisor, at):
 
 def test_a_learner_that_fails_by_an_error_of_its_own_is_replaced(tmp_path):
     supervisor, view = crashing(tmp_path / "run", [], HostedRuntime())
-    at = [100, 150, 200, 250, 300, 350]
+    at = [30, 60, 90, 120, 150, 180]
     failing(supervisor, lambda steps: bool(at) and steps >= at[0] and bool(at.pop(0)))
     summary = supervisor.run()
-    assert summary["learner_steps"] == 400
+    assert summary["learner_steps"] == STEPS
     assert summary["restarts"] == 6, "each time it had got further"
     assert "learner failed: CUDA error: uncorrectable ECC error; restarted" in view.lines
 
 
 def test_a_learner_that_fails_at_the_same_step_again_and_again_ends_the_run(tmp_path):
     supervisor, view = crashing(tmp_path / "run", [], HostedRuntime())
-    failing(supervisor, lambda steps: steps >= 100)
+    failing(supervisor, lambda steps: steps >= 50)
     with pytest.raises(RunFailedError, match=r"learner failed 4 times in a row; .*CUDA error"):
         supervisor.run()
     # The learner may have been a little ahead of what was reported, and saved so: it got on.

@@ -1,4 +1,4 @@
-"""Going on with a run: in its folder, from its storage, from an older checkpoint, past damage."""
+"""Resuming a run: in its folder, from its storage, from an older checkpoint, past damage."""
 
 from __future__ import annotations
 
@@ -65,10 +65,10 @@ def as_on_ray(monkeypatch):
     return begun
 
 
-# --- lives ---------------------------------------------------------------------------------------
+# --- attempts ------------------------------------------------------------------------------------
 
 
-def test_a_run_whose_folder_is_gone_does_not_begin_its_first_life_again(
+def test_a_run_whose_folder_is_gone_does_not_repeat_its_first_attempt(
     tmp_path, monkeypatch, as_on_ray
 ):
     monkeypatch.chdir(tmp_path)
@@ -76,21 +76,23 @@ def test_a_run_whose_folder_is_gone_does_not_begin_its_first_life_again(
     config = config_of(checkpoint={"storage": str(tmp_path / "store")}, replay={"shards": 2})
     train(config, tmp_path / "run", inline=False)
     before = unharmed(store)
-    for life in (1, 2):
-        shutil.rmtree(tmp_path / "run" if life == 1 else tmp_path / "runs")
+    for attempt in (1, 2):
+        shutil.rmtree(tmp_path / "run" if attempt == 1 else tmp_path / "runs")
         path = fetch_run(f"file://{tmp_path}/store/run")
-        over = {"replay": {"shards": 2 + life}, "stop": {"learner_steps": 250 + 70 * life}}
+        over = {"replay": {"shards": 2 + attempt}, "stop": {"learner_steps": 250 + 70 * attempt}}
         resume(path, over, inline=False)
-        assert (path / "lives").read_text() == str(life + 1)
+        assert (path / "lives").read_text() == str(attempt + 1)
     assert as_on_ray == [0, ATTEMPT_STRIDE, 2 * ATTEMPT_STRIDE]
     assert unharmed(store) != before
 
 
 @pytest.mark.parametrize(
-    ("saved", "life"),
+    ("saved", "attempt"),
     [(1, 1), (ATTEMPT_STRIDE, 1), (ATTEMPT_STRIDE + 1, 2), (5 * ATTEMPT_STRIDE, 5)],
 )
-def test_a_life_begins_above_all_that_the_checkpoint_knows_of(tmp_path, as_on_ray, saved, life):
+def test_an_attempt_begins_above_the_incarnations_of_the_checkpoint(
+    tmp_path, as_on_ray, saved, attempt
+):
     run = tmp_path / "run"
     train(config_of(stop={"learner_steps": 30}), run)  # in one process it counts otherwise
     store = RunFolder.open(run).checkpoints
@@ -98,7 +100,7 @@ def test_a_life_begins_above_all_that_the_checkpoint_knows_of(tmp_path, as_on_ra
     store.save(30, found.tensors, {**found.state, "shards": 0, "incarnation": saved})
     as_on_ray.clear()
     resume(run, {"stop": {"learner_steps": 60}}, inline=False)
-    assert as_on_ray == [life * ATTEMPT_STRIDE]
+    assert as_on_ray == [attempt * ATTEMPT_STRIDE]
 
 
 # --- two runs in one place -----------------------------------------------------------------------
@@ -142,7 +144,7 @@ def test_a_storage_is_found_from_another_folder_too(tmp_path, monkeypatch):
 # --- branches and damage -------------------------------------------------------------------------
 
 
-def test_going_on_from_an_older_checkpoint_leaves_the_newer_ones_whole(tmp_path):
+def test_a_resume_from_an_older_checkpoint_leaves_the_newer_ones_whole(tmp_path):
     run = tmp_path / "run"
     train(config_of(stop={"learner_steps": 400}), run)
     store = store_at(run / "checkpoints")
@@ -199,7 +201,7 @@ def test_a_bad_file_of_one_checkpoint_costs_that_one(tmp_path):
 # --- what a resume continues --------------------------------------------------------------------
 
 
-def test_every_life_of_a_run_has_random_streams_of_its_own(tmp_path):
+def test_every_attempt_of_a_run_has_random_streams_of_its_own(tmp_path):
     run = tmp_path / "run"
     train(tiny(stop={"learner_steps": 20}), run)
     returns = []
@@ -207,12 +209,12 @@ def test_every_life_of_a_run_has_random_streams_of_its_own(tmp_path):
         resume(run, {"stop": {"learner_steps": steps}})
     for report in read_metrics(run):
         returns.append([ret for ret, *_ in report["episodes"]])
-    lives = [r for r in returns if len(r) >= 6]  # fewer may be alike by chance
+    long = [r for r in returns if len(r) >= 6]  # fewer may be alike by chance
     assert (run / "lives").read_text() == "3"
-    assert len({tuple(r[:6]) for r in lives}) == len(lives)
+    assert len({tuple(r[:6]) for r in long}) == len(long)
 
 
-def test_a_resume_records_the_configuration_it_goes_on_with(tmp_path):
+def test_a_resume_records_the_configuration_that_it_uses(tmp_path):
     run = tmp_path / "run"
     train(tiny(stop={"learner_steps": 20}), run)
     resume(run, {"learner": {"learning_rate": 0.02}, "stop": {"learner_steps": 40}})

@@ -17,7 +17,14 @@ from deploy.runs.folder import LOG, RunFolder
 from deploy.runs.log import last_events
 from deploy.runs.metrics import MetricsWriter, read_metrics
 from deploy.runs.status import read_ended
-from support.fakes import Messages, saved_counters, supervisor_for, supervisor_that_resumes, tiny
+from support.fakes import (
+    Messages,
+    saved_counters,
+    supervisor_for,
+    supervisor_that_resumes,
+    tiny,
+    use_timeouts,
+)
 from support.program import checkpoints_in, reports_in
 
 
@@ -43,7 +50,7 @@ def test_a_checkpoint_that_cannot_be_written_does_not_end_the_run(tmp_path, monk
     assert checkpoints_in(tmp_path / "run").newest().state["counters"]
 
 
-def test_inline_all_actors_are_up_even_where_they_began_anew_at_the_very_end(tmp_path):
+def test_inline_all_actors_are_ready_even_if_an_attempt_begins_at_the_very_end(tmp_path):
     stop = {"learner_steps": 200}
     config = tiny(stop=stop, checkpoint={"every_s": None, "every_learner_steps": 200})
     supervisor_for(config, tmp_path / "run").run()
@@ -161,11 +168,12 @@ def test_a_run_that_ends_by_a_count_is_evaluated_at_its_end(tmp_path):
 
 
 def test_an_evaluation_that_does_not_end_holds_up_neither_the_clock_nor_the_reports(
-    tmp_path, endless
+    tmp_path, endless, monkeypatch
 ):
+    use_timeouts(monkeypatch, evaluation_slice_s=0.1)
     start = time.monotonic()
     summary = train(
-        tiny(env=endless, evaluation={"every_learner_steps": 10}, stop={"wall_s": 4.0}),
+        tiny(env=endless, evaluation={"every_learner_steps": 10}, stop={"wall_s": 2.0}),
         tmp_path / "run",
     )
     assert summary["stop_reason"] == "wall_s"

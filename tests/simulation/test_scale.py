@@ -1,4 +1,4 @@
-"""More actors and fewer while a run goes on; what a run shows of its parts."""
+"""More and fewer actors during a run; the status of its parts."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Asks(Messages):
             (self.run / CONTROL).write_text(f"[actors]\ncount = {json.dumps(count)}\n")
 
 
-def test_a_run_goes_on_with_more_actors_and_with_fewer_and_nothing_is_lost(
+def test_a_run_continues_with_more_actors_and_with_fewer_and_nothing_is_lost(
     tmp_path, always_looking
 ):
     run = tmp_path / "run"
@@ -67,7 +67,7 @@ def test_a_run_goes_on_with_more_actors_and_with_fewer_and_nothing_is_lost(
     assert {(1, 1), (4, 4)} == set(told)
 
 
-def test_the_ladder_is_dealt_anew_and_a_seed_is_never_used_twice(tmp_path):
+def test_the_ladder_is_dealt_again_and_a_seed_is_never_used_twice(tmp_path):
     supervisor = supervisor_for(tiny(actors={"count": 3}), tmp_path / "run")
     fleet, program, pool = supervisor.fleet, supervisor.context.program, supervisor.pool
 
@@ -276,7 +276,7 @@ def shown(status, running=True):
     return console.file.getvalue()
 
 
-def test_a_status_says_which_part_lives_where_what_it_does_and_how_often_it_was_replaced():
+def test_a_status_shows_the_node_the_work_and_the_restarts_of_each_part():
     parts = [
         PartStatus("learner", 0, "gpu-1", 12, "ready", 1.5, "learner steps/s", 11.0, 0),
         PartStatus("actor-7", 3, None, None, "starting", None, "env steps/s", None, 3),

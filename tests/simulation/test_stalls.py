@@ -24,10 +24,12 @@ from support.fakes import (
     tiny,
 )
 
+NO_EVALUATION = {"every_learner_steps": 10_000, "episodes": 2, "envs": 2}
+
 
 def stalling(path, view=None, timeouts=None, **over):
     learner = {"stall_timeout_s": 0.4} | over.pop("learner", {})
-    config = tiny(learner=learner, evaluation={"every_learner_steps": 10_000}, **over)
+    config = tiny(learner=learner, evaluation=NO_EVALUATION, **over)
     return supervisor_for(config, path, view, SideBySide(), **(timeouts or {}))
 
 
@@ -41,7 +43,7 @@ def checkpoints_of(supervisor):
     return supervisor.context.folder.checkpoints.names()
 
 
-def test_a_run_in_which_nothing_moves_stops_and_says_who_waits_and_who_does_not_answer(tmp_path):
+def test_a_run_without_progress_stops_and_names_the_waiting_and_the_unresponsive_parts(tmp_path):
     supervisor = stalling(tmp_path / "run")
     slot = supervisor.fleet.actors[0]
     slot.handle = Hanging(slot.handle, after=30)
@@ -70,7 +72,7 @@ def test_a_learner_that_hangs_is_named_and_not_waited_for(tmp_path):
     assert not checkpoints_of(supervisor)
 
 
-def test_a_shard_that_hangs_is_found_out_for_those_who_wait_for_it(tmp_path):
+def test_an_unresponsive_shard_is_named_beside_the_parts_that_wait_for_it(tmp_path):
     timeouts = {"failed_save_s": 0.1, "ping_s": 0.1}
     supervisor = stalling(tmp_path / "run", timeouts=timeouts, replay={"shards": 3})
     supervisor.fleet.learner.handle = Hanging(supervisor.fleet.learner.handle, after=5)
@@ -96,10 +98,13 @@ def test_a_learner_that_hangs_over_a_checkpoint_does_not_hold_up_the_loop(tmp_pa
     assert hanging.asked.count("state") == 2, "one at a time"
 
 
+LAST = 500
+
+
 def test_a_checkpoint_is_written_when_the_learners_state_comes(tmp_path):
     class Late:
         def __init__(self, answer) -> None:
-            self.answer, self.from_s = answer, time.monotonic() + 0.3
+            self.answer, self.from_s = answer, time.monotonic() + 0.08
 
         def result(self):
             time.sleep(max(0.0, self.from_s - time.monotonic()))
@@ -112,7 +117,7 @@ def test_a_checkpoint_is_written_when_the_learners_state_comes(tmp_path):
     supervisor = stalling(
         tmp_path / "run",
         learner={"stall_timeout_s": None},
-        stop={"learner_steps": 1_500},
+        stop={"learner_steps": LAST},
         checkpoint={"every_learner_steps": 20, "every_s": None, "keep": 100},
     )
     learner = supervisor.fleet.learner.handle
@@ -120,7 +125,7 @@ def test_a_checkpoint_is_written_when_the_learners_state_comes(tmp_path):
 
     def late(method, *args):
         answer = call(method, *args)
-        if method != "state" or supervisor.context.counters.learner_steps >= 1_500:
+        if method != "state" or supervisor.context.counters.learner_steps >= LAST:
             return answer
         asked.append(wire.decode(answer.result())[1]["learner_steps"])
         return Late(answer)
@@ -129,9 +134,9 @@ def test_a_checkpoint_is_written_when_the_learners_state_comes(tmp_path):
     supervisor.run()
     saved = [int(name.rpartition("-")[2]) for name in checkpoints_of(supervisor)]
     assert len(asked) >= 2
-    assert set(saved) - {1_500} <= set(asked), "named after the step that the state is of"
+    assert set(saved) - {LAST} <= set(asked), "named after the step that the state is of"
     assert len(saved) >= len(asked)
-    assert went_on[0] > asked[0], "the loop goes on meanwhile"
+    assert went_on[0] > asked[0], "the loop continues meanwhile"
 
 
 def test_a_clean_stop_does_not_wait_for_ever_for_a_learner_that_hangs(tmp_path):
@@ -199,14 +204,14 @@ def test_a_long_evaluation_in_one_process_is_no_stall(tmp_path, endless):
             env=endless,
             learner={"stall_timeout_s": 0.2},  # less than a slice of an evaluation
             evaluation={"every_learner_steps": 10},
-            stop={"wall_s": 4.0},
+            stop={"wall_s": 2.0},
         ),
         tmp_path / "run",
     )
     assert summary["stop_reason"] == "wall_s"
 
 
-def test_a_part_that_was_replaced_has_the_whole_time_anew(tmp_path):
+def test_a_restarted_part_has_the_whole_time_again(tmp_path):
     supervisor = stalling(tmp_path / "run")
     slot = supervisor.fleet.actors[0]
     slot.handle = Hanging(slot.handle, after=30)

@@ -1,8 +1,10 @@
 """Several machines on one: each host has its own network, processes, name, home, /tmp and sshd.
 
-Linux namespaces do it, so it needs root, and Debian's openssh-server, openssh-client, rsync and
-iproute2. The rest of the file system is shared: the interpreter, and the project. A login
-is `USER`, who may do on them what anybody may; root, if the project lies where only root may go.
+Linux namespaces separate them, which takes root, and Debian's openssh-server, openssh-client, rsync
+and iproute2. The rest of the file system is shared: the interpreter, and the project. A login is an
+ordinary user's, `USER`; it is root's if only root can read the project.
+
+Each set of hosts has a number, its network: sets with different numbers can run side by side.
 """
 
 from __future__ import annotations
@@ -17,8 +19,6 @@ from pathlib import Path
 
 import psutil
 
-PREFIX = "10.83.0."
-BRIDGE = "rdqn-br"
 USER, USER_ID = "engineer", 23456
 OWN = ("/tmp", "/root", "/home")  # folders that each host has for itself
 TOOLS = ("sshd", "ssh", "rsync", "ip", "unshare", "mount")
@@ -57,10 +57,11 @@ def missing() -> str | None:
             f"hosts of their own need {', '.join(lacking)}: apt install openssh-server "
             "openssh-client rsync iproute2"
         )
-    tried = subprocess.run(["ip", "netns", "add", "rdqn-try"], capture_output=True, text=True)
+    name = f"rdqn-try-{os.getpid()}"
+    tried = subprocess.run(["ip", "netns", "add", name], capture_output=True, text=True)
     if tried.returncode != 0:
         return f"hosts of their own need namespaces: {tried.stderr.strip()}"
-    _ip("netns", "del", "rdqn-try")
+    _ip("netns", "del", name)
     return None
 
 
@@ -68,23 +69,40 @@ def _ip(*arguments: str, check: bool = True) -> None:
     subprocess.run(["ip", *arguments], check=check, capture_output=True, text=True)
 
 
+def _name(network: int, number: int) -> str:
+    return f"rdqn{network}-{number}"
+
+
+def _link(network: int, number: int) -> str:
+    """The switch's end of a host's cable."""
+    return f"rdqn-v{network}-{number}"
+
+
+def _switch(network: int) -> str:
+    return f"rdqn-br{network}"
+
+
+def _address(network: int, number: int) -> str:
+    return f"10.83.{network}.{10 + number}"
+
+
 class Host:
     """One of them."""
 
     def __init__(
-        self, number: int, folder: Path, shared: list[Path], names: Path, user: str
+        self, network: int, number: int, folder: Path, shared: list[Path], names: Path, user: str
     ) -> None:
         self.user = user
-        self.name = f"rdqn{number}"
-        self.address = f"{PREFIX}{10 + number}"
+        self.name = _name(network, number)
+        self.address = _address(network, number)
         self.folder = folder
         self._shared, self._names = shared, names
-        self._link = f"rdqn-v{number}"
+        self._link = _link(network, number)
         self._process: subprocess.Popen[bytes] | None = None
         self.home = folder / "home"
         _ip("netns", "add", self.name)
         _ip("link", "add", self._link, "type", "veth", "peer", "name", "eth0", "netns", self.name)
-        _ip("link", "set", self._link, "master", BRIDGE, "up")
+        _ip("link", "set", self._link, "master", _switch(network), "up")
         _ip("-n", self.name, "addr", "add", f"{self.address}/24", "dev", "eth0")
         _ip("-n", self.name, "link", "set", "eth0", "up")
         _ip("-n", self.name, "link", "set", "lo", "up")
@@ -230,15 +248,17 @@ class Host:
 class Hosts:
     """All of them, on one switch; `close` takes everything away."""
 
-    def __init__(self, count: int, folder: Path, shared: list[Path]) -> None:
+    def __init__(self, count: int, folder: Path, shared: list[Path], network: int) -> None:
         """Make and start them.
 
         Args:
             count: how many.
             folder: for what belongs to them.
             shared: folders that they must all see, wherever they lie.
+            network: number of their network, 0 to 255; what an earlier run left there is removed.
         """
         self.all: list[Host] = []
+        self._network = network
         folder.mkdir(parents=True, exist_ok=True)
         subprocess.run(
             ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / "key")], check=True
@@ -246,31 +266,33 @@ class Hosts:
         user = user_for(shared)
         names = folder / "hosts"
         names.write_text(
-            "127.0.0.1 localhost\n" + "".join(f"{PREFIX}{10 + i} rdqn{i}\n" for i in range(count))
+            "127.0.0.1 localhost\n"
+            + "".join(f"{_address(network, i)} {_name(network, i)}\n" for i in range(count))
         )
         names.chmod(0o644)
         self._sweep(count)
         try:
-            _ip("link", "add", BRIDGE, "type", "bridge")
-            _ip("addr", "add", f"{PREFIX}1/24", "dev", BRIDGE)
-            _ip("link", "set", BRIDGE, "up")
+            switch = _switch(network)
+            _ip("link", "add", switch, "type", "bridge")
+            _ip("addr", "add", f"10.83.{network}.1/24", "dev", switch)
+            _ip("link", "set", switch, "up")
             for number in range(count):
-                self.all.append(Host(number, folder / f"host{number}", shared, names, user))
+                place = folder / f"host{number}"
+                self.all.append(Host(network, number, place, shared, names, user))
                 self.all[-1].start()
         except BaseException:
             self.close()
             raise
 
-    @staticmethod
-    def _sweep(count: int) -> None:
-        """What a run that was killed left behind."""
+    def _sweep(self, count: int) -> None:
+        """Remove what a run that was killed left behind."""
         for number in range(count):
-            _ip("link", "del", f"rdqn-v{number}", check=False)
-            _ip("netns", "del", f"rdqn{number}", check=False)
-        _ip("link", "del", BRIDGE, check=False)
+            _ip("link", "del", _link(self._network, number), check=False)
+            _ip("netns", "del", _name(self._network, number), check=False)
+        _ip("link", "del", _switch(self._network), check=False)
 
     def close(self) -> None:
         """Take them away."""
         for host in self.all:
             host.remove()
-        _ip("link", "del", BRIDGE, check=False)
+        _ip("link", "del", _switch(self._network), check=False)

@@ -56,7 +56,7 @@ class Bench:
         state=None,
         servers=None,
         variables=None,
-        life=0,
+        learner_incarnation=0,
         **sections,
     ):
         learner = {
@@ -75,7 +75,12 @@ class Bench:
         self.handles = [handle(server) for server in self.servers]
         self.weight_store = variables or WeightStore()
         self.learner = Learner(
-            self.config, SPEC, self.handles, InlineHandle(self.weight_store), life, state
+            self.config,
+            SPEC,
+            self.handles,
+            InlineHandle(self.weight_store),
+            learner_incarnation,
+            state,
         )
 
     def network(self, which):
@@ -105,7 +110,7 @@ def network_in(state, which, config):
 
 
 def without_versions(state):
-    """A learner that goes on publishes what it loaded: its versions run ahead by one."""
+    """A state without versions: those of a restored learner are ahead by one."""
     arrays, meta = wire.decode(state)
     meta.pop("version")
     return wire.encode(arrays, meta)

@@ -35,7 +35,7 @@ def fresh_url():
     return f"memory://{uuid.uuid4()}"
 
 
-class Life:
+class TwinnedTable:
     """A table and its naive twin, and what happens to both. Items have unique versions."""
 
     def __init__(self, seed=0, kind=KINDS[0], stack=2, alpha=0.6, **named):
@@ -87,7 +87,7 @@ class Life:
         self.table.update_priorities(keys, priorities, 1)
         self.twin.update_priorities(keys, priorities, 1)
 
-    def go_on(self, rounds, reuse=True):
+    def advance(self, rounds, reuse=True):
         for _ in range(rounds):
             self.insert(reuse)
             if self.rng.random() < 0.3:

@@ -8,7 +8,8 @@ import secrets
 import subprocess
 import sys
 import sysconfig
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -20,10 +21,34 @@ from support.program import environment_without_ray
 
 ON_PREM = ROOT / "deploy" / "clusters" / "on-prem.yaml"
 CPUS = 3
+SETTINGS = " ".join(
+    (
+        # How long a worker's raylet waits for a head that `ray down` has ended.
+        "RAY_gcs_rpc_server_reconnect_timeout_s=20",
+        # How long a head waits for a client's process, half of which never start here: NOT_SERVED
+        # in deploy/runtime/connect.py.
+        "RAY_CLIENT_SERVER_CHECK_CHANNEL_TIMEOUT_S=12",
+        "AUTOSCALER_UPDATE_INTERVAL_S=1",
+        # No processes in advance: nine of them would import Ray on two cores.
+        "RAY_prestart_worker_first_driver=0",
+    )
+)
+"""For Ray on the hosts: shorter waits, less work."""
 OWN_ENVIRONMENT = """
+import pathlib, time
 import gymnasium
 from gymnasium.envs.classic_control import CartPoleEnv
-gymnasium.register("Own-v0", CartPoleEnv, max_episode_steps=500)
+
+FAST = pathlib.Path.home() / "fast"
+
+class Own(CartPoleEnv):
+    "CartPole, whose steps take time unless the host has a file of that name."
+    def step(self, action):
+        if not FAST.exists():
+            time.sleep(0.02)
+        return super().step(action)
+
+gymnasium.register("Own-v0", Own, max_episode_steps=500)
 """
 
 
@@ -37,7 +62,9 @@ def _with_packages(commands: list[str]) -> list[str]:
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     python, packages = Path(sys.base_prefix) / "bin" / version, sysconfig.get_path("purelib")
     site = f"~/raydqn/venv/lib/{version}/site-packages"
-    run = '#!/bin/sh\\nexec ~/raydqn/venv/bin/python -m {} "$@"\\n'
+    # The pip here installs raydqn alone, and leaves compiling to the imports.
+    run = '#!/bin/sh\\n{}exec ~/raydqn/venv/bin/python -m {} "$@"\\n'
+    ours_only = 'case "$*" in */source*) ;; *) exit;; esac; export PIP_NO_DEPS=1 PIP_NO_COMPILE=1; '
     return [
         *commands[:begin],
         commands[begin]
@@ -47,8 +74,8 @@ def _with_packages(commands: list[str]) -> list[str]:
         *(
             f"printf '{script}' > ~/raydqn/venv/bin/{name} && chmod +x ~/raydqn/venv/bin/{name}"
             for name, script in (
-                ("ray", run.format("ray.scripts.scripts")),
-                ("pip", run.format("pip")),
+                ("ray", run.format("", "ray.scripts.scripts")),
+                ("pip", run.format(ours_only, "pip")),
             )
         ),
         *commands[begin + 1 :],
@@ -99,14 +126,9 @@ class Cluster:
                 )
                 .replace("--num-gpus=1", "")
                 .replace("--num-gpus=0", "")
-                # How long a worker's raylet waits for a head that `ray down` has ended; and a head
-                # for a client's process, half of which never start here: NOT_SERVED in
-                # deploy/runtime/connect.py.
-                .replace(
-                    "ulimit",
-                    "export RAY_gcs_rpc_server_reconnect_timeout_s=20 "
-                    "RAY_CLIENT_SERVER_CHECK_CHANNEL_TIMEOUT_S=12; ulimit",
-                )
+                .replace("ulimit", f"export {SETTINGS}; ulimit")
+                # The look for a worker's raylet that `ray up` restarts, which no test does.
+                .replace("sleep 30", "sleep 2")
                 for command in document[key]
             ]
             assert "\n".join(document[key]) != before
@@ -144,8 +166,20 @@ class Cluster:
         """`raydqn ARGUMENTS` on the head."""
         return self.on(self.head, f"raydqn {arguments}", **env)
 
+    @contextmanager
+    def at_full_speed(self) -> Iterator[None]:
+        """Steps of the user's environment take no time; at other times they save CPU."""
+        files = [host.home / "fast" for host in self.workers]
+        for file in files:
+            file.touch()
+        try:
+            yield
+        finally:
+            for file in files:
+                file.unlink()
+
     def left(self) -> list[list[str]]:
-        """Whatever runs on the hosts beside sshd."""
+        """Command lines of all processes on the hosts, without sshd."""
         found = []
         for host in self.hosts.all:
             for process in host.processes():

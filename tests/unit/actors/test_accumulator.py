@@ -19,7 +19,7 @@ from support.acting import vector_spec
 from support.hypothesis_profiles import examples
 from support.replay import Reader, columns_of
 
-GO, TERMINATED, TRUNCATED, BOTH, ATTEMPT_STRIDE = "go", "terminated", "truncated", "both", "life"
+GO, TERMINATED, TRUNCATED, BOTH, LIFE_LOST = "go", "terminated", "truncated", "both", "life lost"
 GARBAGE = 1e6  # what an ignored step carries: it must show up nowhere
 
 
@@ -77,7 +77,7 @@ def twin(slots: list[Slot], n_step: int, gamma: float, stack: int) -> dict[float
         after = start + steps
         if after >= len(slots) or (steps < n_step and not ended):
             continue  # the frame that follows is not known yet
-        nothing_follows = slots[after - 1].outcome in (TERMINATED, BOTH, ATTEMPT_STRIDE)
+        nothing_follows = slots[after - 1].outcome in (TERMINATED, BOTH, LIFE_LOST)
         discount = 0.0 if nothing_follows else gamma**steps
         target = total + discount * slots[after].q_max
         result[slot.frame] = Expected(
@@ -143,7 +143,7 @@ class Rig:
             reward=np.array([s.reward for s in new], np.float32),
             terminated=np.array([s.outcome in (TERMINATED, BOTH) for s in new]),
             truncated=np.array([s.outcome in (TRUNCATED, BOTH) for s in new]),
-            life_ended=np.array([s.outcome == ATTEMPT_STRIDE for s in new]),
+            life_ended=np.array([s.outcome == LIFE_LOST for s in new]),
             ignored=np.array([s.ignored for s in new]),
         )
 
@@ -197,7 +197,7 @@ class Rig:
 def outcomes(copies: int) -> st.SearchStrategy[list[list[str]]]:
     # Ends are frequent: short episodes are where windows, stacks and chunks get into each other's
     # way. Simple values first, for small counterexamples.
-    one = st.sampled_from([GO, GO, GO, GO, TERMINATED, TRUNCATED, ATTEMPT_STRIDE, BOTH])
+    one = st.sampled_from([GO, GO, GO, GO, TERMINATED, TRUNCATED, LIFE_LOST, BOTH])
     return st.lists(st.lists(one, min_size=copies, max_size=copies), max_size=40)
 
 
@@ -310,7 +310,7 @@ def test_the_step_after_an_end_is_no_transition():
 
 
 def test_a_lost_life_cuts_the_window_but_neither_the_episode_nor_its_stacks():
-    got = play(one_copy(n_step=2, stack=3), GO, ATTEMPT_STRIDE, GO, GO, GO)
+    got = play(one_copy(n_step=2, stack=3), GO, LIFE_LOST, GO, GO, GO)
     assert [one.discount for one in got] == [0, 0, 0.25]
     # Frame 3 comes after the life was lost: the game went on, and so does the stack.
     assert got[1].next_observation == [1, 2, 3]
@@ -407,7 +407,7 @@ def test_frames_lie_copy_by_copy_in_the_order_of_time():
     assert np.array_equal(np.diff(numbers, axis=1), np.full((3, 5), 3))
 
 
-# ── cut: the end of an actor's life ─────────────────────────────────────────────────────────────
+# ── cut: the end of an incarnation ─────────────────────────────────────────────────────────────
 
 
 def cut(rig: Rig) -> None:
@@ -417,12 +417,12 @@ def cut(rig: Rig) -> None:
         frames.append(rig.next_frame)
         if slots:
             last = slots[-1]
-            if not last.ignored and last.outcome in (GO, ATTEMPT_STRIDE):
+            if not last.ignored and last.outcome in (GO, LIFE_LOST):
                 # A window that a lost life has ended stays so.
-                last.outcome = TRUNCATED if last.outcome == GO else ATTEMPT_STRIDE
+                last.outcome = TRUNCATED if last.outcome == GO else LIFE_LOST
             ended = last.outcome in (TERMINATED, TRUNCATED, BOTH)
             after = Slot(rig.next_frame, last.ignored, True, 0, GARBAGE, GO, 0.0, last.q_max, 0)
-            assert ended or last.ignored or last.outcome == ATTEMPT_STRIDE
+            assert ended or last.ignored or last.outcome == LIFE_LOST
             slots.append(after)
         rig.next_frame += 1
     rig.accumulator.cut(np.array(frames, np.float32)[:, None])

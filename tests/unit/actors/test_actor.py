@@ -193,7 +193,7 @@ def test_without_clipping_the_rewards_are_stored_as_they_are():
     assert set(scene.server.all_of("reward").tolist()) == {-7.0}
 
 
-def test_an_episode_goes_on_over_several_calls():
+def test_an_episode_continues_over_several_calls():
     scene = Scene(env=env(length=4), actors={"envs": 1})
     reports = [scene.actor.collect(1, 0) for _ in range(6)]
     assert [len(report.episodes) for report in reports] == [0, 0, 0, 1, 0, 0]

@@ -109,7 +109,7 @@ def test_after_a_damaged_newest_the_next_is_the_newest(store, folder):
     (folder / damaged / "state.json").write_bytes(b"{}")
     with pytest.raises(CheckpointError):
         store.newest()
-    # The run goes on from the first, whose step is lower.
+    # The run is resumed from the first, whose step is lower.
     assert store.load("000001-step-00000001").state == {"step": 1}
     resumed = CheckpointStore(LocalStorage(folder), keep=3)
     assert resumed.save(5, TENSORS, {"step": 5}) == "000003-step-00000005"

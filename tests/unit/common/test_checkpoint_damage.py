@@ -232,7 +232,7 @@ def test_a_manifest_of_another_shape_is_refused(store, folder, manifest):
     with pytest.raises(CheckpointError) as caught:
         store.newest()
     assert len(str(caught.value).splitlines()) == 1
-    # A run that goes on from another checkpoint is not kept from saving.
+    # A run that was resumed from another checkpoint can save.
     store.save(2, TENSORS, STATE)
     assert_holds(store.newest(), TENSORS, STATE)
 

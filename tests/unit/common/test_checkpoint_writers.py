@@ -6,8 +6,6 @@ import errno
 import os
 import random
 import signal
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -16,14 +14,12 @@ import numpy as np
 import pytest
 from safetensors import SafetensorError
 
-from common import checkpoint
 from common.checkpoint import CheckpointStore, entry_of, read_verified
 from common.errors import CheckpointError, StorageError
 from common.storage import LocalStorage
 from support.checkpoints import STATE, TENSORS, assert_holds, commit, names
-
-ROOT = Path(checkpoint.__file__).parents[1]
-
+from support.forks import forks_of
+from support.program import wait_for
 
 # --- failing and killed writers ---------------------------------------------------------------
 
@@ -164,18 +160,22 @@ def read_all(store, found):
         read_verified(store.storage, path, found.files)
 
 
-def test_killed_at_any_moment_it_leaves_a_whole_checkpoint(folder):
+@pytest.fixture(scope="module")
+def forks(tmp_path_factory):
+    """Starts processes that have imported the store."""
+    with forks_of(tmp_path_factory.mktemp("forks"), "common.checkpoint") as started:
+        yield started
+
+
+def test_killed_at_any_moment_it_leaves_a_whole_checkpoint(folder, forks):
     store, rng, last = CheckpointStore(LocalStorage(folder), keep=2), random.Random(1), 0
     for _ in range(10):
-        script = [sys.executable, "-c", SAVE_ON_AND_ON, folder, str(last)]
-        process = subprocess.Popen(script, cwd=ROOT, stdout=subprocess.PIPE)
-        assert process.stdout is not None
-        reported = int(process.stdout.readline())
+        pid = forks.begin(SAVE_ON_AND_ON, str(folder), str(last))
+        wait_for(forks.out.read_text, poll_s=0.001)
         time.sleep(rng.random() * 0.05)
-        process.send_signal(signal.SIGKILL)
-        lines = process.communicate()[0].split()
-        assert process.returncode == -signal.SIGKILL
-        last = int(lines[-1]) if lines else reported
+        os.kill(pid, signal.SIGKILL)
+        assert forks.wait() == -signal.SIGKILL
+        last = int(forks.out.read_text().split()[-1])
         found = store.newest()
         # The one that was written when it was killed is there or not; none before is missing.
         assert found.state["step"] in (last, last + 1)
@@ -184,7 +184,7 @@ def test_killed_at_any_moment_it_leaves_a_whole_checkpoint(folder):
             one = store.load(name)
             assert (one.tensors["learner"]["w"] == one.state["step"]).all()
             read_all(store, one)
-    # And the next run goes on from there, whatever the killed ones left behind.
+    # The next run continues from there, whatever the killed ones left behind.
     store.save(last + 1, TENSORS, {"step": last + 1})
     assert store.newest().state == {"step": last + 1}
     assert sorted(folder.rglob(".*")) == []
@@ -227,10 +227,11 @@ store.save(2, {"learner": {"w": np.arange(1000.0)}}, {"step": 2})
         ("remove_partial", 0, 2),
     ],
 )
-def test_killed_between_two_files_it_leaves_a_whole_checkpoint(folder, method, moment, newest):
-    script = [sys.executable, "-c", DIE_AT, folder, method, str(moment)]
-    ended = subprocess.run(script, cwd=ROOT, capture_output=True, timeout=60, check=False)
-    assert ended.returncode == -signal.SIGKILL, ended.stderr.decode()
+def test_killed_between_two_files_it_leaves_a_whole_checkpoint(
+    folder, forks, method, moment, newest
+):
+    forks.begin(DIE_AT, str(folder), method, str(moment))
+    assert forks.wait() == -signal.SIGKILL, forks.err.read_text()
     store = CheckpointStore(LocalStorage(folder), keep=1)
     tensors = {"learner": {"w": np.arange(1000.0)}}
     assert_holds(store.newest(), tensors, {"step": newest})

@@ -6,7 +6,6 @@ import errno
 import os
 import random
 import signal
-import subprocess
 import sys
 import time
 import uuid
@@ -16,9 +15,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from common import storage as storage_module
 from common.errors import StorageError, UserError
 from common.storage import FsspecStorage, LocalStorage, is_name, open_storage, write_atomically
+from support.forks import forks_of
+from support.program import wait_for
 
 needs_s3 = pytest.mark.skipif(
     find_spec("moto") is None or find_spec("s3fs") is None,
@@ -361,6 +361,15 @@ def test_unfinished_files_are_no_files_and_are_swept_away(tmp_path):
     assert [path.name for path in sorted(tmp_path.rglob("*"))] == ["kept", "file"]
 
 
+def assert_whole(storage, last):
+    """Each file has the content of that number, or of the next."""
+    assert set(storage.sizes()) == {"a", "b/c"}
+    for name in ("a", "b/c"):
+        data = content(storage, name)
+        assert data == data[:10] * 20_000
+        assert last <= int(data[:10]) <= last + 1
+
+
 WRITE_ON_AND_ON = """
 import sys
 from pathlib import Path
@@ -377,24 +386,15 @@ while True:
 
 
 def test_killed_at_any_moment_a_file_has_the_old_content_or_the_new(tmp_path):
-    storage, rng = LocalStorage(tmp_path), random.Random(0)
-    root = Path(storage_module.__file__).parents[1]
-    for _ in range(8):
-        process = subprocess.Popen(
-            [sys.executable, "-c", WRITE_ON_AND_ON, tmp_path], stdout=subprocess.PIPE, cwd=root
-        )
-        assert process.stdout is not None
-        process.stdout.readline()
-        time.sleep(rng.random() * 0.03)
-        process.send_signal(signal.SIGKILL)
-        finished = process.communicate()[0].split()
-        assert process.returncode == -signal.SIGKILL
-        last = int(finished[-1]) if finished else 1
-        assert set(storage.sizes()) == {"a", "b/c"}
-        for name in ("a", "b/c"):
-            data = content(storage, name)
-            assert data == data[:10] * 20_000
-            assert last <= int(data[:10]) <= last + 1
+    storage, rng = LocalStorage(tmp_path / "store"), random.Random(0)
+    with forks_of(tmp_path, "common.storage") as forks:
+        for _ in range(8):
+            pid = forks.begin(WRITE_ON_AND_ON, str(tmp_path / "store"))
+            wait_for(forks.out.read_text, poll_s=0.001)
+            time.sleep(rng.random() * 0.03)
+            os.kill(pid, signal.SIGKILL)
+            assert forks.wait() == -signal.SIGKILL
+            assert_whole(storage, int(forks.out.read_text().split()[-1]))
 
 
 # --- what fsspec reaches ----------------------------------------------------------------------

@@ -139,7 +139,7 @@ def test_a_client_never_takes_weights_that_are_older_than_its_own():
     assert (client.version, client.fetches) == (7, 1)
 
 
-def test_a_client_survives_variables_that_died_and_goes_on_with_those_that_come():
+def test_a_client_survives_a_dead_weight_store_and_continues_with_the_next():
     variables = WeightStore()
     variables.publish(0, Ready("first"))
     handle = InlineHandle(variables)

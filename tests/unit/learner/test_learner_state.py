@@ -22,7 +22,7 @@ from support.replay import random_chunk
 # ── state ───────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_learner_that_goes_on_from_a_state_learns_bit_for_bit_as_the_one_it_came_from():
+def test_a_learner_restored_from_a_state_learns_bit_for_bit_like_the_original():
     sections = {"learner": {"target_sync_steps": 4, "publish_steps": 3}}
     bench = Bench(**sections)
     bench.learner.train(10)
@@ -39,7 +39,7 @@ def test_a_learner_that_goes_on_from_a_state_learns_bit_for_bit_as_the_one_it_ca
     )
 
 
-def test_moments_of_convolutions_go_on_bit_for_bit_too(monkeypatch):
+def test_moments_of_convolutions_are_restored_bit_for_bit_too(monkeypatch):
     # Their weights lie in memory with the channels last, and what is saved does not.
     spec = EnvironmentSpec(FrameSpec((2, 36, 36), "uint8", 1 / 255), 2, ACTIONS, {})
     monkeypatch.setattr("support.learning.SPEC", spec)
@@ -136,10 +136,10 @@ def test_the_state_of_another_network_is_refused_and_nothing_of_it_is_published(
 
 
 @pytest.mark.parametrize(("there", "saved", "first"), [(-1, 5, 6), (3, 5, 6), (40, 5, 41)])
-def test_versions_of_a_learner_that_goes_on_are_above_those_saved_and_those_published(
+def test_versions_of_a_restored_learner_are_above_those_saved_and_those_published(
     there, saved, first
 ):
-    # It may go on from a checkpoint that is older than what was published since.
+    # Its checkpoint may be older than the newest published weights.
     bench = Bench(learner={"publish_steps": 1})
     assert bench.learner.train(saved).version == saved
     variables = WeightStore()
@@ -150,24 +150,24 @@ def test_versions_of_a_learner_that_goes_on_are_above_those_saved_and_those_publ
     assert other.learner.train(1).version == first
 
 
-def test_a_learner_that_replaces_another_goes_on_above_the_floor_of_new_variables():
+def test_a_learner_that_replaces_another_publishes_above_the_floor_of_a_new_weight_store():
     bench = Bench(variables=WeightStore(floor=1_000))
     assert bench.published()[0] == 1_001
 
 
-# ── another life ────────────────────────────────────────────────────────────────────────────────
+# ── another attempt ─────────────────────────────────────────────────────────────────────────────
 
 
 ROUNDS = {"batches_per_sample": 4, "samples_in_flight": 2}
 
 
-def test_a_life_that_begins_anew_is_bit_for_bit_one_that_was_resumed_from_the_state():
-    # With batches of the old life still to come, and rounds under way: none of them counts.
+def test_a_new_attempt_is_bit_for_bit_one_that_was_resumed_from_the_state():
+    # With batches of the old attempt still to come, and rounds under way: none of them counts.
     bench = Bench(shards=2, learner=ROUNDS)
     bench.learner.train(6)
     state, servers = bench.learner.state(), copy.deepcopy(bench.servers)
     bench.learner.new_attempt(3)
-    resumed = Bench(shards=2, learner=ROUNDS, servers=servers, state=state, life=3)
+    resumed = Bench(shards=2, learner=ROUNDS, servers=servers, state=state, learner_incarnation=3)
     assert bench.published()[0] == resumed.published()[0] == 1
     for one in (bench, resumed):
         assert one.learner.train(9).learner_steps == 15
@@ -176,12 +176,12 @@ def test_a_life_that_begins_anew_is_bit_for_bit_one_that_was_resumed_from_the_st
         assert mine.summary() == theirs.summary()
 
 
-def test_another_life_draws_other_samples():
+def test_another_attempt_draws_other_samples():
     states = []
-    for life in (1, 2):
+    for incarnation in (1, 2):
         bench = Bench(shards=2, learner=ROUNDS)
         bench.learner.train(6)
-        bench.learner.new_attempt(life)
+        bench.learner.new_attempt(incarnation)
         bench.learner.train(9)
         states.append(bench.learner.state())
     assert not np.array_equal(*states)
@@ -224,7 +224,7 @@ def test_without_anything_to_sample_training_ends_early_and_says_so():
     assert bench.learner.train(5).steps == 5
 
 
-def test_dead_variables_are_told_and_those_that_come_get_the_weights_of_now():
+def test_a_dead_weight_store_is_reported_and_the_next_gets_the_newest_weights():
     bench = Bench(learner={"publish_steps": 1})
     bench.learner._weight_store.end()
     report = bench.learner.train(4)

@@ -44,7 +44,7 @@ def test_every_step_is_that_of_torch_bit_for_bit(channels_last):
     assert all(torch.equal(tensor, expected[name]) for name, tensor in mine.state().items())
 
 
-def test_one_that_took_over_a_state_goes_on_as_if_it_had_been_there(tmp_path):
+def test_an_optimizer_with_a_loaded_state_continues_like_the_original(tmp_path):
     first, second = network(True), network(True)
     one = Adam(first.parameters(), 1e-2, 1e-8)
     for seed in range(5):
@@ -71,8 +71,12 @@ from pathlib import Path
 from deploy.launch.presets import make_config
 from deploy.launch.train import train
 with tempfile.TemporaryDirectory() as folder:
-    stop = {"score": None, "learner_steps": 50}
-    made = train(make_config("cartpole", overrides={"stop": stop}), Path(folder, "run"))
+    over = {
+        "stop": {"score": None, "learner_steps": 20},
+        "learner": {"batch_size": 32, "warmup_transitions": 100, "train_steps": 10},
+        "evaluation": {"episodes": 2, "envs": 2},
+    }
+    made = train(make_config("cartpole", overrides=over), Path(folder, "run"))
 assert made["stop_reason"] == "learner_steps"
 print(sorted({"torch._dynamo", "sympy"} & set(sys.modules)))
 """

@@ -177,7 +177,7 @@ def test_the_ratio_is_that_of_samples_to_inserts_after_the_warm_up():
     assert limiter.ratio == 1.5
 
 
-# --- changed while the run goes on --------------------------------------------------------------
+# --- changed during the run ---------------------------------------------------------------------
 
 
 def test_a_change_does_not_make_the_past_count_by_the_new_ratio():
@@ -217,7 +217,7 @@ def test_the_reported_ratio_is_that_since_the_change():
     sample(limiter, 2_000)
     assert limiter.ratio == 2.0
     limiter.change(2.0, 500.0)
-    assert limiter.ratio == 2.0, "the same ratio goes on"
+    assert limiter.ratio == 2.0, "the ratio is unchanged"
     limiter.change(4.0, 1_000.0)
     insert(limiter, 100)
     sample(limiter, 400)
@@ -328,7 +328,7 @@ def test_in_the_middle_neither_side_waits():
     assert limiter.explain() == "balanced: 0.00 samples per insert, 2 wanted"
 
 
-def test_at_the_ends_it_says_who_waits_for_whom():
+def test_at_the_ends_it_names_the_side_that_waits():
     limiter = make()
     insert(limiter, 20)
     assert limiter.explain() == "actors wait for learner: 0.00 samples per insert, 2 wanted"

@@ -54,7 +54,7 @@ def test_a_limiter_restored_from_its_own_state_stands_where_it_stood_bit_for_bit
     other = RateLimiter(*arguments, clock=Clock())
     other.restore(state, held)
     assert other.state() == state
-    limiter.restore(state, held)  # as a run in one process does that goes on
+    limiter.restore(state, held)  # as the resume of a run in one process does
     assert limiter.state() == state
     for prefers_insert in after:
         assert limiter.state() == other.state()
@@ -119,7 +119,7 @@ def test_after_a_restore_under_other_settings_no_side_waits_for_ever(arguments, 
 
 @given(settings_with_any_ratio(), MOVES, st.data())
 @examples(150)
-def test_a_memory_that_came_back_with_less_fills_up_and_the_run_goes_on(arguments, before, data):
+def test_a_memory_restored_with_less_fills_up_and_the_run_continues(arguments, before, data):
     _, min_size, _, quantum, batch = arguments
     limiter = played(arguments, before)
     held = data.draw(st.integers(0, limiter.inserted), "held")

@@ -127,7 +127,7 @@ def test_a_sample_does_not_change_with_the_table():
 def test_late_and_bad_priorities_show_in_the_summary():
     server, _ = filled(incarnation=1)
     server.update_priorities(np.array([0, 1, 99]), np.array([1.0, np.nan, 1.0]), 1)
-    server.update_priorities(np.array([0, 1]), np.array([5.0, 5.0]), 0)  # of its past life
+    server.update_priorities(np.array([0, 1]), np.array([5.0, 5.0]), 0)  # of its past incarnation
     summary = server.summary()
     assert (summary.stale, summary.refused) == (3, 1)
     assert summary.total == pytest.approx(36, rel=1e-5)
@@ -162,7 +162,7 @@ def test_a_chunk_of_another_environment_is_refused_and_changes_nothing():
     server.check()
 
 
-def test_each_seed_shard_and_life_draws_its_own_stream():
+def test_each_seed_shard_and_incarnation_draws_its_own_stream():
     def keys(**named):
         return tuple(decode_sample(filled(**named)[0].sample(30)).key.tolist())
 

@@ -1,4 +1,4 @@
-"""Shards on disk: restored bit for bit, frames written once, saves while the table goes on."""
+"""Shards on disk: restored bit for bit, frames written once, saves while the table changes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from support.replay import (
     assert_same_as_twin,
     random_chunk,
 )
-from support.shards import FOLDER, KINDS, Life, contents, fresh_url
+from support.shards import FOLDER, KINDS, TwinnedTable, contents, fresh_url
 
 
 def assert_same_tables(one, other):
@@ -68,58 +68,58 @@ def assert_same_samples(one, other, count=16):
     st.integers(0, 40),
 )
 @examples(40)
-def test_a_restored_shard_is_what_was_saved_and_lives_on_like_it(
+def test_a_restored_shard_equals_the_saved_one_and_continues_like_it(
     seed, kind, stack, alpha, sizes, rounds
 ):
     # After both rings have wrapped, with frames reused and held, evictions, and when empty.
-    life = Life(seed, kind, stack, alpha, capacity=sizes[0], frame_capacity=sizes[1])
-    life.go_on(rounds)
-    origin = life.save(fresh_url())
-    table, _ = life.restored(origin, incarnation=2)
-    assert_same_tables(life.table, table)
-    assert contents(life.table) == contents(table)
-    # What goes on in the same process is what another would restore.
-    life.table.new_attempt(2, np.random.default_rng(5))
+    twinned = TwinnedTable(seed, kind, stack, alpha, capacity=sizes[0], frame_capacity=sizes[1])
+    twinned.advance(rounds)
+    origin = twinned.save(fresh_url())
+    table, _ = twinned.restored(origin, incarnation=2)
+    assert_same_tables(twinned.table, table)
+    assert contents(twinned.table) == contents(table)
+    # The same process continues with what another process would restore.
+    twinned.table.new_attempt(2, np.random.default_rng(5))
     table.new_attempt(2, np.random.default_rng(5))
-    life.twin.incarnation, life.twin.streams = 2, {}
-    life.twin.stale = table.stale
-    restored = copy.copy(life)
-    restored.table, restored.twin = table, copy.deepcopy(life.twin)
-    restored.rng = copy.deepcopy(life.rng)
+    twinned.twin.incarnation, twinned.twin.streams = 2, {}
+    twinned.twin.stale = table.stale
+    restored = copy.copy(twinned)
+    restored.table, restored.twin = table, copy.deepcopy(twinned.twin)
+    restored.rng = copy.deepcopy(twinned.rng)
     for _ in range(6):
-        for one in (life, restored):
+        for one in (twinned, restored):
             one.insert()
-            one.update()  # meant for the life before: refused
+            one.update()  # meant for the incarnation before: refused
             one.table.check()
-        assert_same_samples(life.table, table)
-        assert_same_tables(life.table, table)
-        for one in (life, restored):
+        assert_same_samples(twinned.table, table)
+        assert_same_tables(twinned.table, table)
+        for one in (twinned, restored):
             assert_same_as_twin(one.table, one.twin, draws=8)
 
 
-def test_keys_and_streams_of_the_life_before_are_refused():
-    life = Life().go_on(10)
-    table, _ = life.restored(life.save(fresh_url()), incarnation=2)
-    keys = np.arange(life.twin.inserted - 2, life.twin.inserted)
+def test_keys_and_streams_of_the_incarnation_before_are_refused():
+    twinned = TwinnedTable().advance(10)
+    table, _ = twinned.restored(twinned.save(fresh_url()), incarnation=2)
+    keys = np.arange(twinned.twin.inserted - 2, twinned.twin.inserted)
     assert table.update_priorities(keys, np.ones(2), 1).stale == 2
     assert table.update_priorities(keys, np.ones(2), 2).applied == 2
-    chunk = random_chunk(life.rng, 1, 1)
+    chunk = random_chunk(twinned.rng, 1, 1)
     chunk.frames, chunk.reused = chunk.frames[:0], np.zeros(1, np.int32)
-    chunk.number = life.number + 1
-    for one in (table, life.table):
-        if one is life.table:
-            life.table.new_attempt(2, np.random.default_rng(0))
+    chunk.number = twinned.number + 1
+    for one in (table, twinned.table):
+        if one is twinned.table:
+            twinned.table.new_attempt(2, np.random.default_rng(0))
         with pytest.raises(UnknownFramesError):
             one.insert(chunk)
 
 
 def test_a_server_begins_with_what_another_saved_in_the_background(tmp_path):
-    life = Life().go_on(8)
+    twinned = TwinnedTable().advance(8)
     make = partial(ReplayServer, 12, PICTURE, 2, 0.6, 40, 3, 0)
     before = make(incarnation=1)
-    restore_image(before._table, image_of(Life(capacity=12).table))  # empty
-    before._table = life.table
-    before._saver = life.saver
+    restore_image(before._table, image_of(TwinnedTable(capacity=12).table))  # empty
+    before._table = twinned.table
+    before._saver = twinned.saver
     name = f"{FOLDER}/shard-0.rdqn"
     before.begin_save(str(tmp_path), name, True)
     while (files := before.saved()) is None:
@@ -132,12 +132,12 @@ def test_a_server_begins_with_what_another_saved_in_the_background(tmp_path):
 
 
 def test_fewer_bytes_for_frames_push_out_the_oldest():
-    life = Life(capacity=50, frame_capacity=200).go_on(20)
-    origin = life.save(fresh_url())
-    limit = life.table.frames.nbytes // 2
-    table, _ = life.restored(origin, max_frame_bytes=limit)
+    twinned = TwinnedTable(capacity=50, frame_capacity=200).advance(20)
+    origin = twinned.save(fresh_url())
+    limit = twinned.table.frames.nbytes // 2
+    table, _ = twinned.restored(origin, max_frame_bytes=limit)
     assert 0 < table.frames.nbytes <= limit
-    all_of_it, left = contents(life.table), contents(table)
+    all_of_it, left = contents(twinned.table), contents(table)
     assert list(left) == list(all_of_it)[-len(left) :]
     assert all(all_of_it[version] == item for version, item in left.items())
 
@@ -146,14 +146,14 @@ def test_fewer_bytes_for_frames_push_out_the_oldest():
 
 
 @pytest.mark.parametrize("kind", KINDS[:3])
-def test_segments_are_written_once_and_go_on_after_a_restore(tmp_path, kind):
-    life = Life(kind=kind, capacity=400, frame_capacity=400)
-    length = segment_frames(life.spec, life.table.frames.capacity)
+def test_segments_are_written_once_and_continue_after_a_restore(tmp_path, kind):
+    twinned = TwinnedTable(kind=kind, capacity=400, frame_capacity=400)
+    length = segment_frames(twinned.spec, twinned.table.frames.capacity)
     assert length == 50
-    life.go_on(45)
-    origin = life.save(str(tmp_path))
+    twinned.advance(45)
+    origin = twinned.save(str(tmp_path))
     segments = {name for name in origin.files if name.startswith("frames/")}
-    written = life.table.frames.written
+    written = twinned.table.frames.written
     assert len(segments) == written // length > 1
     assert {name[:-18] for name in segments} == {
         f"frames/0-1-{index:06d}" for index in range(written // length)
@@ -167,14 +167,14 @@ def test_segments_are_written_once_and_go_on_after_a_restore(tmp_path, kind):
             now = (tmp_path / name).stat()
             assert (now.st_ino, now.st_mtime_ns) == (stat.st_ino, stat.st_mtime_ns)
 
-    life.go_on(20)
-    again = life.save(str(tmp_path), f"{FOLDER}/shard-1.rdqn")
+    twinned.advance(20)
+    again = twinned.save(str(tmp_path), f"{FOLDER}/shard-1.rdqn")
     new = {name for name in again.files if name.startswith("frames/")} - segments
-    assert len(new) == life.table.frames.written // length - len(segments) > 0
+    assert len(new) == twinned.table.frames.written // length - len(segments) > 0
     assert segments < set(again.files)
     assert_untouched()
     # A shard restored from it knows them; another storage does not.
-    table, saver = life.restored(again, incarnation=3)
+    table, saver = twinned.restored(again, incarnation=3)
     for url in (str(tmp_path), str(tmp_path / "other")):
         saver.begin(url, f"{FOLDER}/shard-2.rdqn", background=False)
         files = saver.outcome()
@@ -182,31 +182,31 @@ def test_segments_are_written_once_and_go_on_after_a_restore(tmp_path, kind):
         shared = {name for name in files if name in again.files}
         assert shared == (segments | new if url == str(tmp_path) else set())
         name = f"{FOLDER}/shard-2.rdqn"
-        twice, _ = life.restored(ShardRestore(url, (name,), files, 0, 1))
+        twice, _ = twinned.restored(ShardRestore(url, (name,), files, 0, 1))
         assert_same_tables(table, twice)
     assert_untouched()
 
 
 @pytest.mark.parametrize("harm", ["gone", "shorter"])
 def test_segments_that_are_not_there_any_more_are_written_again(tmp_path, harm):
-    life = Life(capacity=400, frame_capacity=400).go_on(45)
-    first = life.save(str(tmp_path))
+    twinned = TwinnedTable(capacity=400, frame_capacity=400).advance(45)
+    first = twinned.save(str(tmp_path))
     *_, lost = sorted(name for name in first.files if name.startswith("frames/"))
     if harm == "gone":
         (tmp_path / lost).unlink()
     else:
         (tmp_path / lost).write_bytes(b"")
-    again = life.save(str(tmp_path), f"{FOLDER}/shard-1.rdqn")
+    again = twinned.save(str(tmp_path), f"{FOLDER}/shard-1.rdqn")
     assert again.files[lost] == first.files[lost] == entry_of((tmp_path / lost).read_bytes())
 
 
-def test_who_goes_on_from_an_older_checkpoint_leaves_the_frames_of_newer_ones_alone(tmp_path):
-    life = Life(capacity=400, frame_capacity=400).go_on(20)
-    older = life.save(str(tmp_path))
-    twin = Life(seed=7, capacity=400, frame_capacity=400)
-    twin.table, twin.saver = life.restored(older, incarnation=1)
-    newer = life.go_on(20).save(str(tmp_path), f"{FOLDER}/shard-1.rdqn")
-    twin.go_on(20)
+def test_a_shard_restored_from_an_older_checkpoint_leaves_the_frames_of_newer_ones_alone(tmp_path):
+    twinned = TwinnedTable(capacity=400, frame_capacity=400).advance(20)
+    older = twinned.save(str(tmp_path))
+    twin = TwinnedTable(seed=7, capacity=400, frame_capacity=400)
+    twin.table, twin.saver = twinned.restored(older, incarnation=1)
+    newer = twinned.advance(20).save(str(tmp_path), f"{FOLDER}/shard-1.rdqn")
+    twin.advance(20)
     twin.saver.begin(str(tmp_path), f"{FOLDER}/shard-2.rdqn", background=False)
     other = twin.saver.outcome()
     assert other is not None
@@ -218,45 +218,45 @@ def test_who_goes_on_from_an_older_checkpoint_leaves_the_frames_of_newer_ones_al
 
 
 def test_what_the_ring_forgot_no_checkpoint_needs(tmp_path):
-    life = Life(capacity=30, frame_capacity=100)
+    twinned = TwinnedTable(capacity=30, frame_capacity=100)
     for _ in range(12):
-        life.go_on(9)
-        origin = life.save(str(tmp_path))
+        twinned.advance(9)
+        origin = twinned.save(str(tmp_path))
         segments = sorted(name for name in origin.files if name.startswith("frames/"))
         assert len(segments) <= 100 // 10 + 1
-        table, _ = life.restored(origin)
-        assert_same_tables(life.table, table)
+        table, _ = twinned.restored(origin)
+        assert_same_tables(twinned.table, table)
     assert segments[0] > "frames/0-1-000010.rdqn"
 
 
-# --- while the table goes on ------------------------------------------------------------------
+# --- while the table changes ------------------------------------------------------------------
 
 
 @given(st.integers(0, 2**32 - 1), st.sampled_from(KINDS[:3]), st.integers(0, 12), st.integers(0, 9))
 @examples(60)
-def test_what_comes_while_it_is_written_leaves_it_whole(seed, kind, meanwhile, before):
+def test_inserts_while_a_checkpoint_is_written_leave_it_whole(seed, kind, meanwhile, before):
     # The ring may even turn over: then what was saved is what was left of it, and no less.
-    life = Life(seed, kind, capacity=60, frame_capacity=80)
-    life.go_on(before)
+    twinned = TwinnedTable(seed, kind, capacity=60, frame_capacity=80)
+    twinned.advance(before)
     url = fresh_url()
-    write, export = FsspecStorage.write, life.table.frames.export
+    write, export = FsspecStorage.write, twinned.table.frames.export
     for _ in range(3):
-        life.go_on(int(life.rng.integers(0, 12)))
-        items, inserted = contents(life.table), life.table.inserted
+        twinned.advance(int(twinned.rng.integers(0, 12)))
+        items, inserted = contents(twinned.table), twinned.table.inserted
         with pytest.MonkeyPatch.context() as patched:
 
             def slow(self, name, data):
                 write(self, name, data)
-                life.go_on(int(life.rng.integers(0, meanwhile + 1)))
+                twinned.advance(int(twinned.rng.integers(0, meanwhile + 1)))
 
             def late(begin, end):
-                life.go_on(int(life.rng.integers(0, meanwhile + 1)))
+                twinned.advance(int(twinned.rng.integers(0, meanwhile + 1)))
                 return export(begin, end)
 
             patched.setattr(FsspecStorage, "write", slow)
-            patched.setattr(life.table.frames, "export", late)
-            origin = life.save(url)
-        table, _ = life.restored(origin)
+            patched.setattr(twinned.table.frames, "export", late)
+            origin = twinned.save(url)
+        table, _ = twinned.restored(origin)
         left = contents(table)
         assert table.inserted == inserted
         assert list(left) == list(items)[len(items) - len(left) :]
@@ -266,8 +266,8 @@ def test_what_comes_while_it_is_written_leaves_it_whole(seed, kind, meanwhile, b
 
 
 @pytest.mark.parametrize("kind", KINDS[:3])
-def test_a_thread_saves_whole_tables_while_inserts_go_on(tmp_path, kind, monkeypatch):
-    life = Life(kind=kind, capacity=60, frame_capacity=80).go_on(20)
+def test_a_thread_saves_whole_tables_while_inserts_continue(tmp_path, kind, monkeypatch):
+    twinned = TwinnedTable(kind=kind, capacity=60, frame_capacity=80).advance(20)
     write = LocalStorage.write
 
     def slow(self, name, data):
@@ -279,18 +279,18 @@ def test_a_thread_saves_whole_tables_while_inserts_go_on(tmp_path, kind, monkeyp
     overtaken = 0
     for number in range(25):
         name = f"{number + 1:06d}-step-00000001/shard-0.rdqn"
-        items = contents(life.table)
-        life.saver.begin(str(tmp_path), name, background=True)
-        while (files := life.saver.outcome()) is None:
+        items = contents(twinned.table)
+        twinned.saver.begin(str(tmp_path), name, background=True)
+        while (files := twinned.saver.outcome()) is None:
             for _ in range(5):
-                life.insert()
+                twinned.insert()
             time.sleep(0.0003)
-        table, _ = life.restored(ShardRestore(str(tmp_path), (name,), files, 0, 1))
+        table, _ = twinned.restored(ShardRestore(str(tmp_path), (name,), files, 0, 1))
         left = contents(table)
         assert list(left) == list(items)[len(items) - len(left) :]
         assert all(items[version] == item for version, item in left.items())
         overtaken += len(left) < len(items)
-        life.table.check()
+        twinned.table.check()
     assert overtaken, "the table never overtook the writer"
 
 
@@ -311,28 +311,28 @@ def test_a_group_is_given_up_before_it_goes():
 
 
 def test_one_save_at_a_time(tmp_path, monkeypatch):
-    life, go_on = Life().go_on(5), threading.Event()
+    twinned, proceed = TwinnedTable().advance(5), threading.Event()
     write = LocalStorage.write
 
     def held(self, name, data):
-        assert go_on.wait(30)
+        assert proceed.wait(30)
         write(self, name, data)
 
     monkeypatch.setattr(LocalStorage, "write", held)
-    life.saver.begin(str(tmp_path), "a/b", background=True)
-    assert life.saver.outcome() is None
+    twinned.saver.begin(str(tmp_path), "a/b", background=True)
+    assert twinned.saver.outcome() is None
     with pytest.raises(StillSavingError, match="the previous save is still in progress"):
-        life.saver.begin(str(tmp_path), "a/c", background=True)
-    go_on.set()
-    while life.saver.outcome() is None:
+        twinned.saver.begin(str(tmp_path), "a/c", background=True)
+    proceed.set()
+    while twinned.saver.outcome() is None:
         time.sleep(0.001)
-    assert set(life.saver.outcome() or ()) >= {"a/b"}
+    assert set(twinned.saver.outcome() or ()) >= {"a/b"}
 
 
 @pytest.mark.parametrize("background", [False, True])
 @pytest.mark.parametrize("full_at", [0, 1, 3])
 def test_a_full_disk_fails_the_save_and_not_the_next(tmp_path, monkeypatch, full_at, background):
-    life = Life(capacity=60, frame_capacity=80).go_on(15)
+    twinned = TwinnedTable(capacity=60, frame_capacity=80).advance(15)
     write, written = LocalStorage.write, []
 
     def until_full(self, name, data):
@@ -342,18 +342,18 @@ def test_a_full_disk_fails_the_save_and_not_the_next(tmp_path, monkeypatch, full
         write(self, name, data)
 
     def outcome():
-        while (files := life.saver.outcome()) is None:
+        while (files := twinned.saver.outcome()) is None:
             time.sleep(0.001)
         return files
 
     with monkeypatch.context() as patched:
         patched.setattr(LocalStorage, "write", until_full)
-        life.saver.begin(str(tmp_path), "a/b", background)
+        twinned.saver.begin(str(tmp_path), "a/b", background)
         for _ in range(2):
             with pytest.raises(OSError, match="No space left"):
                 outcome()
-    life.saver.begin(str(tmp_path), "a/b", background)
+    twinned.saver.begin(str(tmp_path), "a/b", background)
     files = outcome()
     assert set(written) <= set(files)
-    table, _ = life.restored(ShardRestore(str(tmp_path), ("a/b",), files, 0, 1))
-    assert_same_tables(life.table, table)
+    table, _ = twinned.restored(ShardRestore(str(tmp_path), ("a/b",), files, 0, 1))
+    assert_same_tables(twinned.table, table)

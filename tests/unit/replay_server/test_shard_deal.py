@@ -25,14 +25,14 @@ from support.replay import (
     make_table,
     random_chunk,
 )
-from support.shards import FOLDER, KINDS, Life, contents, fresh_url
+from support.shards import FOLDER, KINDS, TwinnedTable, contents, fresh_url
 
 
 def without_mass(items):
     return {version: (item[0], item[1], item[3]) for version, item in items.items()}
 
 
-# --- dealt anew -------------------------------------------------------------------------------
+# --- dealt again ------------------------------------------------------------------------------
 
 
 @given(st.lists(st.integers(0, 60_000), min_size=1, max_size=5), st.integers(1, 6))
@@ -55,21 +55,21 @@ def test_shares_are_equal_and_cover_everything_once(sizes, parts):
 
 
 def saved_shards(seeds, url, **named):
-    """Lives of shards in one checkpoint; no version is in two of them."""
-    lives = []
+    """Tables saved as shards of one checkpoint; no version is in two of them."""
+    saved = []
     for index, (seed, rounds) in enumerate(seeds):
-        life = Life(seed, **named)
-        life.version = 1_000_000 * index
-        life.go_on(rounds)
-        life.saver._table.shard = index
-        life.origin = life.save(url, f"{FOLDER}/shard-{index}.rdqn")
-        lives.append(life)
-    return lives
+        twinned = TwinnedTable(seed, **named)
+        twinned.version = 1_000_000 * index
+        twinned.advance(rounds)
+        twinned.saver._table.shard = index
+        twinned.origin = twinned.save(url, f"{FOLDER}/shard-{index}.rdqn")
+        saved.append(twinned)
+    return saved
 
 
-def origin_of(lives, url, part, parts):
-    files = {name: entry for life in lives for name, entry in life.origin.files.items()}
-    shards = tuple(life.origin.shards[0] for life in lives)
+def origin_of(saved, url, part, parts):
+    files = {name: entry for twinned in saved for name, entry in twinned.origin.files.items()}
+    shards = tuple(twinned.origin.shards[0] for twinned in saved)
     return ShardRestore(url, shards, files, part, parts)
 
 
@@ -82,10 +82,10 @@ def small_rounds() -> Iterator[None]:
         yield
 
 
-def dealt(lives, url, parts, **named):
+def dealt(saved, url, parts, **named):
     tables = []
     for part in range(parts):
-        table, _ = lives[0].restored(origin_of(lives, url, part, parts), **named)
+        table, _ = saved[0].restored(origin_of(saved, url, part, parts), **named)
         tables.append(table)
     return tables
 
@@ -105,19 +105,19 @@ def test_items_are_dealt_to_any_number_of_shards_of_any_layout(
 ):
     url = fresh_url()
     named = {"kind": kind, "stack": stack, "alpha": alphas[0], "capacity": 20}
-    lives = saved_shards(seeds, url, frame_capacity=60, **named)
-    before = {v: item for life in lives for v, item in contents(life.table).items()}
+    saved = saved_shards(seeds, url, frame_capacity=60, **named)
+    before = {v: item for twinned in saved for v, item in contents(twinned.table).items()}
     ample = {"capacity": 81, "frame_capacity": 4000, "alpha": alphas[1], "compression": compression}
     with small_rounds():
-        tables = dealt(lives, url, parts, **ample)
-        small = dealt(lives, url, parts, **{**ample, "capacity": room})
+        tables = dealt(saved, url, parts, **ample)
+        small = dealt(saved, url, parts, **{**ample, "capacity": room})
     after = [contents(table) for table in tables]
     together = {v: item for items in after for v, item in items.items()}
     sizes = [len(items) for items in after]
     assert sum(sizes) == len(together) == len(before)
     assert max(sizes) - min(sizes) <= 1
     assert without_mass(together) == without_mass(before)
-    greatest = max(life.table.max_priority for life in lives)
+    greatest = max(twinned.table.max_priority for twinned in saved)
     for version, item in before.items():
         mass = together[version][2]
         if alphas[1] == 0:
@@ -146,11 +146,11 @@ def test_items_are_dealt_to_any_number_of_shards_of_any_layout(
 @pytest.mark.parametrize("max_frame_bytes", [None, 1500])
 def test_little_room_for_frames_is_filled_with_the_newest(kind, max_frame_bytes):
     url = fresh_url()
-    (life,) = saved_shards([(3, 60)], url, kind=kind, capacity=100, frame_capacity=400)
-    before = list(contents(life.table))
+    (twinned,) = saved_shards([(3, 60)], url, kind=kind, capacity=100, frame_capacity=400)
+    before = list(contents(twinned.table))
     for stack_room in (20, 30, 60):
         named = {"frame_capacity": stack_room, "max_frame_bytes": max_frame_bytes}
-        (table,) = dealt([life], url, 1, **named)
+        (table,) = dealt([twinned], url, 1, **named)
         kept = list(contents(table))
         assert kept == before[-len(kept) :]
         assert kept
@@ -158,7 +158,7 @@ def test_little_room_for_frames_is_filled_with_the_newest(kind, max_frame_bytes)
 
 def test_shards_with_frames_of_another_kind_are_refused():
     url = fresh_url()
-    life = saved_shards([(0, 5)], url)[0]
+    twinned = saved_shards([(0, 5)], url)[0]
     for spec, stack, said in (
         (VECTOR, 2, "frames of 'uint8'"),
         (replace(PICTURE, shape=(1, 4, 1)), 2, "frames of 'uint8'"),
@@ -166,4 +166,4 @@ def test_shards_with_frames_of_another_kind_are_refused():
     ):
         table = make_table(12, 40, stack, spec=spec)
         with pytest.raises(CheckpointError, match=f"shard-0.rdqn: cannot be understood .{said}"):
-            restore_shard(table, ShardSaver(table, spec), spec, origin_of([life], url, 0, 2))
+            restore_shard(table, ShardSaver(table, spec), spec, origin_of([twinned], url, 0, 2))

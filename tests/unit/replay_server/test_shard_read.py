@@ -23,7 +23,7 @@ from support.hypothesis_profiles import examples
 from support.replay import (
     make_table,
 )
-from support.shards import KINDS, Life, fresh_url
+from support.shards import KINDS, TwinnedTable, fresh_url
 
 SPARE_BYTES, FACTOR = 1 << 20, 64
 
@@ -34,16 +34,16 @@ def put(origin, name, data):
     return replace(origin, files={**origin.files, name: entry_of(data)})
 
 
-def assert_refused_or_right(life, origin, must_refuse=False):
+def assert_refused_or_right(twinned, origin, must_refuse=False):
     """Whatever the bytes: one line that names a file, or a table without a contradiction."""
     total = sum(entry["bytes"] for entry in origin.files.values())
     for changed in ({}, {"alpha": 0.5, "frame_capacity": 200}):
-        table = life.make(seed=1, **changed)
-        saver = ShardSaver(table, life.spec)
+        table = twinned.make(seed=1, **changed)
+        saver = ShardSaver(table, twinned.spec)
         tracemalloc.start()
         before = tracemalloc.get_traced_memory()[0]
         try:
-            restore_shard(table, saver, life.spec, origin)
+            restore_shard(table, saver, twinned.spec, origin)
         except CheckpointError as error:
             said = str(error)
             assert len(said.splitlines()) == 1, said
@@ -61,9 +61,9 @@ def assert_refused_or_right(life, origin, must_refuse=False):
 @pytest.fixture(scope="module", params=[KINDS[0], KINDS[1]], ids=["none", "lz4"])
 def victim(request):
     """A saved shard, and the bytes of its file."""
-    life = Life(2, request.param).go_on(20)
-    origin = life.save(fresh_url())
-    return life, origin, bytes(open_storage(origin.url).read(origin.shards[0]))
+    twinned = TwinnedTable(2, request.param).advance(20)
+    origin = twinned.save(fresh_url())
+    return twinned, origin, bytes(open_storage(origin.url).read(origin.shards[0]))
 
 
 HOSTILE = [-1, 0, 1, 3, 1 << 31, 1 << 40, (1 << 62) - 1, 1 << 63, 0.5, float("nan"), float("inf")]
@@ -73,7 +73,7 @@ HOSTILE += [None, True, "", "x\ny" * 400, [], [[]], {}, [1, 2, 3], [["../../etc/
 
 
 def test_every_value_of_the_header_may_be_anything(victim):
-    life, origin, data = victim
+    twinned, origin, data = victim
     columns, meta = wire.decode(data)
     segments = [[name, first, count] for name, first, count in meta["segments"]]
     hostile = [*HOSTILE, segments * 2, segments[::-1], segments[1:], segments[:-1]]
@@ -83,22 +83,22 @@ def test_every_value_of_the_header_may_be_anything(victim):
         for value in hostile:
             changed = {**meta, key: value}
             assert_refused_or_right(
-                life, put(origin, origin.shards[0], wire.encode(columns, changed))
+                twinned, put(origin, origin.shards[0], wire.encode(columns, changed))
             )
         without = {k: v for k, v in meta.items() if k != key}
         refused = put(origin, origin.shards[0], wire.encode(columns, without))
-        assert_refused_or_right(life, refused, must_refuse=True)
+        assert_refused_or_right(twinned, refused, must_refuse=True)
     for part in ("layout", "counters"):
         for key in meta[part]:
             for value in HOSTILE:
                 changed = {**meta, part: {**meta[part], key: value}}
                 assert_refused_or_right(
-                    life, put(origin, origin.shards[0], wire.encode(columns, changed))
+                    twinned, put(origin, origin.shards[0], wire.encode(columns, changed))
                 )
 
 
 def test_every_column_may_be_anything(victim):
-    life, origin, data = victim
+    twinned, origin, data = victim
     columns, meta = wire.decode(data)
     for key, column in columns.items():
         others = [column[:-1], column[:0], column.astype(np.float32), column.astype(np.int16)]
@@ -107,33 +107,33 @@ def test_every_column_may_be_anything(victim):
             if other.dtype == column.dtype and np.array_equal(other, column):
                 continue
             changed = put(origin, origin.shards[0], wire.encode({**columns, key: other}, meta))
-            assert_refused_or_right(life, changed)
+            assert_refused_or_right(twinned, changed)
         for value in (-1, 0, 5, 2**31 - 1, -(2**31), 1e300, np.nan, np.inf):
             other = column.copy()
             with np.errstate(invalid="ignore", over="ignore"):
                 other.reshape(-1)[-1:] = np.array([value]).astype(column.dtype)
             changed = put(origin, origin.shards[0], wire.encode({**columns, key: other}, meta))
-            assert_refused_or_right(life, changed)
+            assert_refused_or_right(twinned, changed)
         without = {k: v for k, v in columns.items() if k != key}
         refused = put(origin, origin.shards[0], wire.encode(without, meta))
-        assert_refused_or_right(life, refused, must_refuse=True)
+        assert_refused_or_right(twinned, refused, must_refuse=True)
 
 
 @pytest.mark.parametrize("key", ["capacity", "frame_rows"])
 def test_a_layout_claims_no_memory(victim, key):
-    life, origin, data = victim
+    twinned, origin, data = victim
     columns, meta = wire.decode(data)
     meta["layout"][key] = 1 << 40
-    assert_refused_or_right(life, put(origin, origin.shards[0], wire.encode(columns, meta)))
+    assert_refused_or_right(twinned, put(origin, origin.shards[0], wire.encode(columns, meta)))
 
 
 def test_frames_that_no_file_holds_claim_no_memory(victim):
-    life, origin, data = victim
+    twinned, origin, data = victim
     columns, meta = wire.decode(data)
     meta["layout"]["frame_rows"] = 1 << 30
     meta["written_frames"] = meta["first_frame"] + (1 << 29) // GROUP_FRAMES * GROUP_FRAMES
     refused = put(origin, origin.shards[0], wire.encode(columns, meta))
-    assert_refused_or_right(life, refused, must_refuse=True)
+    assert_refused_or_right(twinned, refused, must_refuse=True)
 
 
 @pytest.mark.parametrize(
@@ -154,17 +154,17 @@ def test_frames_that_no_file_holds_claim_no_memory(victim):
     ],
 )
 def test_a_shard_that_contradicts_itself_is_refused(victim, change, said):
-    life, origin, data = victim
+    twinned, origin, data = victim
     columns, meta = wire.decode(bytearray(data))
     change(columns, meta)
     refused = put(origin, origin.shards[0], wire.encode(columns, meta))
-    table = life.make()
+    table = twinned.make()
     with pytest.raises(CheckpointError, match=rf"shard-0\.rdqn: cannot be understood .*{said}"):
-        restore_shard(table, ShardSaver(table, life.spec), life.spec, refused)
+        restore_shard(table, ShardSaver(table, twinned.spec), twinned.spec, refused)
 
 
 def test_a_segment_of_other_frames_is_refused(victim):
-    life, origin, _ = victim
+    twinned, origin, _ = victim
     names = [name for name in origin.files if name.startswith("frames/")]
     segments = {name: open_storage(origin.url).read(name) for name in names}
     first = names[0]
@@ -175,14 +175,14 @@ def test_a_segment_of_other_frames_is_refused(victim):
         for other in (column[:-1], column[:0], column[None], column.astype(np.float64)):
             others.append(wire.encode({**columns, key: other}, {}))
     for other in others:
-        assert_refused_or_right(life, put(origin, first, other), must_refuse=True)
+        assert_refused_or_right(twinned, put(origin, first, other), must_refuse=True)
     put(origin, first, segments[first])
-    assert_refused_or_right(life, origin)
+    assert_refused_or_right(twinned, origin)
 
 
 def test_groups_that_cannot_be_unpacked_are_refused_when_dealt():
-    life = Life(2, KINDS[1]).go_on(20)
-    origin = life.save(fresh_url())
+    twinned = TwinnedTable(2, KINDS[1]).advance(20)
+    origin = twinned.save(fresh_url())
     for name in origin.files:
         columns, meta = wire.decode(bytearray(open_storage(origin.url).read(name)))
         for column in ("packed", "frame.packed"):  # of a segment; of frames background the items
@@ -190,30 +190,30 @@ def test_groups_that_cannot_be_unpacked_are_refused_when_dealt():
                 columns[column].fill(0xFF)
         origin = put(origin, name, wire.encode(columns, meta))
     with pytest.raises(CheckpointError, match=r"shard-0\.rdqn: cannot be understood .*unpacked"):
-        life.restored(origin, capacity=20)
+        twinned.restored(origin, capacity=20)
 
 
 def test_a_file_that_is_cut_off_or_damaged_is_named(victim):
-    life, origin, data = victim
+    twinned, origin, data = victim
     name = origin.shards[0]
     storage = open_storage(origin.url)
     storage.write(name, data[:-1])
     with pytest.raises(CheckpointError, match=rf"^{origin.url}/{name}: cut off"):
-        life.restored(origin)
+        twinned.restored(origin)
     storage.write(name, data[:-1] + b"!")
     with pytest.raises(CheckpointError, match=rf"^{origin.url}/{name}: damaged"):
-        life.restored(origin)
+        twinned.restored(origin)
     storage.remove(name)
     with pytest.raises(CheckpointError, match=rf"^{origin.url}/{name}: cannot be read"):
-        life.restored(origin)
+        twinned.restored(origin)
     storage.write(name, data)
-    life.restored(origin)
+    twinned.restored(origin)
 
 
 @given(st.data())
 @examples(150)
 def test_no_bytes_end_in_anything_but_a_shard_or_an_error_that_names_it(victim, data):
-    life, origin, _ = victim
+    twinned, origin, _ = victim
     name = data.draw(st.sampled_from(sorted(origin.files)))
     right = open_storage(origin.url).read(name).tobytes()
     mutated = bytearray(right)
@@ -230,13 +230,13 @@ def test_no_bytes_end_in_anything_but_a_shard_or_an_error_that_names_it(victim, 
             value = data.draw(st.integers(0, 255))
             mutated[at] = mutated[at] ^ 1 << value % 8 if act == "flip" else value
     try:
-        assert_refused_or_right(life, put(origin, name, bytes(mutated)))
+        assert_refused_or_right(twinned, put(origin, name, bytes(mutated)))
     finally:
         open_storage(origin.url).write(name, right)
 
 
 def test_a_table_of_another_layout_takes_no_image():
-    life = Life().go_on(3)
+    twinned = TwinnedTable().advance(3)
     with pytest.raises(ValueError, match="another layout"):
-        restore_image(make_table(5), image_of(life.table))
-    assert isinstance(life.table, Table)
+        restore_image(make_table(5), image_of(twinned.table))
+    assert isinstance(twinned.table, Table)

@@ -132,19 +132,19 @@ def test_a_chunk_that_reuses_what_is_not_here_is_refused_whole_and_counted(why):
         table.insert(chunk)
     assert table.summary() == replace(before, orphaned=4)
     table.check()
-    # The stream goes on with a chunk that brings all its frames.
+    # The stream continues with a chunk that brings all its frames.
     whole = replace(next(stream_of(1)), number=9)
     assert table.insert(whole) == 0
     assert table.insert(replace(chunks[1], number=10)) == 0
     table.check()
 
 
-def test_a_chunk_of_an_earlier_life_of_its_actor_is_no_continuation():
+def test_a_chunk_of_an_earlier_incarnation_of_its_actor_is_no_continuation():
     table, chunks = make_table(capacity=50, frame_capacity=100), list(stream_of(2))
     table.insert(chunks[0])
     table.insert(replace(next(stream_of(1)), number=(1 << 32) + 1))  # the actor was replaced
     with pytest.raises(UnknownFramesError):
-        table.insert(chunks[1])  # and then a last message of its former life comes in
+        table.insert(chunks[1])  # and then a last message of its former incarnation comes in
 
 
 def test_frames_of_a_stream_are_kept_once():

@@ -18,7 +18,7 @@ from support.replay import (
 
 @pytest.mark.parametrize("reason", ["overwritten", "restarted", "future"])
 def test_a_late_priority_is_counted_and_dropped(reason):
-    # TRAPS 9: its slot holds another item by now, or its table another life.
+    # TRAPS 9: its slot holds another item by now, or its table another incarnation.
     table = filled_table(np.ones(4), incarnation=1)
     keys = np.arange(4)
     if reason == "overwritten":

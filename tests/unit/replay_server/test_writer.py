@@ -68,7 +68,7 @@ def test_with_one_shard_the_turn_never_ends():
         assert writer.continues
 
 
-def test_chunks_are_numbered_within_the_writers_stream_and_life():
+def test_chunks_are_numbered_within_the_writers_stream_and_incarnation():
     ledger = Ledger()
     for incarnation in (0, 1):
         writer = ReplayWriter([InlineHandle(ledger)], 2, stream=7, incarnation=incarnation)
@@ -79,7 +79,7 @@ def test_chunks_are_numbered_within_the_writers_stream_and_life():
     assert np.diff(numbers).tolist() == [1, 1, (1 << 32) - 2, 1, 1]
 
 
-def test_after_a_chunk_was_refused_the_next_begins_anew():
+def test_after_a_refused_chunk_the_next_reuses_no_frames():
     # A shard that was restarted does not have the frames that later chunks would reuse.
     answers = [2, 2, 0, 2]
 

@@ -86,7 +86,7 @@ def test_random_noops_open_the_game_only_up_to_noop_max(make):
 
 
 @needs_atari
-def test_breakout_goes_on_when_a_life_is_lost_and_ends_with_the_last(make):
+def test_breakout_continues_when_a_life_is_lost_and_ends_with_the_last(make):
     environment = make(id=BREAKOUT, copies=1)
     environment.reset(0)
     lost, ended = 0, False

@@ -246,7 +246,7 @@ def test_the_seed_decides_everything_that_an_environment_draws(make, env_id):
     assert not np.array_equal(one[:, 0], one[:, 1])
 
 
-def test_a_reset_without_seed_goes_on_with_the_stream_and_does_not_repeat_it(make):
+def test_a_reset_without_seed_continues_the_stream_and_does_not_repeat_it(make):
     environment = make(id=NOISY)
     first = environment.reset(3)
     second = environment.reset(None)

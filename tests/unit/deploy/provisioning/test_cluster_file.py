@@ -12,11 +12,8 @@ from deploy.cli.main import main
 from deploy.launch.presets import make_config
 from deploy.provisioning.check import check_cluster
 from deploy.provisioning.cluster_file import MAX_NODES
-from support.clusters import (
-    EXAMPLES,
-    put,
-    read,
-)
+from support.clusters import EXAMPLES, put, read
+from support.hypothesis_profiles import examples
 
 pytestmark = pytest.mark.usefixtures("home")
 
@@ -121,7 +118,7 @@ STRANGE = st.one_of(
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
-@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(examples(30), suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_any_value_in_any_place_gives_one_line_or_a_report(tmp_path, name, data):
     values = read(name)

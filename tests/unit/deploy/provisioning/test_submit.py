@@ -23,6 +23,7 @@ from common.config_text import build
 from common.errors import UserError
 from deploy.provisioning import job, ray_commands, submit, tunnel
 from deploy.provisioning.submit import print_hints
+from support.forks import forks_of
 from support.paths import ROOT
 from support.program import assert_all_gone, environment_without_ray, wait_for
 
@@ -124,36 +125,42 @@ def test_without_a_tunnel_the_cluster_stays_and_the_error_says_how_to_end_it(fak
         submit.submit(Path("a.yaml"), Config(), "mine")
 
 
-def signalled(fake_ray, tmp_path, when, code, number, times=1):
+@pytest.fixture(scope="module")
+def forks(tmp_path_factory):
+    """Starts processes that have imported what `submit` needs."""
+    modules = ("common.config", "deploy.provisioning.submit")
+    with forks_of(tmp_path_factory.mktemp("forks"), *modules) as started:
+        yield started
+
+
+@pytest.fixture
+def signalled(forks, fake_ray, tmp_path):
     """Submit, and send a signal once `when()` is true: the commands of Ray's, standard error.
 
     Ctrl-C, and the signal of a terminal that is closed, go to the whole group; SIGTERM to the
     command alone.
     """
-    fake_ray.write()
-    code = (
-        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
-        "[signal.signal(n, signal.SIG_DFL) for n in (signal.SIGTERM, signal.SIGHUP)]; "
-        "from pathlib import Path; from common.config import Config; "
-        "from deploy.provisioning import ray_commands, submit, tunnel; "
-        f"tunnel.ray_path = ray_commands.ray_path = lambda: {str(tmp_path / 'ray')!r}\n{code}"
-    )
-    process = subprocess.Popen(
-        [sys.executable, "-c", code],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "FAKE_RAY": str(tmp_path)},
-        stderr=subprocess.PIPE,
-        text=True,
-        process_group=0,
-    )
-    wait_for(when)
-    children = psutil.Process(process.pid).children(recursive=True)
-    for _ in range(times):
-        (os.kill if number is signal.SIGTERM else os.killpg)(process.pid, number)
-        time.sleep(0.2)
-    _, error = process.communicate(timeout=20)
-    assert_all_gone(children)
-    return fake_ray.asked, error
+
+    def submitted(when, code, number, times=1):
+        fake_ray.write()
+        code = (
+            "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+            "[signal.signal(n, signal.SIG_DFL) for n in (signal.SIGTERM, signal.SIGHUP)]; "
+            "from pathlib import Path; from common.config import Config; "
+            "from deploy.provisioning import ray_commands, submit, tunnel; "
+            f"tunnel.ray_path = ray_commands.ray_path = lambda: {str(tmp_path / 'ray')!r}\n{code}"
+        )
+        pid = forks.begin(code, FAKE_RAY=str(tmp_path))
+        wait_for(when, poll_s=0.02)
+        children = psutil.Process(pid).children(recursive=True)
+        for _ in range(times):
+            (os.kill if number is signal.SIGTERM else os.killpg)(pid, number)
+            time.sleep(0.2)
+        forks.wait()
+        assert_all_gone(children)
+        return fake_ray.asked, forks.err.read_text()
+
+    return submitted
 
 
 ENDS = pytest.mark.parametrize(
@@ -177,16 +184,16 @@ LIKE_RAY = f'exec {sys.executable} -c \'import subprocess; subprocess.call(["sle
 @ENDS
 @pytest.mark.parametrize("times", [1, 2])
 def test_a_signal_during_the_start_of_the_cluster_takes_it_down_again(
-    fake_ray, tmp_path, number, times
+    fake_ray, signalled, tmp_path, number, times
 ):
     """A terminal that is closed tells twice; a second Ctrl-C is the way out."""
     fake_ray.answers = {
         "get-head-ip": f"echo '{NOT_UP}'; exit 1",
         "up": LIKE_RAY,
-        "down": f"sleep 1; touch {tmp_path}/down",
+        "down": f"sleep 0.5; touch {tmp_path}/down",
     }
     asked, error = signalled(
-        *(fake_ray, tmp_path, lambda: sleeps_below(tmp_path)),
+        lambda: sleeps_below(tmp_path),
         "submit.submit(Path('cluster.yaml'), Config(), 'mine')",
         *(number, times),
     )
@@ -203,12 +210,10 @@ def test_a_signal_during_the_start_of_the_cluster_takes_it_down_again(
 
 @ENDS
 def test_a_signal_before_the_job_is_sent_leaves_the_cluster_up_and_says_so(
-    fake_ray, tmp_path, number
+    fake_ray, signalled, number
 ):
     fake_ray.answers = {"get-head-ip": "echo 10.0.0.1", "dashboard": "exec sleep 30"}
     asked, error = signalled(
-        fake_ray,
-        tmp_path,
         fake_ray.has("dashboard"),
         "submit.submit(Path('a.yaml'), Config(), 'mine')",
         number,
@@ -226,8 +231,8 @@ def test_a_signal_before_the_job_is_sent_leaves_the_cluster_up_and_says_so(
     ],
     ids=["taken", "not-taken"],
 )
-def test_a_signal_after_the_job_was_sent_says_whether_the_run_goes_on(
-    fake_ray, tmp_path, state, code, says, number
+def test_a_signal_after_the_job_was_sent_says_whether_the_run_continues(
+    fake_ray, signalled, tmp_path, state, code, says, number
 ):
     sent = tmp_path / "sent"
     job = (
@@ -236,7 +241,7 @@ def test_a_signal_after_the_job_was_sent_says_whether_the_run_goes_on(
     )
     fake_ray.answers = {"get-head-ip": "echo 10.0.0.1", "dashboard": "exec sleep 30", "job": job}
     asked, error = signalled(
-        *(fake_ray, tmp_path, sent.is_file),
+        sent.is_file,
         "tunnel.wait_for_dashboard = lambda *_: None\n"
         "try: code = submit.submit(Path('a.yaml'), Config(), 'mine')\n"
         "except KeyboardInterrupt: code = 130\n"

@@ -18,20 +18,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
 from PIL import Image
 
 from common.errors import UserError
 from deploy.cli import main as cli
 from deploy.launch.presets import make_config
 from deploy.launch.train import train
+from deploy.reporting import live_plot, plot
 from deploy.reporting.live_plot import LivePlot
 from deploy.reporting.plot import COLOURS, draw, moving_average, plot_runs, to_png
 from deploy.runs.folder import RunFolder
 from deploy.runs.metrics import read_metrics
+from support.program import TINY
 
 
 def short_run(path: Path, seed: int) -> list[dict[str, Any]]:
-    """A real run of a second; returns the reports that its view was given."""
+    """A real, short run; returns the reports that its view was given."""
 
     class Recorder:
         def __init__(self) -> None:
@@ -47,9 +50,9 @@ def short_run(path: Path, seed: int) -> list[dict[str, Any]]:
     recorder = Recorder()
     config = make_config(
         overrides={
+            **TINY,
             "seed": seed,
-            "learner": {"warmup_transitions": 300, "batch_size": 32},
-            "evaluation": {"every_learner_steps": 30, "episodes": 4},
+            "evaluation": {"every_learner_steps": 30, "episodes": 4, "envs": 4},
             "stop": {"learner_steps": 120},
             "report": {"every_s": 0.01},
         }
@@ -107,10 +110,13 @@ def test_one_run_becomes_a_picture(
     assert not has_colour(out, COLOURS[1])
 
 
-def test_the_picture_lies_in_the_run_folder_by_default(runs: dict[Path, Any]) -> None:
+def test_the_picture_lies_in_the_run_folder_by_default(
+    runs: dict[Path, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plot, "to_png", lambda figure: b"a picture")
     run = next(iter(runs))
     assert cli.main(["plot", str(run)]) == 0
-    assert (run / "plot.png").is_file()
+    assert (run / "plot.png").read_bytes() == b"a picture"
 
 
 def test_several_runs_each_have_a_colour_and_a_name(runs: dict[Path, Any], tmp_path: Path) -> None:
@@ -134,15 +140,20 @@ def test_more_runs_than_colours_still_differ() -> None:
     assert len({line.get_color() for line in figure.axes[1].lines}) == len(COLOURS) + 3
 
 
-def test_runs_of_one_name_have_different_labels(tmp_path: Path) -> None:
+def test_runs_of_one_name_have_different_labels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figures: list[Figure] = []
+    monkeypatch.setattr(plot, "to_png", lambda figure: figures.append(figure) or b"")
     paths = [tmp_path / parent / "run" for parent in ("a", "b")]
     for path, score in zip(paths, (5.0, 50.0), strict=True):
         RunFolder.create(path, make_config())
         lines = [json.dumps(report(number, score=score)) + "\n" for number in range(1, 9)]
         (path / "metrics.jsonl").write_text("".join(lines))
     plot_runs(paths, tmp_path / "both.png")
-    assert has_colour(tmp_path / "both.png", COLOURS[0])
-    assert has_colour(tmp_path / "both.png", COLOURS[1])
+    labels = [text.get_text() for text in figures[0].legends[0].get_texts()]
+    assert labels == [str(path) for path in paths]
+    assert [line.get_color() for line in figures[0].axes[1].lines] == list(COLOURS[:2])
 
 
 def report(number: int, **values: Any) -> dict[str, Any]:
@@ -178,7 +189,7 @@ def test_missing_values_are_not_drawn() -> None:
         figure = draw({"run": reports})
         shown = [line for axis in figure.axes for line in axis.lines if len(line.get_xdata())]
         assert shown == []
-        assert to_png(figure).startswith(b"\x89PNG")
+    assert to_png(figure).startswith(b"\x89PNG")
 
 
 def test_plot_refuses_other_folders_and_empty_runs(
@@ -226,6 +237,17 @@ def displayed(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict[str, Any]]]
         InteractiveShell.clear_instance()
 
 
+@pytest.fixture
+def cheap_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bytes of a picture are the data of its lines: equal figures give equal bytes."""
+
+    def data_of(figure: Figure) -> bytes:
+        lines = [line.get_xydata() for axis in figure.axes for line in axis.lines]
+        return repr(lines).encode()
+
+    monkeypatch.setattr(live_plot, "to_png", data_of)
+
+
 def png_of(output: dict[str, Any]) -> bytes:
     return base64.b64decode(output["data"]["image/png"])
 
@@ -242,6 +264,7 @@ def test_live_plot_shows_the_same_plot_as_raydqn_plot(
     assert png_of(displayed[-1]) == (tmp_path / "plot.png").read_bytes()
 
 
+@pytest.mark.usefixtures("cheap_pictures")
 def test_live_plot_redraws_one_output_and_not_too_often(displayed: list[dict[str, Any]]) -> None:
     view = LivePlot(every_s=1000.0)
     assert displayed == []
@@ -260,6 +283,7 @@ def test_live_plot_redraws_one_output_and_not_too_often(displayed: list[dict[str
     assert [r["wall_s"] for r in view.reports] == [1.0, 2.0, 3.0, 4.0]
 
 
+@pytest.mark.usefixtures("cheap_pictures")
 def test_live_plot_draws_each_report_when_there_is_time(displayed: list[dict[str, Any]]) -> None:
     view = LivePlot(every_s=0.0)
     for number in range(1, 4):
@@ -268,6 +292,7 @@ def test_live_plot_draws_each_report_when_there_is_time(displayed: list[dict[str
     assert [output["update"] for output in displayed] == [False, True, True]
 
 
+@pytest.mark.usefixtures("cheap_pictures")
 def test_live_plots_do_not_share_an_output(displayed: list[dict[str, Any]]) -> None:
     for _ in range(2):
         LivePlot().update(report(1))

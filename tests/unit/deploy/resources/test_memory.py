@@ -186,14 +186,18 @@ def test_frames_that_do_not_compress_must_not_fill_the_machine(monkeypatch):
     assert frames < shard_frame_bytes(config, PONG) < 1.02 * frames, "as many as fit as they are"
 
 
-@pytest.mark.parametrize(("envs", "chunk_steps"), [(1, 1), (2, 4), (4, 4), (8, 64)])
-def test_groups_that_are_not_full_cost_rows_but_no_transitions(envs, chunk_steps):
+@pytest.mark.parametrize(
+    ("envs", "chunk_steps", "capacity"),
+    [(1, 1, 300), (2, 4, 1_200), (4, 4, 1_200), (8, 64, 1_200)],
+)
+def test_groups_that_are_not_full_cost_rows_but_no_transitions(envs, chunk_steps, capacity):
     config = make_config(
         "cartpole",
         overrides={
             "env": {"id": "MountainCar-v0", "stack": 2},
             "actors": {"count": 1, "envs": envs, "chunk_steps": chunk_steps},
-            "replay": {"capacity": 1_200, "compression": "lz4"},
+            "replay": {"capacity": capacity, "compression": "lz4"},
+            "learner": {"batch_size": 32, "warmup_transitions": 100},
         },
     )
     spec = environment_spec(config.env)
@@ -202,9 +206,9 @@ def test_groups_that_are_not_full_cost_rows_but_no_transitions(envs, chunk_steps
         *("lz4", shard_frame_bytes(config, spec)),
     )
     actor = Actor(config, 0, 0, [InlineHandle(shard)], InlineHandle(WeightStore()))
-    actor.collect(4_000 // envs, 0)
-    assert shard.summary().inserted > 2_400
-    assert shard.summary().size == 1_200
+    actor.collect(10 * capacity // (3 * envs), 0)
+    assert shard.summary().inserted > 2 * capacity
+    assert shard.summary().size == capacity
     shard.check()
     actor.close()
 

@@ -65,7 +65,7 @@ def test_two_processes_cannot_run_in_one_folder(tmp_path):
         assert [folder.new_attempt() for _ in range(3)] == [0, 1, 2]
 
 
-def test_a_folder_knows_whether_its_run_goes_on_and_asking_leaves_no_trace(tmp_path):
+def test_a_folder_knows_whether_its_run_is_active_and_asking_leaves_no_trace(tmp_path):
     folder = RunFolder.create(tmp_path / "run", make_config("cartpole"))
     assert not folder.is_running()
     (folder.path / ".lock").unlink()  # as in a folder that was copied

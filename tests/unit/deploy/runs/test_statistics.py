@@ -68,7 +68,7 @@ def test_epsilon_is_a_mean_over_all_actors_or_nothing(limiter):
     assert kept.line(limiter, False, 2)["epsilon"] == pytest.approx(0.25)
 
 
-def test_each_line_tells_of_its_own_time_and_totals_go_on(limiter):
+def test_each_line_covers_its_own_interval_and_totals_accumulate(limiter):
     kept = statistics_of(1)
     kept.actor(actor(0, episodes=[Episode(7.0, 3, 0.1)]))
     first, second = kept.line(limiter, False, 2), kept.line(limiter, True, 2)

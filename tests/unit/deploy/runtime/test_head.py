@@ -112,7 +112,7 @@ def test_on_kubernetes_without_its_autoscaler_no_more_pods_start(tmp_path, kuber
     assert [kind.count for kind in known.kinds] == [1, 1, 2]
 
 
-def test_what_kubernetes_does_not_tell_is_said_once_and_the_run_goes_on(
+def test_an_error_of_kubernetes_is_reported_once_and_the_run_continues(
     tmp_path, kubernetes, monkeypatch
 ):
     monkeypatch.setenv("RAY_CLUSTER_NAME", "theirs")

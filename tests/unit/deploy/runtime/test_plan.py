@@ -97,7 +97,7 @@ NODES = {"head": {"CPU": 0.0, "node:__internal_head__": 1.0}, "gpu": dict(GPU.re
     ],
     ids=["the-one-alone", "the-other-one", "all-together"],
 )
-def test_who_moves_is_of_the_node_with_the_fewest(taken, moves):
+def test_the_actor_that_moves_is_on_the_node_with_the_fewest(taken, moves):
     made = cluster([HEAD, GPU, SPOT], nodes=100)
     total = {**NODES, "a": dict(SPOT.resources), "b-b": dict(SPOT.resources)}
     left = {name: dict(node) for name, node in total.items()}
