@@ -6,21 +6,23 @@ import math
 
 from pydantic import Field, model_validator
 
+from common.config_operation import (
+    CheckpointConfig,
+    PlacementConfig,
+    ReportConfig,
+    SecurityConfig,
+    SupervisionConfig,
+)
 from common.config_sections import (
     ActorsConfig,
-    CheckpointConfig,
     EnvConfig,
     EvaluationConfig,
     ExplorationConfig,
     LearnerConfig,
     NetworkConfig,
-    PlacementConfig,
     ReplayConfig,
-    ReportConfig,
     Section,
-    SecurityConfig,
     StopConfig,
-    SupervisionConfig,
 )
 
 

@@ -14,6 +14,7 @@ class Summary(TypedDict):
         frames: emulator frames; the environment steps where a step shows one frame.
         transitions: transitions inserted into the replay memory.
         learner_steps: gradient steps.
+        device: of the learner, with the build of torch; None before its first report.
         episodes: finished episodes of the actors.
         wall_s: seconds, the attempts before a resume included.
         acting_after_s: seconds from the start of the command to the first environment step.
@@ -36,6 +37,7 @@ class Summary(TypedDict):
     frames: int
     transitions: int
     learner_steps: int
+    device: str | None
     episodes: int
     wall_s: float
     acting_after_s: float | None

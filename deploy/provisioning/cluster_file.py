@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +65,7 @@ class ClusterFile:
     nodes: tuple[NodeType, ...]  # the head first
     max_workers: int  # nodes beside the head, of all types together
     jobs: tuple[str, ...] = ()  # commands of the jobs in the same file, with KubeRay
+    job_spec: Mapping[str, Any] = field(default_factory=dict)  # of the first RayJob there
 
 
 def load_cluster(path: Path) -> ClusterFile:
@@ -295,7 +296,9 @@ def _kuberay(path: Path, documents: list[dict[str, Any]]) -> ClusterFile:
     entrypoints = [get_nested(document, "spec", "entrypoint") for document in documents]
     jobs = tuple(str(command) for command in entrypoints if command is not None)
     cluster = _cluster(path, KUBERAY, name, spec, nodes, derived["max_workers"])
-    return replace(cluster, jobs=jobs)
+    specs = [d.get("spec") for d in documents if d.get("kind") == "RayJob"]
+    job_spec = next((found for found in specs if isinstance(found, dict)), {})
+    return replace(cluster, jobs=jobs, job_spec=job_spec)
 
 
 def _pods(name: str, group: Mapping[str, Any], node_type: Mapping[str, Any]) -> NodeType:

@@ -18,11 +18,10 @@ from deploy.provisioning.cluster_file import (
     pod_specs,
 )
 from deploy.provisioning.findings import Finding, error, warning
+from deploy.provisioning.kubernetes_rules import STOP_WAIT_S, job_rules, pod_rules
 from deploy.resources.ray_start import start_options
 from deploy.resources.requests import ACTOR_NODES, LEARNER_NODES
 
-STOP_WAIT_S = 90
-"""Shortest wait between SIGTERM and SIGKILL: a run saves a checkpoint within 75 s (SIGNAL_S)."""
 MAX_IDLE_MINUTES = 60
 SSH_PORT = 22
 WORLD = ("0.0.0.0/0", "::/0")
@@ -324,6 +323,7 @@ def _kubernetes_security(cluster: ClusterFile) -> Iterator[Finding]:
             for place in (pod, container)
         ):
             yield warning(f"{key}.securityContext.runAsNonRoot", None, "is missing: must be true")
+    yield from pod_rules(spec)
     environment = _entries(head["template"]["spec"]["containers"][0], "env")
     wait = next(
         (
@@ -358,7 +358,8 @@ def _kubernetes_versions(cluster: ClusterFile) -> Iterator[Finding]:
 
 
 def _kubernetes_jobs(cluster: ClusterFile) -> Iterator[Finding]:
-    """Jobs that would train in the head's pod instead of on the cluster."""
+    """Jobs that would train in the head's pod alone, keep machines, or not resume."""
+    yield from job_rules(cluster.job_spec)
     for command in cluster.jobs:
         trains = re.search(r"(raydqn|-m deploy)\s+(train|resume)\b", command)
         if trains and not re.search(r"--(address\b|inline\b)", command):

@@ -13,7 +13,7 @@ from typing import Any
 
 from common import wire
 from common.checkpoint import CheckpointStore, Files
-from common.config_sections import CheckpointConfig
+from common.config_operation import CheckpointConfig
 from common.errors import StillSavingError
 from common.handles import Failed, Future, Handle
 from common.parts import shard as shard_part

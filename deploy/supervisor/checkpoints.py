@@ -9,7 +9,7 @@ from dataclasses import asdict
 from typing import Any
 
 from common import wire
-from common.config_sections import CheckpointConfig
+from common.config_operation import CheckpointConfig
 from common.errors import CheckpointError, EnvironmentFailedError, RemoteDiedError, RunFailedError
 from common.types import Array
 from deploy.runs.checkpoint_writer import CheckpointJob, CheckpointWriter

@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from common.config_sections import SupervisionConfig
+from common.config_operation import SupervisionConfig
 from common.errors import RemoteDiedError, UnresponsiveError
 from common.handles import Future, Handle
 from deploy.runtime.api import Runtime

@@ -14,7 +14,7 @@ import pytest
 
 from support.program import CALM, TINY_OPTIONS, descendants, learner_steps_in, running, wait_for
 
-NOBODY = 65_534
+OTHER_UID = 65_534
 OTHER_USER = """
 import encodings.idna, http.client, json, os, sys
 import copy, traceback, grpc, grpc._channel
@@ -135,7 +135,7 @@ def test_another_user_can_run_no_code_in_a_local_run_and_reads_no_token(tmp_path
                     pass
 
         for wrong in ("", "f" * 64):
-            found = as_user(NOBODY, token=wrong, **about)
+            found = as_user(OTHER_UID, token=wrong, **about)
             statuses = [status for _, status in found["jobs"]]
             assert statuses.count(401) + statuses.count(403) >= 2, "both agents refuse"
             assert 200 not in statuses, found["jobs"]

@@ -10,7 +10,7 @@ import yaml
 from support.paths import ROOT
 
 DASHBOARD = ROOT / "deploy" / "clusters" / "grafana.json"
-ALERTS = ROOT / "deploy" / "clusters" / "alerts.yaml"
+ALERTS = ROOT / "deploy" / "clusters" / "alerts.yml"
 
 
 def queried_metrics() -> set[str]:

@@ -24,7 +24,7 @@ CASES = [
     ("train cartpole-", {"cartpole-pixels"}),
     ("train --inl", {"--inline"}),
     ("train cartpole --inline --learner.batch-", {"--learner.batch-size"}),
-    ("resume some/run --seed 3 --se", {"--seed"}),
+    ("resume some/run --seed 3 --see", {"--seed"}),
     ("train --learner.double ", {"true", "false"}),
     ("evaluate some/run --weights ", {"best", "latest"}),
     ("set some/run --learner.", {f"--{k.replace('_', '-')}" for k in LIVE_KEYS if "learner." in k}),

@@ -48,9 +48,7 @@ def test_the_image_variant_is_four_lines_away(tmp_path, name):
     path.write_text("\n".join(lines))
     assert sorted(check(path)) == sorted([*EXAMPLES[name], f"to do: docker.image{AN_IMAGE}"])
     assert load_cluster(path).values["docker"] == {
-        "image": read("kuberay")["spec"]["headGroupSpec"]["template"]["spec"]["containers"][0][
-            "image"
-        ],
+        "image": "registry.example.com/raydqn:0.1.0-ray2.60.0-py312",
         "container_name": "raydqn",
         "pull_before_run": True,
     }

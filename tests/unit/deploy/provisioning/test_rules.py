@@ -24,6 +24,18 @@ pytestmark = pytest.mark.usefixtures("home")
 
 
 LEARNER = (NODE, "learner", "resources")
+
+
+def kuberay(*path_and_value):
+    """Sets a value of the RayCluster in the RayJob."""
+    return put("spec", "rayClusterSpec", *path_and_value)
+
+
+def pod(index, *path_and_value):
+    """Sets a value of the pods of a worker group in the RayJob."""
+    return kuberay("workerGroupSpecs", index, "template", "spec", *path_and_value)
+
+
 FAULTS = [
     # Safety.
     ("aws", swap("RAY_AUTH_MODE=token", "RAY_AUTH_MODE=disabled"),
@@ -125,34 +137,56 @@ FAULTS = [
      ["warning: idle_timeout_minutes=1000000000.0: idle nodes keep running: must be between "
       "1 and 60"]),
     # Kubernetes.
-    ("kuberay", put("spec", "authOptions", "mode", "disabled"),
+    ("kuberay", kuberay("authOptions", "mode", "disabled"),
      ["error: authOptions.mode=disabled: must be token, or any pod that reaches a port can run "
       "code"]),
-    ("kuberay", put("spec", "headGroupSpec", "serviceType", "LoadBalancer"),
+    ("kuberay", kuberay("headGroupSpec", "serviceType", "LoadBalancer"),
      ["error: headGroupSpec.serviceType=LoadBalancer: opens the cluster to the world: must be "
       "ClusterIP"]),
-    ("kuberay", put("spec", "headGroupSpec", "enableIngress", True),
+    ("kuberay", kuberay("headGroupSpec", "enableIngress", True),
      ["error: headGroupSpec.enableIngress=True: opens the cluster to the world: must be false"]),
-    ("kuberay", put("spec", "rayVersion", "2.44.0"),
+    ("kuberay", kuberay("rayVersion", "2.44.0"),
      ["error: rayVersion=2.44.0: must be 2.60.0, as here"]),
-    ("kuberay", put("spec", "enableInTreeAutoscaling", False),
+    ("kuberay", kuberay("enableInTreeAutoscaling", False),
      ["error: enableInTreeAutoscaling=False: must be true, or Ray starts and stops no node"]),
-    ("kuberay", put("spec", "autoscalerOptions", "idleTimeoutSeconds", 0),
+    ("kuberay", kuberay("autoscalerOptions", "idleTimeoutSeconds", 0),
      ["warning: autoscalerOptions.idleTimeoutSeconds=0: nodes stop before they are used: must be "
       "between 60 and 3600"]),
-    ("kuberay", put("spec", "workerGroupSpecs", 1, "minReplicas", 16),
+    ("kuberay", kuberay("workerGroupSpecs", 1, "minReplicas", 16),
      ["warning: actors.minReplicas=16: never scales down: must be below maxReplicas=16"]),
-    ("kuberay", put("spec", "workerGroupSpecs", 1, "template", "spec", "securityContext", None),
+    ("kuberay", kuberay("workerGroupSpecs", 1, "template", "spec", "securityContext", None),
      ["warning: group actors.securityContext.runAsNonRoot: is missing: must be true"]),
-    ("kuberay", put("spec", "headGroupSpec", "template", "spec", "containers", 0, "env", None),
+    ("kuberay", kuberay("headGroupSpec", "template", "spec", "containers", 0, "env", None),
      ["warning: headGroupSpec: RAY_JOB_STOP_WAIT_TIME_S=: must be at least 90, or Ray kills a run "
       "while it saves"]),
-    ("kuberay", put("spec", "workerGroupSpecs", 0, "template", "spec", "containers", 0, "image",
+    ("kuberay", kuberay("workerGroupSpecs", 0, "template", "spec", "containers", 0, "image",
                     "me/raydqn:latest"),
      ["warning: group learner.image=me/raydqn:latest: names no version of Ray: must contain "
       "ray2.60.0",
       "warning: group learner.image=me/raydqn:latest: must be the image of the head, "
       "registry.example.com/raydqn:0.1.0-ray2.60.0-py312"]),
+    ("kuberay", pod(0, "containers", 0, "securityContext", None),
+     ["warning: group learner.securityContext.allowPrivilegeEscalation: is missing: must be false "
+      "for the restricted profile of Pod Security",
+      "warning: group learner.securityContext.capabilities.drop: is missing: must be [ALL] for the "
+      "restricted profile of Pod Security"]),
+    ("kuberay", kuberay("headGroupSpec", "template", "spec", "securityContext",
+                        {"runAsNonRoot": True}),
+     ["warning: headGroupSpec.securityContext.seccompProfile.type: is missing: must be "
+      "RuntimeDefault for the restricted profile of Pod Security"]),
+    ("kuberay", pod(0, "terminationGracePeriodSeconds", 30),
+     ["warning: group learner.terminationGracePeriodSeconds=30: must be at least 90, or Kubernetes "
+      "ends the pod while the run saves"]),
+    ("kuberay", put("spec", "shutdownAfterJobFinishes", False),
+     ["warning: RayJob shutdownAfterJobFinishes=false: keeps the machines after the job: must be "
+      "true"]),
+    ("kuberay", put("spec", "clusterSelector", {"ray.io/cluster": "mine"}),
+     ["error: RayJob clusterSelector: KubeRay refuses it with backoffLimit, and ignores "
+      "shutdownAfterJobFinishes: must be left out, for a rayClusterSpec"]),
+    ("kuberay", put("spec", "entrypoint", "raydqn train pong --address auto --run-dir runs/pong "
+                    "--checkpoint.storage s3://your-bucket/runs"),
+     ["error: RayJob backoffLimit=5: no retry could resume the run: the entrypoint must have "
+      "--resume-if-exists"]),
 ]  # fmt: skip
 
 
@@ -164,7 +198,7 @@ def test_a_fault_of_the_file_is_found(tmp_path, name, plant, lines):
 def test_a_job_that_trains_beside_the_cluster_is_found(tmp_path):
     documents = list(yaml.safe_load_all((CLUSTERS / "kuberay.yaml").read_text()))
     entrypoint = "raydqn train pong --run-dir /tmp/run"
-    documents[1]["spec"]["entrypoint"] = entrypoint
+    documents[0]["spec"]["entrypoint"] = entrypoint
     path = tmp_path / "kuberay.yaml"
     path.write_text(yaml.safe_dump_all(documents))
     assert check(path)[0] == (

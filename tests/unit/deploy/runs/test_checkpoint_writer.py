@@ -11,7 +11,7 @@ import pytest
 
 from common import wire
 from common.checkpoint import CheckpointStore
-from common.config_sections import CheckpointConfig
+from common.config_operation import CheckpointConfig
 from common.errors import RemoteDiedError
 from common.handles import InlineHandle
 from common.storage import LocalStorage, open_storage

@@ -55,8 +55,12 @@ def test_the_head_knows_its_cluster_file(tmp_path, monkeypatch):
 def kubernetes(monkeypatch):
     """Kubernetes' API, as far as the head asks it; a list of what was asked, and the answer."""
     documents = yaml.safe_load_all((ROOT / "deploy/clusters/kuberay.yaml").read_text())
-    answer = next(document for document in documents if document["kind"] == "RayCluster")
-    answer["metadata"]["namespace"] = "lab"
+    job = next(document for document in documents if document["kind"] == "RayJob")
+    # KubeRay makes the RayCluster of a job.
+    answer = {
+        "metadata": {"name": "mine", "namespace": "lab"},
+        "spec": job["spec"]["rayClusterSpec"],
+    }
     asked = []
 
     class Api(BaseHTTPRequestHandler):

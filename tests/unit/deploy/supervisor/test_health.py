@@ -8,7 +8,7 @@ import time
 import pytest
 
 from actors.client import ActorClient
-from common.config_sections import SupervisionConfig
+from common.config_operation import SupervisionConfig
 from common.errors import RemoteDiedError, UnresponsiveError, one_line
 from common.handles import Failed, InlineHandle, Ready
 from common.parts import LEARNER, actor
