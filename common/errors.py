@@ -15,6 +15,10 @@ class UserError(Exception):
     """
 
 
+class RunFinishedError(UserError):
+    """A run has reached one of its stop conditions: there is nothing to resume."""
+
+
 class CheckpointError(UserError):
     """A checkpoint that is missing, cut off or corrupt.
 

@@ -9,14 +9,17 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from common.errors import EnvironmentFailedError, RunFailedError
+from common.errors import EnvironmentFailedError, RunFailedError, RunFinishedError, UserError
 from deploy.cli.arguments import path
 from deploy.cli.command import RUN, RUN_FOLDER, Command, Parser
 from deploy.cli.exit_codes import FAILURE, INTERRUPTED
 from deploy.cli.keys import Keys
 from deploy.cli.overrides import Overrides
+
+if TYPE_CHECKING:  # its import takes a while
+    from common.config import Config
 
 
 def command_started_s() -> float:
@@ -39,6 +42,12 @@ def _add_train(parser: Parser) -> None:
         type=path,
         metavar="DIR",
         help="empty or new folder for this run (default: a new one below runs/)",
+    )
+    parser.add_argument(
+        "--resume-if-exists",
+        action="store_true",
+        help="with --run-dir: continue the run there, or of that name in checkpoint.storage, if "
+        "there is one; a machine may restart the same command as often as it likes",
     )
     where = _add_where(parser)
     where.add_argument("--inline", action="store_true", help="one process, no Ray, deterministic")
@@ -81,6 +90,8 @@ def _train(options: argparse.Namespace, overrides: Overrides) -> int:
     started_s = command_started_s()
     preset = options.preset or DEFAULT_PRESET
     config = make_config(preset, options.config, overrides)
+    if options.resume_if_exists and _exists(options, config):
+        return _continue(options, overrides, started_s)
     named = config.env.id != preset_values(preset)["env"]["id"]
     name = run_name(config.env.id) if named else preset
     with run_path(options.run_dir, name) as folder:
@@ -93,9 +104,47 @@ def _train(options: argparse.Namespace, overrides: Overrides) -> int:
                 address=options.address,
                 view=make_view(config.stop),
                 started_s=started_s,
+                restart=options.resume_if_exists,
             ),
             folder,
         )
+
+
+def _exists(options: argparse.Namespace, config: Config) -> bool:
+    """Whether `--resume-if-exists` finds a run."""
+    from deploy.launch.restart import run_to_resume
+
+    if options.run_dir is None:
+        raise UserError(
+            "--resume-if-exists: needs --run-dir: only a name that is the same each time tells "
+            "which run to continue"
+        )
+    return run_to_resume(config, options.run_dir)
+
+
+def _continue(options: argparse.Namespace, overrides: Overrides, started_s: float) -> int:
+    """Resume the run of a `train` command; a run that has reached its goal is a success."""
+    from deploy.launch.resume import resume
+    from deploy.reporting.view import make_view
+    from deploy.runs.folder import RunFolder
+
+    config = RunFolder.open(options.run_dir, overrides).config
+    try:
+        return _finish(
+            options,
+            lambda: resume(
+                options.run_dir,
+                overrides,
+                inline=options.inline if options.address is None else None,
+                address=options.address,
+                view=make_view(config.stop),
+                started_s=started_s,
+            ),
+            options.run_dir,
+        )
+    except RunFinishedError as error:
+        print(f"raydqn: nothing to do: {error}")
+        return 0
 
 
 def _resume(options: argparse.Namespace, overrides: Overrides) -> int:

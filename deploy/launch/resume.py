@@ -11,7 +11,7 @@ from common.checkpoint import Checkpoint, CheckpointStore
 from common.config import Config
 from common.config_errors import COMMAND_LINE, Spelling
 from common.config_text import build, merge, to_toml
-from common.errors import CheckpointError, UserError, shorten
+from common.errors import CheckpointError, RunFinishedError, UserError, shorten
 from common.storage import LocalStorage, Storage, open_storage
 from deploy.launch import runtimes
 from deploy.launch.events import RunEvents
@@ -127,7 +127,7 @@ def _check_unfinished(state: RunState, folder: RunFolder) -> None:
     """Refuse to resume a run that has reached one of its stop conditions.
 
     Raises:
-        UserError: names the stop condition.
+        RunFinishedError: names the stop condition.
     """
     stop, counters = folder.config.stop, state.counters
     reached = {
@@ -140,27 +140,30 @@ def _check_unfinished(state: RunState, folder: RunFolder) -> None:
         goal = getattr(stop, key)
         if goal is not None and now is not None and now >= goal:
             option = key.replace("_", "-")
-            raise UserError(
+            raise RunFinishedError(
                 f"{folder.path}: has reached stop.{key}={goal:g} already (it is at {now:g}); to "
                 f"continue, set a greater value, or none: --stop.{option} none"
             )
 
 
-def fetch_run(url: str) -> Path:
+def fetch_run(url: str, folder: Path | None = None) -> Path:
     """A run folder for a run whose machine is gone, created from its newest checkpoint.
+
+    Best weights, metrics and log come back with it, as far as the storage has them.
 
     Args:
         url: of the run's checkpoints: `checkpoint.storage`, then the run's name.
+        folder: to create; by default one of the run's name under `runs/`.
 
     Returns:
-        The folder, under `runs/`; one that exists already is left as it is.
+        The folder; one that exists already is left as it is.
 
     Raises:
         UserError: there is no checkpoint, or the existing folder belongs to a run with its
             checkpoints elsewhere.
     """
     place, _, name = url.rstrip("/").rpartition("/")
-    path, storage = Path("runs") / name, open_storage(url)
+    path, storage = folder or Path("runs") / name, open_storage(url)
     if is_run(path):
         there = RunFolder.open(path).checkpoints.storage
         if _place(there) != _place(storage):

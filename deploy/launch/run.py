@@ -70,6 +70,8 @@ def run_parts(
                         with _with_way_out(folder, checkpoint):
                             supervisor.restore(checkpoint)
                         folder.save_config()
+                    else:  # the folder may be that of an attempt without a checkpoint
+                        supervisor.reports.restore_best(None)
                     events.notify(f"run folder: {folder.path}")
                     summary = supervisor.run()
                     events.record(summary_line(summary))

@@ -27,6 +27,7 @@ def train(
     address: str | None = None,
     view: ProgressView | None = None,
     started_s: float | None = None,
+    restart: bool = False,
 ) -> dict[str, Any]:
     """Train from the beginning.
 
@@ -38,6 +39,8 @@ def train(
         address: of a Ray cluster to run on; None: Ray is started on this machine.
         view: shows progress; by default nothing is shown.
         started_s: `time.monotonic()` when the command began.
+        restart: `run_dir` may also be of a run that ended before its first checkpoint; its log and
+            reports are kept.
 
     Returns:
         The summary (see `Supervisor.run`).
@@ -48,14 +51,15 @@ def train(
     """
     started_s = time.monotonic() if started_s is None else started_s
     events = RunEvents(view or SilentView())
-    config = _with_absolute_storage(config)
+    config = with_absolute_storage(config)
     with run_path(run_dir, run_name(config.env.id)) as path:
-        check_free(path)
-        check_unused(path, config)
+        if not restart:
+            check_free(path)
+            check_unused(path, config)
         spec = environment_spec(config.env, config.seed)
         mode = runtimes.describe_runtime(inline, address)
         with runtimes.open_runtime(config, spec, inline, address, events, path.name) as runtime:
-            folder = RunFolder.create(path, config)
+            folder = RunFolder.create(path, config, restart)
             folder.ran_on = RanOn(inline=inline and address is None, address=address)
             if folder.taken_over:
                 events.record("an earlier start in this folder failed; this one begins anew")
@@ -68,7 +72,7 @@ def train(
                 raise
 
 
-def _with_absolute_storage(config: Config) -> Config:
+def with_absolute_storage(config: Config) -> Config:
     """The configuration with a storage that later commands find from any working directory."""
     storage = config.checkpoint.storage
     if storage is None or "://" in storage:

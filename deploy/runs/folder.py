@@ -83,12 +83,22 @@ class RunFolder:
         self._made = False  # this object created the folder itself
 
     @classmethod
-    def create(cls, path: Path, config: Config) -> RunFolder:
+    def create(cls, path: Path, config: Config, restart: bool = False) -> RunFolder:
         """A new run folder, or that of a start that failed, without its files but the log.
+
+        Args:
+            path: of the folder.
+            config: of the run.
+            restart: the folder may be of a run that has no checkpoint; all its files are kept.
 
         Raises:
             UserError: the folder is not empty, or cannot be created.
         """
+        if restart and is_run(path):
+            folder = cls(path, config)
+            folder.save_config()
+            folder.taken_over = True
+            return folder
         check_free(path)
         made = not path.exists()
         taken_over = not made and _clear_failed_start(path)

@@ -1,0 +1,116 @@
+"""The best policy outlives its machine, a resume from an older checkpoint, and a restart."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+
+from deploy.cli.main import main
+from deploy.launch.resume import fetch_run, resume
+from deploy.launch.train import train
+from deploy.reporting.evaluation import load_weights
+from deploy.runs.folder import RunFolder
+from support.fakes import tiny
+from support.program import TINY_OPTIONS
+
+EVERY = {"every_learner_steps": 40, "every_s": None, "keep": 10}
+
+
+@pytest.fixture
+def trained(tmp_path, monkeypatch):
+    """A run of which the storage is elsewhere: its folder, the URL of its checkpoints."""
+    monkeypatch.chdir(tmp_path)
+    config = tiny(
+        stop={"learner_steps": 120},
+        evaluation={"every_learner_steps": 40},
+        checkpoint={**EVERY, "storage": str(tmp_path / "storage")},
+    )
+    run = tmp_path / "runs" / "mine"
+    train(config, run)
+    return run, str(tmp_path / "storage" / "mine")
+
+
+def test_a_run_whose_folder_is_gone_has_its_best_policy_and_records_again(trained):
+    run, url = trained
+    names = ("best.safetensors", "metrics.jsonl", "run.log", "summary.json")
+    before = {name: (run / name).read_bytes() for name in names}
+    best = RunFolder.open(run).best_score()
+    shutil.rmtree(run)
+    assert fetch_run(url).resolve() == run
+    assert {name: (run / name).read_bytes() for name in names} == before
+    assert len(list(run.glob("events.out.tfevents.*"))) == 1
+    summary = resume(run, {"stop": {"learner_steps": 160}})
+    assert summary["best_score"] >= best
+    assert load_weights(RunFolder.open(run), "best")[1].startswith("best evaluation, learner step")
+
+
+def test_a_best_policy_that_is_missing_is_told(trained, caplog):
+    run, _ = trained
+    (run / "best.safetensors").unlink()
+    source = load_weights(RunFolder.open(run), "best")[1]
+    assert source.startswith("checkpoint 0")
+    assert "weights of the best evaluation, score " in source
+    resume(run, {"stop": {"learner_steps": 160}})
+    assert "the weights of the best evaluation" in (run / "run.log").read_text()
+    assert RunFolder.open(run).best_score() is not None, "the next one counts as the best"
+
+
+@pytest.mark.parametrize("how", ["from an older checkpoint", "anew"])
+def test_the_best_policy_is_never_replaced_by_a_worse_one(trained, how):
+    run, _ = trained
+    folder = RunFolder.open(run)
+    weights, meta = folder.load_best()
+    oldest = folder.checkpoints.names()[0]
+
+    class Report:  # better than any policy of this run will be
+        score, returns, learner_steps, version = 499.0, [499.0], int(meta["learner_steps"]), 7
+
+    Report.weights = weights
+    folder.save_best(Report)
+    best = (run / "best.safetensors").read_bytes()
+    if how == "anew":
+        train(folder.config, run, restart=True)
+    else:
+        resume(run, {"stop": {"learner_steps": 160}}, checkpoint_name=oldest)
+    assert (run / "best.safetensors").read_bytes() == best
+    assert json.loads((run / "summary.json").read_text())["best_score"] == 499.0
+
+
+# ── a command that a machine restarts ──────────────────────────────────────────────────────────
+
+
+def test_the_same_command_begins_continues_and_ends(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+
+    def command(steps):
+        options = ("--inline", "--json", "--resume-if-exists", "--run-dir", "runs/mine")
+        where = ("--checkpoint.storage", str(tmp_path / "storage"))
+        goal = ("--stop.score", "none", "--stop.learner-steps", str(steps))
+        code = main(["train", "cartpole", *TINY_OPTIONS, *options, *where, *goal])
+        out, err = capsys.readouterr()
+        assert code == 0, err
+        return out
+
+    def steps_of(out):
+        return json.loads(out.splitlines()[-1])["learner_steps"]
+
+    log = tmp_path / "runs" / "mine" / "run.log"
+    assert steps_of(command(50)) == 50
+    assert "nothing to do: " in command(50)  # ended well: systemd or a Job tries no more
+    assert steps_of(command(80)) == 80  # continues
+    shutil.rmtree(tmp_path / "runs")  # another machine, with an empty disk
+    assert steps_of(command(100)) == 100
+    assert log.read_text().count("attempt ") == 3
+    # Before the first checkpoint there is nothing to continue from: it begins again.
+    shutil.rmtree(tmp_path / "storage")
+    assert steps_of(command(60)) == 60
+    assert log.read_text().count("attempt ") == 4, "the log is kept"
+
+
+def test_a_run_without_a_name_cannot_be_continued(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "cartpole", "--inline", "--resume-if-exists"]) == 2
+    assert "--resume-if-exists: needs --run-dir" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
