@@ -150,7 +150,7 @@ def a_second_submit_leaves_the_cluster_as_it_is(cluster):
 
 def it_is_observed(cluster, job):
     """By a query on the head, and by the metrics that the nodes export."""
-    assert RUN in hint(cluster, job, "see how it goes")
+    assert RUN in hint(cluster, job, "show its status")
     # A counter is exported once it has counted.
     later = {"ray_raydqn_dropped_total", "ray_raydqn_restarts_total"}
 
@@ -223,10 +223,10 @@ def a_client_with_the_token_is_told(cluster):
 
 def it_is_stopped(cluster, job):
     """From outside; it saves, can be resumed, and its folder can be fetched."""
-    hint(cluster, job, "stop it, saving")
+    hint(cluster, job, "save and stop it")
     job[0].wait(60)
     assert f"raydqn resume {cluster.head.home_there}/raydqn/runs/{RUN}" in output(job)
-    hint(cluster, job, "fetch its folder")
+    hint(cluster, job, "copy its folder")
     fetched = ROOT / RUN
     try:
         assert (fetched / "checkpoints").is_dir()
