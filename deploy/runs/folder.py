@@ -52,6 +52,8 @@ CONTROL = "control.toml"
 REPLY = "control.answer"
 STATUS = "status.json"
 LOG = "run.log"
+NEWER = ("security",)
+"""Tables of the configuration that runs of the first versions did not record."""
 LOGS = frozenset({LOG, *(f"{LOG}.{number}" for number in range(1, LOG_FILES))})
 """The newest file of the log, and those before it."""
 UNUSED = frozenset({CONFIG, ATTEMPTS, LOCK, METRICS, CONTROL, REPLY, STATUS, SUMMARY, *LOGS})
@@ -134,7 +136,7 @@ class RunFolder:
         if not is_run(path):
             raise UserError(f"{path}: not a run folder (it has no {CONFIG})")
         recorded = load_toml(path / CONFIG)
-        missing = [name for name in Config.model_fields if name not in recorded]
+        missing = [name for name in Config.model_fields if name not in {*recorded, *NEWER}]
         if missing:
             raise UserError(
                 f"{path / CONFIG}: has no {missing[0]}, the file is cut off; the state of every "

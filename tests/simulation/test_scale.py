@@ -68,7 +68,9 @@ def test_a_run_continues_with_more_actors_and_with_fewer_and_nothing_is_lost(
 
 
 def test_the_ladder_is_dealt_again_and_a_seed_is_never_used_twice(tmp_path):
-    supervisor = supervisor_for(tiny(actors={"count": 3}), tmp_path / "run")
+    ladder = {"kind": "ladder", "random_warmup": False}
+    config = tiny(actors={"count": 3}, exploration=ladder)
+    supervisor = supervisor_for(config, tmp_path / "run")
     fleet, program, pool = supervisor.fleet, supervisor.context.program, supervisor.pool
 
     def resize(count):
@@ -93,8 +95,23 @@ def test_the_ladder_is_dealt_again_and_a_seed_is_never_used_twice(tmp_path):
     assert fleet.max_incarnation == 1, "of removed actors, too: a checkpoint counts on from there"
 
 
+def test_a_pool_that_grows_much_grows_in_steps_between_which_a_signal_is_seen(tmp_path):
+    supervisor = supervisor_for(tiny(), tmp_path / "run")
+    fleet, program, pool = supervisor.fleet, supervisor.context.program, supervisor.pool
+    made = []
+    program.spawn_actor = lambda index, incarnation: made.append(index) or fleet.actors[0].handle
+    program.config = with_actors(program.config, 120)
+    pool.resize()
+    assert len(fleet.actors) == 1 + 50, "the rest comes with the next ticks of the loop"
+    pool.grow()
+    pool.grow()
+    assert len(fleet.actors) == 120
+    pool.grow()
+    assert made == list(range(1, 120))
+
+
 def test_an_actor_has_its_place_among_as_many_as_there_are():
-    config = tiny(actors={"count": 2}, exploration={"kind": "ladder"})
+    config = tiny(actors={"count": 2}, exploration={"kind": "ladder", "random_warmup": False})
     shard = InlineHandle(object())  # never called here
     actor = Actor(config, 1, 0, [shard], InlineHandle(WeightStore()))
     two = actor._schedule.epsilons(0)

@@ -113,6 +113,7 @@ def make_config(**sections: Any) -> Config:
         "seed": 5,
         "env": {"id": COUNTING},
         "network": {"hidden": [8]},
+        "exploration": {"random_warmup": False},
         "actors": {"count": 1, "envs": 2, "chunk_steps": 4, "collect_steps": 4},
         "replay": {"capacity": 1000},
         "learner": {"batch_size": 8, "warmup_transitions": 8, "n_step": 1, "device": "cpu"},

@@ -245,7 +245,7 @@ def test_the_job_in_a_file_of_kuberay_is_the_run_that_is_checked(tmp_path, capsy
         f"raydqn: error: {path}: RayJob entrypoint: --actors.cuont: unknown key; did you mean"
         in checked("--actors.count", "--actors.cuont")
     )
-    assert "run: raydqn train pong --address auto" in checked()
+    assert "run: exec raydqn train pong --address auto" in checked()
     for job in ("sleep 'a", "raydqn resume /tmp/runs/mine", "raydqn train --config /in/image.toml"):
         other = checked("raydqn train pong", job)
         assert "run: preset cartpole (the file's job cannot be read from here)" in other

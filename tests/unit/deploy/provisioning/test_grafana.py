@@ -15,7 +15,12 @@ from support.program import TINY
 
 
 def test_every_panel_queries_numbers_of_a_report(tmp_path):
-    config = make_config("cartpole", overrides=merge(TINY, {"stop": {"learner_steps": 120}}))
+    config = make_config(
+        "cartpole",
+        overrides=merge(
+            TINY, {"stop": {"learner_steps": 120}, "checkpoint": {"every_learner_steps": 50}}
+        ),
+    )
     train(config, tmp_path / "run")
     line = read_metrics(tmp_path / "run")[-1]
     numbers = {
