@@ -43,8 +43,7 @@ def describe_device(device: torch.device) -> str:
     """Device and build of torch in words, such as `cuda:0 (NVIDIA A10G), torch 2.13.0+cu126`."""
     name = str(device)
     if device.type == "cuda":
-        index = torch.cuda.current_device() if device.index is None else device.index
-        name = f"cuda:{index} ({torch.cuda.get_device_name(index)})"
+        name = f"{name} ({torch.cuda.get_device_name(device)})"
     return f"{name}, torch {torch.__version__}"
 
 

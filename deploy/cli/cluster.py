@@ -1,4 +1,4 @@
-"""`raydqn cluster check` and `raydqn cluster submit`."""
+"""`raydqn cluster token`, `check` and `submit`."""
 
 from __future__ import annotations
 
@@ -91,7 +91,28 @@ def _submit(options: argparse.Namespace, overrides: Overrides) -> int:
     return submit(options.file, config, name)
 
 
+def _token(options: argparse.Namespace, overrides: Overrides) -> int:
+    from deploy.provisioning.cluster_token import create_token
+
+    token, created = create_token(options.file)
+    print(f"{token}: {'created' if created else 'exists already'}; for Ray's own commands here:")
+    print(f"export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH={shlex.quote(str(token))}")
+    return 0
+
+
+def _add_file(parser: Parser) -> None:
+    parser.add_argument("file", type=path, metavar="FILE", help="of `ray up`")
+
+
 _ACTIONS = (
+    Command(
+        "token",
+        "create the token of a cluster, unless there is one",
+        _token,
+        _add_file,
+        more="Every node of a cluster has its token, and accepts only callers that have it. It is "
+        "the cluster's own, in a file that only you can read; yours for other clusters stays here.",
+    ),
     Command(
         "check",
         "report what is wrong with a cluster file, and where each part will run",

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
+import shlex
 import shutil
 import stat
 from collections import Counter
@@ -24,9 +25,9 @@ from deploy.provisioning.cluster_file import (
     local_path,
     pod_specs,
 )
+from deploy.provisioning.cluster_token import ON_NODES, PERSONAL, suggested_path, token_mount
 from deploy.provisioning.findings import Finding, error, to_do, warning
 
-TOKEN = "/.ray/auth_token"  # in the home folder of Ray's user
 SDK = {
     "aws": ("boto3",),
     "gcp": ("googleapiclient", "google_auth_httplib2", "cryptography"),
@@ -221,7 +222,7 @@ def _key_file(name: str) -> Iterator[Finding]:
 
 def _mounts(cluster: ClusterFile) -> Iterator[Finding]:
     for target, source in cluster.values["file_mounts"].items():
-        if target.endswith(TOKEN):
+        if target.endswith(ON_NODES):
             continue
         if not local_path(source).exists():
             where = "" if local_path(source).is_absolute() else f" in {Path.cwd()}"
@@ -235,15 +236,18 @@ def _mounts(cluster: ClusterFile) -> Iterator[Finding]:
 
 
 def _token(cluster: ClusterFile) -> Iterator[Finding]:
-    mounts = cluster.values["file_mounts"]
-    target = next((target for target in mounts if target.endswith(TOKEN)), None)
-    if target is None:
-        advice = f"is missing: every node needs the token, put ~{TOKEN}: ~{TOKEN}"
-        yield error(f"file_mounts.~{TOKEN}", None, advice)
+    mount, own = token_mount(cluster.values), suggested_path(cluster.name)
+    if mount is None:
+        advice = f"is missing: every node needs the token, put ~{ON_NODES}: {own}"
+        yield error(f"file_mounts.~{ON_NODES}", None, advice)
         return
-    key, source = f"file_mounts.{target}", str(mounts[target])
+    key, source = f"file_mounts.{mount[0]}", mount[1]
     file = local_path(source)
-    if not file.is_file() or not file.read_bytes().strip():
-        yield error(key, source, "holds no token: `ray get-auth-token --generate` makes one")
+    if file == local_path(PERSONAL):
+        advice = f"every node would have your personal token: put one of the cluster's own, {own}"
+        yield error(key, source, advice)
+    elif not file.is_file() or not file.read_bytes().strip():
+        create = shlex.join(["raydqn", "cluster", "token", str(cluster.path)])
+        yield error(key, source, f"holds no token: `{create}` creates one")
     elif stat.S_IMODE(file.stat().st_mode) & 0o077:
-        yield warning(key, source, f"other users can read it: chmod 600 {source}")
+        yield error(key, source, f"other users can read it: chmod 600 {source}")

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from common.config import Config
 from common.errors import UserError
+from deploy.provisioning.cluster_token import token_of
 from deploy.provisioning.job import job_state, run_folder, run_job, stage
 from deploy.provisioning.ray_commands import (
     as_typed,
@@ -57,7 +58,7 @@ def submit(file: Path, config: Config, name: str) -> int:
     if not _NAME.fullmatch(name):
         raise UserError(f"--name={name}: must be letters, digits, dots, - and _, at most 100")
     stays = f"the cluster stays up; to end it: {as_typed('down', file)}"
-    with every_signal_as_ctrl_c(), tempfile.TemporaryDirectory() as folder:
+    with every_signal_as_ctrl_c(), token_of(file), tempfile.TemporaryDirectory() as folder:
         stage(Path(folder), config)  # first: a mistake found here costs no machine
         bring_up(file)
         try:

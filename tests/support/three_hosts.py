@@ -91,7 +91,7 @@ class Cluster:
         self.folder = folder
         self.file = folder / "cluster.yaml"
         self.home = folder / "home-of-user"
-        token = self.home / ".ray" / "auth_token"
+        token = self.home / ".ray" / "raydqn.token"
         token.parent.mkdir(parents=True)
         token.write_text(secrets.token_hex(32))
         token.chmod(0o600)
@@ -104,6 +104,7 @@ class Cluster:
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
             "PYTHONPATH": str(own),
             "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN_PATH": str(token),
             "RAY_USAGE_STATS_ENABLED": "0",
         }
         self._write_file()

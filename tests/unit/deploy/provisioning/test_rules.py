@@ -50,7 +50,7 @@ FAULTS = [
       "reaches a port can run code"]),
     ("azure", put("file_mounts", "~/.ray/auth_token", None),
      ["error: file_mounts.~/.ray/auth_token: is missing: every node needs the token, put "
-      "~/.ray/auth_token: ~/.ray/auth_token"]),
+      "~/.ray/auth_token: ~/.ray/raydqn.token"]),
     ("aws", swap("--dashboard-host=127.0.0.1", "--dashboard-host=0.0.0.0"),
      ["error: head_start_ray_commands: --dashboard-host=0.0.0.0: accepts jobs from every address: "
       "must be 127.0.0.1; `ray dashboard` forwards it"]),
