@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,6 +14,11 @@ from rich.table import Table
 from common.errors import UserError
 from deploy.reporting.summary import FAILED, reason_in_words
 
+OPERATING = (
+    *("device", "actors", "actors_up", "checkpoints", "checkpoint_age_s"),
+    *("checkpoints_failed", "lost_with_nodes"),
+)
+"""Numbers of a report for operators; a status of an earlier version lacks them."""
 OLD_AFTER_S = 15.0
 """Beyond this age a status is shown with its age."""
 
@@ -56,6 +62,7 @@ def run_status(run: str, line: Mapping[str, Any], parts: Iterable[PartStatus]) -
         "run": run,
         "at": time.time(),
         **{key: line[key] for key in (*kept, "score", "restarts", "limiter")},
+        **{key: _number_or_none(line.get(key)) for key in OPERATING},
         "parts": [asdict(part) for part in parts],
     }
 
@@ -75,6 +82,8 @@ def show(status: Mapping[str, Any], running: bool, console: Console | None = Non
     try:
         _print(console, _running_line(status) if running else _ended_line(status))
         if running:  # the parts of a run that has ended are gone
+            for line in _operating_lines(status):
+                _print(console, f"  {line}")
             console.print(_part_table(status["parts"]), markup=False, highlight=False)
         if status.get("log") is not None:
             _print(console, f"log: {status['log']}")
@@ -96,6 +105,22 @@ def _running_line(status: Mapping[str, Any]) -> str:
         f"steps ({status['env_steps_per_s']:,.0f}/s), {status['learner_steps']:,} learner steps "
         f"({status['learner_steps_per_s']:,.1f}/s), {_score(status)}"
     )
+
+
+def _operating_lines(status: Mapping[str, Any]) -> Iterator[str]:
+    """Device, waiting side, actors and checkpoints; a status of an earlier version lacks some."""
+    device, known = status.get("device"), status.get("actors") is not None
+    ready = f"{status['actors_up']} of {status['actors']} actors ready; " if known else ""
+    yield f"learner on {device or 'a device that is not known yet'}; {ready}{status['limiter']}"
+    if "checkpoints" in status:
+        age_s, failed = status["checkpoint_age_s"], status["checkpoints_failed"]
+        newest = "no checkpoint yet" if age_s is None else f"last good checkpoint {_ago(age_s)}"
+        yield f"{newest}; {failed} failed; {status['lost_with_nodes']} parts lost with their nodes"
+
+
+def _number_or_none(value: Any) -> Any:
+    """The value, or None for NaN, which JSON lacks."""
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def _ended_line(status: Mapping[str, Any]) -> str:
