@@ -112,7 +112,7 @@ def _operating_lines(status: Mapping[str, Any]) -> Iterator[str]:
     device, known = status.get("device"), status.get("actors") is not None
     ready = f"{status['actors_up']} of {status['actors']} actors ready; " if known else ""
     yield f"learner on {device or 'a device that is not known yet'}; {ready}{status['limiter']}"
-    if "checkpoints" in status:
+    if status.get("checkpoints") is not None:
         age_s, failed = status["checkpoint_age_s"], status["checkpoints_failed"]
         newest = "no checkpoint yet" if age_s is None else f"last good checkpoint {_ago(age_s)}"
         yield f"{newest}; {failed} failed; {status['lost_with_nodes']} parts lost with their nodes"

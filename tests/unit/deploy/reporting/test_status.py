@@ -32,12 +32,31 @@ def shown(status, running=True):
 def test_the_log_and_its_last_events_stand_below_one_line_each(running):
     status = {**run_status("mine", LINE, [LEARNER]), "log": "runs/mine/run.log", "events": EVENTS}
     lines = shown(status, running)
-    assert ("learner" in lines[2]) == running
+    assert any(line.startswith("learner ") for line in lines) == running
     assert lines[-3:] == [
         "log: runs/mine/run.log",
         "  2026-01-01T12:00:00.000+00:00 INFO attempt 1",
         "  2026-01-01T12:00:09.000+00:00 WARNING [x] died",
     ]
+
+
+OPERATED = LINE | {
+    "device": "cuda:0 (NVIDIA A10G), torch 2.13.0+cu130", "actors": 8, "actors_up": 7,
+    "limiter": "learner waits for actors", "checkpoints": 4, "checkpoint_age_s": 42.0,
+    "checkpoints_failed": 1, "lost_with_nodes": 3,
+}  # fmt: skip
+
+
+def test_an_operator_sees_device_waiting_side_actors_and_checkpoints():
+    lines = shown(run_status("mine", OPERATED, [LEARNER]))
+    assert lines[1:3] == [
+        "  learner on cuda:0 (NVIDIA A10G), torch 2.13.0+cu130; 7 of 8 actors ready; learner waits "
+        "for actors",
+        "  last good checkpoint 42 s ago; 1 failed; 3 parts lost with their nodes",
+    ]
+    none = run_status("mine", OPERATED | {"checkpoint_age_s": float("nan")}, [LEARNER])
+    assert none["checkpoint_age_s"] is None, "JSON has no NaN"
+    assert shown(none)[2].startswith("  no checkpoint yet; 1 failed")
 
 
 ENDED = {key: value for key, value in LINE.items() if not key.endswith("_per_s")}
