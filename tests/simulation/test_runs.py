@@ -173,7 +173,7 @@ def test_an_evaluation_that_does_not_end_holds_up_neither_the_clock_nor_the_repo
     use_timeouts(monkeypatch, evaluation_slice_s=0.1)
     start = time.monotonic()
     summary = train(
-        tiny(env=endless, evaluation={"every_learner_steps": 10}, stop={"wall_s": 2.0}),
+        tiny(env=endless, evaluation={"every_learner_steps": 10}, stop={"wall_s": 1.2}),
         tmp_path / "run",
     )
     assert summary["stop_reason"] == "wall_s"

@@ -204,7 +204,7 @@ def test_a_long_evaluation_in_one_process_is_no_stall(tmp_path, endless):
             env=endless,
             learner={"stall_timeout_s": 0.2},  # less than a slice of an evaluation
             evaluation={"every_learner_steps": 10},
-            stop={"wall_s": 2.0},
+            stop={"wall_s": 1.2},
         ),
         tmp_path / "run",
     )
