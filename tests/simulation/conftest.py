@@ -7,6 +7,7 @@ import sys
 
 import gymnasium as gym
 import pytest
+import torch
 
 from support.fakes import Never, use_timeouts
 
@@ -81,6 +82,12 @@ def endless(tmp_path, monkeypatch):
 def always_looking(monkeypatch):
     """`train` and `resume` look for requests in every tick."""
     use_timeouts(monkeypatch, control_every_s=0.0)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread_of_torch():
+    """The networks are tiny: two threads would only wait for each other."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)

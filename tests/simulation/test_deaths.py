@@ -40,6 +40,8 @@ def run_with_deaths(path, parts, runtime=None, every=40, evaluate_every=10**6, s
         checkpoint={"every_learner_steps": every, "every_s": None, "keep": 100},
         evaluation={"every_learner_steps": evaluate_every, "episodes": 2, "envs": 2},
         supervision={"hung_after_s": 20.0},
+        learner={"samples_per_insert": 16.0},
+        report={"every_s": 0.001},  # in every tick: they die after the same steps on any machine
     )
     view = Crashing(parts, DIE_AFTER_STEPS)
     view.supervisor = supervisor_for(config, path, view, runtime)
@@ -49,9 +51,15 @@ def run_with_deaths(path, parts, runtime=None, every=40, evaluate_every=10**6, s
 ALL = [WEIGHT_STORE, shard(0), shard(1), LEARNER, actor(0)]
 
 
-@pytest.mark.parametrize("runtime", [InlineRuntime, SideBySide])
 @pytest.mark.parametrize(
-    "parts", [*[[part] for part in ALL], ALL], ids=lambda p: "+".join(map(str, p))
+    ("parts", "runtime"),
+    [
+        *[([part], SideBySide) for part in ALL],
+        (ALL, SideBySide),
+        ([actor(0)], InlineRuntime),  # the others: below
+        (ALL, InlineRuntime),
+    ],
+    ids=lambda p: "+".join(map(str, p)) if isinstance(p, list) else p.__name__,
 )
 def test_every_part_that_dies_is_restarted_and_the_run_ends_as_planned(tmp_path, parts, runtime):
     evaluate_every = 50 if parts == ALL else 10**6
@@ -76,7 +84,7 @@ def test_every_part_that_dies_is_restarted_and_the_run_ends_as_planned(tmp_path,
 
 
 def test_a_learner_that_died_continues_from_the_newest_checkpoint(tmp_path):
-    supervisor, view, _ = run_with_deaths(tmp_path / "run", [LEARNER], every=45)
+    supervisor, view, _ = run_with_deaths(tmp_path / "run", [LEARNER], every=48)
     names = supervisor.context.folder.checkpoints.names()
     steps = [int(name.rpartition("-")[2]) for name in names]
     assert view.looked[LEARNER] == max(step for step in steps if step <= DIE_AFTER_STEPS)

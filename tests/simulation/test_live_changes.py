@@ -134,10 +134,10 @@ def test_a_request_that_came_too_late_does_not_stay(tmp_path, monkeypatch):
 
 def test_the_run_looks_at_the_interval_of_its_timeouts(tmp_path, monkeypatch):
     assert Timeouts().control_every_s == 1.0
-    use_timeouts(monkeypatch, control_every_s=0.3)
+    use_timeouts(monkeypatch, control_every_s=0.15)
     looks = []
     monkeypatch.setattr(ControlFile, "read", lambda self: looks.append(time.monotonic()))
-    config = tiny(stop={"learner_steps": None, "score": None, "wall_s": 1.5})
+    config = tiny(stop={"learner_steps": None, "score": None, "wall_s": 0.8})
     train(config, tmp_path / "run")
     assert len(looks) >= 2
-    assert all(b - a > 0.29 for a, b in pairwise(looks))
+    assert all(b - a > 0.14 for a, b in pairwise(looks))

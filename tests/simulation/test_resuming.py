@@ -30,6 +30,7 @@ def config_of(**over):
         "evaluation": {"every_learner_steps": 10**6},
         "checkpoint": {"every_learner_steps": 60, "every_s": None},
         "stop": {"learner_steps": 250},
+        "learner": {"samples_per_insert": 8.0},
     }
     return make_config("cartpole", overrides=merge(TINY, merge(quiet, over)))
 

@@ -40,7 +40,7 @@ def test_a_checkpoint_that_cannot_be_written_does_not_end_the_run(tmp_path, monk
     monkeypatch.setattr(CheckpointStore, "commit", disk_full_at_first)
     view = Messages()
     config = tiny(
-        stop={"learner_steps": 200}, checkpoint={"every_s": None, "every_learner_steps": 20}
+        stop={"learner_steps": 120}, checkpoint={"every_s": None, "every_learner_steps": 20}
     )
     supervisor_for(config, tmp_path / "run", view).run()
     said = [line for line in view.lines if "could not be written" in line]
@@ -51,8 +51,8 @@ def test_a_checkpoint_that_cannot_be_written_does_not_end_the_run(tmp_path, monk
 
 
 def test_inline_all_actors_are_ready_even_if_an_attempt_begins_at_the_very_end(tmp_path):
-    stop = {"learner_steps": 200}
-    config = tiny(stop=stop, checkpoint={"every_s": None, "every_learner_steps": 200})
+    stop = {"learner_steps": 100}
+    config = tiny(stop=stop, checkpoint={"every_s": None, "every_learner_steps": 100})
     supervisor_for(config, tmp_path / "run").run()
     told = [(report["actors"], report["actors_up"]) for report in reports_in(tmp_path / "run")]
     assert set(told) == {(1, 1)}
@@ -173,7 +173,7 @@ def test_an_evaluation_that_does_not_end_holds_up_neither_the_clock_nor_the_repo
     use_timeouts(monkeypatch, evaluation_slice_s=0.1)
     start = time.monotonic()
     summary = train(
-        tiny(env=endless, evaluation={"every_learner_steps": 10}, stop={"wall_s": 2.0}),
+        tiny(env=endless, evaluation={"every_learner_steps": 10}, stop={"wall_s": 1.2}),
         tmp_path / "run",
     )
     assert summary["stop_reason"] == "wall_s"

@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 
-from common.checkpoint import entry_of
+from common.checkpoint import entry_of, read_verified
 
 TENSORS = {
     "learner": {"w": np.arange(6, dtype=np.float32).reshape(2, 3), "steps": np.array(7)},
@@ -48,3 +48,9 @@ def commit(store, step, written, shared=()):
         files[path] = entry_of(data)
     store.commit(name, TENSORS, {"step": step}, files)
     return name
+
+
+def read_all(store, found):
+    """Verify every file of a checkpoint."""
+    for path in found.files:
+        read_verified(store.storage, path, found.files)

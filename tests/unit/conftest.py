@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import sys
+from importlib import metadata
 
 import pytest
 
@@ -13,3 +15,12 @@ def _one_thread_of_torch():
     torch = sys.modules.get("torch")  # a test that needs none does not import it
     if torch is not None:
         torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _what_is_installed_is_looked_up_once():
+    """It stays as it is while tests run, and each look-up reads hundreds of files."""
+    known = functools.cache(metadata.packages_distributions)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(metadata, "packages_distributions", known)
+        yield

@@ -4,101 +4,19 @@ from __future__ import annotations
 
 import errno
 import os
-import random
-import signal
 import sys
-import time
 import uuid
-from importlib.util import find_spec
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from common.errors import StorageError, UserError
-from common.storage import FsspecStorage, LocalStorage, is_name, open_storage, write_atomically
-from support.forks import forks_of
-from support.program import wait_for
-
-needs_s3 = pytest.mark.skipif(
-    find_spec("moto") is None or find_spec("s3fs") is None,
-    reason="moto and s3fs are not installed (make setup)",
-)
-third_party_warnings = [
-    # botocore and moto still ask for the time in a way that Python no longer likes.
-    pytest.mark.filterwarnings("ignore:datetime.datetime.utcnow:DeprecationWarning"),
-    # aiohttp's sessions of s3fs are closed when they are collected, not before.
-    pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
-    pytest.mark.filterwarnings("ignore:Unclosed:ResourceWarning"),
-]
-BAD_NAMES = [
-    "",
-    ".",
-    "..",
-    "/etc/passwd",
-    "../a",
-    "a/../../b",
-    "a/..",
-    "a//b",
-    "a/",
-    "/a",
-    ".hidden",
-    "a/.hidden",
-    "a\\b",
-    "a b",
-    "a\n",
-    "a\0b",
-    "ä",
-    "s3://bucket/a",
-    "~/a",
-]
+from common.storage import FsspecStorage, LocalStorage, open_storage, write_atomically
+from support.storage_contract import StorageContract, content
 
 
-@pytest.fixture(scope="session")
-def s3_endpoint():
-    """A server that speaks S3, on this machine."""
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
-
-
-def use_s3(monkeypatch, endpoint):
-    import s3fs
-
-    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "name")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    s3fs.S3FileSystem.clear_instance_cache()  # an earlier one keeps its endpoint
-
-
-@pytest.fixture
-def s3(monkeypatch, s3_endpoint):
-    """A URL below a bucket of its own."""
-    import s3fs
-
-    use_s3(monkeypatch, s3_endpoint)
-    bucket = f"bucket-{uuid.uuid4()}"
-    s3fs.S3FileSystem().mkdir(bucket)
-    yield f"s3://{bucket}/runs/one"
-    s3fs.S3FileSystem.clear_instance_cache()
-
-
-@pytest.fixture(
-    params=[
-        "local",
-        "file-url",
-        "memory",
-        pytest.param("s3", marks=[needs_s3, *third_party_warnings]),
-    ]
-)
+@pytest.fixture(params=["local", "file-url", "memory"])
 def url(request, tmp_path):
-    if request.param == "s3":
-        return request.getfixturevalue("s3")
     return {
         "local": str(tmp_path / "store"),
         "file-url": f"file://{tmp_path}/store",
@@ -106,80 +24,8 @@ def url(request, tmp_path):
     }[request.param]
 
 
-@pytest.fixture
-def storage(url):
-    return open_storage(url)
-
-
-def content(storage, name):
-    data = storage.read(name)
-    assert data.dtype == np.uint8
-    assert data.ndim == 1
-    return data.tobytes()
-
-
-def test_what_was_written_is_read_by_any_storage_of_the_same_place(storage, url):
-    data = np.random.default_rng(0).integers(0, 256, 300_000).astype(np.uint8)
-    storage.write("000001-step-00000012/shard-0.rdqn", data)
-    storage.write("top.json", b"{}")
-    storage.write("empty", b"")
-    other = open_storage(url)
-    assert content(other, "000001-step-00000012/shard-0.rdqn") == data.tobytes()
-    assert content(other, "top.json") == b"{}"
-    assert content(other, "empty") == b""
-    assert open_storage(storage.url).sizes() == other.sizes()
-
-
-def test_a_file_is_replaced_also_by_a_shorter_one(storage):
-    storage.write("a/b", b"long content")
-    storage.write("a/b", b"short")
-    assert content(storage, "a/b") == b"short"
-    assert storage.sizes() == {"a/b": 5}
-
-
-def test_sizes_are_those_of_every_file_in_order_of_names_and_never_remembered(storage, url):
-    assert storage.sizes() == {}
-    names = ["b", "a/c", "a-b/c", "a.b", "deep/er/still", "a/b"]
-    for size, name in enumerate(names):
-        open_storage(url).write(name, bytes(size))
-        assert storage.sizes()[name] == size
-    assert list(storage.sizes()) == sorted(names)
-    open_storage(url).remove("b")
-    assert "b" not in storage.sizes()
-
-
-def test_what_is_removed_is_gone_and_may_be_removed_again(storage):
-    storage.write("a/b", b"1")
-    storage.write("a/c", b"2")
-    storage.remove("a/b")
-    assert storage.sizes() == {"a/c": 1}
-    storage.remove("a/b")
-    storage.remove("never/there")
-    storage.remove("a/c")
-    assert storage.sizes() == {}
-    with pytest.raises(FileNotFoundError):
-        storage.read("a/b")
-    storage.remove_partial()
-    storage.write("a/b", b"3")
-    assert content(storage, "a/b") == b"3"
-
-
-def test_a_file_that_is_not_there_is_a_file_not_found(storage):
-    with pytest.raises(FileNotFoundError):
-        storage.read("nothing")
-    storage.write("a/b", b"1")
-    with pytest.raises(FileNotFoundError):
-        storage.read("a/nothing")
-
-
-def test_a_name_that_leads_out_is_refused(storage):
-    acts = (storage.read, storage.remove, lambda name: storage.write(name, b""))
-    for name in BAD_NAMES:
-        assert not is_name(name)
-        for act in acts:
-            with pytest.raises(ValueError, match="must be a relative path"):
-                act(name)
-    assert storage.sizes() == {}
+class TestStorage(StorageContract):
+    """In a folder, and in what fsspec reaches; tests/e2e/test_object_store.py has S3."""
 
 
 def test_nothing_is_created_before_the_first_write(tmp_path):
@@ -361,42 +207,6 @@ def test_unfinished_files_are_no_files_and_are_swept_away(tmp_path):
     assert [path.name for path in sorted(tmp_path.rglob("*"))] == ["kept", "file"]
 
 
-def assert_whole(storage, last):
-    """Each file has the content of that number, or of the next."""
-    assert set(storage.sizes()) == {"a", "b/c"}
-    for name in ("a", "b/c"):
-        data = content(storage, name)
-        assert data == data[:10] * 20_000
-        assert last <= int(data[:10]) <= last + 1
-
-
-WRITE_ON_AND_ON = """
-import sys
-from pathlib import Path
-from common.storage import LocalStorage
-
-storage = LocalStorage(Path(sys.argv[1]))
-number = 0
-while True:
-    number += 1
-    for name in ("a", "b/c"):
-        storage.write(name, f"{number:010d}".encode() * 20_000)
-    print(number, flush=True)
-"""
-
-
-def test_killed_at_any_moment_a_file_has_the_old_content_or_the_new(tmp_path):
-    storage, rng = LocalStorage(tmp_path / "store"), random.Random(0)
-    with forks_of(tmp_path, "common.storage") as forks:
-        for _ in range(8):
-            pid = forks.begin(WRITE_ON_AND_ON, str(tmp_path / "store"))
-            wait_for(forks.out.read_text, poll_s=0.001)
-            time.sleep(rng.random() * 0.03)
-            os.kill(pid, signal.SIGKILL)
-            assert forks.wait() == -signal.SIGKILL
-            assert_whole(storage, int(forks.out.read_text().split()[-1]))
-
-
 # --- what fsspec reaches ----------------------------------------------------------------------
 
 
@@ -437,53 +247,3 @@ def test_an_error_of_a_store_is_an_os_error_in_one_line_with_the_place(monkeypat
         with pytest.raises(StorageError, match=r"memory://\S+: quota exceeded$") as caught:
             act()
         assert isinstance(caught.value, OSError)
-
-
-@needs_s3
-@pytest.mark.filterwarnings("ignore:datetime.datetime.utcnow:DeprecationWarning")  # botocore
-@pytest.mark.filterwarnings("ignore:Unclosed:ResourceWarning")  # aiohttp's sessions
-def test_a_bucket_that_is_not_there_is_not_made(monkeypatch, s3_endpoint):
-    import s3fs
-
-    use_s3(monkeypatch, s3_endpoint)
-    bucket = f"misspelt-{uuid.uuid4()}"
-    storage = open_storage(f"s3://{bucket}/run")
-    assert storage.sizes() == {}
-    with pytest.raises(StorageError, match=r"s3://misspelt\S+/run/a/b: .*bucket does not exist"):
-        storage.write("a/b", b"1")
-    with pytest.raises(FileNotFoundError):
-        storage.read("a/b")
-    assert bucket not in s3fs.S3FileSystem().ls("/")
-
-
-@needs_s3
-@pytest.mark.filterwarnings("ignore:datetime.datetime.utcnow:DeprecationWarning")  # botocore
-@pytest.mark.filterwarnings("ignore:Unclosed:ResourceWarning")  # aiohttp's sessions
-def test_what_another_process_puts_and_deletes_is_seen_at_once(s3):
-    import boto3
-
-    bucket = s3.split("/")[2]
-    client = boto3.client("s3")
-    storage = open_storage(s3)
-    storage.write("a/b", b"1")
-    assert storage.sizes() == {"a/b": 1}
-    client.put_object(Bucket=bucket, Key="runs/one/a/c", Body=b"22")
-    assert storage.sizes() == {"a/b": 1, "a/c": 2}
-    client.put_object(Bucket=bucket, Key="runs/one/a/b", Body=b"333")
-    assert content(storage, "a/b") == b"333"
-    client.delete_object(Bucket=bucket, Key="runs/one/a/c")
-    assert storage.sizes() == {"a/b": 3}
-    client.close()
-
-
-@needs_s3
-@pytest.mark.filterwarnings("ignore:datetime.datetime.utcnow:DeprecationWarning")  # botocore
-@pytest.mark.filterwarnings("ignore:Unclosed:ResourceWarning")  # aiohttp's sessions
-def test_an_endpoint_that_does_not_answer_is_a_storage_error_soon(monkeypatch):
-    use_s3(monkeypatch, "http://127.0.0.1:1")
-    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "2")  # by default five, with pauses
-    storage = open_storage("s3://bucket/run")
-    begin = time.monotonic()
-    with pytest.raises(StorageError, match=r"s3://bucket/run/a: Could not connect"):
-        storage.write("a", b"1")
-    assert time.monotonic() - begin < 60

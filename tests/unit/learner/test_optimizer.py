@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import pytest
 import torch
 
@@ -61,25 +58,3 @@ def test_an_optimizer_with_a_loaded_state_continues_like_the_original(tmp_path):
         optimizer.step()
     for here, there in zip(first.parameters(), second.parameters(), strict=True):
         assert torch.equal(here, there)
-
-
-def test_a_learner_that_learns_has_not_imported_the_compiler_of_torch():
-    """It takes a second, in each learner that starts."""
-    code = """
-import sys, tempfile
-from pathlib import Path
-from deploy.launch.presets import make_config
-from deploy.launch.train import train
-with tempfile.TemporaryDirectory() as folder:
-    over = {
-        "stop": {"score": None, "learner_steps": 20},
-        "learner": {"batch_size": 32, "warmup_transitions": 100, "train_steps": 10},
-        "evaluation": {"episodes": 2, "envs": 2},
-    }
-    made = train(make_config("cartpole", overrides=over), Path(folder, "run"))
-assert made["stop_reason"] == "learner_steps"
-print(sorted({"torch._dynamo", "sympy"} & set(sys.modules)))
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == "[]"

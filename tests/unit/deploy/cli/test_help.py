@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import pytest
 
 from common.config_text import KEYS
@@ -12,7 +9,6 @@ from deploy.cli.arguments import AUTO
 from deploy.cli.main import COMMANDS, main
 from deploy.cli.overrides import TOP_LEVEL_KEYS
 from deploy.control.file import LIVE_KEYS
-from support.paths import ROOT
 
 WITH_KEYS = [("train",), ("resume",), ("config",), ("cluster", "check"), ("cluster", "submit")]
 COMMON = ["seed", "env.id", "actors.count", "actors.envs", "learner.batch_size"]
@@ -134,32 +130,3 @@ def test_keys_without_a_section_are_known_without_the_model():
 def test_an_option_in_front_of_the_command_is_explained(capsys):
     assert main(["--json", "train"]) == 2
     assert "write it after train" in capsys.readouterr().err
-
-
-def test_the_help_imports_nothing_heavy():
-    code = (
-        "import sys; from deploy.cli.main import main\n"
-        "try: main(['--help'])\n"
-        "except SystemExit: print(*sys.modules, file=sys.stderr)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
-    )
-    heavy = {"torch", "ray", "pydantic", "numpy", "gymnasium", "rich", "tomlkit", "psutil"}
-    assert not heavy & set(done.stderr.split())
-
-
-@pytest.mark.parametrize(
-    "command", ["train --help", "train --help-all", "--help", "config", "completion bash"]
-)
-def test_output_that_is_read_in_part_or_not_at_all_is_no_error(command):
-    raydqn = f"{sys.executable} -m deploy {command}"
-    for line, least in ((f"{raydqn} | head -1", 1), (f"{raydqn} | true", 0), (f"{raydqn} >&-", 0)):
-        done = subprocess.run(
-            ["bash", "-o", "pipefail", "-c", line], capture_output=True, text=True, cwd=ROOT,
-            timeout=60,
-        )  # fmt: skip
-        assert done.returncode == 0, (line, done.stderr)
-        assert len(done.stdout.splitlines()) == least
-        if not line.endswith(">&-"):  # argparse then prints help to standard error
-            assert done.stderr == ""

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import re
 import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
 import pytest
 from ray._private.runtime_env.packaging import create_package, get_uri_for_directory
 
-from common.version import PACKAGES, VERSION
+from common.version import VERSION
 from deploy.provisioning.cluster_file import load_cluster
 from deploy.resources.requests import ACTOR_NODES
 from deploy.runtime.packaging import EXTRAS_OF_NODES
@@ -142,23 +141,6 @@ def test_the_dockerfile_is_pinned_and_runs_as_an_ordinary_user():
     assert {"curl", "rsync", "procps", "wget", "openssh-client"} <= set(installed)
     assert text.index("RUN mkdir /home/raydqn/raydqn") < text.index("WORKDIR /home/raydqn/raydqn")
     assert "ADD " not in text
-
-
-def test_pip_builds_raydqn_from_the_files_on_nodes_with_the_cluster_files(tmp_path, monkeypatch):
-    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:/usr/bin:/bin")
-    (tmp_path / "source").mkdir()
-    for name in SOURCE:
-        (tmp_path / "source" / name).symlink_to(ROOT / name)
-    subprocess.run(
-        [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation",
-         "--wheel-dir", str(tmp_path), str(tmp_path / "source")],
-        check=True,
-    )  # fmt: skip
-    names = zipfile.ZipFile(next(tmp_path.glob("*.whl"))).namelist()
-    for path in CLUSTERS.iterdir():
-        assert f"deploy/clusters/{path.name}" in names
-    for package in PACKAGES:
-        assert f"{package}/__init__.py" in names
 
 
 def test_a_job_carries_the_five_packages_and_little_more(tmp_path):

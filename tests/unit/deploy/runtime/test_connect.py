@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import socket
-import subprocess
-import sys
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 
-import grpc
 import pytest
 
 from common.errors import UserError
 from deploy.cli.main import main
 from deploy.runtime.connect import connect
-from support.paths import ROOT
-from support.program import environment_without_ray
+from support.ray_ports import CLIENTS, one_port
 
 
 @pytest.mark.parametrize(
@@ -43,83 +37,6 @@ def test_an_address_that_does_not_answer(capsys):
         line for line in err if line.startswith("raydqn: error:")
     ]
     assert main(["train", "--address", "auto", "--inline"]) == 2
-
-
-CLIENTS, CONTROL = "/ray.rpc.RayletDriver/ClusterInfo", "/ray.rpc.NodeInfoGcsService/CheckAlive"
-
-
-class OnePort(grpc.GenericRpcHandler):
-    """A port of Ray's that serves one method, to clients with the token."""
-
-    def __init__(self, method, token):
-        self._method, self._token = method, token
-
-    def service(self, details):
-        if details.method != self._method:
-            return None
-
-        def answer(request, context):
-            if dict(details.invocation_metadata).get("authorization") != f"Bearer {self._token}":
-                context.abort(grpc.StatusCode.UNAUTHENTICATED, "Invalid token")
-            return b""
-
-        return grpc.unary_unary_rpc_method_handler(answer)
-
-
-@contextmanager
-def one_port(method, token="t" * 64):
-    """HOST:PORT of it."""
-    server = grpc.server(ThreadPoolExecutor(1), [OnePort(method, token)])
-    port = server.add_insecure_port("127.0.0.1:0")
-    server.start()
-    try:
-        yield f"127.0.0.1:{port}"
-    finally:
-        server.stop(None).wait()
-
-
-WITH_TOKEN = """
-import ray, sys
-from deploy.runtime.connect import connect
-from common.errors import UserError
-ray.init = lambda **_: print("let in", file=sys.__stdout__)
-for address in sys.argv[1:]:
-    try:
-        connect(address)
-    except UserError as error:
-        print(error)
-"""
-
-
-@pytest.mark.parametrize(("token", "refused"), [("t" * 64, False), ("f" * 64, True), (None, True)])
-def test_a_wrong_token_and_a_wrong_port_are_told_at_once(tmp_path, token, refused):
-    # In a process of its own: Ray looks for a token once.
-    env = environment_without_ray() | {
-        "RAY_AUTH_MODE": "token",
-        "HOME": str(tmp_path),
-        "PYTHONPATH": str(ROOT),
-    }
-    env |= {"RAY_AUTH_TOKEN": token} if token else {}
-    with one_port(CLIENTS) as clients, one_port(CONTROL) as control:
-        right, wrong = [f"ray://{clients}", control], [clients, f"ray://{control}"]
-        said = subprocess.run(
-            [sys.executable, "-c", WITH_TOKEN, *right, *wrong],
-            env=env,
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout.splitlines()
-    for address, line in zip(right, said[:2], strict=True):
-        if refused:
-            assert line.startswith(f"--address={address}: refused: "), line
-            assert "put its own into ~/.ray/auth_token" in line
-        else:
-            assert line == "let in"
-    if token:
-        assert said[2:] == [
-            f"--address={clients}: that port is for addresses with ray://, as ray://{clients}",
-            f"--address=ray://{control}: that port is for addresses without ray://, as {control}",
-        ]
 
 
 @pytest.fixture
