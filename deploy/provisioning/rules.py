@@ -19,6 +19,7 @@ from deploy.provisioning.cluster_file import (
 )
 from deploy.provisioning.findings import Finding, error, warning
 from deploy.provisioning.kubernetes_rules import STOP_WAIT_S, job_rules, pod_rules
+from deploy.provisioning.role_rules import find_wide_roles
 from deploy.resources.ray_start import start_options
 from deploy.resources.requests import ACTOR_NODES, LEARNER_NODES
 
@@ -39,6 +40,7 @@ def find_mistakes(cluster: ClusterFile) -> Iterator[Finding]:
         yield from rule(cluster)
     yield from _roles(cluster)
     yield from _scaling(cluster)
+    yield from find_wide_roles(cluster)
 
 
 def _start(cluster: ClusterFile) -> Iterator[Finding]:

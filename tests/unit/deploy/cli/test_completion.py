@@ -30,7 +30,7 @@ CASES = [
     ("set some/run --learner.", {f"--{k.replace('_', '-')}" for k in LIVE_KEYS if "learner." in k}),
     ("bench s", {name for name in BENCHMARKS if name.startswith("s")}),
     ("config c", {"cartpole", "cartpole-pixels"}),
-    ("cluster ", {"check", "submit"}),
+    ("cluster ", {"check", "submit", "token"}),
     ("cluster submit --na", {"--name"}),
     ("cluster check file.yaml --network.k", {"--network.kind"}),
     ("plot --learner.b", set()),

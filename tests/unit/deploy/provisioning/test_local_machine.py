@@ -121,6 +121,6 @@ def test_the_learners_account_on_google_cloud_must_be_of_the_project(tmp_path):
     values["provider"]["project_id"] = "mine"
     assert (
         "to do: available_node_types.learner.node_config.serviceAccounts="
-        "ray-autoscaler-sa-v1@my-project.iam.gserviceaccount.com: must be an account of "
+        "raydqn-learner@my-project.iam.gserviceaccount.com: must be an account of "
         "provider.project_id=mine"
     ) in check_values(tmp_path, values)

@@ -167,6 +167,11 @@ FAULTS = [
       "ray2.60.0",
       "warning: group learner.image=me/raydqn:latest: must be the image of the head, "
       "registry.example.com/raydqn:0.1.0-ray2.60.0-py312"]),
+    ("gcp", put("available_node_types", "learner", "node_config", "serviceAccounts", 0, "email",
+                "ray-autoscaler-sa-v1@my-project.iam.gserviceaccount.com"),
+     ["warning: available_node_types.learner.node_config.serviceAccounts=ray-autoscaler-sa-v1@"
+      "my-project.iam.gserviceaccount.com: may start machines, which only the head must: put a "
+      "role of its own (docs/clusters.md)"]),
     ("kuberay", pod(0, "containers", 0, "securityContext", None),
      ["warning: group learner.securityContext.allowPrivilegeEscalation: is missing: must be false "
       "for the restricted profile of Pod Security",
@@ -226,3 +231,14 @@ def test_another_ray_in_the_constraints_is_found(tmp_path):
 
 def test_a_job_that_is_stopped_has_the_time_to_save():
     assert Timeouts().signal_s < STOP_WAIT_S
+
+
+def test_the_learner_on_aws_has_a_role_of_its_own(tmp_path):
+    def found(of_learner):
+        values = read("aws")
+        for name, profile in (("head", {"Name": "raydqn-head"}), ("learner", of_learner)):
+            values["available_node_types"][name]["node_config"]["IamInstanceProfile"] = profile
+        return [line for line in check_values(tmp_path, values) if "may start machines" in line]
+
+    assert len(found({"Name": "raydqn-head"})) == 1
+    assert found({"Name": "raydqn-learner"}) == []
