@@ -80,7 +80,7 @@ class PlacementConfig(Section):
 
 
 class SecurityConfig(Section):
-    """Who may talk to the processes of a run."""
+    """Access to the processes of a run."""
 
     allow_no_token: bool = Field(
         False,

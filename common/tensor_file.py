@@ -37,3 +37,17 @@ def tensor_bytes(tensors: Mapping[str, Array], metadata: Mapping[str, str] | Non
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % _ALIGNMENT)
     return len(text).to_bytes(_LENGTH_BYTES, "little") + text + data[body:]
+
+
+def tensor_metadata(data: bytes) -> dict[str, str]:
+    """The metadata of a safetensors file.
+
+    Raises:
+        ValueError: not such a file.
+    """
+    body = _LENGTH_BYTES + int.from_bytes(data[:_LENGTH_BYTES], "little")
+    header = json.loads(data[_LENGTH_BYTES:body])
+    metadata = header.get(_METADATA, {}) if isinstance(header, dict) else None
+    if not isinstance(metadata, dict):
+        raise ValueError("not a safetensors file")
+    return metadata

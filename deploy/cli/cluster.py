@@ -111,7 +111,7 @@ _ACTIONS = (
         _token,
         _add_file,
         more="Every node of a cluster has its token, and accepts only callers that have it. It is "
-        "the cluster's own, in a file that only you can read; yours for other clusters stays here.",
+        "the cluster's own, in a file that only you can read. Your personal token is not copied.",
     ),
     Command(
         "check",

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from common.errors import EnvironmentFailedError, RunFailedError, RunFinishedError, UserError
 from deploy.cli.arguments import path
 from deploy.cli.command import RUN, RUN_FOLDER, Command, Parser
-from deploy.cli.exit_codes import FAILURE, INTERRUPTED
+from deploy.cli.exit_codes import FAILURE, INTERRUPTED, TRY_AGAIN
 from deploy.cli.keys import Keys
 from deploy.cli.overrides import Overrides
 
@@ -124,10 +124,15 @@ def _exists(options: argparse.Namespace, config: Config) -> bool:
 
 def _continue(options: argparse.Namespace, overrides: Overrides, started_s: float) -> int:
     """Resume the run of a `train` command; a run that has reached its goal is a success."""
+    from common.config_text import merge
     from deploy.launch.resume import resume
+    from deploy.launch.train import absolute_storage
     from deploy.reporting.view import make_view
     from deploy.runs.folder import RunFolder
 
+    storage = overrides.get("checkpoint", {}).get("storage")
+    if isinstance(storage, str):
+        overrides = merge(overrides, {"checkpoint": {"storage": absolute_storage(storage)}})
     config = RunFolder.open(options.run_dir, overrides).config
     try:
         return _finish(
@@ -206,7 +211,8 @@ def _finish(options: argparse.Namespace, work: Callable[[], dict[str, Any]], fol
         print(f"to plot:     raydqn plot {folder}")
     if options.json:
         print(json.dumps(summary), flush=True)
-    return 0
+    restarted = getattr(options, "resume_if_exists", False)
+    return TRY_AGAIN if restarted and reason in ("interrupted", "terminated") else 0
 
 
 def _resume_command(options: argparse.Namespace, folder: Path) -> str:

@@ -22,15 +22,35 @@ def run_to_resume(config: Config, path: Path) -> bool:
         path: its folder, whose name is the run's name.
 
     Raises:
-        UserError: the folder holds something else, or the storage cannot be read.
+        UserError: the folder or the storage is of another run, a process runs it, or the storage
+            cannot be read.
     """
-    if is_run(path):
-        return bool(_checkpoints(RunFolder.open(path)))
-    folder = RunFolder(path, with_absolute_storage(config))
-    if folder.config.checkpoint.storage is None or not _checkpoints(folder):
-        return False
-    fetch_run(folder.checkpoints.storage.url, path)
-    return True
+    if not is_run(path):
+        folder = RunFolder(path, with_absolute_storage(config))
+        if folder.config.checkpoint.storage is None or not _checkpoints(folder):
+            return False
+        fetch_run(folder.checkpoints.storage.url, path)
+    folder = RunFolder.open(path)
+    if folder.is_running():
+        raise UserError(f"{path}: another process is running it")
+    _check_same(folder.config, config, path)
+    return bool(_checkpoints(folder))
+
+
+def _check_same(recorded: Config, given: Config, path: Path) -> None:
+    """Refuse to continue a run of another environment or network than the command names.
+
+    Raises:
+        UserError: names the first key, and both values.
+    """
+    for section in ("env", "network"):
+        was = getattr(recorded, section).model_dump(mode="json")
+        for key, value in getattr(given, section).model_dump(mode="json").items():
+            if was[key] != value:
+                raise UserError(
+                    f"--run-dir={path}: is of a run with {section}.{key}={was[key]}, but the "
+                    f"command has {value}; name another --run-dir, or the same configuration"
+                )
 
 
 def _checkpoints(folder: RunFolder) -> list[str]:

@@ -58,9 +58,8 @@ def run_parts(
     """
     events = view if isinstance(view, RunEvents) else RunEvents(view)
     try:
-        with folder.lock(), _without_stale_changes(folder):
+        with folder.lock(), _without_stale_changes(folder), _records_copied(folder, events):
             events.open_log(folder.path / LOG)
-            folder.records.failed = lambda line: events.notify(line, logging.WARNING)
             folder.forget_end()
             with _recorded(folder, events) as attempt:
                 supervisor = _supervisor(folder, spec, checkpoint, runtime, events, started_s, mode)
@@ -72,14 +71,33 @@ def run_parts(
                         folder.save_config()
                     else:  # the folder may be that of an attempt without a checkpoint
                         supervisor.reports.restore_best(None)
+                        if folder.taken_over:
+                            folder.save_config()
                     events.notify(f"run folder: {folder.path}")
                     summary = supervisor.run()
                     events.record(summary_line(summary))
                     return summary
     finally:
         events.close()
+
+
+@contextmanager
+def _records_copied(folder: RunFolder, events: RunEvents) -> Iterator[None]:
+    """Begin with the records in the storage, and copy this attempt's there, to the last."""
+    folder.records.failed = lambda line: events.notify(line, logging.WARNING)
+    try:
+        folder.records.restore()
+    except OSError as error:
+        events.notify(
+            f"{folder.checkpoints.storage.url}: the records of the run cannot be read ({error}); "
+            "those in the run folder are used",
+            logging.WARNING,
+        )
+    try:
+        yield
+    finally:
         if not folder.records.finish(RECORDS_S):
-            view.notify(
+            events.notify(
                 f"{folder.checkpoints.storage.url}: the newest records of the run are not copied "
                 f"there; they are in {folder.path}",
                 logging.WARNING,

@@ -40,7 +40,7 @@ def handlers(by_signal: Mapping[signal.Signals, _Handler]) -> Iterator[None]:
 def stop_on_signals(
     request_stop: Callable[[str], None], notify: Callable[[str], None]
 ) -> Iterator[None]:
-    """Turn the first signal into a request for a clean stop, the second into KeyboardInterrupt.
+    """Turn the first signal into a request for a clean stop, a later SIGINT into KeyboardInterrupt.
 
     Args:
         request_stop: called with the stop reason.
@@ -51,14 +51,17 @@ def stop_on_signals(
     def handler(number: int, frame: FrameType | None) -> None:
         nonlocal received
         if received:
-            raise KeyboardInterrupt
+            # Kubernetes, Slurm and `ray job stop` may each send a SIGTERM: one stop is meant.
+            if number == signal.SIGINT:
+                raise KeyboardInterrupt
+            return
         received = True
         name = signal.Signals(number)
         request_stop(STOP_REASONS[name])
         with suppress(RuntimeError):  # the signal interrupted the printing of a line
             notify(
                 f"{STOP_REASONS[name]} ({name.name}): finishing the calls in flight and saving a "
-                "checkpoint; a second signal stops at once, without a checkpoint"
+                "checkpoint; a second Ctrl-C stops at once, without a checkpoint"
             )
 
     with handlers(dict.fromkeys(STOP_REASONS, handler)):

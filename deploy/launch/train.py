@@ -8,6 +8,7 @@ from typing import Any
 
 from actors.environments import environment_spec
 from common.config import Config
+from common.config_sections import NONE
 from common.config_text import build, merge
 from common.errors import UserError
 from deploy.launch import runtimes
@@ -55,7 +56,7 @@ def train(
     with run_path(run_dir, run_name(config.env.id)) as path:
         if not restart:
             check_free(path)
-            check_unused(path, config)
+        check_unused(path, config)
         spec = environment_spec(config.env, config.seed)
         mode = runtimes.describe_runtime(inline, address)
         with runtimes.open_runtime(config, spec, inline, address, events, path.name) as runtime:
@@ -75,7 +76,13 @@ def train(
 def with_absolute_storage(config: Config) -> Config:
     """The configuration with a storage that later commands find from any working directory."""
     storage = config.checkpoint.storage
-    if storage is None or "://" in storage:
+    if storage is None or absolute_storage(storage) == storage:
         return config
-    absolute = str(Path(storage).expanduser().absolute())
-    return build(merge(config.model_dump(), {"checkpoint": {"storage": absolute}}))
+    return build(merge(config.model_dump(), {"checkpoint": {"storage": absolute_storage(storage)}}))
+
+
+def absolute_storage(storage: str) -> str:
+    """A place for checkpoints that means the same in any working directory."""
+    if "://" in storage or storage == NONE:
+        return storage
+    return str(Path(storage).expanduser().absolute())

@@ -114,8 +114,10 @@ def _operating_lines(status: Mapping[str, Any]) -> Iterator[str]:
     yield f"learner on {device or 'a device that is not known yet'}; {ready}{status['limiter']}"
     if status.get("checkpoints") is not None:
         age_s, failed = status["checkpoint_age_s"], status["checkpoints_failed"]
-        newest = "no checkpoint yet" if age_s is None else f"last good checkpoint {_ago(age_s)}"
-        yield f"{newest}; {failed} failed; {status['lost_with_nodes']} parts lost with their nodes"
+        none = "no checkpoint in this attempt yet"
+        newest = f"last good checkpoint {_ago(age_s)}" if status["checkpoints"] else none
+        lost = status["lost_with_nodes"]
+        yield f"{newest}; failed checkpoints: {failed}; parts lost with their nodes: {lost}"
 
 
 def _number_or_none(value: Any) -> Any:

@@ -91,14 +91,14 @@ class RunFolder:
         Args:
             path: of the folder.
             config: of the run.
-            restart: the folder may be of a run that has no checkpoint; all its files are kept.
+            restart: the folder may be of a run that has no checkpoint. All its files are kept, and
+                the caller saves the configuration when it holds the lock.
 
         Raises:
             UserError: the folder is not empty, or cannot be created.
         """
         if restart and is_run(path):
             folder = cls(path, config)
-            folder.save_config()
             folder.taken_over = True
             return folder
         check_free(path)

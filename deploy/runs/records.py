@@ -6,6 +6,7 @@ summary in `records/`.
 
 from __future__ import annotations
 
+import math
 import re
 import threading
 import time
@@ -13,8 +14,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from common.storage import Storage, write_atomically
+from common.tensor_file import tensor_metadata
 
 FOLDER = "records"
+BEST, METRICS, SUMMARY = "best.safetensors", "metrics.jsonl", "summary.json"
 _RECORD = re.compile(
     r"best\.safetensors|metrics\.jsonl|summary\.json|run\.log(\.\d)?|events\.out\.tfevents\.[\w.-]+",
     re.ASCII,
@@ -45,6 +48,11 @@ class RecordsCopy:
         self._changed = threading.Condition()
         self._requested = self._ending = self._failing = False
         self._thread: threading.Thread | None = None
+
+    def restore(self) -> None:
+        """See `restore_records`; without a storage there is nothing to do."""
+        if self._storage is not None:
+            restore_records(self._storage, self._folder)
 
     def request(self) -> None:
         """Copy what has changed, soon."""
@@ -88,32 +96,56 @@ class RecordsCopy:
     def _copy_all(self) -> None:
         assert self._storage is not None
         try:
-            for path in sorted(self._folder.iterdir()):
-                if _RECORD.fullmatch(path.name) and path.is_file():
-                    status = path.stat()
-                    version = (status.st_size, status.st_mtime_ns)
-                    if self._copied.get(path.name) != version:
-                        self._storage.write(f"{FOLDER}/{path.name}", path.read_bytes())
-                        self._copied[path.name] = version
-        except OSError as error:
-            if not self._failing:
+            # A start that failed before its first report leaves nothing behind.
+            if (self._folder / METRICS).stat().st_size > 0:
+                for path in sorted(self._folder.iterdir()):
+                    if _RECORD.fullmatch(path.name):
+                        self._copy(self._storage, path)
+        except FileNotFoundError:
+            self._failing = False  # no report yet, or a log that was rotated meanwhile: next time
+        except Exception as error:  # a storage's package may raise anything
+            was_failing, self._failing = self._failing, True
+            if not was_failing:
                 self.failed(f"{self._storage.url}/{FOLDER}: cannot be written: {error}; retrying")
-            self._failing = True
         else:
             self._failing = False
 
+    def _copy(self, storage: Storage, path: Path) -> None:
+        status = path.stat()
+        version = (status.st_size, status.st_mtime_ns)
+        if self._copied.get(path.name) != version:
+            storage.write(f"{FOLDER}/{path.name}", path.read_bytes())
+            self._copied[path.name] = version
+
 
 def restore_records(storage: Storage, folder: Path) -> None:
-    """Write the records in a storage into a run folder that lacks them.
+    """Bring a run folder up to date with the records in a storage.
+
+    Another machine may have continued the run. So a record that is missing here, or longer there,
+    comes from the storage, and of two best policies the better one stays.
 
     Args:
         storage: of the run's checkpoints.
-        folder: of the run; a file that it has already stays.
+        folder: of the run.
 
     Raises:
         OSError: the storage cannot be read, or the folder cannot be written.
     """
-    for stored in storage.sizes():
+    for stored, size in storage.sizes().items():
         name = stored.removeprefix(f"{FOLDER}/")
-        if stored != name and _RECORD.fullmatch(name) and not (folder / name).exists():
-            write_atomically(folder / name, storage.read(stored))
+        if stored == name or not _RECORD.fullmatch(name):
+            continue
+        path = folder / name
+        if name == BEST and path.exists():
+            data = storage.read(stored).tobytes()
+            if _score(data) > _score(path.read_bytes()):
+                write_atomically(path, data)
+        elif not path.exists() or (name != SUMMARY and size > path.stat().st_size):
+            write_atomically(path, storage.read(stored))
+
+
+def _score(best: bytes) -> float:
+    try:
+        return float(tensor_metadata(best)["score"])
+    except (ValueError, KeyError):
+        return -math.inf

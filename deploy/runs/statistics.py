@@ -100,7 +100,7 @@ class RunStatistics:
         self._acting_since: float | None = None
         self._learning_since: float | None = None
         self._checkpoints_failed = 0
-        self._checkpoint_at_s = math.nan
+        self._checkpoint_at_s = started_s
 
     def restore(self, state: RunState) -> None:
         """Continue from the counters and scores of a checkpoint."""
@@ -236,6 +236,7 @@ class RunStatistics:
             "checkpoints": self._checkpoints,
             "checkpoints_failed": self._checkpoints_failed,
             "checkpoint_s": self._checkpoint_s,
+            # Before the first one: of the attempt, so that a storage that never worked is noticed.
             "checkpoint_age_s": round(now - self._checkpoint_at_s, 1),
             "actors_up": actors_up,
             **self._busy_line(now),

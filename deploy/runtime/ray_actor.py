@@ -12,6 +12,7 @@ import pickle
 import re
 import signal
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -31,6 +32,7 @@ from deploy.runtime.api import Place
 from deploy.runtime.ray_private import name_process
 
 PR_SET_PDEATHSIG = 1
+RENAMED_AFTER_S = 0.2
 EXIT = re.compile(
     r"Worker exit type: (\S+)\s+Worker exit detail: (.*?)\s*(?:Some common|There are some|$)", re.M
 )
@@ -90,7 +92,7 @@ class PartHost:
         """
         self._error: BaseException | None = None
         end_with_parent()
-        type(self).__name__ = name  # Ray names the process after the class; here is no other remote
+        type(self).__name__ = name  # Ray names the process after the class: it holds one remote
         name_process(f"ray::{name}.__init__")
         try:
             if version != VERSION:
@@ -103,6 +105,10 @@ class PartHost:
             self._target: Any = cls(*args)
         except Exception as error:  # of any kind: the first caller gets it
             self._error = error
+        # When the constructor is over, Ray shows the class's former name until a call ends.
+        timer = threading.Timer(RENAMED_AFTER_S, name_process, [f"ray::{name}"])
+        timer.daemon = True
+        timer.start()
 
     def call(self, method: str, *args: Any) -> Any:
         """Call a method of the part."""

@@ -38,7 +38,7 @@ class ActorPool:
                 context.runtime.kill(slot.handle)
 
     def grow(self) -> None:
-        """Add missing actors, up to `GROWTH_PER_TICK`: between them the loop sees to all else.
+        """Add missing actors, up to `GROWTH_PER_TICK`; the loop handles the rest between two calls.
 
         A removed index gets a new incarnation: no random stream repeats.
         """
@@ -84,9 +84,9 @@ class ActorPool:
 
     def _set_actor_count(self) -> None:
         """Tell all actors their number, by which each takes its part of the ladder of ε."""
-        actors = self._fleet.actors
-        for slot in actors:
-            slot.client.set_actor_count(len(actors))
+        count = self._context.config.actors.count  # the pool may still grow to it
+        for slot in self._fleet.actors:
+            slot.client.set_actor_count(count)
 
     def flush(self, slot: Slot[ActorClient]) -> None:
         """Have a removed actor store its last transitions."""

@@ -152,7 +152,8 @@ def it_is_observed(cluster, job):
     """By a query on the head, and by the metrics that the nodes export."""
     assert RUN in hint(cluster, job, "show its status")
     # A counter is exported once it has counted.
-    later = {"ray_raydqn_dropped_total", "ray_raydqn_restarts_total"}
+    counters = ("dropped", "restarts", "checkpoints_failed", "lost_with_nodes")
+    later = {f"ray_raydqn_{counter}_total" for counter in counters}
 
     def all_there():
         return (

@@ -146,7 +146,22 @@ def test_the_commands_of_the_page_make_a_role_that_nodes_can_have(bootstrapped):
         options = zip(words[::2], words[1::2], strict=True)
         keys = {"".join(map(str.title, option[2:].split("-"))): value for option, value in options}
         getattr(iam, name.replace("-", "_"))(**keys)
-    profile = iam.get_instance_profile(InstanceProfileName="raydqn")["InstanceProfile"]
-    assert [role["RoleName"] for role in profile["Roles"]] == ["raydqn"]
-    policy = iam.get_role_policy(RoleName="raydqn", PolicyName="raydqn")["PolicyDocument"]
-    assert {statement["Action"] for statement in policy["Statement"]} == {"iam:PassRole", "s3:*"}
+
+    def allowed(role):
+        policies = iam.list_role_policies(RoleName=role)["PolicyNames"]
+        documents = [
+            iam.get_role_policy(RoleName=role, PolicyName=name)["PolicyDocument"]
+            for name in policies
+        ]
+        actions = [action for one in documents for action in one["Statement"][0]["Action"]]
+        attached = iam.list_attached_role_policies(RoleName=role)["AttachedPolicies"]
+        return {str(action).partition(":")[0] for action in actions}, attached
+
+    for name in ("raydqn-learner", "raydqn-head"):
+        profile = iam.get_instance_profile(InstanceProfileName=name)["InstanceProfile"]
+        assert [role["RoleName"] for role in profile["Roles"]] == [name]
+    assert allowed("raydqn-learner") == ({"s3"}, []), "it can start no machine"
+    passes = iam.get_role_policy(RoleName="raydqn-head", PolicyName="pass")["PolicyDocument"]
+    assert passes["Statement"][0]["Action"] == "iam:PassRole"
+    assert passes["Statement"][0]["Resource"].endswith(":role/raydqn-learner")
+    assert [one["PolicyName"] for one in allowed("raydqn-head")[1]] == ["AmazonEC2FullAccess"]

@@ -118,7 +118,7 @@ def test_a_run_resumes_from_an_object_store_when_its_machine_is_gone(tmp_path):
         assert summary_of(out)["learner_steps"] == steps + 50
         sizes = [line["replay_size"] for line in reports_in(tmp_path / "runs" / "run")]
         held = min(saved.state["limiter"]["inserted"], 1_998)
-        assert next(size for size in sizes if size is not None) >= held, "dealt to three"
+        assert sizes[-1] >= held, "dealt to three"  # the first ones are of the lost machine
         assert (tmp_path / "runs" / "run" / "lives").read_text() == "2", (
             "not the first attempt again"
         )

@@ -308,7 +308,7 @@ def test_ctrl_c_twice_stops_at_once(tmp_path):
         interrupt(process)
         out, err = process.communicate(timeout=15)
         assert process.returncode == 130
-        assert "saving a checkpoint; a second signal stops at once" in out
+        assert "saving a checkpoint; a second Ctrl-C stops at once" in out
         assert err.strip() == "raydqn: stopped at once; nothing to resume"
 
 

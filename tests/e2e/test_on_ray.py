@@ -109,7 +109,8 @@ def test_ray_is_started_once_more_and_trains_with_an_evaluator_that_is_replaced(
     assert last["target_syncs"] == 600 // 20
     assert last["refused_priorities"] == 0
     epsilons = {epsilon for report in reports_in(run) for *_, epsilon in report["episodes"]}
-    assert len(epsilons) == 8, "two actors of four copies: a ladder of eight"
+    # 1 until learning starts; then two actors of four copies have a ladder of eight.
+    assert len(epsilons - {1.0}) == 8
     assert checkpoints_in(run).newest().state["learner"]["learner_steps"] == 600
 
 

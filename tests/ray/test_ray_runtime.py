@@ -270,7 +270,7 @@ def test_kill_ends_the_process(ray_runtime):
 
 
 def test_a_node_that_has_another_version_of_the_project_is_named():
-    host = PartHost("0.0.1", pickle.dumps(Part), (1,))
+    host = PartHost("part-0", "0.0.1", pickle.dumps(Part), (1,))
     for asked in (lambda: host.call("add", 1), host.ping):
         with pytest.raises(UserError) as caught:
             asked()

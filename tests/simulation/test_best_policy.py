@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -47,8 +48,9 @@ def test_a_run_whose_folder_is_gone_has_its_best_policy_and_records_again(traine
 
 
 def test_a_best_policy_that_is_missing_is_told(trained, caplog):
-    run, _ = trained
+    run, url = trained
     (run / "best.safetensors").unlink()
+    (Path(url) / "records" / "best.safetensors").unlink()
     source = load_weights(RunFolder.open(run), "best")[1]
     assert source.startswith("checkpoint 0")
     assert "weights of the best evaluation, score " in source
@@ -71,6 +73,8 @@ def test_the_best_policy_is_never_replaced_by_a_worse_one(trained, how):
     folder.save_best(Report)
     best = (run / "best.safetensors").read_bytes()
     if how == "anew":
+        for name in folder.checkpoints.names():
+            shutil.rmtree(Path(folder.checkpoints.storage.url) / name)
         train(folder.config, run, restart=True)
     else:
         resume(run, {"stop": {"learner_steps": 160}}, checkpoint_name=oldest)
@@ -114,3 +118,41 @@ def test_a_run_without_a_name_cannot_be_continued(tmp_path, monkeypatch, capsys)
     assert main(["train", "cartpole", "--inline", "--resume-if-exists"]) == 2
     assert "--resume-if-exists: needs --run-dir" in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_stale_folder_takes_the_better_policy_and_the_records_of_another_machine(trained):
+    """Two machines in turn, each with a folder of its own: the first comes back."""
+    run, _ = trained
+    stale = run.parent / "stale"
+    shutil.copytree(run, stale)
+    folder = RunFolder.open(run)
+    weights, meta = folder.load_best()
+
+    class Report:
+        score, returns, learner_steps, version = 499.0, [499.0], int(meta["learner_steps"]), 7
+
+    Report.weights = weights
+    resume(run, {"stop": {"learner_steps": 160}})
+    folder.save_best(Report)
+    assert folder.records.finish(10)
+    best, lines = (run / "best.safetensors").read_bytes(), (run / "metrics.jsonl").read_bytes()
+    shutil.rmtree(run)
+    stale.rename(run)
+    summary = resume(run, {"stop": {"learner_steps": 200}})
+    assert summary["best_score"] == 499.0
+    assert (run / "best.safetensors").read_bytes() == best
+    assert (run / "metrics.jsonl").read_bytes().startswith(lines)
+
+
+def test_a_command_for_another_environment_or_of_a_running_run_is_refused(
+    trained, monkeypatch, capsys
+):
+    run, _ = trained
+    options = ["--inline", "--resume-if-exists", "--run-dir", str(run)]
+    assert main(["train", "cartpole", "--env.id", "Acrobot-v1", *options]) == 2
+    assert "is of a run with env.id=CartPole-v1, but the command has Acrobot-v1" in (
+        capsys.readouterr().err
+    )
+    with RunFolder.open(run).lock():
+        assert main(["train", "cartpole", *TINY_OPTIONS, *options]) == 2
+    assert "another process is running it" in capsys.readouterr().err

@@ -28,7 +28,8 @@ STUBS = (
     "azure/mgmt/compute", "azure/mgmt/network", "azure/mgmt/resource", "msrest", "msrestazure",
 )  # fmt: skip
 SECRETS = (
-    ".aws/credentials", ".azure/azureProfile.json", ".ray/raydqn.token", ".ssh/id_ed25519",
+    ".aws/credentials", ".azure/azureProfile.json", ".ssh/id_ed25519",
+    *(f".ray/raydqn-{name}.token" for name in ("aws", "gcp", "azure", "on-prem")),
     ".config/gcloud/application_default_credentials.json",
 )  # fmt: skip
 IMAGE = f"registry.example.com/raydqn:{VERSION}-ray{PINS['ray']}-py312"

@@ -91,7 +91,7 @@ class Cluster:
         self.folder = folder
         self.file = folder / "cluster.yaml"
         self.home = folder / "home-of-user"
-        token = self.home / ".ray" / "raydqn.token"
+        token = self.home / ".ray" / "raydqn-on-prem.token"
         token.parent.mkdir(parents=True)
         token.write_text(secrets.token_hex(32))
         token.chmod(0o600)

@@ -77,7 +77,7 @@ each hour, at most:  1 × m7i.large + 1 × g5.2xlarge + 16 × c7i.4xlarge (spot)
 
 def test_an_error_makes_the_command_fail_and_a_warning_does_not(home, capfd):
     assert main(["cluster", "check", "deploy/clusters/gcp.yaml"]) == 0
-    (home / ".ray" / "raydqn.token").unlink()
+    (home / ".ray" / "raydqn-gcp.token").unlink()
     assert main(["cluster", "check", "deploy/clusters/gcp.yaml"]) == 2
     assert capfd.readouterr().out.endswith("1 error, 2 to do, 0 warnings\n")
 

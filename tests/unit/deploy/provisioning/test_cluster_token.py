@@ -16,7 +16,7 @@ from support.clusters import CLUSTERS, check_values, make_home, put, read
 @pytest.fixture
 def home(tmp_path, monkeypatch):
     path = make_home(tmp_path / "home", monkeypatch)
-    (path / ".ray" / "raydqn.token").unlink()
+    (path / ".ray" / "raydqn-aws.token").unlink()
     (path / ".ray" / "auth_token").write_text("personal")
     return path
 
@@ -27,7 +27,7 @@ def test_a_token_is_created_once_and_for_its_owner_alone(home, capsys):
         assert main(["cluster", "token", str(CLUSTERS / "aws.yaml")]) == 0
     finally:
         os.umask(before)
-    path = home / ".ray" / "raydqn.token"
+    path = home / ".ray" / "raydqn-aws.token"
     created = path.read_text()
     assert len(created) == 64
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -57,11 +57,11 @@ def test_a_file_without_a_token_of_its_own_is_one_line(home, capsys, name, says)
 
 
 def test_commands_for_a_cluster_use_its_token_and_not_the_users_own(home, monkeypatch):
-    (home / ".ray" / "raydqn.token").write_text("of the cluster")
+    (home / ".ray" / "raydqn-gcp.token").write_text("of the cluster")
     monkeypatch.setenv("RAY_AUTH_TOKEN", "of another cluster")
     with token_of(CLUSTERS / "gcp.yaml"):
         assert token() == "of the cluster"
         assert "RAY_AUTH_TOKEN" not in environment()
-        assert environment()["RAY_AUTH_TOKEN_PATH"] == str(home / ".ray" / "raydqn.token")
+        assert environment()["RAY_AUTH_TOKEN_PATH"] == str(home / ".ray" / "raydqn-gcp.token")
     assert token() == "of another cluster"
     assert "RAY_AUTH_TOKEN_PATH" not in os.environ

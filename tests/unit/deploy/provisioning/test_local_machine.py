@@ -70,8 +70,8 @@ def test_a_fault_of_the_machine_is_found(tmp_path, name, plant, lines):
          "error: provider.type=gcp: needs googleapiclient: pip install -e '.[gcp]'"),
         ("azure", "sdk/azure/mgmt/network/__init__.py",
          "error: provider.type=azure: needs azure.mgmt.network: pip install -e '.[azure]'"),
-        ("on-prem", ".ray/raydqn.token",
-         "error: file_mounts.~/.ray/auth_token=~/.ray/raydqn.token: holds no token: "
+        ("on-prem", ".ray/raydqn-on-prem.token",
+         "error: file_mounts.~/.ray/auth_token=~/.ray/raydqn-on-prem.token: holds no token: "
          f"`raydqn cluster token {CLUSTERS / 'on-prem.yaml'}` creates one"),
         ("on-prem", ".ssh/id_ed25519",
          "error: auth.ssh_private_key=~/.ssh/id_ed25519: does not exist: must be a key file"),
@@ -91,9 +91,9 @@ def test_a_missing_tool_credential_or_package_is_found(home, name, gone, line):
          "error: auth.ssh_private_key=~/.ssh/id_ed25519: other users can read it, which ssh "
          "refuses: "
          "chmod 600 ~/.ssh/id_ed25519"),
-        (".ray/raydqn.token",
-         "error: file_mounts.~/.ray/auth_token=~/.ray/raydqn.token: other users can read it: "
-         "chmod 600 ~/.ray/raydqn.token"),
+        (".ray/raydqn-on-prem.token",
+         "error: file_mounts.~/.ray/auth_token=~/.ray/raydqn-on-prem.token: other users can read "
+         "it: chmod 600 ~/.ray/raydqn-on-prem.token"),
     ],
 )  # fmt: skip
 def test_a_secret_that_other_users_can_read_is_found(home, file, line):

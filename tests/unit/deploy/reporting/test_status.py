@@ -52,11 +52,10 @@ def test_an_operator_sees_device_waiting_side_actors_and_checkpoints():
     assert lines[1:3] == [
         "  learner on cuda:0 (NVIDIA A10G), torch 2.13.0+cu130; 7 of 8 actors ready; learner waits "
         "for actors",
-        "  last good checkpoint 42 s ago; 1 failed; 3 parts lost with their nodes",
+        "  last good checkpoint 42 s ago; failed checkpoints: 1; parts lost with their nodes: 3",
     ]
-    none = run_status("mine", OPERATED | {"checkpoint_age_s": float("nan")}, [LEARNER])
-    assert none["checkpoint_age_s"] is None, "JSON has no NaN"
-    assert shown(none)[2].startswith("  no checkpoint yet; 1 failed")
+    none = run_status("mine", OPERATED | {"checkpoints": 0}, [LEARNER])
+    assert shown(none)[2].startswith("  no checkpoint in this attempt yet; failed checkpoints: 1")
 
 
 ENDED = {key: value for key, value in LINE.items() if not key.endswith("_per_s")}
