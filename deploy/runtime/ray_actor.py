@@ -92,7 +92,8 @@ class PartHost:
         """
         self._error: BaseException | None = None
         end_with_parent()
-        type(self).__name__ = name  # Ray names the process after the class: it holds one remote
+        self._name = name
+        type(self).__name__ = name  # Ray names an idle process after the class
         name_process(f"ray::{name}.__init__")
         try:
             if version != VERSION:
@@ -112,12 +113,14 @@ class PartHost:
 
     def call(self, method: str, *args: Any) -> Any:
         """Call a method of the part."""
+        name_process(f"ray::{self._name}.{method}")
         if self._error is not None:
             raise self._error
         return getattr(self._target, method)(*args)
 
     def ping(self) -> Place:
         """Where the part lives."""
+        name_process(f"ray::{self._name}")
         if self._error is not None:
             raise self._error
         return Place(socket.gethostname(), os.getpid())
