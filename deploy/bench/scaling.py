@@ -231,9 +231,10 @@ def _read_reports(count: int) -> tuple[float, float]:
     with tempfile.TemporaryDirectory() as place, local_ray(256 << 20):
         folder = RunFolder.create(Path(place, "run"), config)
         run_parts(folder, spec, None, _Crowd(count), view, time.monotonic())
-    end_s, end_cpu_s, last = view.seen[-1]
-    # The first interval includes the start; a short run has no other.
-    begin = next((seen for seen in view.seen[1:] if seen[2] < last), view.seen[0])
+    # The last interval includes the end of the run, the first one its start; a short run has no other.
+    seen = view.seen[:-1] if len(view.seen) > 2 else view.seen
+    end_s, end_cpu_s, last = seen[-1]
+    begin = next((one for one in seen[1:] if one[2] < last), seen[0])
     begin_s, begin_cpu_s, first = begin
     reports = (last - first) / REPORT_STEPS
     return reports / (end_s - begin_s), (end_cpu_s - begin_cpu_s) / reports

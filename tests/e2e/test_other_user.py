@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -79,12 +80,13 @@ def as_user(uid: int, **asked):
 
 def listeners_of(processes) -> dict[tuple[str, int], str]:
     """Address and port of each listening TCP socket, with the name of its process."""
-    return {
-        (found.laddr.ip, found.laddr.port): process.name()
-        for process in processes
-        for found in process.net_connections(kind="tcp")
-        if found.status == psutil.CONN_LISTEN
-    }
+    found = {}
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):  # Ray's helpers come and go
+            for one in process.net_connections(kind="tcp"):
+                if one.status == psutil.CONN_LISTEN:
+                    found[one.laddr.ip, one.laddr.port] = process.name()
+    return found
 
 
 def processes_of(process) -> list[psutil.Process]:
