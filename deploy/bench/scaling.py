@@ -231,7 +231,7 @@ def _read_reports(count: int) -> tuple[float, float]:
     with tempfile.TemporaryDirectory() as place, local_ray(256 << 20):
         folder = RunFolder.create(Path(place, "run"), config)
         run_parts(folder, spec, None, _Crowd(count), view, time.monotonic())
-    # The last interval includes the end of the run, the first one its start; a short run has no other.
+    # The last interval includes the end of the run, the first one its start.
     seen = view.seen[:-1] if len(view.seen) > 2 else view.seen
     end_s, end_cpu_s, last = seen[-1]
     begin = next((one for one in seen[1:] if one[2] < last), seen[0])
