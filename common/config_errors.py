@@ -152,12 +152,8 @@ def first_mistake(
 
 def holds(values: Mapping[str, Any], key: str) -> bool:
     """Whether nested values set a key, or something in a section."""
-    below: Any = values
-    for part in key.split("."):
-        if not isinstance(below, Mapping) or part not in below:
-            return False
-        below = below[part]
-    return True
+    missing = object()
+    return _value(values, key, missing) is not missing
 
 
 def _own(key: str, text: str, value: Any, keys: Collection[str]) -> Mistake:

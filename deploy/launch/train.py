@@ -67,8 +67,8 @@ def train(
             try:
                 return run_parts(folder, spec, None, runtime, events, started_s, mode)
             except (UserError, KeyboardInterrupt):
-                # A mistake is told in one line, and an interrupt has no cause to look up. Of any
-                # other failure before the first report, the folder keeps the log.
+                # The terminal shows a UserError in full, and an interrupt has no cause to record.
+                # After any other failure before the first report, the folder keeps the log.
                 folder.discard_unless_used()
                 raise
 

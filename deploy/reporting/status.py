@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -62,7 +61,7 @@ def run_status(run: str, line: Mapping[str, Any], parts: Iterable[PartStatus]) -
         "run": run,
         "at": time.time(),
         **{key: line[key] for key in (*kept, "score", "restarts", "limiter")},
-        **{key: _number_or_none(line.get(key)) for key in OPERATING},
+        **{key: line.get(key) for key in OPERATING},
         "parts": [asdict(part) for part in parts],
     }
 
@@ -118,11 +117,6 @@ def _operating_lines(status: Mapping[str, Any]) -> Iterator[str]:
         newest = f"last good checkpoint {_ago(age_s)}" if status["checkpoints"] else none
         lost = status["lost_with_nodes"]
         yield f"{newest}; failed checkpoints: {failed}; parts lost with their nodes: {lost}"
-
-
-def _number_or_none(value: Any) -> Any:
-    """The value, or None for NaN, which JSON lacks."""
-    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def _ended_line(status: Mapping[str, Any]) -> str:

@@ -14,7 +14,7 @@ class FakeRay:
     """Answers each command with a line of shell; `asked` lists the commands."""
 
     def __init__(self, folder: Path, monkeypatch) -> None:
-        """Take the place of `ray` until the test is over."""
+        """Replace the `ray` command for the test."""
         self.answers: dict[str, str] = {}
         self._folder = folder
         monkeypatch.setattr(ray_commands, "ray_path", lambda: str(self.write()))
