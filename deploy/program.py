@@ -23,7 +23,7 @@ from common.types import Array, EnvironmentSpec
 from common.weights import WeightStore
 from deploy.resources.memory import frame_capacity, shard_capacity, shard_frame_bytes
 from deploy.runs.checkpoint_schema import learner_state, shard_restore
-from deploy.runtime.api import Runtime
+from deploy.runtime.interface import Runtime
 from learner.learner import Learner
 from replay_server.codec import make_codec
 from replay_server.server import ReplayServer

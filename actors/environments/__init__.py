@@ -1,7 +1,7 @@
 """Environments: one file per family, and the functions that make them from the configuration."""
 
 from actors.environments.environment import Environment
-from actors.environments.make import environment_spec, make_environment
+from actors.environments.factory import environment_spec, make_environment
 from actors.environments.unused_keys import refuse_unused_keys
 
 __all__ = ["Environment", "environment_spec", "make_environment", "refuse_unused_keys"]

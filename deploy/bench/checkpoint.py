@@ -13,7 +13,7 @@ import numpy as np
 from common import parts
 from deploy.bench.measurement import Measurement
 from deploy.bench.replay_inputs import PICTURE, STACK, Stream
-from deploy.runtime.local import local_ray
+from deploy.runtime.local_ray import local_ray
 from replay_server.messages import encode_chunk
 from replay_server.server import ReplayServer
 from replay_server.shard_restore import ShardRestore

@@ -29,7 +29,7 @@ from deploy.bench.turns import (
     in_turn,
     measurements,
 )
-from deploy.runtime.local import local_ray
+from deploy.runtime.local_ray import local_ray
 from deploy.runtime.ray_runtime import RayRuntime
 from replay_server.codec import make_codec
 from replay_server.server import ReplayServer

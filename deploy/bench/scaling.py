@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 
 from actors.environments import environment_spec
-from common.config_text import merge
+from common.config_toml import merge
 from common.errors import UserError
 from common.handles import Handle
 from common.parts import PartId, Role, actor
@@ -26,7 +26,7 @@ from deploy.launch.presets import make_config
 from deploy.launch.run import run_parts
 from deploy.runs.folder import STATUS, RunFolder
 from deploy.runs.metrics import read_metrics
-from deploy.runtime.local import OneMachine, local_ray
+from deploy.runtime.local_ray import OneMachine, local_ray
 from deploy.runtime.ray_runtime import RayRuntime
 
 STEP_S = 4 / 139

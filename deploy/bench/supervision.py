@@ -14,9 +14,9 @@ from common.parts import WEIGHT_STORE
 from common.weights import WeightStore
 from deploy.bench.live_run import CommandStarter, endless_run, newest_steps
 from deploy.bench.measurement import Measurement
-from deploy.control.file import TAKEN_WITHIN_S, changed, keys_of, request_change
+from deploy.control.control_file import TAKEN_WITHIN_S, changed, keys_of, request_change
 from deploy.runs.folder import RunFolder
-from deploy.runtime.local import local_ray
+from deploy.runtime.local_ray import local_ray
 from deploy.supervisor.timeouts import Timeouts
 
 CHECKPOINT_EVERY_S = 2.0

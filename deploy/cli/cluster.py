@@ -12,7 +12,7 @@ from deploy.cli.command import Command, Parser, parse
 from deploy.cli.exit_codes import USER_ERROR
 from deploy.cli.keys import Keys
 from deploy.cli.overrides import Overrides, split_overrides
-from deploy.cli.run import COMMANDS as RUN_COMMANDS
+from deploy.cli.train import COMMANDS as RUN_COMMANDS
 
 if TYPE_CHECKING:
     from common.config import Config
@@ -46,7 +46,7 @@ def _check(options: argparse.Namespace, overrides: Overrides) -> int:
 
 def _run_on_cluster(options: argparse.Namespace, overrides: Overrides) -> Config:
     """The run that is meant for a cluster: what is named here, else the job in the cluster file."""
-    from common.config_text import merge
+    from common.config_toml import merge
     from deploy.launch.presets import DEFAULT_PRESET, make_config
     from deploy.provisioning.cluster_file import load_cluster
 

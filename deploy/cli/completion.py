@@ -43,7 +43,7 @@ def _add_completion(parser: Parser) -> None:
 
 def grammar_of(commands: Sequence[Command]) -> Grammar:
     """The words of a command line."""
-    from common.config_text import KEYS
+    from common.config_toml import KEYS
 
     grammar = Grammar({"": {c.name: c.text for c in commands}}, [], {}, {})
     for command in commands:

@@ -35,18 +35,18 @@ def keys_of(keys: Keys) -> list[str]:
     """The keys that are options of a command, as `section.name`, by group."""
     if keys is Keys.NONE:
         return []
-    from common.config_text import KEYS
+    from common.config_toml import KEYS
 
     if keys in (Keys.ALL, Keys.RUN):
         return list(KEYS)
-    from deploy.control.file import LIVE_KEYS
+    from deploy.control.control_file import LIVE_KEYS
 
     return [key for key in KEYS if key in LIVE_KEYS]
 
 
 def choices_of(key: str) -> list[str]:
     """The values of a key that takes one of a few, else nothing."""
-    from common.config_text import KEYS
+    from common.config_toml import KEYS
 
     annotation = KEYS[key].annotation
     if annotation is bool:
@@ -93,7 +93,7 @@ def help_on_keys(keys: Keys, everything: bool) -> str:
 def _formatted(names: Collection[str], heading: str, with_defaults: bool) -> str:
     """A heading and groups of options, laid out by argparse."""
     from common.config import Config
-    from common.config_text import KEYS
+    from common.config_toml import KEYS
 
     parser = argparse.ArgumentParser(
         usage=argparse.SUPPRESS,
@@ -129,7 +129,7 @@ def _title(section: str) -> str:
 
 def _metavar(key: str, info: FieldInfo) -> str:
     """The kind of value a key takes."""
-    from common.config_text import is_list
+    from common.config_toml import is_list
 
     if choices := choices_of(key):
         return "|".join(choices)

@@ -27,7 +27,7 @@ from pathlib import Path
 
 from common.errors import EnvironmentFailedError, UserError
 from common.version import PACKAGES, VERSION
-from deploy.cli import bench, cluster, completion, inform, live, look, run
+from deploy.cli import active_run, bench, cluster, completion, configuration, evaluate, train
 from deploy.cli.command import Command
 from deploy.cli.command import parse as parse_command
 from deploy.cli.exit_codes import FAILURE, INTERRUPTED, USER_ERROR
@@ -38,11 +38,11 @@ if _CATCHABLE:
     signal.signal(signal.SIGINT, _ON_INTERRUPT)
 
 _BEFORE_COMPLETION: tuple[Command, ...] = (
-    *run.COMMANDS,
-    *live.COMMANDS,
-    *look.COMMANDS,
+    *train.COMMANDS,
+    *active_run.COMMANDS,
+    *evaluate.COMMANDS,
     *cluster.COMMANDS,
-    *inform.COMMANDS,
+    *configuration.COMMANDS,
     *bench.COMMANDS,
 )
 COMMANDS = (*_BEFORE_COMPLETION, completion.command_for(_BEFORE_COMPLETION))

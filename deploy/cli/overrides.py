@@ -56,7 +56,7 @@ def split_overrides(arguments: Sequence[str]) -> tuple[Overrides, list[str]]:
 def _take_value(name: str, given: list[str] | None, queue: list[str]) -> Any:
     """The value of a key: `given` behind `=`, else from the front of `queue`."""
     # The configuration takes longer to import than the rest of the command line.
-    from common.config_text import KEYS, is_list, parse_value
+    from common.config_toml import KEYS, is_list, parse_value
     from common.suggestion import suggest
 
     key = name.replace("-", "_")

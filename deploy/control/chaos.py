@@ -13,7 +13,7 @@ from typing import Any
 from common.errors import UserError
 from common.parts import NUMBERED, Role
 from common.polling import poll_until
-from deploy.control.file import place_request
+from deploy.control.control_file import place_request
 from deploy.runs.folder import RunFolder
 
 CRASH = "crash"

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from common.errors import RemoteDiedError, UserError
 from common.handles import Future, Handle
 from common.polling import poll_until
-from deploy.control.file import Reply
+from deploy.control.control_file import Reply
 from deploy.control.service import MAX_REQUESTS
 from deploy.runtime.connect import connected
 from deploy.runtime.names import service_handles

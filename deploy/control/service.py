@@ -10,8 +10,8 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
-from deploy.control.file import Reply
-from deploy.runtime.metrics import RunMetrics
+from deploy.control.control_file import Reply
+from deploy.runtime.run_metrics import RunMetrics
 
 MAX_REPLIES = 100
 """Replies that are kept for the commands that sent the requests."""
@@ -59,7 +59,7 @@ class ControlService:
         return self._status
 
     def request(self, changes: dict[str, Any]) -> int | None:
-        """Queue a request for the run (see `deploy.control.file`).
+        """Queue a request for the run (see `deploy.control.control_file`).
 
         Returns:
             The request's number; None if the queue is full and the request was refused.

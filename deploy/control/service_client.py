@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from common.handles import Future, Handle
-from deploy.control.file import Reply
+from deploy.control.control_file import Reply
 
 
 @dataclass(frozen=True, slots=True)

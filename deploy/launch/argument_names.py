@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from common.config_errors import OVERRIDES
-from common.config_text import KEYS, parse_value
+from common.config_toml import KEYS, parse_value
 from common.errors import CheckpointError, UserError
 
 ARGUMENTS = {

@@ -9,7 +9,7 @@ from typing import Any
 
 from common.config import Config
 from common.config_errors import COMMAND_LINE, Spelling
-from common.config_text import build, load_toml, merge
+from common.config_toml import build, load_toml, merge
 from common.errors import UserError
 from common.suggestion import suggest
 

@@ -10,12 +10,12 @@ from actors.environments import environment_spec
 from common.checkpoint import Checkpoint, CheckpointStore
 from common.config import Config
 from common.config_errors import COMMAND_LINE, Spelling
-from common.config_text import build, merge, to_toml
+from common.config_toml import build, merge, to_toml
 from common.errors import CheckpointError, RunFinishedError, UserError, shorten
 from common.storage import LocalStorage, Storage, open_storage
 from deploy.launch import runtimes
-from deploy.launch.events import RunEvents
 from deploy.launch.run import run_parts
+from deploy.launch.run_events import RunEvents
 from deploy.reporting.view import ProgressView, SilentView
 from deploy.runs.checkpoint_schema import (
     RanOn,

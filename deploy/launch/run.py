@@ -13,20 +13,20 @@ from dataclasses import dataclass
 from typing import Any
 
 from common.checkpoint import Checkpoint
-from common.config_text import with_actors
+from common.config_toml import with_actors
 from common.errors import CheckpointError, RunFailedError, UserError
 from common.types import EnvironmentSpec
 from common.version import VERSION
-from deploy.control.file import discard
-from deploy.launch.events import RunEvents
+from deploy.control.control_file import discard
+from deploy.launch.run_events import RunEvents
 from deploy.launch.signals import stop_on_signals
 from deploy.reporting.summary import ABORTED, FAILED, summary_line
 from deploy.reporting.view import ProgressView
 from deploy.runs.checkpoint_schema import parse_state
 from deploy.runs.folder import LOG, RunFolder
 from deploy.runs.log import detail_of
-from deploy.runtime.api import Runtime, check_count
 from deploy.runtime.connect import as_user_errors
+from deploy.runtime.interface import Runtime, check_count
 from deploy.runtime.preflight import check_storage
 from deploy.supervisor.loop import Supervisor
 

@@ -10,13 +10,13 @@ from contextlib import ExitStack, contextmanager
 
 from common.config import Config
 from common.types import EnvironmentSpec
-from deploy.launch.events import RunEvents
+from deploy.launch.run_events import RunEvents
 from deploy.launch.signals import STOP_REASONS, StartInterrupted, deferred_signals
 from deploy.resources.memory import check_memory, object_store_bytes
-from deploy.runtime.api import Runtime
 from deploy.runtime.connect import as_user_errors, joined_cluster
 from deploy.runtime.inline import InlineRuntime
-from deploy.runtime.local import local_ray
+from deploy.runtime.interface import Runtime
+from deploy.runtime.local_ray import local_ray
 from deploy.runtime.local_security import OPEN_WARNING, check_token_mode
 from deploy.runtime.preflight import check_memories
 from deploy.runtime.ray_actor import collecting_no_garbage

@@ -9,11 +9,11 @@ from typing import Any
 from actors.environments import environment_spec
 from common.config import Config
 from common.config_sections import NONE
-from common.config_text import build, merge
+from common.config_toml import build, merge
 from common.errors import UserError
 from deploy.launch import runtimes
-from deploy.launch.events import RunEvents
 from deploy.launch.run import run_parts
+from deploy.launch.run_events import RunEvents
 from deploy.launch.run_path import run_name, run_path
 from deploy.reporting.view import ProgressView, SilentView
 from deploy.runs.checkpoint_schema import RanOn

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 from common.config import Config
-from common.config_text import to_toml
+from common.config_toml import to_toml
 from common.errors import UserError
 from deploy.provisioning.ray_commands import run_captured, run_shown
 from deploy.runtime.packaging import code_for

@@ -11,7 +11,7 @@ from PIL import Image
 from actors.evaluator import Evaluator
 from common import wire
 from common.config import Config
-from common.config_text import build, merge
+from common.config_toml import build, merge
 from common.errors import EnvironmentFailedError, UserError
 from common.handles import InlineHandle
 from common.networks import make_network, shape_difference

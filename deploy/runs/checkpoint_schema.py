@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from common import wire
 from common.checkpoint import Checkpoint
 from common.config import Config
-from common.config_text import build, one_line
+from common.config_toml import build, one_line
 from common.errors import CheckpointError, UserError
 from common.parts import shard as shard_part
 from common.types import Array

@@ -9,7 +9,7 @@ runs/cartpole-20260101-120000/
     summary.json      how the run ended; missing while it lasts, and if its driver was killed
     status.json       host, state and rate of each part of a run in progress
     run.log           every event with its time and cause (see deploy.runs.log)
-    control.toml      a change that the run has not applied yet (see deploy.control.file)
+    control.toml      a change that the run has not applied yet (see deploy.control.control_file)
     lives             number of attempts: starts and resumes of this run
 """
 
@@ -31,7 +31,7 @@ from common import wire
 from common.checkpoint import CheckpointStore
 from common.config import Config
 from common.config_errors import COMMAND_LINE, Spelling
-from common.config_text import build, load_toml, merge, to_toml
+from common.config_toml import build, load_toml, merge, to_toml
 from common.errors import UserError
 from common.storage import open_storage, write_atomically
 from common.tensor_file import tensor_bytes

@@ -14,7 +14,7 @@ from typing import Any
 from common.config import Config
 from common.errors import RemoteDiedError, UserError, one_line, shorten
 from deploy.runtime import head, ray_private
-from deploy.runtime.api import EventSink
+from deploy.runtime.interface import EventSink
 from deploy.runtime.names import NAMESPACE, service_names
 from deploy.runtime.packaging import code_for
 from deploy.runtime.placement import Cluster

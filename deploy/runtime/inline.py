@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from common.handles import Future, Handle, InlineHandle, Ready
 from common.parts import PartId, part_name
-from deploy.runtime.api import Place
+from deploy.runtime.interface import Place
 
 T = TypeVar("T")
 

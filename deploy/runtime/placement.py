@@ -14,8 +14,8 @@ from common.handles import Future, Mapped, Ready
 from common.parts import EVALUATOR, LEARNER, PartId, Role
 from deploy.resources.requests import ACTOR_NODES, LEARNER_NODES, ResourceRequest
 from deploy.runtime import ray_private
-from deploy.runtime.api import EventSink
 from deploy.runtime.head import HEAD, NodeType, ask_head
+from deploy.runtime.interface import EventSink
 from deploy.runtime.plan import ClusterPlan, ClusterSnapshot
 from deploy.runtime.ray_actor import RemoteFuture
 from deploy.runtime.ray_runtime import QUERY

@@ -12,7 +12,7 @@ from common.parts import shard
 from common.storage import open_storage
 from common.types import EnvironmentSpec
 from deploy.resources.memory import check_memory
-from deploy.runtime.api import Runtime
+from deploy.runtime.interface import Runtime
 
 PROBE = "probe"
 """A file that shows whether two machines see the same storage."""

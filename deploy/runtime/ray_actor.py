@@ -28,7 +28,7 @@ from common.errors import (
 from common.handles import Future
 from common.parts import PartId
 from common.version import VERSION
-from deploy.runtime.api import Place
+from deploy.runtime.interface import Place
 from deploy.runtime.ray_private import name_process
 
 PR_SET_PDEATHSIG = 1

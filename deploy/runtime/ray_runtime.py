@@ -10,7 +10,7 @@ from common.handles import Future, Handle, Mapped, Ready
 from common.parts import PartId, part_name
 from common.version import VERSION
 from deploy.runtime import ray_private
-from deploy.runtime.api import Place
+from deploy.runtime.interface import Place
 from deploy.runtime.ray_actor import PartHost, RemoteFuture, RemoteHandle
 
 T = TypeVar("T")

@@ -14,7 +14,7 @@ from common.handles import Future
 from common.polling import poll_until
 from deploy.runs.folder import RunFolder
 from deploy.runs.statistics import Counters, RunStatistics
-from deploy.runtime.api import Runtime
+from deploy.runtime.interface import Runtime
 from deploy.supervisor.timeouts import Timeouts
 from replay_server.rate_limiter import RateLimiter
 

@@ -7,14 +7,14 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from common.config import Config
-from common.config_text import with_actors
+from common.config_toml import with_actors
 from common.errors import RemoteDiedError, UserError
 from common.handles import Future
 from deploy.control.chaos import CRASH, parse_crash
-from deploy.control.file import ControlFile, Reply, changed, describe, keys_of
+from deploy.control.control_file import ControlFile, Reply, changed, describe, keys_of
 from deploy.runs.folder import CONTROL
 from deploy.runs.log import detail_of
-from deploy.runtime.api import check_count
+from deploy.runtime.interface import check_count
 from deploy.supervisor.context import Context
 from deploy.supervisor.fleet import Fleet
 

@@ -16,7 +16,7 @@ from typing import Any
 from common.config_operation import SupervisionConfig
 from common.errors import RemoteDiedError, UnresponsiveError
 from common.handles import Future, Handle
-from deploy.runtime.api import Runtime
+from deploy.runtime.interface import Runtime
 from deploy.supervisor.slots import Slot
 from deploy.supervisor.timeouts import Timeouts
 

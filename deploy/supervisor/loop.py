@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from common.checkpoint import Checkpoint
 from common.config import Config
-from common.config_text import with_actors
+from common.config_toml import with_actors
 from common.errors import (
     DivergedError,
     EnvironmentFailedError,

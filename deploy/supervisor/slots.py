@@ -10,7 +10,7 @@ from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
 from common.handles import Future, Handle
 from common.parts import PartId, part_name
-from deploy.runtime.api import Place
+from deploy.runtime.interface import Place
 
 C_co = TypeVar("C_co", covariant=True)
 P = ParamSpec("P")

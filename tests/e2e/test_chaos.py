@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from common.config import Config
-from common.config_text import to_toml
+from common.config_toml import to_toml
 from deploy.control.chaos import KINDS
 from support.fakes import Messages, supervisor_for, tiny
 from support.program import SHORT_RUN_S, raydqn_here, reports_in, running, summary_of, wait_for
@@ -16,20 +16,25 @@ def test_cartpole_is_learnt_under_chaos(tmp_path):
     run = tmp_path / "run"
     options = ("--run-dir", str(run), "--seed", "1", "--replay.shards", "2", "--json")
     often = ("--checkpoint.every-s", "5", "--checkpoint.every-learner-steps", "500")
-    score = ("--stop.score", "300")  # others learn longer: `make train`
-    with running("train", "cartpole", "--inline", *options, *often, *score) as process:
+    without_end = ("--stop.score", "none", "--stop.learner-steps", "none")
+
+    def learnt_and_restarted():
+        report = (reports_in(run) or [{}])[-1]
+        assert process.poll() is None
+        return (report.get("score") or 0) >= 300 and report["restarts"] >= 2
+
+    with running("train", "cartpole", "--inline", *options, *often, *without_end) as process:
         wait_for(lambda: reports_in(run) and reports_in(run)[-1]["learner_steps"] > 0)
         with running("chaos", str(run), "--every", "2s", "--kinds", ",".join(KINDS)) as chaos:
+            wait_for(learnt_and_restarted, SHORT_RUN_S)
+            process.terminate()
             out, err = process.communicate(timeout=SHORT_RUN_S)
             said, _ = chaos.communicate(timeout=30)
     assert process.returncode == 0, err
     summary = summary_of(out)
-    assert summary["stop_reason"] == "score"
-    assert summary["score"] >= 300
+    assert summary["stop_reason"] == "terminated"
     assert summary["score_episodes"] == 100
     deaths = said.count("requested: kill ")
-    assert deaths >= 2, said
-    assert summary["restarts"] >= 1
     # The last may have come too late, and some hit a part that was dead still, or an evaluator
     # where there was none.
     assert summary["restarts"] >= 0.8 * (deaths - (out + err).count(": skipped")) - 2

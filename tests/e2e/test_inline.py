@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from common import wire
-from common.config_text import merge
+from common.config_toml import merge
 from common.errors import UserError
 from deploy.launch.presets import make_config
 from deploy.launch.resume import resume

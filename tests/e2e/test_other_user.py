@@ -94,6 +94,13 @@ def processes_of(process) -> list[psutil.Process]:
     return [psutil.Process(process.pid), *descendants(process)]
 
 
+def name_of(process: psutil.Process) -> str:
+    """Empty of a process that has ended."""
+    with suppress(psutil.NoSuchProcess):
+        return process.name()
+    return ""
+
+
 def held_by_another_ray(processes) -> str:
     """Whose the port of Ray's job agent is, if it is not one of these processes'."""
     own = {port for _, port in listeners_of(processes)}
@@ -119,7 +126,7 @@ def test_another_user_can_run_no_code_in_a_local_run_and_reads_no_token(tmp_path
             """What the users find: processes and ports change while Ray's agents start."""
             processes = processes_of(process)
             listeners = listeners_of(processes)
-            (raylet,) = [one for one in processes if one.name() == "raylet"]
+            (raylet,) = [one for one in processes if name_of(one) == "raylet"]
             (gcs,) = [port for (_, port), name in listeners.items() if name == "gcs_server"]
             return raylet.environ()["RAY_AUTH_TOKEN"], {
                 "listeners": list(listeners),

@@ -21,7 +21,7 @@ from deploy.resources.requests import ACTOR_NODES
 from deploy.runtime import connect, head
 from deploy.runtime.connect import as_user_errors, joined_cluster
 from deploy.runtime.head import ClusterCapacity, NodeType, ask_head
-from deploy.runtime.local import START_TIMED_OUT, START_TRIES, end_processes
+from deploy.runtime.local_ray import START_TIMED_OUT, START_TRIES, end_processes
 from deploy.runtime.names import NAMESPACE, service_name, service_names
 from deploy.runtime.placement import Cluster
 from deploy.runtime.preflight import check_memories

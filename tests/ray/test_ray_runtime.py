@@ -19,9 +19,9 @@ from common.config import Config
 from common.errors import RemoteDiedError, UserError
 from common.parts import LEARNER, actor
 from common.version import VERSION
-from deploy.runtime.api import check_count
 from deploy.runtime.inline import InlineRuntime
-from deploy.runtime.local import OneMachine, local_ray
+from deploy.runtime.interface import check_count
+from deploy.runtime.local_ray import OneMachine, local_ray
 from deploy.runtime.ray_actor import PartHost, RemoteFuture
 from deploy.runtime.ray_runtime import RayRuntime
 from ray import exceptions as ray_errors

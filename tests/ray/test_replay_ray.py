@@ -12,7 +12,7 @@ import pytest
 from common import parts
 from common.errors import RemoteDiedError
 from common.types import Chunk, FrameSpec
-from deploy.runtime.local import local_ray
+from deploy.runtime.local_ray import local_ray
 from replay_server.codec import make_codec
 from replay_server.messages import decode_sample
 from replay_server.sampler import ReplaySampler

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from actors.environments import environment_spec
-from common.config_text import merge
+from common.config_toml import merge
 from deploy.launch.resume import resume
 from deploy.launch.runtimes import open_runtime
 from deploy.launch.train import train

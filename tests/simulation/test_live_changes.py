@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 
-from deploy.control.file import ControlFile
+from deploy.control.control_file import ControlFile
 from deploy.launch.resume import resume
 from deploy.launch.train import train
 from deploy.runs.folder import CONTROL, RunFolder

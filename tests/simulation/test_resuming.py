@@ -12,7 +12,7 @@ import pytest
 import deploy.launch.runtimes
 import deploy.program
 from common.checkpoint import CheckpointStore, read_verified
-from common.config_text import merge
+from common.config_toml import merge
 from common.errors import UserError
 from common.storage import open_storage
 from deploy.launch.presets import make_config

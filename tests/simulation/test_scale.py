@@ -14,12 +14,12 @@ from rich.console import Console
 
 from actors.actor import Actor
 from common.config import Config
-from common.config_text import build, to_toml, with_actors
+from common.config_toml import build, to_toml, with_actors
 from common.errors import UserError
 from common.handles import InlineHandle, Ready
 from common.weights import WeightStore
 from deploy.cli.main import main
-from deploy.control.file import Reply
+from deploy.control.control_file import Reply
 from deploy.launch.train import train
 from deploy.reporting.status import PartStatus, run_status, show
 from deploy.runs.folder import CONTROL, RunFolder

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from common.config import Config
-from common.config_text import build
+from common.config_toml import build
 from common.handles import InlineHandle, Ready
 from common.networks import QNetwork, make_network
 from common.types import Array, Chunk, EnvironmentSpec, FrameSpec

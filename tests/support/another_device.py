@@ -1,4 +1,4 @@
-"""What test_another_device.py runs in a process of its own: see elsewhere.py."""
+"""What test_another_device.py runs in a process of its own: see fake_torch_device.py."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ import pytest
 import torch
 
 from common import wire
-from common.config_text import merge
+from common.config_toml import merge
 from common.types import EnvironmentSpec, FrameSpec
 from deploy.launch.presets import make_config
 from deploy.launch.resume import resume
 from deploy.launch.train import train
 from learner.prefetch import Stager
-from support import elsewhere
+from support import fake_torch_device
 from support.batches import PICTURES, VECTORS, next_group
 from support.learning import ACTIONS, Bench, items, without_versions
 from support.program import TINY, checkpoints_in, contents_of
 from support.replay import random_chunk
 
-THERE = torch.device(elsewhere.NAME)
+THERE = torch.device(fake_torch_device.NAME)
 
 
 @pytest.fixture(autouse=True)
 def _used():
     """Each test computes there; that none does by mistake on the CPU is torch's to see."""
-    elsewhere.calls.clear()
+    fake_torch_device.calls.clear()
     yield
-    assert elsewhere.calls.total() > 0
+    assert fake_torch_device.calls.total() > 0
 
 
 def test_what_is_not_moved_there_or_back_is_an_error():
@@ -48,7 +48,7 @@ def test_batch_groups_arrive_there_bit_for_bit(spec):
     for number in range(len(group.rows)):
         (moved, weight), (wanted, wanted_weight) = there.batch(number), here.batch(number)
         for column, wanted_column in zip((*moved, weight), (*wanted, wanted_weight), strict=True):
-            assert column.device.type == elsewhere.NAME
+            assert column.device.type == fake_torch_device.NAME
             assert torch.equal(column.cpu(), wanted_column)
 
 
@@ -70,17 +70,17 @@ def test_a_learner_that_goes_there_and_comes_back_learns_what_it_would_have(
     home = Bench(**sections, learner=learner, chunks=chunks)
     home.learner.train(5)
     away = home
-    for device in (elsewhere.NAME, "cpu"):
+    for device in (fake_torch_device.NAME, "cpu"):
         away = Bench(
             **sections,
             learner=learner | {"device": device},
             servers=copy.deepcopy(away.servers),
             state=away.learner.state(),
         )
-        calls = elsewhere.calls.total()
+        calls = fake_torch_device.calls.total()
         for one in (home, away):
             one.learner.train(6)
-        assert (elsewhere.calls.total() > calls) == (device == elsewhere.NAME)
+        assert (fake_torch_device.calls.total() > calls) == (device == fake_torch_device.NAME)
         assert np.array_equal(
             without_versions(away.learner.state()), without_versions(home.learner.state())
         )
@@ -88,7 +88,7 @@ def test_a_learner_that_goes_there_and_comes_back_learns_what_it_would_have(
 
 def test_a_loss_that_is_not_finite_is_told_with_its_batch():
     bad = items([0, 1], [0, 1], [float("nan"), 1.0], [0.9, 0.0], [1, 2])
-    bench = Bench(chunks=[bad], learner={"device": elsewhere.NAME})
+    bench = Bench(chunks=[bad], learner={"device": fake_torch_device.NAME})
     report = bench.learner.train(3)
     assert report.diverged
     assert np.isnan(wire.decode(report.batch)[0]["reward"]).any()
@@ -103,14 +103,14 @@ def test_a_run_that_goes_there_and_comes_back_has_all_and_learns_what_it_would_h
         "stop": {"learner_steps": 60},
     }
     ends = []
-    for name, first in (("home", "cpu"), ("away", elsewhere.NAME)):
+    for name, first in (("home", "cpu"), ("away", fake_torch_device.NAME)):
         run = tmp_path / name
         train(make_config("cartpole", overrides=merge(TINY, over)), run)
         for device, steps in ((first, 100), ("cpu", 140)):
-            calls = elsewhere.calls.total()
+            calls = fake_torch_device.calls.total()
             changed = {"learner": {"device": device}, "stop": {"learner_steps": steps}}
             summary = resume(run, changed, inline=True)
-            assert (elsewhere.calls.total() > calls) == (device == elsewhere.NAME)
+            assert (fake_torch_device.calls.total() > calls) == (device == fake_torch_device.NAME)
         newest = checkpoints_in(run).newest()
         ends.append((summary["weights_sha256"], summary["transitions"], contents_of(newest)))
     home, away = ends

@@ -9,7 +9,7 @@ from functools import partial
 
 from actors.environments import environment_spec
 from common.checkpoint import read_verified
-from common.config_text import merge
+from common.config_toml import merge
 from common.errors import RemoteDiedError
 from common.handles import Failed, InlineHandle
 from common.parts import Role, part_name

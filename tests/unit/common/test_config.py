@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from common.config import Config
-from common.config_text import KEYS, build, is_list, load_toml, merge, parse_value, to_toml
+from common.config_toml import KEYS, build, is_list, load_toml, merge, parse_value, to_toml
 from common.errors import UserError
 from support.hypothesis_profiles import examples
 

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from common.config import Config
 from common.config_errors import OTHER_KIND, OVERRIDES, WORDS, WORDS_OF_KEYS
-from common.config_text import KEYS, build, is_list
+from common.config_toml import KEYS, build, is_list
 from common.errors import UserError
 
 WRONG = [

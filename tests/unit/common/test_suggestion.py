@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from common.config_text import KEYS
+from common.config_toml import KEYS
 from common.suggestion import closest, edits, suggest
 
 COMMANDS = ("train", "resume", "evaluate", "plot", "config", "presets", "set", "scale", "status")

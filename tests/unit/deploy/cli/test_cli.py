@@ -13,7 +13,7 @@ import gymnasium as gym
 import pytest
 
 import deploy.launch.run_path as run_path_module
-from common.config_text import build, merge
+from common.config_toml import build, merge
 from common.errors import UserError
 from deploy.cli.main import main
 from deploy.cli.overrides import split_overrides
@@ -275,7 +275,7 @@ def test_every_preset_is_sound_and_its_configuration_reads_back(capsys):
 
 
 def test_every_key_of_the_configuration_is_explained(capsys):
-    from common.config_text import KEYS
+    from common.config_toml import KEYS
 
     assert main(("config",)) == 0
     text = capsys.readouterr().out

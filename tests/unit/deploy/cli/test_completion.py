@@ -9,10 +9,10 @@ import subprocess
 
 import pytest
 
-from common.config_text import KEYS
+from common.config_toml import KEYS
 from deploy.bench.commands import BENCHMARKS
 from deploy.cli.main import COMMANDS, main
-from deploy.control.file import LIVE_KEYS
+from deploy.control.control_file import LIVE_KEYS
 from deploy.launch.presets import preset_names
 
 NAMES = {command.name for command in COMMANDS}

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from common.config_text import KEYS
+from common.config_toml import KEYS
 from deploy.cli.arguments import AUTO
 from deploy.cli.main import COMMANDS, main
 from deploy.cli.overrides import TOP_LEVEL_KEYS
-from deploy.control.file import LIVE_KEYS
+from deploy.control.control_file import LIVE_KEYS
 
 WITH_KEYS = [("train",), ("resume",), ("config",), ("cluster", "check"), ("cluster", "submit")]
 COMMON = ["seed", "env.id", "actors.count", "actors.envs", "learner.batch_size"]

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.config_text import KEYS, build, merge
+from common.config_toml import KEYS, build, merge
 from common.errors import UserError
 from deploy.cli.main import main
-from deploy.control import file as control
-from deploy.control.file import LIVE_KEYS, ControlFile, Reply, changed, describe, keys_of
+from deploy.control import control_file as control
+from deploy.control.control_file import LIVE_KEYS, ControlFile, Reply, changed, describe, keys_of
 from deploy.launch.presets import make_config
 from deploy.runs.folder import CONTROL, REPLY, RunFolder
 from support.program import TINY

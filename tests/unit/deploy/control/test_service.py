@@ -11,7 +11,7 @@ from common.errors import UserError
 from common.handles import InlineHandle
 from deploy.cli.main import main
 from deploy.control.client import send_request, service_of
-from deploy.control.file import Reply
+from deploy.control.control_file import Reply
 from deploy.control.service import MAX_REPLIES, MAX_REQUESTS, ControlService
 from deploy.reporting.status import run_status
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import pytest
 
 import deploy
-from common.config_text import merge
+from common.config_toml import merge
 from common.errors import UserError
 from deploy.cli.main import main
 from deploy.launch import runtimes

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from common.config_text import build
+from common.config_toml import build
 from common.parts import Role
 from deploy.cli.main import main
 from deploy.launch.presets import make_config

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import re
 
-from common.config_text import merge
+from common.config_toml import merge
 from deploy.launch.presets import make_config
 from deploy.launch.train import train
 from deploy.runs.metrics import read_metrics
-from deploy.runtime.metrics import metric_name
+from deploy.runtime.run_metrics import metric_name
 from support.grafana import DASHBOARD, alert_rules, alerted_metrics, queried_metrics
 from support.program import TINY
 

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from common.config import Config
-from common.config_text import build
+from common.config_toml import build
 from common.errors import UserError
 from deploy.provisioning import job, ray_commands, submit, tunnel
 from deploy.provisioning.submit import print_hints

@@ -6,7 +6,7 @@ import pytest
 
 from actors.environments import Environment
 from actors.evaluator import Evaluator
-from common.config_text import merge
+from common.config_toml import merge
 from common.errors import UserError
 from common.handles import InlineHandle
 from common.weights import WeightStore

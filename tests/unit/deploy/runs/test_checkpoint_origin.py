@@ -9,7 +9,7 @@ import pytest
 from common.checkpoint import Checkpoint
 from common.config import Config
 from common.config_sections import EnvConfig
-from common.config_text import build as build_config
+from common.config_toml import build as build_config
 from common.errors import UserError
 from deploy.runs.checkpoint_schema import FORMAT, check_restorable
 from replay_server.rate_limiter import RateLimiter

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from common.config_text import build
+from common.config_toml import build
 from common.errors import UserError
 from common.version import PACKAGES
 from deploy.provisioning import job

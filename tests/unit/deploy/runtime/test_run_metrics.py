@@ -6,8 +6,8 @@ import math
 
 import pytest
 
-from deploy.runtime import metrics
-from deploy.runtime.metrics import COUNTERS, RunMetrics, metric_name
+from deploy.runtime import run_metrics
+from deploy.runtime.run_metrics import COUNTERS, RunMetrics, metric_name
 
 
 class Metric:
@@ -33,7 +33,7 @@ def made(monkeypatch):
         made[key] = Metric()
         return made[key]
 
-    monkeypatch.setattr(metrics, "_make_metric", make)
+    monkeypatch.setattr(run_metrics, "_make_metric", make)
     return made
 
 

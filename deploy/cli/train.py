@@ -124,7 +124,7 @@ def _exists(options: argparse.Namespace, config: Config) -> bool:
 
 def _continue(options: argparse.Namespace, overrides: Overrides, started_s: float) -> int:
     """Resume the run of a `train` command; a run that has reached its goal is a success."""
-    from common.config_text import merge
+    from common.config_toml import merge
     from deploy.launch.resume import resume
     from deploy.launch.train import absolute_storage
     from deploy.reporting.view import make_view

@@ -82,7 +82,7 @@ def _scale(options: argparse.Namespace, _: Overrides) -> int:
 
 def _change(options: argparse.Namespace, overrides: Overrides) -> int:
     """Ask a run for other values, by its folder or by its name on a cluster."""
-    from deploy.control.file import TAKEN_WITHIN_S, changed, keys_of, request_change
+    from deploy.control.control_file import TAKEN_WITHIN_S, changed, keys_of, request_change
 
     if options.address is None:
         from deploy.runs.folder import RunFolder

@@ -7,11 +7,11 @@ import argparse
 from deploy.cli.command import Command
 from deploy.cli.keys import Keys
 from deploy.cli.overrides import Overrides
-from deploy.cli.run import add_configuration
+from deploy.cli.train import add_configuration
 
 
 def _config(options: argparse.Namespace, overrides: Overrides) -> int:
-    from common.config_text import to_toml
+    from common.config_toml import to_toml
     from deploy.launch.presets import DEFAULT_PRESET, make_config
 
     preset = options.preset or DEFAULT_PRESET

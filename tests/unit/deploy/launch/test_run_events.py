@@ -9,12 +9,12 @@ import threading
 import pytest
 
 import deploy.program
-from common.config_text import merge
+from common.config_toml import merge
 from common.errors import EnvironmentFailedError, RunFailedError, UserError
 from deploy.cli.main import main
-from deploy.launch.events import RunEvents
 from deploy.launch.presets import make_config
 from deploy.launch.resume import resume
+from deploy.launch.run_events import RunEvents
 from deploy.launch.train import train
 from deploy.runs.folder import LOG, RunFolder
 from deploy.runs.log import RunLog, detail_of, last_events

@@ -23,7 +23,7 @@ import tomlkit
 
 from common.config import Config
 from common.config_sections import NONE
-from common.config_text import build, load_toml, merge
+from common.config_toml import build, load_toml, merge
 from common.errors import UserError
 from common.polling import poll_until
 from common.storage import write_atomically
