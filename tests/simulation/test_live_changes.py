@@ -35,8 +35,8 @@ class Asking(Messages):
 def test_a_run_takes_a_change_over_records_it_and_says_so(tmp_path, always_looking):
     run = tmp_path / "run"
     text = "[learner]\nsamples_per_insert = 16.0\nsamples_per_insert_error = 1000\n"
-    view = Asking(run, 100, text)
-    config = tiny(stop={"learner_steps": 900}, report={"every_s": 0.01}, evaluation=NO_EVALUATION)
+    view = Asking(run, 60, text)
+    config = tiny(stop={"learner_steps": 400}, report={"every_s": 0.01}, evaluation=NO_EVALUATION)
     summary = train(config, run, view=view)
     assert (
         "applied: learner.samples_per_insert 4 → 16, learner.samples_per_insert_error none → 1000"
@@ -49,14 +49,14 @@ def test_a_run_takes_a_change_over_records_it_and_says_so(tmp_path, always_looki
     assert recorded.config.learner.samples_per_insert_error == 1000.0
     saved = recorded.checkpoints.newest().state["config"]
     assert saved["learner"]["samples_per_insert"] == 16.0
-    # The change must not make up for what was before it: 100 · 32 samples at 4 per insert would be
-    # 600 inserts too many, and no insert for 9,600 samples.
-    first = [r for r in reports_in(run) if r["learner_steps"] < 100][-1]
+    # The change must not make up for what was before it: 60 · 32 samples at 4 per insert would be
+    # 360 inserts too many, and no insert for 5,760 samples.
+    first = [r for r in reports_in(run) if r["learner_steps"] < 60][-1]
     inserted = summary["transitions"] - first["transitions"]
     learnt = (summary["learner_steps"] - first["learner_steps"]) * 32
     assert learnt / inserted == pytest.approx(16, rel=0.2)
     # A resume keeps it.
-    again = resume(run, {"stop": {"learner_steps": 1_100}})
+    again = resume(run, {"stop": {"learner_steps": 440}})
     assert again["samples_per_insert"] == pytest.approx(16, rel=0.1)
 
 

@@ -246,12 +246,14 @@ def cheap_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
         return repr(lines).encode()
 
     monkeypatch.setattr(live_plot, "to_png", data_of)
+    monkeypatch.setattr(plot, "to_png", data_of)
 
 
 def png_of(output: dict[str, Any]) -> bytes:
     return base64.b64decode(output["data"]["image/png"])
 
 
+@pytest.mark.usefixtures("cheap_pictures")
 def test_live_plot_shows_the_same_plot_as_raydqn_plot(
     displayed: list[dict[str, Any]], runs: dict[Path, list[dict[str, Any]]], tmp_path: Path
 ) -> None:
