@@ -11,6 +11,7 @@ from support.program import (
     CALM,
     SHORT_RUN_S,
     assert_all_gone,
+    command_of,
     descendants,
     learner_steps_in,
     raydqn,
@@ -54,7 +55,7 @@ def test_the_driver_is_killed_in_the_middle_of_a_checkpoint_and_the_run_resumes(
     with running(*arguments, pythonpath=tmp_path) as process:
         wait_for(reached.exists)
         processes = descendants(process)
-        helpers = [p for p in processes if "".join(p.cmdline()[:1]).endswith("Agent")]
+        helpers = [p for p in processes if "".join(command_of(p)[:1]).endswith("Agent")]
         assert len(helpers) <= 2
         process.kill()
         process.wait()

@@ -13,6 +13,7 @@ from support.program import (
     CALM,
     TINY_OPTIONS,
     assert_all_gone,
+    command_of,
     descendants,
     learner_steps_in,
     remotes_named,
@@ -87,7 +88,7 @@ def test_every_part_that_dies_or_hangs_restarts_and_no_process_is_left_behind(tm
         # Each was replaced once, and with the next incarnation; the others went on as they were.
         assert restarts_in(run) == 7
         processes = descendants(process)
-        names = [" ".join(p.cmdline()).split(".")[0].strip() for p in processes]
+        names = [" ".join(command_of(p)).split(".")[0].strip() for p in processes]
         for name in ("shard-0-1", "shard-1-1", "learner-2", "weight-store-1", "actor-0-1"):
             assert any(title.startswith(f"ray::{name}") for title in names), (name, names)
         rows = wait_for(lambda: rows_if_each_restarted_once(run))

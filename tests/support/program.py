@@ -179,20 +179,26 @@ def descendants(process: subprocess.Popen) -> list[psutil.Process]:
     return psutil.Process(process.pid).children(recursive=True)
 
 
+def command_of(process: psutil.Process) -> list[str]:
+    """The words of its command line; none of a process that has ended."""
+    with suppress(psutil.Error):
+        return process.cmdline()
+    return []
+
+
 def remotes_named(process: subprocess.Popen, name: str) -> list[psutil.Process]:
     """Processes of the remotes whose title names them, e.g. `ray::actor-0-0`."""
-    found = []
-    for child in descendants(process):
-        with suppress(psutil.Error):
-            if " ".join(child.cmdline()).startswith(f"ray::{name}"):
-                found.append(child)
-    return found
+    return [
+        child
+        for child in descendants(process)
+        if " ".join(command_of(child)).startswith(f"ray::{name}")
+    ]
 
 
 def assert_all_gone(processes: list[psutil.Process]) -> None:
     """No orphan is left (a few seconds are granted to die)."""
     _, alive = psutil.wait_procs(processes, timeout=15)
-    assert not alive, [p.cmdline() for p in alive]
+    assert not alive, [command_of(one) for one in alive]
 
 
 def interrupt(process: subprocess.Popen) -> None:
