@@ -56,8 +56,19 @@ class EnvConfig(Section):
     kwargs: dict[str, Any] = Field(
         default_factory=dict, description="passed on to the environment's constructor"
     )
-    observation: Literal["state", "pixels"] = Field(
-        "state", description='"state": what the environment returns; "pixels": rendered frames'
+    wrappers: tuple[str, ...] = Field(
+        (), description='"module:Class", innermost first; each is called with the environment'
+    )
+    observation: Literal["state", "pixels", "picture", "grid", "vector"] = Field(
+        "state",
+        description='"state": what the environment returns, as a picture, grid or vector by its '
+        'space; "picture", "grid" or "vector": likewise, as this; "pixels": rendered frames',
+    )
+    scale: float | None = Field(
+        None,
+        gt=0,
+        description="factor on observations before the network; none: 1/255 for 8-bit pictures "
+        "and vectors, else 1",
     )
     render_width: int | None = Field(
         None, ge=16, description="pixels: width of the environment's own screen, if it has one"

@@ -2,6 +2,5 @@
 
 from actors.environments.environment import Environment
 from actors.environments.factory import environment_spec, make_environment
-from actors.environments.unused_keys import refuse_unused_keys
 
-__all__ = ["Environment", "environment_spec", "make_environment", "refuse_unused_keys"]
+__all__ = ["Environment", "environment_spec", "make_environment"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from contextlib import suppress
 from typing import Any
 
 import gymnasium as gym
@@ -11,12 +13,59 @@ from actors.environments.environment import Environment, cannot_be_made
 from actors.environments.registry import find_registered
 from common.config_sections import EnvConfig
 from common.errors import UserError
+from common.suggestion import suggest
 from common.types import Array, EnvironmentSpec, FrameSpec
+
+NAMESPACE = "ALE/"
+OWN_KEYS = {
+    "frameskip": "env.frame_skip",
+    "repeat_action_probability": "env.sticky_actions",
+    "max_num_frames_per_episode": "env.max_episode_frames",
+    "noop_max": "env.noop_max",
+    "img_height": "env.height",
+    "img_width": "env.width",
+    "grayscale": "env.grey",
+    "stack_num": "env.stack",
+    "reward_clipping": "env.reward_clip",
+    "episodic_life": "env.life_loss_ends",
+}
+"""Keywords of ale-py for which the configuration has keys."""
+KEYWORDS = ("full_action_space", "maxpool", "use_fire_reset")
+"""Keywords that ale-py's vector environment takes besides."""
 
 
 def is_atari(env_id: str) -> bool:
-    """Whether the id is that of an Atari game of ale-py."""
-    return env_id.startswith("ALE/")
+    """Whether the id is that of an Atari game of ale-py, however it begins.
+
+    Raises:
+        UserError: the id is one of the older forms, which stand for other settings.
+    """
+    name = env_id.rpartition(":")[2]
+    if name.startswith(NAMESPACE):
+        return True
+    if name not in gym.registry and re.fullmatch(r"[A-Z][A-Za-z0-9]*-v[04]", name):
+        with suppress(ImportError):
+            _register()
+    spec = gym.registry.get(name)
+    if spec is None or not str(spec.entry_point).startswith("ale_py"):
+        return False
+    settings = spec.kwargs
+    right = next(
+        known
+        for known, other in gym.registry.items()
+        if known.startswith(NAMESPACE) and other.kwargs["game"] == settings.get("game")
+    )
+    sticky, skip = settings.get("repeat_action_probability"), settings.get("frameskip")
+    raise UserError(
+        f"env.id={env_id}: stands for other settings of the game (sticky actions {sticky}, frame "
+        f"skip {skip}); use env.id={right}, and set env.sticky_actions and env.frame_skip"
+    )
+
+
+def _register() -> None:
+    import ale_py
+
+    gym.register_envs(ale_py)
 
 
 def make_atari(config: EnvConfig, copies: int) -> Environment:
@@ -38,31 +87,39 @@ def make_atari(config: EnvConfig, copies: int) -> Environment:
     return Environment(
         vector,
         EnvironmentSpec(
-            FrameSpec(shape, "uint8", 1 / 255),
+            FrameSpec(shape, "uint8", config.scale or 1 / 255),
             config.stack,
             num_actions,
             _protocol(config, num_actions),
             max(1, config.max_episode_frames // config.frame_skip),
         ),
         to_frames,
-        first_action=0,
+        lambda numbers: numbers,
         frames_per_step=config.frame_skip,
+        reads_lives=True,
     )
 
 
 def _vector(config: EnvConfig, copies: int) -> Any:
     """ale-py's own vector environment."""
-    if config.observation == "pixels":
-        raise UserError('env.observation=pixels: an Atari game returns its screen as its "state"')
+    if config.observation not in ("state", "picture"):
+        raise UserError(
+            f'env.observation={config.observation}: an Atari game returns its screen as its "state"'
+        )
+    if config.wrappers:
+        raise UserError(
+            f"env.wrappers={list(config.wrappers)}: ale-py makes all copies of {config.id} itself, "
+            "so there is none to wrap"
+        )
+    _check_keywords(config)
     for key, value, default in (("crop", config.crop, None), ("invert", config.invert, False)):
         if value != default:
             raise UserError(f"env.{key}={value}: ale-py makes the pictures of {config.id} itself")
     try:
-        import ale_py
         from ale_py.vector_env import AtariVectorEnv
     except ImportError:
         raise UserError(f"env.id={config.id}: needs ale-py (pip install ale-py)") from None
-    gym.register_envs(ale_py)
+    _register()
     settings = find_registered(config.id).kwargs
     game = settings["game"]
     if settings.get("obs_type") == "ram":
@@ -90,6 +147,21 @@ def _vector(config: EnvConfig, copies: int) -> Any:
         raise cannot_be_made(config, error) from error
 
 
+def _check_keywords(config: EnvConfig) -> None:
+    """Refuse what ale-py's vector environment does not take, or the configuration has a key for."""
+    for key, value in config.kwargs.items():
+        name = f"env.kwargs.{key}={value!r}"
+        if key in OWN_KEYS:
+            raise UserError(f"{name}: {config.id}: use {OWN_KEYS[key]}")
+        if key == "continuous" and value:
+            raise UserError(f"{name}: {config.id}: DQN needs discrete actions")
+        if key not in (*KEYWORDS, "continuous"):
+            raise UserError(
+                f"{name}: {config.id}: ale-py's vector environment does not take it"
+                f"{suggest(key, KEYWORDS)}; it takes {', '.join(KEYWORDS)}"
+            )
+
+
 def _protocol(config: EnvConfig, num_actions: int) -> dict[str, Any]:
     """The settings that a score is meaningless without; see `EnvironmentSpec`."""
     return {
@@ -103,4 +175,6 @@ def _protocol(config: EnvConfig, num_actions: int) -> dict[str, Any]:
         "reward_clip": config.reward_clip,
         "picture": f"{config.width}×{config.height} {'grey' if config.grey else 'RGB'}",
         "actions": num_actions,
+        **({"kwargs": config.kwargs} if config.kwargs else {}),
+        **({"scale": config.scale} if config.scale else {}),
     }

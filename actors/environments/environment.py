@@ -17,6 +17,10 @@ from typing import Any
 import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 
+from actors.environments.actions import ToActions
+from actors.environments.copies import Copies
+from actors.environments.member import place_of
+from actors.environments.process_state import apart, seed_global_generators
 from common.config_sections import EnvConfig
 from common.errors import EnvironmentFailedError, UserError
 from common.types import Array, EnvironmentSpec, TimeStep
@@ -29,11 +33,12 @@ class Environment:
 
     def __init__(
         self,
-        vector: VectorEnv[Any, Any, Any],
+        vector: VectorEnv[Any, Any, Any] | Copies,
         spec: EnvironmentSpec,
         to_frames: Callable[[Array], Array],
-        first_action: int,
+        to_actions: ToActions,
         frames_per_step: int,
+        reads_lives: bool = False,
     ) -> None:
         """Wrap a gymnasium vector environment.
 
@@ -41,8 +46,9 @@ class Environment:
             vector: in autoreset mode NEXT_STEP.
             spec: what comes out.
             to_frames: batch of observations → `[N, *frame]`.
-            first_action: number of the environment's first action (Discrete's `start`).
+            to_actions: batch of numbers 0 … A−1 → batch of actions.
             frames_per_step: emulator frames per env step.
+            reads_lives: `info["lives"]` is the number of lives; otherwise it is not read.
 
         Raises:
             UserError: another autoreset mode.
@@ -56,16 +62,22 @@ class Environment:
         self.num_envs = vector.num_envs
         self.frames_per_step = frames_per_step
         self._vector = vector
+        self._reads_lives = reads_lives
         self._to_frames = to_frames
-        self._first_action = first_action
+        self._to_actions = to_actions
+        self._steps: Array = np.zeros(self.num_envs, np.int64)
         self._done: Array = np.zeros(self.num_envs, bool)
         self._lives: Array = np.zeros(self.num_envs, np.int64)
 
     def reset(self, seed: int | None = None) -> Array:
         """Begin an episode in every copy; returns the first frames, `[N, *frame]`."""
         with reporting(self._name, "reset"):
+            if seed is not None:
+                seed_global_generators(seed)
             observation, info = self._vector.reset(seed=seed)
         self._done[:] = False
+        self._steps[:] = 0
+        self._lives[:] = 0
         self._lives = self._lives_in(info)
         return self._frames(observation)
 
@@ -74,15 +86,16 @@ class Environment:
         first = self._done
         with reporting(self._name, "step"):
             observation, reward, terminated, truncated, info = self._vector.step(
-                actions + self._first_action
+                self._to_actions(actions)
             )
+        self._steps = np.where(first, 0, self._steps + 1)
         self._done = np.asarray(terminated | truncated, bool)
         lives = self._lives_in(info)
         lost = (lives < self._lives) & ~first & ~self._done
         self._lives = lives
         return TimeStep(
             observation=self._frames(observation),
-            reward=np.asarray(reward, np.float32),
+            reward=self._rewards(reward),
             terminated=np.asarray(terminated, bool),
             truncated=np.asarray(truncated, bool),
             life_lost=lost,
@@ -112,12 +125,56 @@ class Environment:
 
     def _frames(self, observation: Array) -> Array:
         """Frames of their own memory: an environment may reuse that of its observations."""
-        frames = self._to_frames(observation)
+        with np.errstate(over="ignore"):  # infinite then, which is told
+            frames = self._to_frames(observation)
+        if frames.dtype.kind == "f":
+            self._check_finite("observation", frames)
         return frames.copy() if np.may_share_memory(frames, observation) else frames
 
+    def _rewards(self, reward: Array) -> Array:
+        with np.errstate(over="ignore"):
+            rewards: Array = np.asarray(reward, np.float32)
+        self._check_finite("reward", rewards)
+        return rewards
+
+    def _check_finite(self, name: str, values: Array) -> None:
+        """Refuse what a network cannot learn from.
+
+        Args:
+            name: of the values.
+            values: `[N, …]` float32.
+
+        Raises:
+            EnvironmentFailedError: a value is NaN or infinite; names copy and step.
+        """
+        if np.isfinite(values).all():
+            return
+        finite = np.isfinite(values).reshape(self.num_envs, -1).all(axis=1)
+        copy = int(np.flatnonzero(~finite)[0])
+        is_nan = bool(np.isnan(values[copy]).any())
+        raise EnvironmentFailedError(
+            f"env.id={self._name}: {name} is "
+            f"{'NaN' if is_nan else 'infinite, or too large for float32'} "
+            f"({place_of(copy, int(self._steps[copy]))})"
+        )
+
     def _lives_in(self, info: dict[str, Any]) -> Array:
-        lives = info.get("lives")
-        return np.zeros(self.num_envs, np.int64) if lives is None else np.array(lives, np.int64)
+        """Lives of each copy; a copy that does not tell has as many as before."""
+        given = info.get("lives") if self._reads_lives else None
+        if given is None:
+            return self._lives
+        told = info.get("_lives", np.ones(self.num_envs, bool))  # Gymnasium fills gaps with 0
+        lives = self._lives.copy()
+        for i, value in enumerate(given):
+            if value is None or not told[i]:
+                continue
+            if isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer):
+                raise EnvironmentFailedError(
+                    f'env.id={self._name}: info["lives"] is {str(value)[:40]!r}, not a whole '
+                    f"number ({place_of(i, int(self._steps[i]))}); leave out env.life_loss_ends"
+                )
+            lives[i] = value
+        return lives
 
 
 @contextmanager
@@ -128,10 +185,11 @@ def reporting(env_id: str, method: str) -> Iterator[None]:
         EnvironmentFailedError: the environment raised any other error than a `UserError`.
     """
     try:
-        yield
+        with apart():
+            yield
     except (UserError, EnvironmentFailedError):
         raise
-    except Exception as error:
+    except (Exception, SystemExit, GeneratorExit) as error:
         # The cause lies outside this package, and inside Gymnasium only if nowhere else.
         frames = [
             frame
@@ -149,7 +207,7 @@ def reporting(env_id: str, method: str) -> Iterator[None]:
         ) from error
 
 
-def cannot_be_made(config: EnvConfig, error: Exception) -> UserError:
+def cannot_be_made(config: EnvConfig, error: BaseException) -> UserError:
     """The error for a constructor that raised `error`."""
     return UserError(
         f"env.id={config.id}: cannot be made ({type(error).__name__}: {first_line(error)})"

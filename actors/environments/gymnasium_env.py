@@ -1,28 +1,34 @@
-"""Any registered Gymnasium environment with discrete actions: vectors, pictures, MinAtar."""
+"""Any registered Gymnasium environment with actions that can be numbered."""
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from gymnasium.envs.registration import EnvSpec
-from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
-from actors.environments.environment import Environment, cannot_be_made, reporting
-from actors.environments.minatar import grid_frames, is_grid
+from actors.environments.actions import numbered
+from actors.environments.copies import Copies
+from actors.environments.environment import Environment, cannot_be_made, first_line, reporting
+from actors.environments.flattening import flattened, flattened_scale
+from actors.environments.grids import grid_frames
+from actors.environments.meaning import Meaning, meaning_of
+from actors.environments.member import CheckedMember
+from actors.environments.minatar import minatar_protocol
+from actors.environments.observations import empty_part
+from actors.environments.own_vector import is_plain_vector, own_vector
 from actors.environments.pictures import (
     PictureObservation,
-    is_picture,
     picture_protocol,
     render_kwargs,
     rendered,
     set_screen_size,
 )
+from actors.environments.process_state import apart
 from actors.environments.registry import find_registered
-from actors.environments.state import flattened, is_plain_vector, own_vector
 from actors.environments.unused_keys import refuse_unused_keys
 from common.config_sections import EnvConfig
 from common.errors import UserError
@@ -32,52 +38,72 @@ from common.types import Array, EnvironmentSpec, FrameSpec
 def make_gymnasium(config: EnvConfig, copies: int, render: bool) -> Environment:
     """N copies of a registered environment; see `make_environment`."""
     spec = find_registered(config.id)
-    probe = _make_single(spec, config, render)
-    actions, state_space = probe.action_space, probe.unwrapped.observation_space
-    if not isinstance(actions, gym.spaces.Discrete):
+    first = _make_member(spec, config, render, 0)
+    try:
+        num_actions, to_actions = numbered(first.action_space, config.id)
+        empty = empty_part(first.observation_space)
+        if empty is not None:
+            raise UserError(f"env.id={config.id}: {empty}")
+    except UserError:
         with reporting(config.id, "close"):
-            probe.close()
-        raise UserError(
-            f"env.id={config.id}: actions are {type(actions).__name__}, but DQN needs Discrete"
-        )
-    is_plain = config.observation == "state" and is_plain_vector(probe.observation_space)
-    vector = own_vector(spec, config, copies, render) if is_plain else None
-    if vector is not None:
-        space = vector.single_observation_space
-        with reporting(config.id, "close"):
-            probe.close()
+            first.close()
+        raise
+    declared = first.observation_space
+    protocol = minatar_protocol(first)
+    vector = _own_vector(spec, config, copies, render, first)
+    if vector is None:
+        members, meaning = _wrapped_members(spec, config, copies, render, first)
+        vector = Copies(members, config.life_loss_ends)
     else:
-        probe = _wrap(probe, config)
-        space = probe.observation_space
-        members = [probe] + [
-            _wrap(_make_single(spec, config, render), config) for _ in range(copies - 1)
-        ]
-        vector = SyncVectorEnv(
-            [partial(_give, member) for member in members],
-            autoreset_mode=AutoresetMode.NEXT_STEP,
-        )
+        meaning = "vector"
+    space = vector.single_observation_space
     assert isinstance(space, gym.spaces.Box)
-    frame, to_frames = _frames_of(space)
-    refuse_unused_keys(config, frame)
-    is_flattened = config.observation == "state" and not is_plain and not frame.is_picture
+    frame, to_frames = _frames_of(space, meaning, config, declared)
+    refuse_unused_keys(config, meaning)
     return Environment(
         vector,
         EnvironmentSpec(
             frame,
             config.stack,
-            int(actions.n),
-            _protocol(config, frame, state_space if is_flattened else None),
+            num_actions,
+            _protocol(config, meaning, declared) | protocol,
             _max_episode_steps(spec, config),
         ),
         to_frames,
-        int(actions.start),
+        to_actions,
         frames_per_step=1,
+        reads_lives=config.life_loss_ends,
     )
 
 
-def _protocol(
-    config: EnvConfig, frame: FrameSpec, flattened_from: gym.Space[Any] | None
-) -> dict[str, Any]:
+def _own_vector(
+    spec: EnvSpec, config: EnvConfig, copies: int, render: bool, first: CheckedMember
+) -> Any:
+    """The environment's own vectorised version, where it suits; closes the first copy then."""
+    if config.observation not in ("state", "vector") or not (
+        is_plain_vector(first.observation_space)
+        and isinstance(first.action_space, gym.spaces.Discrete)
+    ):
+        return None
+    vector = own_vector(spec, config, copies, render)
+    if vector is not None:
+        with reporting(config.id, "close"):
+            first.close()
+    return vector
+
+
+def _wrapped_members(
+    spec: EnvSpec, config: EnvConfig, copies: int, render: bool, first: CheckedMember
+) -> tuple[list[gym.Env[Any, Any]], Meaning]:
+    """All copies with frames as observations, and the meaning of these."""
+    member, meaning = _wrap(first, config)
+    members = [member]
+    for copy in range(1, copies):
+        members.append(_wrap(_make_member(spec, config, render, copy), config)[0])
+    return members, meaning
+
+
+def _protocol(config: EnvConfig, meaning: Meaning, declared: gym.Space[Any]) -> dict[str, Any]:
     """The settings that a score is meaningless without; see `EnvironmentSpec`."""
     protocol: dict[str, Any] = {
         "env": config.id,
@@ -86,12 +112,20 @@ def _protocol(
     }
     if config.kwargs:
         protocol["kwargs"] = config.kwargs
-    if flattened_from is not None:
-        protocol["observation"] = f"{_space_name(flattened_from)}, flattened"
+    if config.wrappers:
+        protocol["wrappers"] = list(config.wrappers)
+    if meaning == "vector" and config.observation != "pixels" and not is_plain_vector(declared):
+        protocol["observation"] = f"{_space_name(declared)}, flattened"
     if config.observation == "pixels":
         protocol["rendered"] = f"{config.render_width or '–'}×{config.render_height or '–'}"
-    if frame.is_picture and frame.scale != 1.0:
+    if meaning == "picture":
         protocol["picture"] = picture_protocol(config)
+    if config.scale is not None:
+        protocol["scale"] = config.scale
+    if config.life_loss_ends:
+        protocol["life_loss_ends"] = True
+    if config.reward_clip is not None:
+        protocol["reward_clip"] = config.reward_clip
     return protocol
 
 
@@ -101,47 +135,68 @@ def _max_episode_steps(spec: EnvSpec, config: EnvConfig) -> int | None:
     return given if isinstance(given, int) and given > 0 else None
 
 
-def _make_single(spec: EnvSpec, config: EnvConfig, render: bool) -> gym.Env[Any, Any]:
+def _make_member(spec: EnvSpec, config: EnvConfig, render: bool, copy: int) -> CheckedMember:
+    """A copy in the user's wrappers."""
     try:
-        return gym.make(spec, **render_kwargs(config, render), **config.kwargs)
-    except Exception as error:  # an environment's constructor may raise anything
+        with apart():
+            env = gym.make(spec, **{**config.kwargs, **render_kwargs(config, render)})
+            for name in config.wrappers:
+                env = _wrapper(name)(env)
+            return CheckedMember(env, config.id, copy)
+    except UserError:
+        raise
+    except (Exception, SystemExit) as error:  # an environment's constructor may raise anything
         raise cannot_be_made(config, error) from error
 
 
-def _wrap(env: gym.Env[Any, Any], config: EnvConfig) -> gym.Env[Any, Any]:
-    """Pictures preprocessed, binary planes as they are, other observations flattened."""
+def _wrapper(name: str) -> Callable[[gym.Env[Any, Any]], gym.Env[Any, Any]]:
+    """The class that "module:Class" names.
+
+    Raises:
+        UserError: the module cannot be imported, or has no such class.
+    """
+    module, _, attribute = name.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except Exception as error:  # a user's module may raise anything when imported
+        raise UserError(
+            f"env.wrappers={name}: cannot be imported ({type(error).__name__}: "
+            f'{first_line(error)}); must be "module:Class"'
+        ) from error
+    if not callable(found):
+        raise UserError(f"env.wrappers={name}: is not callable; must be a wrapper's class")
+    wrapper: Callable[[gym.Env[Any, Any]], gym.Env[Any, Any]] = found
+    return wrapper
+
+
+def _wrap(env: gym.Env[Any, Any], config: EnvConfig) -> tuple[gym.Env[Any, Any], Meaning]:
+    """Pictures preprocessed, grids as they are, other observations flattened."""
     if config.observation == "pixels":
         set_screen_size(env, config)
         env = rendered(env, config)
-    space = env.observation_space
-    if is_picture(space):
-        return PictureObservation(env, config)
-    if isinstance(space, gym.spaces.Box) and is_grid(space):
-        return env
-    if isinstance(space, gym.spaces.Box) and space.dtype == np.uint8 and len(space.shape) == 3:
-        raise UserError(
-            f"env.id={config.id}: pictures of shape {space.shape}; must be [H, W], [H, W, 1] or "
-            "[H, W, 3], one at a time (env.stack stacks them)"
-        )
-    return flattened(env, config)
+    meaning = meaning_of(env.observation_space, config)
+    if meaning == "picture":
+        return PictureObservation(env, config), meaning
+    return (env if meaning == "grid" else flattened(env, config)), meaning
 
 
-def _give(member: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
-    return member
-
-
-def _frames_of(space: gym.spaces.Box) -> tuple[FrameSpec, Callable[[Array], Array]]:
-    """Shape and type of a frame of this space, and how a batch of observations becomes frames."""
-    if space.dtype == np.uint8 and len(space.shape) == 3:
-        return FrameSpec(space.shape, "uint8", 1 / 255), np.asarray
-    if is_grid(space):
-        return grid_frames(space)
-    scale = 1 / 255 if space.dtype == np.uint8 else 1.0
+def _frames_of(
+    space: gym.spaces.Box, meaning: Meaning, config: EnvConfig, declared: gym.Space[Any]
+) -> tuple[FrameSpec, Callable[[Array], Array]]:
+    """Shape and type of a frame, and how a batch of observations becomes frames."""
+    if meaning == "picture":
+        return FrameSpec(space.shape, "uint8", config.scale or 1 / 255), np.asarray
+    if meaning == "grid":
+        return grid_frames(space, config.scale)
+    scale = config.scale or (1 / 255 if space.dtype == np.uint8 else 1.0)
+    factors = None if config.scale else flattened_scale(declared)
+    if factors is None:
+        return FrameSpec(space.shape, "float32", scale), lambda b: np.asarray(b, np.float32)
     return (
         FrameSpec(space.shape, "float32", scale),
-        lambda batch: np.asarray(batch, np.float32),
+        lambda batch: np.asarray(batch, np.float32) * factors,
     )
 
 
 def _space_name(space: gym.Space[Any]) -> str:
-    return type(space).__name__ + (str(list(space.shape)) if space.shape else "")
+    return f"{type(space).__name__}{list(space.shape) if space.shape else ''}"

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from importlib import metadata
+from typing import Any
 
 import gymnasium as gym
-import numpy as np
 
 from common.errors import UserError
-from common.types import Array, FrameSpec
 
 PREFIX = "MinAtar/"
 
@@ -32,13 +31,17 @@ def register_minatar(env_id: str) -> None:
         register_envs()
 
 
-def is_grid(space: gym.spaces.Box) -> bool:
-    """Whether observations are binary planes `[H, W, C]`, as MinAtar's are."""
-    return space.dtype == np.bool_ and len(space.shape) == 3
+def minatar_protocol(env: gym.Env[Any, Any]) -> dict[str, Any]:
+    """The settings of MinAtar that a score is meaningless without; empty for another environment.
 
-
-def grid_frames(space: gym.spaces.Box) -> tuple[FrameSpec, Callable[[Array], Array]]:
-    """Frames of binary planes, `[C, H, W]` uint8, and how a batch of observations becomes them."""
-    height, width, channels = space.shape
-    spec = FrameSpec((channels, height, width), "uint8", 1.0)
-    return spec, lambda batch: batch.transpose(0, 3, 1, 2).astype(np.uint8)
+    Args:
+        env: a copy, with or without wrappers.
+    """
+    game = getattr(env.unwrapped, "game", None)
+    if type(env.unwrapped).__module__ != "minatar.gym" or game is None:
+        return {}
+    return {
+        "minatar": metadata.version("minatar"),
+        "sticky_actions": game.sticky_action_prob,
+        "difficulty_ramping": bool(getattr(game.env, "ramping", True)),
+    }

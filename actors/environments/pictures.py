@@ -10,18 +10,27 @@ import numpy as np
 from gymnasium.wrappers import AddRenderObservation
 
 from actors.environments.environment import first_line, reporting
+from actors.environments.meaning import picture_bounds, picture_channels
 from actors.preprocessing import preprocess_picture
 from common.config_sections import EnvConfig
-from common.errors import UserError
+from common.errors import EnvironmentFailedError, UserError
+from common.types import Array
 
 
 class PictureObservation(gym.ObservationWrapper[Any, Any, Any]):
-    """`preprocess_picture` as a wrapper: `[H, W, 3]` in, `[C, height, width]` out."""
+    """`preprocess_picture` as a wrapper: `[H, W, 3]` in, `[C, height, width]` out.
+
+    Numbers of another type than 8 bits go from the bounds of the space to 0 … 255.
+    """
 
     def __init__(self, env: gym.Env[Any, Any], config: EnvConfig) -> None:
         """Size, colour and crop come from the configuration."""
         super().__init__(env)
+        space = env.observation_space
+        assert isinstance(space, gym.spaces.Box)
         self._config = config
+        self._channels_first = picture_channels(space.shape) == 0
+        self._bounds = None if space.dtype == np.uint8 else picture_bounds(space)
         channels = 1 if config.grey else 3
         self.observation_space = gym.spaces.Box(
             0, 255, (channels, config.height, config.width), np.uint8
@@ -30,16 +39,24 @@ class PictureObservation(gym.ObservationWrapper[Any, Any, Any]):
     def observation(self, observation: Any) -> Any:
         """One preprocessed frame."""
         c = self._config
+        if self._bounds is not None:
+            observation = self._in_8_bits(observation)
+        if self._channels_first:
+            observation = observation.transpose(1, 2, 0)
         return preprocess_picture(observation, c.height, c.width, c.grey, c.crop, c.invert)
 
-
-def is_picture(space: gym.Space[Any]) -> bool:
-    """Whether observations are 8-bit pictures, grey or RGB."""
-    return (
-        isinstance(space, gym.spaces.Box)
-        and space.dtype == np.uint8
-        and (len(space.shape) == 2 or (len(space.shape) == 3 and space.shape[2] in (1, 3)))
-    )
+    def _in_8_bits(self, observation: Any) -> Array:
+        """Raises EnvironmentFailedError: a number is not between black and white."""
+        assert self._bounds is not None
+        low, high = self._bounds
+        numbers: Array = np.asarray(observation, np.float64)
+        wrong = numbers[~((numbers >= low) & (numbers <= high))]  # NaN, too
+        if wrong.size:
+            raise EnvironmentFailedError(
+                f"env.id={self._config.id}: a picture holds {wrong[0]:g}, declared are {low:g} to "
+                f"{high:g}"
+            )
+        return np.round((numbers - low) * (255 / (high - low))).astype(np.uint8)
 
 
 def render_kwargs(config: EnvConfig, render: bool) -> dict[str, Any]:

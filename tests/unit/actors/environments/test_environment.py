@@ -10,6 +10,7 @@ import pytest
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from actors.environments import Environment
+from actors.environments.copies import Copies
 from common.errors import UserError
 from common.types import EnvironmentSpec, FrameSpec
 from support.acting import (
@@ -31,7 +32,7 @@ KINDS = ["CartPole-v1", "Acrobot-v1", COUNTING, ATARI, MINATAR]
 @needs_atari
 def test_an_environment_with_a_vectorised_version_of_its_own_uses_it(make):
     assert type(make(id="CartPole-v1")._vector).__name__ == "CartPoleVectorEnv"
-    assert type(make(id="Acrobot-v1")._vector) is SyncVectorEnv
+    assert type(make(id="Acrobot-v1")._vector) is Copies
     assert type(make(id=PONG)._vector).__name__ == "AtariVectorEnv"
 
 
@@ -221,7 +222,7 @@ def test_a_time_limit_truncates_where_the_episode_would_have_gone_on(make):
 
 
 def test_a_lost_life_is_told_once_and_ends_nothing(make):
-    environment = make(id=COUNTING, kwargs={"length": 4, "life_at": 2})
+    environment = make(id=COUNTING, kwargs={"length": 4, "life_at": 2}, life_loss_ends=True)
     environment.reset(0)
     steps = [environment.step(actions_of(0, 0)) for _ in range(9)]
     assert [step.life_lost[0] for step in steps] == [False, True, *[False] * 4, True, False, False]

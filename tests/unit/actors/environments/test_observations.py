@@ -70,7 +70,7 @@ def test_observations_of_any_flat_kind_become_one_vector(make, name):
     assert step.observation[0] == pytest.approx(np.asarray(expected, np.float32))
 
 
-@pytest.mark.parametrize("shape", [(20, 30), (20, 30, 1), (20, 30, 3)])
+@pytest.mark.parametrize("shape", [(40, 60), (40, 60, 1), (40, 60, 3), (3, 40, 60)])
 def test_8_bit_observations_are_pictures(make, shape):
     space = box(*shape, dtype=np.uint8, high=255)
     environment = make(id=SHOWS, kwargs={"space": space}, width=15, height=10)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from gymnasium.vector import AutoresetMode
+
+from actors.environments.copies import Copies
 
 from common.errors import UserError
 from common.types import FrameSpec
@@ -26,7 +28,7 @@ def test_pixels_are_pictures_of_the_size_and_colour_that_were_asked_for(make):
     colour = make(**PIXELS, grey=False)
     assert colour.spec.frame.shape == (3, 30, 40)
     assert colour.reset(0).shape == (2, 3, 30, 40)
-    assert type(grey._vector) is SyncVectorEnv
+    assert type(grey._vector) is Copies
     assert grey._vector.metadata["autoreset_mode"] is AutoresetMode.NEXT_STEP
 
 
