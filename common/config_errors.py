@@ -38,6 +38,7 @@ WORDS = {
 WORDS_OF_KEYS = {
     "network.hidden": "must be a list of whole numbers",
     "env.crop": "must be a list of four numbers: left, top, right, bottom",
+    "env.wrappers": 'must be a list of "module:Class"',
     "env.kwargs": "must be a {table} with text as keys",
 }
 """Likewise, of keys that hold several values."""

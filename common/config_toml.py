@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -31,6 +33,11 @@ KEYS = _known_keys(Config)
 """Every key as `section.name`, with its default and description."""
 
 
+def is_table(key: str) -> bool:
+    """Whether the value of `key` is a table with keys of the user's."""
+    return "dict" in str(KEYS[key].annotation)
+
+
 def is_list(key: str) -> bool:
     """Whether `key` takes several values."""
     return "tuple" in str(KEYS[key].annotation)
@@ -40,7 +47,10 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """`base` with the values of `over` in their places; both nested by section."""
     result = dict(base)
     for name, value in over.items():
-        if name in Config.model_fields and isinstance(value, Mapping):
+        name, _, inner = name.partition(".")  # one entry of a table without a model
+        if inner:
+            value = {inner: value}
+        if (inner or name in Config.model_fields) and isinstance(value, Mapping):
             below = result.get(name)
             value = merge(below if isinstance(below, Mapping) else {}, value)
         result[name] = value
@@ -48,13 +58,17 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def parse_value(text: str) -> Any:
-    """A value from the command line: TOML where it is TOML, `none`, else the text itself."""
+    """A value from the command line: TOML or JSON, `none`, else the text itself."""
     if text.lower() == NONE:
         return None
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
-        return text
+        pass
+    if text.lstrip()[:1] in ("{", "["):
+        with suppress(ValueError, RecursionError):
+            return json.loads(text)
+    return text
 
 
 def build(

@@ -47,7 +47,7 @@ class Copies:
         infos = []
         for i, member in enumerate(self.envs):
             observation, info = member.reset(seed=None if seed is None else seed + i)
-            self._observations[i] = observation  # copied: it may be written over later
+            self._keep(i, observation)
             infos.append(info)
         self._done[:] = False
         return self._observations, self._read(infos)
@@ -62,7 +62,7 @@ class Copies:
                 observation, info = member.reset()
             else:
                 observation, reward[i], terminated[i], truncated[i], info = member.step(actions[i])
-            self._observations[i] = observation  # copied: it may be written over later
+            self._keep(i, observation)
             infos.append(info)
         self._done = terminated | truncated
         return self._observations, reward, terminated, truncated, self._read(infos)
@@ -81,6 +81,11 @@ class Copies:
                 errors.append(error)
         if errors:
             raise errors[0]
+
+    def _keep(self, copy: int, observation: Any) -> None:
+        """Copy an observation: the environment may write over it later."""
+        with np.errstate(over="ignore"):  # infinite then, which `Environment` tells
+            self._observations[copy] = observation
 
     def _read(self, infos: Sequence[Any]) -> dict[str, Any]:
         if not self._reads_lives:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +11,7 @@ from gymnasium.envs.registration import EnvSpec
 
 from actors.environments.actions import numbered
 from actors.environments.copies import Copies
-from actors.environments.environment import Environment, cannot_be_made, first_line, reporting
+from actors.environments.environment import Environment, cannot_be_made, reporting
 from actors.environments.flattening import flattened, flattened_scale
 from actors.environments.grids import grid_frames
 from actors.environments.meaning import Meaning, meaning_of
@@ -28,7 +27,7 @@ from actors.environments.pictures import (
     set_screen_size,
 )
 from actors.environments.process_state import apart
-from actors.environments.registry import find_registered
+from actors.environments.registry import find_registered, import_users_module
 from actors.environments.unused_keys import refuse_unused_keys
 from common.config_sections import EnvConfig
 from common.errors import UserError
@@ -156,13 +155,11 @@ def _wrapper(name: str) -> Callable[[gym.Env[Any, Any]], gym.Env[Any, Any]]:
         UserError: the module cannot be imported, or has no such class.
     """
     module, _, attribute = name.partition(":")
-    try:
-        found = getattr(importlib.import_module(module), attribute)
-    except Exception as error:  # a user's module may raise anything when imported
-        raise UserError(
-            f"env.wrappers={name}: cannot be imported ({type(error).__name__}: "
-            f'{first_line(error)}); must be "module:Class"'
-        ) from error
+    if not module or not attribute:
+        raise UserError(f'env.wrappers={name}: must be "module:Class"')
+    found = getattr(import_users_module(module, f"env.wrappers={name}"), attribute, None)
+    if found is None:
+        raise UserError(f"env.wrappers={name}: module {module} has no {attribute}")
     if not callable(found):
         raise UserError(f"env.wrappers={name}: is not callable; must be a wrapper's class")
     wrapper: Callable[[gym.Env[Any, Any]], gym.Env[Any, Any]] = found

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import importlib
 import warnings
+from typing import Any
 
 import gymnasium as gym
 
 from actors.environments.environment import first_line
 from actors.environments.minatar import PREFIX as MINATAR
 from actors.environments.minatar import register_minatar
+from actors.environments.process_state import apart
 from common.errors import UserError
 from common.suggestion import suggest
+from common.version import PACKAGES
 
 
 def find_registered(env_id: str) -> gym.envs.registration.EnvSpec:
@@ -22,13 +25,7 @@ def find_registered(env_id: str) -> gym.envs.registration.EnvSpec:
     """
     module, _, name = env_id.rpartition(":")
     if module:
-        try:
-            importlib.import_module(module)
-        except Exception as error:  # a user's module may raise anything when imported
-            raise UserError(
-                f"env.id={env_id}: module {module} cannot be imported "
-                f"({type(error).__name__}: {first_line(error)})"
-            ) from error
+        import_users_module(module, f"env.id={env_id}")
     if name.startswith(MINATAR):
         register_minatar(env_id)
     try:
@@ -36,11 +33,44 @@ def find_registered(env_id: str) -> gym.envs.registration.EnvSpec:
             warnings.simplefilter("ignore")  # advice that a newer version exists
             return gym.spec(name)
     except gym.error.Error:
-        known = [  # with a module, only what that module registered
-            known_id
-            for known_id, known_spec in gym.registry.items()
-            if not module or str(known_spec.entry_point).startswith(module.partition(".")[0])
-        ]
+        package = module.partition(".")[0]
+        own = [known for known, spec in gym.registry.items() if _package_of(spec) == package]
+        found = suggest(name, own, shown=lambda near: f"{module}:{near}") if own else ""
         raise UserError(
-            f"env.id={env_id}: no such environment is registered{suggest(name, known)}"
+            f"env.id={env_id}: no such environment is registered"
+            f"{found or suggest(name, list(gym.registry))}"
         ) from None
+
+
+def import_users_module(module: str, key: str) -> Any:
+    """Import a module that a configuration key names.
+
+    Args:
+        module: its name.
+        key: the key with its value, for messages.
+
+    Raises:
+        UserError: the module cannot be imported.
+    """
+    try:
+        with apart():
+            return importlib.import_module(module)
+    except (Exception, SystemExit) as error:  # a user's module may raise anything when imported
+        missing = (getattr(error, "name", None) or "") if isinstance(error, ImportError) else ""
+        package = missing.partition(".")[0]
+        if package in PACKAGES:
+            raise UserError(
+                f"{key}: module {module} imports {missing}, but `{package}` is a package of "
+                f"raydqn's; rename the package `{package}` of yours"
+            ) from error
+        raise UserError(
+            f"{key}: module {module} cannot be imported "
+            f"({type(error).__name__}: {first_line(error)})"
+        ) from error
+
+
+def _package_of(spec: gym.envs.registration.EnvSpec) -> str:
+    """The package that an environment is of, as far as its entry point tells."""
+    entry = spec.entry_point
+    module = entry if isinstance(entry, str) else getattr(entry, "__module__", "")
+    return module.partition(":")[0].partition(".")[0]

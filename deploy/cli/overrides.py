@@ -45,7 +45,7 @@ def split_overrides(arguments: Sequence[str]) -> tuple[Overrides, list[str]]:
         name, equals, inline = argument.removeprefix("--").partition("=")
         key = name.replace("-", "_")
         if argument.startswith("--") and ("." in key or key in TOP_LEVEL_KEYS):
-            section, _, leaf = key.rpartition(".")
+            section, leaf = _place_of(name)
             value = _take_value(name, [inline] if equals else None, queue)
             (overrides.setdefault(section, {}) if section else overrides)[leaf] = value
         else:
@@ -53,19 +53,31 @@ def split_overrides(arguments: Sequence[str]) -> tuple[Overrides, list[str]]:
     return overrides, rest
 
 
+def _place_of(name: str) -> tuple[str, str]:
+    """Section and key of an option; an entry of a table keeps its own spelling: `kwargs.map_name`."""
+    section, _, leaf = name.partition(".")
+    if not leaf:
+        return "", name.replace("-", "_")
+    first, dot, inner = leaf.partition(".")
+    return section.replace("-", "_"), first.replace("-", "_") + dot + inner
+
+
 def _take_value(name: str, given: list[str] | None, queue: list[str]) -> Any:
     """The value of a key: `given` behind `=`, else from the front of `queue`."""
     # The configuration takes longer to import than the rest of the command line.
-    from common.config_toml import KEYS, is_list, parse_value
+    from common.config_toml import KEYS, is_list, is_table, parse_value
     from common.suggestion import suggest
 
     key = name.replace("-", "_")
+    table = ".".join(key.split(".")[:2])
+    if key.count(".") > 1 and table in KEYS and is_table(table):
+        key = table
     if key not in KEYS:
         raise UserError(f"--{name}: unknown key{suggest(key, KEYS, shown=option_of)}")
     several = is_list(key)
     values = given or []
     while given is None and queue and not queue[0].startswith("--"):
-        # All lists of the configuration are lists of numbers: one ends at the first other word.
+        # A list of numbers ends at the first other word; one of words has a single one, or TOML.
         if values and not (several and isinstance(parse_value(queue[0]), (int, float))):
             break
         values.append(queue.pop(0))

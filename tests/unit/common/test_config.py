@@ -306,7 +306,7 @@ def test_values_of_the_command_line_are_toml_none_or_text(text, value):
 
 
 def test_lists_are_known_by_their_keys():
-    assert {key for key in KEYS if is_list(key)} == {"env.crop", "network.hidden"}
+    assert {key for key in KEYS if is_list(key)} == {"env.crop", "env.wrappers", "network.hidden"}
 
 
 def test_a_file_that_is_missing_or_no_toml_is_a_users_error(tmp_path):

@@ -7,7 +7,6 @@ import pytest
 from gymnasium.vector import AutoresetMode
 
 from actors.environments.copies import Copies
-
 from common.errors import UserError
 from common.types import FrameSpec
 from support.acting import (
