@@ -6,7 +6,7 @@
 # The lock files in this folder name each package, its version, and the SHA-256 of its files on PyPI: pip
 # installs no other file, and builds none. The CPU build of torch is the one exception. PyPI does not have it, and
 # a hash that this project has not seen at its source would be a guess: this build is checked by HTTPS only.
-# To pin it, too, append --hash=sha256:… to the requirement below, in a requirements file.
+# To pin it, too, replace "$torch" below by -r FILE, with `torch==VERSION --hash=sha256:…` in that file.
 #
 #   RAYDQN_TORCH        cuda, cpu, or auto (default): cuda where the node has a GPU of NVIDIA's
 #   RAYDQN_TORCH_INDEX  the index of the CPU build, for nodes that reach PyPI through a mirror

@@ -64,8 +64,8 @@ def _with_packages(commands: list[str]) -> list[str]:
     python, packages = Path(sys.base_prefix) / "bin" / version, sysconfig.get_path("purelib")
     site = f"~/raydqn/venv/lib/{version}/site-packages"
     run = '#!/bin/sh\\n{}exec ~/raydqn/venv/bin/python -m {} "$@"\\n'
-    # No index, and compiling is left to the imports.
-    pip = "export PIP_NO_INDEX=1 PIP_NO_COMPILE=1; "
+    # No index, no search for dependencies, and compiling is left to the imports.
+    pip = "export PIP_NO_INDEX=1 PIP_NO_DEPS=1 PIP_NO_COMPILE=1; "
     return [
         *commands[:begin],
         commands[begin]
