@@ -13,12 +13,10 @@ from ray._private.runtime_env.packaging import create_package, get_uri_for_direc
 from common.version import VERSION
 from deploy.provisioning.cluster_file import load_cluster
 from deploy.resources.requests import ACTOR_NODES
-from deploy.runtime.packaging import EXTRAS_OF_NODES
 from support.clusters import (
     CLUSTERS,
     HEAD,
     PINS,
-    PROJECT,
     RAY_UP,
     SOURCE,
     read,
@@ -31,11 +29,12 @@ pytestmark = pytest.mark.usefixtures("home")
 @pytest.mark.parametrize("name", RAY_UP)
 def test_versions_are_those_of_the_project(name):
     text = (CLUSTERS / f"{name}.yaml").read_text()
-    assert set(re.findall(r"ray\[default\]==([\d.]+)", text)) == {PINS["ray"]}
-    extras = re.search(r"'\./source\[([\w,]+)\]'", text)[1].split(",")
-    cloud = {"aws": ["s3", "aws"], "gcp": ["gcs", "gcp"], "azure": ["abfs", "azure"]}
-    assert extras == [*EXTRAS_OF_NODES, *cloud.get(name, [])]
-    assert set(extras) <= set(PROJECT["optional-dependencies"])
+    cloud = [] if name == "on-prem" else [name]
+    (install,) = (c for c in read(name)["setup_commands"] if "install" in c and "apt-get" not in c)
+    assert install.split() == ["sh", "~/raydqn/source/deploy/clusters/install.sh", *cloud]
+    assert re.search(
+        rf"^ray=={re.escape(PINS['ray'])} ", (CLUSTERS / "nodes.lock").read_text(), re.M
+    )
     assert re.findall(r"raydqn:(\S+)", text) == [f"{VERSION}-ray{PINS['ray']}-py312"]
 
 
@@ -120,17 +119,15 @@ def test_the_dockerfile_is_pinned_and_runs_as_an_ordinary_user():
     text = (CLUSTERS / "Dockerfile").read_text()
     assert re.findall(r"^FROM (.*)$", text, re.M) == ["python:3.12-slim-bookworm"]
     assert re.findall(r"^USER (.*)$", text, re.M) == ["raydqn"]
-    assert text.index("USER raydqn") < text.index("pip install")
-    assert f"ray[default]=={PINS['ray']}" in text
-    assert "--constraint source/constraints.txt" in text
+    assert text.index("USER raydqn") < text.index("install.sh")
+    assert "sh source/deploy/clusters/install.sh aws gcp azure\n" in text
+    assert "pip install" not in text
+    assert "ARG TORCH=cuda\nRUN PIP_NO_CACHE_DIR=1 RAYDQN_TORCH=$TORCH sh " in text
     assert f"raydqn:{VERSION}-ray{PINS['ray']}-py312" in text
     for name in ("common", "replay_server", "actors", "learner", "deploy"):
         assert f"COPY --chown=raydqn {name} ./source/{name}" in text
     copied = re.findall(r"^COPY --chown=raydqn (.*) \./source/\S*$", text, re.M)
     assert all((ROOT / name).exists() for line in copied for name in line.split())
-    extras = re.search(r"source\[([\w,]+)\]", text)[1].split(",")
-    assert set(extras) <= set(PROJECT["optional-dependencies"])
-    assert set(extras) >= {*EXTRAS_OF_NODES, "s3", "gcs", "abfs", "aws", "gcp", "azure"}
     sent = (ROOT / ".dockerignore").read_text().splitlines()
     assert sent[1] == "*"
     assert {line[1:] for line in sent if line[0] == "!"} == set(SOURCE)
