@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 
 from common.config import Config
+from common.text import counted
 from common.types import EnvironmentSpec
 from deploy.launch.run_events import RunEvents
 from deploy.launch.signals import STOP_REASONS, StartInterrupted, deferred_signals
@@ -111,8 +112,8 @@ def _warn_of_short_episodes(config: Config, spec: EnvironmentSpec, events: RunEv
     if config.checkpoint.exact and reached < longest:
         events.notify(
             f"checkpoint.exact: each checkpoint ends every episode, so no episode gets longer than "
-            f"{reached:,.0f} env steps, of up to {longest:,} (every_learner_steps × batch_size ÷ "
-            "samples_per_insert ÷ copies); rewards beyond are never seen. Raise "
+            f"{counted(round(reached), 'env step')}, of up to {longest:,} (every_learner_steps × "
+            "batch_size ÷ samples_per_insert ÷ copies); rewards beyond are never seen. Raise "
             "checkpoint.every_learner_steps, or leave checkpoint.exact out",
             logging.WARNING,
         )

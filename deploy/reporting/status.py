@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from common.errors import UserError
+from common.text import counted
 from deploy.reporting.summary import FAILED, reason_in_words
 
 OPERATING = (
@@ -100,8 +101,9 @@ def _running_line(status: Mapping[str, Any]) -> str:
     age_s = time.time() - status["at"]
     old = f" (status is {age_s:,.0f} s old)" if age_s > OLD_AFTER_S else ""
     return (
-        f"{status['run']}: running for {status['wall_s']:,.0f} s{old}: {status['env_steps']:,} env "
-        f"steps ({status['env_steps_per_s']:,.0f}/s), {status['learner_steps']:,} learner steps "
+        f"{status['run']}: running for {status['wall_s']:,.0f} s{old}: "
+        f"{counted(status['env_steps'], 'env step')} ({status['env_steps_per_s']:,.0f}/s), "
+        f"{counted(status['learner_steps'], 'learner step')} "
         f"({status['learner_steps_per_s']:,.1f}/s), {_score(status)}"
     )
 
@@ -109,7 +111,9 @@ def _running_line(status: Mapping[str, Any]) -> str:
 def _operating_lines(status: Mapping[str, Any]) -> Iterator[str]:
     """Device, waiting side, actors and checkpoints; a status of an earlier version lacks some."""
     device, known = status.get("device"), status.get("actors") is not None
-    ready = f"{status['actors_up']} of {status['actors']} actors ready; " if known else ""
+    ready = (
+        f"{status['actors_up']} of {counted(status['actors'], 'actor')} ready; " if known else ""
+    )
     yield f"learner on {device or 'a device that is not known yet'}; {ready}{status['limiter']}"
     if status.get("checkpoints") is not None:
         age_s, failed = status["checkpoint_age_s"], status["checkpoints_failed"]
@@ -123,10 +127,11 @@ def _ended_line(status: Mapping[str, Any]) -> str:
     """How a run ended, and its newest counters."""
     run, reason = status["run"], status.get("stop_reason")
     if "wall_s" not in status:
-        counted = "it ended before its first report"
+        so_far = "it ended before its first report"
     else:
-        counted = (
-            f"{status['env_steps']:,} env steps, {status['learner_steps']:,} learner steps, "
+        so_far = (
+            f"{counted(status['env_steps'], 'env step')}, "
+            f"{counted(status['learner_steps'], 'learner step')}, "
             f"{_score(status)}"
         )
     after = f" after {status['wall_s']:,.0f} s" if "wall_s" in status else ""
@@ -134,10 +139,10 @@ def _ended_line(status: Mapping[str, Any]) -> str:
         age = ""
         if "counters_at" in status:
             age = f", last reported {_ago(time.time() - status['counters_at'])}"
-        return f"{run}: its driver ended without a word{after}: {counted}{age}"
+        return f"{run}: its driver ended without a word{after}: {so_far}{age}"
     if reason == FAILED:
-        return f"{run}: failed: {status.get('error')}\n  {counted}{after}"
-    return f"{run}: ended{after}: {reason_in_words(reason)}; {counted}"
+        return f"{run}: failed: {status.get('error')}\n  {so_far}{after}"
+    return f"{run}: ended{after}: {reason_in_words(reason)}; {so_far}"
 
 
 def _score(status: Mapping[str, Any]) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 from common import wire
 from common.config_operation import CheckpointConfig
 from common.errors import CheckpointError, EnvironmentFailedError, RemoteDiedError, RunFailedError
+from common.text import counted
 from common.types import Array
 from deploy.runs.checkpoint_writer import CheckpointJob, CheckpointWriter
 from deploy.runs.log import detail_of
@@ -187,7 +188,7 @@ class Checkpoints:
     def _note_saved(self, job: CheckpointJob) -> None:
         self._saved, self._resumed_from = job.progress, ""
         self._context.notify(
-            f"checkpoint {job.name} written after {job.learner_steps:,} learner steps, in "
+            f"checkpoint {job.name} written after {counted(job.learner_steps, 'learner step')}, in "
             f"{job.wall_s:.1f} s",
             logging.DEBUG,
         )

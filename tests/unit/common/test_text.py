@@ -1,0 +1,23 @@
+"""Words of messages."""
+
+from __future__ import annotations
+
+import pytest
+
+from common.text import counted
+
+
+@pytest.mark.parametrize(
+    ("number", "noun", "text"),
+    [
+        (0, "learner", "0 learners"),
+        (1, "actor", "1 actor"),
+        (2, "actor", "2 actors"),
+        (1_000, "env step", "1,000 env steps"),
+        (1.0, "GPU", "1 GPU"),
+        (0.5, "CPU", "0.5 CPUs"),
+        (1.5, "second", "1.5 seconds"),
+    ],
+)
+def test_a_number_and_its_noun_agree(number, noun, text):
+    assert counted(number, noun) == text
