@@ -19,6 +19,8 @@ OPERATING = (
     *("checkpoints_failed", "lost_with_nodes"),
 )
 """Numbers of a report for operators; a status of an earlier version lacks them."""
+MAX_RESTARTS = 5
+"""Restarts that a status lists."""
 OLD_AFTER_S = 15.0
 """Beyond this age a status is shown with its age."""
 
@@ -36,6 +38,8 @@ class PartStatus:
         rate, unit: work per second; None for parts that only serve calls.
         age_s: seconds since its first heartbeat.
         restarts: of this slot in this attempt.
+        restarted_at, cause: time of the last restart, in seconds since the epoch, and its reason as
+            the rest of a sentence that begins with the part's name; None: there was none.
     """
 
     part: str
@@ -47,6 +51,8 @@ class PartStatus:
     unit: str
     age_s: float | None
     restarts: int
+    restarted_at: float | None = None
+    cause: str | None = None
 
 
 def run_status(run: str, line: Mapping[str, Any], parts: Iterable[PartStatus]) -> dict[str, Any]:
@@ -58,13 +64,22 @@ def run_status(run: str, line: Mapping[str, Any], parts: Iterable[PartStatus]) -
         parts: rows of the table.
     """
     kept = ("wall_s", "env_steps", "learner_steps", "env_steps_per_s", "learner_steps_per_s")
+    parts = list(parts)
     return {
         "run": run,
         "at": time.time(),
         **{key: line[key] for key in (*kept, "score", "restarts", "limiter")},
         **{key: line.get(key) for key in OPERATING},
+        "last_restarts": _last_restarts(parts),
         "parts": [asdict(part) for part in parts],
     }
+
+
+def _last_restarts(parts: Iterable[PartStatus]) -> list[dict[str, Any]]:
+    """The last restart of each part that had one, newest first: `part`, `at` and `cause`."""
+    found = [(part.restarted_at, part) for part in parts if part.restarted_at is not None]
+    found.sort(key=lambda one: -one[0])
+    return [{"part": p.part, "at": at, "cause": p.cause or ""} for at, p in found[:MAX_RESTARTS]]
 
 
 def show(status: Mapping[str, Any], running: bool, console: Console | None = None) -> None:
@@ -89,6 +104,24 @@ def show(status: Mapping[str, Any], running: bool, console: Console | None = Non
             _print(console, f"log: {status['log']}")
         for event in status.get("events") or []:
             _print(console, f"  {event['at']} {event['level']} {event['text']}")
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"not a status of a run ({type(error).__name__}: {error})") from None
+
+
+def show_briefly(statuses: Iterable[Mapping[str, Any]], console: Console | None = None) -> None:
+    """Print the statuses of several active runs, one line each, by name.
+
+    Args:
+        statuses: see `deploy.runs.status`.
+        console: to print on; by default the terminal.
+
+    Raises:
+        UserError: not the status of a run.
+    """
+    console = console or Console()
+    try:
+        for status in sorted(statuses, key=lambda status: str(status["run"])):
+            _print(console, "; ".join((_running_line(status), *_operating_lines(status))))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"not a status of a run ({type(error).__name__}: {error})") from None
 
@@ -118,9 +151,12 @@ def _operating_lines(status: Mapping[str, Any]) -> Iterator[str]:
     if status.get("checkpoints") is not None:
         age_s, failed = status["checkpoint_age_s"], status["checkpoints_failed"]
         none = "no checkpoint in this attempt yet"
+        age_s += max(0.0, time.time() - status["at"])  # of the status itself
         newest = f"last good checkpoint {_ago(age_s)}" if status["checkpoints"] else none
         lost = status["lost_with_nodes"]
         yield f"{newest}; failed checkpoints: {failed}; parts lost with their nodes: {lost}"
+    for restart in status.get("last_restarts") or []:
+        yield f"restarted {_ago(time.time() - restart['at'])}: {restart['part']} {restart['cause']}"
 
 
 def _ended_line(status: Mapping[str, Any]) -> str:

@@ -128,6 +128,7 @@ class Recovery:
         yield PartRestarted(slot)
         self._context.counters.restarts += 1
         slot.restarts += 1
+        slot.restarted_at = time.time()
         self._context.notify(
             f"{slot.part} {slot.cause}; restarted", logging.WARNING, slot.cause_detail
         )
