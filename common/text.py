@@ -1,4 +1,4 @@
-"""Words of messages: a number with its noun."""
+"""Words of messages: a number with its noun, and names that hold any character."""
 
 from __future__ import annotations
 
@@ -12,3 +12,14 @@ def counted(number: float, noun: str) -> str:
     """
     shown = f"{number:,}" if isinstance(number, int) else f"{number:,g}"
     return f"{shown} {noun}{'' if number == 1 else 's'}"
+
+
+def printable(text: object) -> str:
+    """The text in one line, with escapes for line breaks and all that a terminal would obey.
+
+    Names of runs, files, keys and environments come from files and commands of any kind.
+    """
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode()
+        for letter in str(text)
+    )

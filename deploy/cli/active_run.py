@@ -8,6 +8,7 @@ import random
 import sys
 
 from common.errors import UserError
+from common.text import printable
 from deploy.cli.arguments import actor_count, path, seconds
 from deploy.cli.command import RUN, RUN_FOLDER, Command, Parser
 from deploy.cli.exit_codes import FAILURE, INTERRUPTED
@@ -104,9 +105,9 @@ def _change(options: argparse.Namespace, overrides: Overrides) -> int:
         )
         return FAILURE
     if reply.applied:
-        print(reply)
+        print(printable(reply))
         return 0
-    print(f"raydqn: refused: {reply}", file=sys.stderr)
+    print(f"raydqn: refused: {printable(reply)}", file=sys.stderr)
     return FAILURE
 
 
@@ -128,9 +129,9 @@ def _status(options: argparse.Namespace, _: Overrides) -> int:
         running = True
         found, others = statuses_at(options.address, options.run_folder)
         for line in others:
-            print(f"raydqn: {line}", file=sys.stderr)
+            print(f"raydqn: {printable(line)}", file=sys.stderr)
         if not found and not others:
-            print(f"raydqn: no run is active at {options.address}", file=sys.stderr)
+            print(f"raydqn: no run is active at {printable(options.address)}", file=sys.stderr)
     if len(found) > 1 and not options.json:
         show_briefly(found)
         return 0

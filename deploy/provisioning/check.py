@@ -19,7 +19,7 @@ from actors.environments import environment_spec
 from common.config import Config
 from common.errors import UserError
 from common.parts import Role
-from common.text import counted
+from common.text import counted, printable
 from deploy.provisioning.cluster_file import (
     KUBERAY,
     LOCAL,
@@ -76,11 +76,19 @@ class Report:
         return sum(finding.level == "error" for finding in self.findings)
 
     def lines(self) -> Iterator[str]:
-        """The report as text."""
+        """The report as text, with names of any characters in one line each."""
+        return map(printable, self._lines())
+
+    def _lines(self) -> Iterator[str]:
         cluster = self.cluster
         yield f"{cluster.path}: cluster {cluster.name} on {_place(cluster)}"
         rows = [
-            (node_type.name, _counts(node_type), _machine(node_type), self._held(node_type))
+            (
+                printable(node_type.name),
+                _counts(node_type),
+                printable(_machine(node_type)),
+                self._held(node_type),
+            )
             for node_type in cluster.nodes
         ]
         widths = [max(len(row[column]) for row in rows) for column in range(3)]

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from common.errors import UserError
-from common.text import counted
+from common.text import counted, printable
 from deploy.reporting.summary import FAILED, reason_in_words
 
 OPERATING = (
@@ -95,7 +95,8 @@ def show(status: Mapping[str, Any], running: bool, console: Console | None = Non
     """
     console = console or Console()
     try:
-        _print(console, _running_line(status) if running else _ended_line(status))
+        for line in (_running_line(status),) if running else _ended_lines(status):
+            _print(console, line)
         if running:  # the parts of a run that has ended are gone
             for line in _operating_lines(status):
                 _print(console, f"  {line}")
@@ -127,7 +128,7 @@ def show_briefly(statuses: Iterable[Mapping[str, Any]], console: Console | None 
 
 
 def _print(console: Console, text: str) -> None:
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
+    console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
 
 
 def _running_line(status: Mapping[str, Any]) -> str:
@@ -159,7 +160,7 @@ def _operating_lines(status: Mapping[str, Any]) -> Iterator[str]:
         yield f"restarted {_ago(time.time() - restart['at'])}: {restart['part']} {restart['cause']}"
 
 
-def _ended_line(status: Mapping[str, Any]) -> str:
+def _ended_lines(status: Mapping[str, Any]) -> Iterator[str]:
     """How a run ended, and its newest counters."""
     run, reason = status["run"], status.get("stop_reason")
     if "wall_s" not in status:
@@ -175,10 +176,12 @@ def _ended_line(status: Mapping[str, Any]) -> str:
         age = ""
         if "counters_at" in status:
             age = f", last reported {_ago(time.time() - status['counters_at'])}"
-        return f"{run}: its driver ended without a word{after}: {so_far}{age}"
-    if reason == FAILED:
-        return f"{run}: failed: {status.get('error')}\n  {so_far}{after}"
-    return f"{run}: ended{after}: {reason_in_words(reason)}; {so_far}"
+        yield f"{run}: its driver ended without a word{after}: {so_far}{age}"
+    elif reason == FAILED:
+        yield f"{run}: failed: {status.get('error')}"
+        yield f"  {so_far}{after}"
+    else:
+        yield f"{run}: ended{after}: {reason_in_words(reason)}; {so_far}"
 
 
 def _score(status: Mapping[str, Any]) -> str:
@@ -202,7 +205,7 @@ def _part_table(parts: Iterable[Mapping[str, Any]]) -> Table:
         part = PartStatus(**row)
         table.add_row(
             part.part,
-            part.host or "–",
+            printable(part.host or "–"),
             "–" if part.pid is None else str(part.pid),
             part.state,
             "–" if part.rate is None else f"{part.rate:,.0f} {part.unit}",

@@ -13,7 +13,7 @@ from rich.live import Live
 from rich.table import Table
 
 from common.config_sections import StopConfig
-from common.text import counted
+from common.text import counted, printable
 
 PLAIN_EVERY_S = 5.0
 """Seconds between two plain lines, at least."""
@@ -81,7 +81,7 @@ class PlainView:
     def notify(self, text: str, level: int = logging.INFO, detail: str = "") -> None:
         """Print the line; the log has the detail."""
         if level >= logging.INFO:
-            self._print_line(text)
+            self._print_line(printable(text))
 
     def close(self) -> None:
         """Print the last report if it was kept for later."""
@@ -129,7 +129,7 @@ class LiveView:
         """Print the line above the table; the log has the detail."""
         if level < logging.INFO:
             return
-        self._live.console.print(text, markup=False, highlight=False)
+        self._live.console.print(printable(text), markup=False, highlight=False)
 
     def close(self) -> None:
         """Stop redrawing; the last table stays."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from common.text import counted
+from common.text import counted, printable
 
 
 @pytest.mark.parametrize(
@@ -21,3 +21,18 @@ from common.text import counted
 )
 def test_a_number_and_its_noun_agree(number, noun, text):
     assert counted(number, noun) == text
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+        ("runs/cartpole – ε = 0.1 …", "runs/cartpole – ε = 0.1 …"),
+        ("a\nb\tc", "a\\nb\\tc"),
+        ("\x1b[31mred\x07", "\\x1b[31mred\\x07"),
+        ("\u202egnp", "\\u202egnp"),
+        ("\udc80", "\\udc80"),
+        (3, "3"),
+    ],
+)
+def test_a_name_is_shown_in_one_line_without_characters_that_a_terminal_obeys(given, shown):
+    assert printable(given) == shown
