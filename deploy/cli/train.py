@@ -126,6 +126,7 @@ def _exists(options: argparse.Namespace, config: Config) -> bool:
 def _continue(options: argparse.Namespace, overrides: Overrides, started_s: float) -> int:
     """Resume the run of a `train` command; a run that has reached its goal is a success."""
     from common.config_toml import merge
+    from deploy.launch.restart import summary_of_finished
     from deploy.launch.resume import resume
     from deploy.launch.train import absolute_storage
     from deploy.reporting.view import make_view
@@ -150,6 +151,8 @@ def _continue(options: argparse.Namespace, overrides: Overrides, started_s: floa
         )
     except RunFinishedError as error:
         print(f"raydqn: nothing to do: {printable(error)}")
+        if options.json:
+            print(json.dumps(summary_of_finished(options.run_dir, error)), flush=True)
         return 0
 
 

@@ -142,7 +142,8 @@ def _check_unfinished(state: RunState, folder: RunFolder) -> None:
             option = key.replace("_", "-")
             raise RunFinishedError(
                 f"{folder.path}: has reached stop.{key}={goal:g} already (it is at {now:g}); to "
-                f"continue, set a greater value, or none: --stop.{option} none"
+                f"continue, set a greater value, or none: --stop.{option} none",
+                key,
             )
 
 

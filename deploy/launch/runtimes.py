@@ -7,6 +7,7 @@ import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from functools import partial
 
 from common.config import Config
 from common.text import counted
@@ -18,7 +19,6 @@ from deploy.runtime.connect import as_user_errors, joined_cluster
 from deploy.runtime.inline import InlineRuntime
 from deploy.runtime.interface import Runtime
 from deploy.runtime.local_ray import local_ray
-from deploy.runtime.local_security import OPEN_WARNING, check_token_mode
 from deploy.runtime.preflight import check_memories
 from deploy.runtime.quiet import native_lines_to
 from deploy.runtime.ray_actor import collecting_no_garbage
@@ -84,8 +84,6 @@ def _start_ray(
     Ray needs seconds to start and mostly waits. A thread imports torch in that time; Ray starts in
     this thread, because its processes end with the thread that started them.
     """
-    if check_token_mode(config.security.allow_no_token):
-        events.notify(OPEN_WARNING, logging.WARNING)
     events.notify("starting Ray …")
 
     def notify_received(number: signal.Signals) -> None:
@@ -100,7 +98,8 @@ def _start_ray(
 
         checking = pool.submit(_check, config, spec)
         size = object_store_bytes(config, spec)
-        ray = local_ray(size, config, events.notify, check_signals, events.record_ray)
+        warn = partial(events.notify, level=logging.WARNING)
+        ray = local_ray(size, config, events.notify, check_signals, events.record_ray, warn)
         runtime = stack.enter_context(ray)
         checking.result()
     return runtime

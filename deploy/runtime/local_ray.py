@@ -83,6 +83,7 @@ def local_ray(
     notify: Callable[[str], object] = lambda line: None,
     check: Callable[[], object] = lambda: None,
     record: Callable[[str], object] = lambda text: None,
+    warn: Callable[[str], object] = lambda line: None,
 ) -> Iterator[RayRuntime]:
     """A Ray of this process's own, stopped at the end of the block.
 
@@ -93,6 +94,7 @@ def local_ray(
         check: called before each step of the start, where an exception from it ends the start
             safely.
         record: receives messages of Ray's own, in another thread.
+        warn: receives a line if Ray starts without a token.
 
     Raises:
         UserError: Ray does not start, or its token is switched off (see `own_token`).
@@ -101,7 +103,8 @@ def local_ray(
     if ray_module is not None and ray_module.is_initialized():
         raise UserError("Ray runs in this process already: end it first (ray.shutdown())")
     with ExitStack() as stack:
-        stack.enter_context(own_token(config is not None and config.security.allow_no_token))
+        allow_no_token = config is not None and config.security.allow_no_token
+        stack.enter_context(own_token(allow_no_token, warn))
         import ray  # not before: it reads the token's variables when it is imported
 
         # Also after a signal during the start: no process must stay.
