@@ -89,6 +89,8 @@ class Checkpoints:
         """
         yield from self.settle()
         context, inline = self._context, not self._context.runtime.parallel
+        if self._stops_now():
+            return
         # Inline, an evaluation in progress could not be saved, and lost parts come first.
         if inline and (evaluating or not self._all_alive()):
             return
@@ -109,6 +111,17 @@ class Checkpoints:
             job = self._writer.take(timeout_s)
             if job is not None:
                 yield from self._take_outcome(job)
+
+    def _stops_now(self) -> bool:
+        """Whether a stop condition is true: the last checkpoint follows, and holds more."""
+        records, counters = self._context.records, self._context.counters
+        reached = self._context.config.stop.reached(
+            score=records.score,
+            learner_steps=counters.learner_steps,
+            env_steps=counters.env_steps,
+            wall_s=records.wall_s,
+        )
+        return reached is not None
 
     @property
     def _saved_parts(self) -> list[Slot[Any]]:
