@@ -130,17 +130,17 @@ def _check_unfinished(state: RunState, folder: RunFolder) -> None:
         RunFinishedError: names the stop condition.
     """
     stop, counters = folder.config.stop, state.counters
-    now = {
-        "score": state.score,
-        "learner_steps": counters.learner_steps,
-        "env_steps": counters.env_steps,
-        "wall_s": counters.wall_s,
-    }
-    key = stop.reached(**now)
+    key = stop.reached(
+        score=state.score,
+        learner_steps=counters.learner_steps,
+        env_steps=counters.env_steps,
+        wall_s=counters.wall_s,
+    )
     if key is not None:
+        now = state.score if key == "score" else getattr(counters, key)
         raise RunFinishedError(
             f"{folder.path}: has reached stop.{key}={getattr(stop, key):g} already (it is at "
-            f"{now[key]:g}); to continue, set a greater value, or none: "
+            f"{now:g}); to continue, set a greater value, or none: "
             f"--stop.{key.replace('_', '-')} none",
             key,
         )

@@ -89,9 +89,10 @@ def native_lines_to(receive: Callable[[str], object]) -> Iterator[None]:
 
 def _is_own(stream: Any) -> bool:
     """Whether a stream is the standard error that the interpreter opened for the process."""
+    own = sys.__stderr__
     try:
-        return stream is sys.__stderr__ and stream.fileno() == 2
-    except (AttributeError, ValueError, OSError):  # None, or closed
+        return own is not None and stream is own and own.fileno() == 2
+    except (ValueError, OSError):  # closed
         return False
 
 
