@@ -26,6 +26,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from common.errors import EnvironmentFailedError, UserError
+from common.text import printable
 from common.version import PACKAGES, VERSION
 from deploy.cli import active_run, bench, cluster, completion, configuration, evaluate, train
 from deploy.cli.command import Command
@@ -70,11 +71,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _flush()
         return code
     except UserError as error:
-        print(f"raydqn: error: {error}", file=sys.stderr)
+        print(f"raydqn: error: {printable(error)}", file=sys.stderr)
         return USER_ERROR
     except EnvironmentFailedError as error:
         print(error.trace, end="", file=sys.stderr)
-        print(f"raydqn: failed: {error}", file=sys.stderr)
+        print(f"raydqn: failed: {printable(error)}", file=sys.stderr)
         return FAILURE
     except KeyboardInterrupt:
         with suppress(OSError):  # its terminal may be closed

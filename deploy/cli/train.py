@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common.errors import EnvironmentFailedError, RunFailedError, RunFinishedError, UserError
+from common.text import printable
 from deploy.cli.arguments import path
 from deploy.cli.command import RUN, RUN_FOLDER, Command, Parser
 from deploy.cli.exit_codes import FAILURE, INTERRUPTED, TRY_AGAIN
@@ -125,6 +126,7 @@ def _exists(options: argparse.Namespace, config: Config) -> bool:
 def _continue(options: argparse.Namespace, overrides: Overrides, started_s: float) -> int:
     """Resume the run of a `train` command; a run that has reached its goal is a success."""
     from common.config_toml import merge
+    from deploy.launch.restart import summary_of_finished
     from deploy.launch.resume import resume
     from deploy.launch.train import absolute_storage
     from deploy.reporting.view import make_view
@@ -148,7 +150,9 @@ def _continue(options: argparse.Namespace, overrides: Overrides, started_s: floa
             options.run_dir,
         )
     except RunFinishedError as error:
-        print(f"raydqn: nothing to do: {error}")
+        print(f"raydqn: nothing to do: {printable(error)}")
+        if options.json:
+            print(json.dumps(summary_of_finished(options.run_dir, error)), flush=True)
         return 0
 
 
@@ -189,7 +193,7 @@ def _finish(options: argparse.Namespace, work: Callable[[], dict[str, Any]], fol
     except RunFailedError as error:
         if isinstance(error.__cause__, EnvironmentFailedError):
             print(error.__cause__.trace, end="", file=sys.stderr)
-        print(f"raydqn: failed: {error}", file=sys.stderr)
+        print(f"raydqn: failed: {printable(error)}", file=sys.stderr)
         return FAILURE
     except KeyboardInterrupt as error:
         began = is_run(folder) and not isinstance(error, StartInterrupted)
@@ -203,12 +207,13 @@ def _finish(options: argparse.Namespace, work: Callable[[], dict[str, Any]], fol
     reason = summary["stop_reason"]
     print(summary_line(summary))
     protocol = ", ".join(f"{key}={value}" for key, value in summary["protocol"].items())
-    print(f"protocol: {protocol}")
+    print(f"protocol: {printable(protocol)}")
     if reason in ("interrupted", "terminated"):
         print(f"to continue: {_resume_command(options, folder)}")
     else:
-        print(f"to evaluate: raydqn evaluate {folder}")
-        print(f"to plot:     raydqn plot {folder}")
+        shown = printable(shlex.quote(str(folder)))
+        print(f"to evaluate: raydqn evaluate {shown}")
+        print(f"to plot:     raydqn plot {shown}")
     if options.json:
         print(json.dumps(summary), flush=True)
     restarted = getattr(options, "resume_if_exists", False)
@@ -218,7 +223,7 @@ def _finish(options: argparse.Namespace, work: Callable[[], dict[str, Any]], fol
 def _resume_command(options: argparse.Namespace, folder: Path) -> str:
     """The command that resumes the run as it ran."""
     where = ["--address", options.address] if options.address else []
-    return shlex.join(["raydqn", "resume", str(folder), *where])
+    return printable(shlex.join(["raydqn", "resume", str(folder), *where]))
 
 
 COMMANDS = (

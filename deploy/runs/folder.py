@@ -19,6 +19,7 @@ import fcntl
 import json
 import logging
 import math
+import os
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -106,8 +107,7 @@ class RunFolder:
         taken_over = not made and _clear_failed_start(path)
         try:
             path.mkdir(parents=True, exist_ok=True)
-            (path / LOCK).touch(exist_ok=False)  # of two simultaneous starts, one succeeds
-            write_atomically(path / CONFIG, to_toml(config).encode())
+            _begin(path, to_toml(config).encode())
         except FileExistsError:
             raise _not_free(path) from None
         except OSError as error:
@@ -245,14 +245,7 @@ class RunFolder:
 
     def is_running(self) -> bool:
         """Whether a process holds the lock: the run is in progress."""
-        try:
-            with (self.path / LOCK).open() as file:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except FileNotFoundError:
-            return False
-        except BlockingIOError:
-            return True
-        return False
+        return _is_locked(self.path)
 
     def write_status(self, status: dict[str, Any]) -> None:
         """Write the status; a failed write is ignored, because the next one follows soon."""
@@ -286,8 +279,34 @@ def check_free(path: Path) -> None:
     Raises:
         UserError: the folder is not free.
     """
-    if path.exists() and (not path.is_dir() or any(path.iterdir())) and not _failed_to_start(path):
+    if path.exists() and not _is_empty(path) and not _failed_to_start(path):
         raise _not_free(path)
+
+
+def _is_empty(path: Path) -> bool:
+    """Whether a folder holds nothing, but a lock that no process holds: its start was killed."""
+    names = {child.name for child in path.iterdir()} if path.is_dir() else None
+    return names == set() or (names == {LOCK} and not _is_locked(path))
+
+
+def _begin(path: Path, config: bytes) -> None:
+    """Write the configuration of a new run; FileExistsError: another start was first."""
+    with (path / LOCK).open("a") as file, suppress(BlockingIOError):
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        mine = os.path.samestat(os.fstat(file.fileno()), (path / LOCK).stat())  # not removed
+        if mine and not (path / CONFIG).exists():
+            return write_atomically(path / CONFIG, config)
+    raise FileExistsError
+
+
+def _is_locked(path: Path) -> bool:
+    """Whether a process holds the lock of a folder."""
+    try:
+        with (path / LOCK).open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except (FileNotFoundError, BlockingIOError) as error:
+        return isinstance(error, BlockingIOError)
+    return False
 
 
 def _failed_to_start(path: Path) -> bool:

@@ -17,6 +17,7 @@ from actors.client import ActorClient
 from common.errors import CheckpointError, DivergedError, RemoteDiedError
 from common.handles import Future
 from common.storage import write_atomically
+from common.text import counted
 from common.types import ActorReport, LearnerReport
 from deploy.runs.metrics import MIN_RATE_S
 from deploy.supervisor.context import TRAIN_CALLS_IN_FLIGHT, Context
@@ -193,10 +194,10 @@ class Dispatch:
         path = self._context.folder.path / "diverged-batch.rdqn"
         assert report.batch is not None
         write_atomically(path, report.batch.tobytes())
+        steps = counted(report.learner_steps, "learner step")
         raise DivergedError(
-            f"loss or gradient is not finite after {report.learner_steps} learner steps; the batch "
-            f"is in {path}; it was not trained on. Lower learner.learning_rate, or look at the "
-            "rewards"
+            f"loss or gradient is not finite after {steps}; the batch is in {path}; it was not "
+            "trained on. Lower learner.learning_rate, or look at the rewards"
         )
 
     # --- restarts ---------------------------------------------------------------------------

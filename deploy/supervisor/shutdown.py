@@ -122,19 +122,15 @@ class Shutdown:
 
     def reason(self) -> str | None:
         """The stop condition that is true; None: the run continues."""
-        stop, counters = self._context.config.stop, self._context.counters
-        records = self._context.records
+        counters, records = self._context.counters, self._context.records
         if self._requested is not None:
             return self._requested
-        if stop.score is not None and records.score >= stop.score:
-            return "score"
-        if stop.learner_steps is not None and counters.learner_steps >= stop.learner_steps:
-            return "learner_steps"
-        if stop.env_steps is not None and counters.env_steps >= stop.env_steps:
-            return "env_steps"
-        if stop.wall_s is not None and records.wall_s >= stop.wall_s:
-            return "wall_s"
-        return None
+        return self._context.config.stop.reached(
+            score=records.score,
+            learner_steps=counters.learner_steps,
+            env_steps=counters.env_steps,
+            wall_s=records.wall_s,
+        )
 
     @property
     def _urgent(self) -> bool:

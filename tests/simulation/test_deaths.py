@@ -84,7 +84,7 @@ def test_every_part_that_dies_is_restarted_and_the_run_ends_as_planned(tmp_path,
 
 
 def test_a_learner_that_died_continues_from_the_newest_checkpoint(tmp_path):
-    supervisor, view, _ = run_with_deaths(tmp_path / "run", [LEARNER], every=48)
+    supervisor, view, _ = run_with_deaths(tmp_path / "run", [LEARNER], every=45)
     names = supervisor.context.folder.checkpoints.names()
     steps = [int(name.rpartition("-")[2]) for name in names]
     assert view.looked[LEARNER] == max(step for step in steps if step <= DIE_AFTER_STEPS)
