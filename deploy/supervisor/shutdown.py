@@ -310,13 +310,16 @@ class Shutdown:
 
     def resume_hint(self) -> str:
         """The command that resumes the run, for an error's message."""
+        folder, names_of = self._context.folder, self._saver.names
         try:
-            names = self._saver.names()
+            if self._context.config.checkpoint.storage is None:  # they are in the run folder
+                names = folder.disk.call(names_of, self._context.timeouts.disk_s)
+            else:
+                names = names_of()
         except OSError as error:  # the run's own error matters
             return f"its checkpoints cannot be read ({error})"
         if not names:
             return "there is no checkpoint yet"
-        folder = self._context.folder
         address = folder.ran_on.address if folder.ran_on is not None else None
         where = f" --address {address}" if address is not None else ""
         return f"to continue from the last checkpoint: raydqn resume {folder.path}{where}"
