@@ -22,6 +22,8 @@ T = TypeVar("T")
 
 MAX_WAITING = 2_000
 """Jobs without a name that wait, at the most: half an hour of reports."""
+HANGS_AFTER_S = 1.0
+"""A job that lasts longer may have met a disk that hangs."""
 
 
 @dataclass(slots=True)
@@ -71,6 +73,11 @@ class Disk:
         """Seconds for which the job in progress has lasted; 0 without one."""
         since_s = self._since_s
         return 0.0 if since_s is None else time.monotonic() - since_s
+
+    @property
+    def hangs(self) -> bool:
+        """Whether the job in progress lasts so long that a direct access might wait, too."""
+        return self.stuck_s >= HANGS_AFTER_S
 
     @property
     def waiting(self) -> int:

@@ -164,6 +164,10 @@ class RunFolder:
                 with suppress(OSError):  # another process has put a file there
                     self.path.rmdir()
 
+    def checkpoints_hang(self) -> bool:
+        """Whether the checkpoints lie on a disk that hangs, as far as its last job shows."""
+        return self.config.checkpoint.storage is None and self.disk.hangs
+
     def save_best(self, report: EvaluationReport) -> None:
         """Keep the weights of an evaluation."""
         assert report.weights is not None

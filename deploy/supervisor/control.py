@@ -205,7 +205,7 @@ class Control:
         """Publish with the end of the log, or with an earlier one while the disk hangs."""
         if self._log_read is not None and self._log_read.done():
             self._log, self._log_read = self._log_read.result(), None
-        if self._unpublished is None or (self._log_read is not None and self._disk.stuck_s < 1.0):
+        if self._unpublished is None or (self._log_read is not None and not self._disk.hangs):
             return
         (line, status), self._unpublished = self._unpublished, None
         service = self._fleet.control_service

@@ -81,7 +81,9 @@ class Supervisor:
         """
         self.context = context = Context.of(program, folder, view, started_s, timeouts)
         self.restore_source = RestoreSource(
-            folder.checkpoints, lambda text: context.notify(text, logging.WARNING)
+            folder.checkpoints,
+            lambda text: context.notify(text, logging.WARNING),
+            folder.checkpoints_hang,
         )
         self.spawner = Spawner(context, self.restore_source)
         self.fleet = fleet = Fleet.of(program, self.spawner)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib
 import json
 import logging
+import math
 import signal
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -119,6 +121,43 @@ def test_a_disk_that_hangs_stops_nothing_and_gets_all_reports_later(tmp_path, mo
     assert RunFolder.open(run).config.learner.samples_per_insert == 8.0
     assert not (run / CONTROL).exists()
     assert not RunFolder.open(run).is_running()
+
+
+class LosingLearner(Watching):
+    """Kills the learner when the disk is known to hang; has it answer some reports later."""
+
+    until = math.inf
+
+    def look(self, steps) -> None:
+        supervisor = self.supervisor
+        if not self.disk.hangs:
+            if self.has("learner died"):
+                supervisor.request_stop("interrupted")
+        elif self.until == math.inf and supervisor.context.folder.disk.hangs:
+            supervisor.context.runtime.crash(supervisor.fleet.learner.handle)
+            self.until = len(self.reports) + 10
+        elif len(self.reports) > self.until:
+            self.disk.answer()
+
+
+def test_a_learner_that_dies_then_is_restored_when_the_disk_answers(tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    with hanging_disk(run, monkeypatch) as disk:
+        view = LosingLearner(disk)
+        timeouts = {"restore_retry_s": 0.05}
+        checkpoint = {"every_s": 0.05}
+        summary = run_on(view, run, monkeypatch, timeouts, checkpoint=checkpoint)
+        assert disk.of_main_thread() == set()
+    assert view.has("learner cannot be restored yet: ")
+    assert view.has("checkpoints: does not respond; retrying for 300 s")
+    assert any(line.startswith("learner died") for line in view.lines if "; restarted" in line)
+    assert summary["learner_steps"] > 0
+    names = RunFolder.open(run).checkpoints.names()
+    assert int(names[-1].rpartition("-")[2]) == summary["learner_steps"]
+    after = [b["learner_steps"] for a, b in pairwise(view.reports)
+             if b["learner_steps"] < a["learner_steps"]]  # fmt: skip
+    assert after
+    assert all(after), "from a checkpoint, not from nothing"
 
 
 class Stopping(Watching):
