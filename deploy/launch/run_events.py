@@ -32,6 +32,7 @@ class RunEvents:
         self._view = view
         self._log: RunLog | None = None
         self._disk = Disk()
+        self._is_over = False
         self._waiting: deque[tuple[str, int, str, float]] = deque(maxlen=MAX_WAITING)
         self._dropped = 0  # of those that waited
         self._writing = threading.Lock()
@@ -47,7 +48,9 @@ class RunEvents:
             self._view.notify(text, level, detail)
 
     def record(self, text: str, level: int = logging.INFO, detail: str = "") -> None:
-        """Log an event without showing it."""
+        """Log an event without showing it; after the end of the log it is ignored."""
+        if self._is_over:
+            return
         self._dropped += len(self._waiting) == MAX_WAITING
         self._waiting.append((text, level, detail, time.time()))
         self._write_soon()
@@ -71,7 +74,7 @@ class RunEvents:
 
     def close_log(self) -> None:
         """Close the log, after the events that wait for its disk. May be called again."""
-        log, self._log = self._log, None
+        log, self._log, self._is_over = self._log, None, True
         if log is not None:
             self._disk.submit(lambda: self._close(log), name="end of the log")
 
