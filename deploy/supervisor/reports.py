@@ -81,7 +81,7 @@ class Reports:
         ready = sum(slot.ready or inline for slot in self._fleet.actors)
         line = context.records.line(context.limiter, evaluating, ready)
         assert self._metrics is not None, "open() comes first"
-        self.record(partial(self._metrics.write, line))
+        self.record(partial(self._metrics.write, dict(line)))  # views are given the other one
         context.view.update(line)
         now = time.monotonic()
         if now - self._status_s < context.timeouts.status_every_s:

@@ -6,6 +6,7 @@ import importlib
 import json
 import logging
 import math
+import re
 import signal
 import time
 from itertools import pairwise
@@ -101,12 +102,16 @@ def test_a_disk_that_hangs_stops_nothing_and_gets_all_reports_later(tmp_path, mo
     run = tmp_path / "run"
     with hanging_disk(run, monkeypatch) as disk:
         view = Answering(disk)
-        timeouts = {"disk_warning_s": 0.3, "control_every_s": 0.05, "status_every_s": 0.05}
+        timeouts = {"disk_warning_s": 0.8, "control_every_s": 0.05, "status_every_s": 0.05}
         summary = run_on(view, run, monkeypatch, timeouts)
         assert disk.of_main_thread() == set()
     told = [(level, text) for level, text, _ in view.events if "the run folder" in text]
     assert [level for level, _ in told][:2] == [logging.WARNING, logging.INFO], told
-    assert f"the run folder {run}: an access has taken 0 s; the run continues" in told[0][1]
+    assert re.fullmatch(
+        rf"the run folder {run}: an access has taken \d s; the run continues, reports wait in "
+        "memory",
+        told[0][1],
+    )
     # All that was reported is on disk, in its order, as soon as the run has ended.
     assert len(view.reports) > view.answered_at > 2
     on_disk = [report["wall_s"] for report in read_metrics(run)]
@@ -180,7 +185,7 @@ def test_a_signal_ends_a_run_whose_disk_never_answers(tmp_path, monkeypatch, els
         checkpoint = {"storage": str(storage)} if elsewhere else {}
         with pytest.raises(RunFailedError) as caught:
             run_on(view, run, monkeypatch, timeouts, checkpoint=checkpoint)
-        assert time.monotonic() - view.signalled_s < 8.0
+        assert time.monotonic() - view.signalled_s < 15.0
         assert disk.hangs
         assert disk.of_main_thread() == set()
         assert view.lines[-1].startswith(f"the run folder {run}: its disk has not responded for ")
