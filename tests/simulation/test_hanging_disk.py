@@ -197,4 +197,5 @@ def test_a_signal_ends_a_run_whose_disk_never_answers(tmp_path, monkeypatch, els
             assert "the last checkpoint was not written within 1 s; to continue when" in str(
                 caught.value
             )
-    assert len(RunFolder.open(run).checkpoints.names()) == elsewhere
+    # In the folder, the thread that waits for the disk writes it when the disk answers at last.
+    assert len(RunFolder.open(run).checkpoints.names()) == 1

@@ -59,7 +59,7 @@ def _audit(event, arguments) -> None:
 
 @contextmanager
 def hanging_disk(folder, monkeypatch):
-    """A `HangingDisk` of a folder. At the end it answers."""
+    """A `HangingDisk` of a folder. At the end it answers, and the threads that waited end."""
     if not HangingDisk.hooked:  # for good: no hook of the interpreter's can be removed
         sys.addaudithook(_audit)
         HangingDisk.hooked = True
@@ -76,8 +76,11 @@ def hanging_disk(folder, monkeypatch):
 
     for name in ("stat", "lstat"):  # these are not audited
         monkeypatch.setattr(os, name, noted(name))
+    before = set(threading.enumerate())
     try:
         yield disk
     finally:
         HangingDisk.active = None
         disk.answer()
+        for thread in set(threading.enumerate()) - before:
+            thread.join(LIMIT_S)
