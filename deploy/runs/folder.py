@@ -18,7 +18,6 @@ from __future__ import annotations
 import fcntl
 import json
 import logging
-import math
 import os
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
@@ -37,15 +36,15 @@ from common.errors import UserError
 from common.storage import open_storage, write_atomically
 from common.tensor_file import tensor_bytes
 from common.types import Array, EvaluationReport
+from deploy.runs import records
 from deploy.runs.checkpoint_schema import RanOn, check_state
+from deploy.runs.disk import Disk
+from deploy.runs.json_values import without_nan
 from deploy.runs.log import FILES as LOG_FILES
 from deploy.runs.log import last_events
-from deploy.runs.records import RecordsCopy
 
 CONFIG = "config.toml"
-METRICS = "metrics.jsonl"
-BEST = "best.safetensors"
-SUMMARY = "summary.json"
+BEST, METRICS, SUMMARY = records.BEST, records.METRICS, records.SUMMARY
 ATTEMPTS = "lives"  # file format: folders of every version have it
 LOCK = ".lock"
 CHECKPOINTS = "checkpoints"
@@ -65,6 +64,7 @@ class RunFolder:
     """Paths and files of one run.
 
     Attributes:
+        disk: reads and writes the files of a run in progress.
         taken_over: the folder is that of an earlier start that failed; its log is kept.
     """
 
@@ -72,6 +72,7 @@ class RunFolder:
         """The folder of an existing run; see `create` and `open`."""
         self.path = path
         self.config = config
+        self.disk = Disk()
         self.ran_on: RanOn | None = None  # recorded in checkpoints, for a resume
         storage = config.checkpoint.storage
         # Absolute, because shards on other nodes write there too.
@@ -81,7 +82,9 @@ class RunFolder:
         self.checkpoints = CheckpointStore(
             open_storage(url), config.checkpoint.keep, check_state, config.checkpoint.replay
         )
-        self.records = RecordsCopy(path, self.checkpoints.storage if storage is not None else None)
+        self.records = records.RecordsCopy(
+            path, self.checkpoints.storage if storage is not None else None
+        )
         self.taken_over = False
         self._made = False  # this object created the folder itself
 
@@ -148,9 +151,10 @@ class RunFolder:
     def discard_unless_used(self) -> None:
         """Remove a new run's folder if the run ended before its first report.
 
-        A folder that was taken over stays: the log of the earlier start is in it.
+        A folder that was taken over stays: the log of the earlier start is in it. So does one
+        whose disk hangs.
         """
-        if not self.path.is_dir() or self.taken_over:
+        if self.disk.stuck_s or self.taken_over or not self.path.is_dir():
             return
         with suppress(UserError, OSError), self.lock():  # another process may have resumed it
             if not _is_unused(self.path):
@@ -159,6 +163,10 @@ class RunFolder:
             if self._made:
                 with suppress(OSError):  # another process has put a file there
                     self.path.rmdir()
+
+    def checkpoints_hang(self) -> bool:
+        """Whether the checkpoints lie on a disk that hangs, as far as its last job shows."""
+        return self.config.checkpoint.storage is None and self.disk.hangs
 
     def save_best(self, report: EvaluationReport) -> None:
         """Keep the weights of an evaluation."""
@@ -221,13 +229,13 @@ class RunFolder:
         write_atomically(path, str(attempts + 1).encode())
         return attempts
 
-    def save_config(self) -> None:
-        """Record the current configuration; a resume starts with it."""
-        write_atomically(self.path / CONFIG, to_toml(self.config).encode())
+    def save_config(self, config: Config) -> None:
+        """Record a configuration; a resume starts with it."""
+        write_atomically(self.path / CONFIG, to_toml(config).encode())
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Keep other processes from writing into the folder.
+        """Keep other processes from writing into the folder, until the last job of `disk` is over.
 
         Raises:
             UserError: another process holds the lock.
@@ -236,12 +244,14 @@ class RunFolder:
             opened = (self.path / LOCK).open("w")
         except OSError as error:
             raise UserError(f"{self.path}: cannot be written ({error.strerror})") from None
-        with opened as file:
+        try:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 raise UserError(f"{self.path}: another process is running it") from None
             yield
+        finally:
+            self.disk.submit(opened.close, name="lock")
 
     def is_running(self) -> bool:
         """Whether a process holds the lock: the run is in progress."""
@@ -387,14 +397,3 @@ def is_run(path: Path) -> bool:
         return (path / CONFIG).is_file()
     except OSError:
         return False
-
-
-def without_nan(value: Any) -> Any:
-    """The value with null for NaN and infinities at any depth: JSON has no word for them."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {key: without_nan(below) for key, below in value.items()}
-    if isinstance(value, list):
-        return [without_nan(below) for below in value]
-    return value

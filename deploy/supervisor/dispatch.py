@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from actors.client import ActorClient
@@ -191,9 +192,10 @@ class Dispatch:
                 context.limiter.reset(0)  # shards were restored empty
 
     def _fail_diverged(self, report: LearnerReport) -> None:
-        path = self._context.folder.path / "diverged-batch.rdqn"
+        folder, limit_s = self._context.folder, self._context.timeouts.disk_s
+        path = folder.path / "diverged-batch.rdqn"
         assert report.batch is not None
-        write_atomically(path, report.batch.tobytes())
+        folder.disk.call(partial(write_atomically, path, report.batch.tobytes()), limit_s)
         steps = counted(report.learner_steps, "learner step")
         raise DivergedError(
             f"loss or gradient is not finite after {steps}; the batch is in {path}; it was not "

@@ -306,13 +306,23 @@ class Shutdown:
 
     def resume_hint(self) -> str:
         """The command that resumes the run, for an error's message."""
+        folder = self._context.folder
+        address = folder.ran_on.address if folder.ran_on is not None else None
+        where = f" --address {address}" if address is not None else ""
+        command = f"raydqn resume {folder.path}{where}"
         try:
-            names = self._saver.names()
+            names = self._names()
+        except TimeoutError:
+            return f"to continue when the disk responds: {command}"
         except OSError as error:  # the run's own error matters
             return f"its checkpoints cannot be read ({error})"
         if not names:
             return "there is no checkpoint yet"
-        folder = self._context.folder
-        address = folder.ran_on.address if folder.ran_on is not None else None
-        where = f" --address {address}" if address is not None else ""
-        return f"to continue from the last checkpoint: raydqn resume {folder.path}{where}"
+        return f"to continue from the last checkpoint: {command}"
+
+    def _names(self) -> list[str]:
+        """Names of the checkpoints; a run folder that holds them is not waited for without end."""
+        context = self._context
+        if context.config.checkpoint.storage is not None:
+            return self._saver.names()
+        return context.folder.disk.call(self._saver.names, context.timeouts.disk_s)
