@@ -26,7 +26,7 @@ from deploy.bench.measurement import Measurement
 from deploy.launch.presets import make_config
 from deploy.launch.run import run_parts
 from deploy.runs.folder import STATUS, RunFolder
-from deploy.runs.metrics import read_metrics
+from deploy.runs.metrics_file import read_metrics
 from deploy.runtime.local_ray import OneMachine, local_ray
 from deploy.runtime.ray_runtime import RayRuntime
 

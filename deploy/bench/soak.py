@@ -21,7 +21,7 @@ from deploy.bench.live_run import CommandStarter
 from deploy.bench.measurement import Measurement
 from deploy.resources.memory import object_store_bytes
 from deploy.runs.folder import RunFolder
-from deploy.runs.status import read_status
+from deploy.runs.run_status import read_status
 
 SLOW_LEARNER = (
     *("--learner.batch-size", "1024", "--network.hidden", "512", "512"),

@@ -92,7 +92,7 @@ def _change(options: argparse.Namespace, overrides: Overrides) -> int:
         new = changed(folder.config, overrides, "command line")
         reply = request_change(folder, new, keys_of(overrides), TAKEN_WITHIN_S)
     else:
-        from deploy.control.client import send_request, service_of, services_at
+        from deploy.control.remote_run import send_request, service_of, services_at
 
         with services_at(options.address) as services:
             service = service_of(services, options.run_folder, options.address)
@@ -118,13 +118,13 @@ def _status(options: argparse.Namespace, _: Overrides) -> int:
         if options.run_folder is None:
             raise UserError("status: name the folder of a run, or the --address of a cluster")
         from deploy.runs.folder import RunFolder
-        from deploy.runs.status import read_ended, read_status
+        from deploy.runs.run_status import read_ended, read_status
 
         folder = RunFolder.open(path(options.run_folder))
         running = folder.is_running()
         found = [read_status(folder) if running else read_ended(folder)]
     else:
-        from deploy.control.client import statuses_at
+        from deploy.control.remote_run import statuses_at
 
         running = True
         found, others = statuses_at(options.address, options.run_folder)

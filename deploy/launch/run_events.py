@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import shorten, without_colours
+from common.text import counted
 from deploy.reporting.view import ProgressView
 from deploy.runs.disk import Disk
 from deploy.runs.log import RunLog
@@ -102,9 +103,8 @@ class RunEvents:
         while self._waiting and self._writing.acquire(blocking=False):
             try:
                 if self._dropped:
-                    text = (
-                        f"{self._dropped:,} events are missing here: too many waited to be written"
-                    )
+                    missing = counted(self._dropped, "event")
+                    text = f"too many events waited to be written: {missing} left out here"
                     self._dropped = 0
                     log.notify(text, logging.WARNING)
                 while self._waiting:

@@ -16,7 +16,7 @@ from common.errors import UserError, first_line
 from common.suggestion import suggest
 from common.text import counted
 from deploy.provisioning.findings import short
-from deploy.resources.ray_start import start_options
+from deploy.resources.ray_start_options import start_options
 from deploy.runtime.quiet import quiet
 from deploy.runtime.ray_private import (
     cluster_file_schema,

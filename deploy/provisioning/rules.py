@@ -18,7 +18,7 @@ from deploy.provisioning.findings import Finding, error, warning
 from deploy.provisioning.kubernetes_rules import STOP_WAIT_S, job_rules, pod_rules
 from deploy.provisioning.role_rules import find_wide_roles
 from deploy.provisioning.version_rules import find_image_versions, find_versions
-from deploy.resources.ray_start import start_options
+from deploy.resources.ray_start_options import start_options
 from deploy.resources.requests import ACTOR_NODES, LEARNER_NODES
 
 MAX_IDLE_MINUTES = 60

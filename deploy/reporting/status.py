@@ -86,7 +86,7 @@ def show(status: Mapping[str, Any], running: bool, console: Console | None = Non
     """Print a status.
 
     Args:
-        status: see `deploy.runs.status`.
+        status: see `deploy.runs.run_status`.
         running: whether the run is in progress.
         console: to print on; by default the terminal.
 
@@ -113,7 +113,7 @@ def show_briefly(statuses: Iterable[Mapping[str, Any]], console: Console | None 
     """Print the statuses of several active runs, one line each, by name.
 
     Args:
-        statuses: see `deploy.runs.status`.
+        statuses: see `deploy.runs.run_status`.
         console: to print on; by default the terminal.
 
     Raises:

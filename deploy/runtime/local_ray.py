@@ -19,7 +19,7 @@ from common.parts import LEARNER, PartId
 from deploy.resources.memory import ACTOR_BYTES, available_bytes
 from deploy.resources.requests import resource_requests
 from deploy.runtime.environment import environment
-from deploy.runtime.local_security import own_token
+from deploy.runtime.local_token import own_token
 from deploy.runtime.ray_private import (
     loopback_only,
     messages_to,

@@ -20,7 +20,7 @@ from common.handles import Future
 from common.storage import write_atomically
 from common.text import counted
 from common.types import ActorReport, LearnerReport
-from deploy.runs.metrics import MIN_RATE_S
+from deploy.runs.metrics_file import MIN_RATE_S
 from deploy.supervisor.context import TRAIN_CALLS_IN_FLIGHT, Context
 from deploy.supervisor.events import ActorDrained, CallFailed, Event, LearnerReported, Unreachable
 from deploy.supervisor.fleet import Fleet

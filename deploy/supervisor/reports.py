@@ -14,10 +14,11 @@ from typing import Any
 
 from common.errors import RemoteDiedError
 from common.handles import Future
+from common.text import counted
 from common.types import Array, EvaluationReport, ShardStatistics
 from deploy.reporting.status import PartStatus, run_status
 from deploy.runs.log import detail_of
-from deploy.runs.metrics import MetricsWriter
+from deploy.runs.metrics_file import MetricsWriter
 from deploy.supervisor.context import Context
 from deploy.supervisor.fleet import Fleet
 from deploy.supervisor.slots import Slot
@@ -151,7 +152,7 @@ class Reports:
         elif not stuck_s and not self._disk.waiting:
             lasted_s, self._hangs_since_s = time.monotonic() - self._hangs_since_s, None
             lost, self._dropped = self._disk.dropped - self._dropped, self._disk.dropped
-            dropped = f"; {lost:,} reports were dropped, since too many waited" if lost else ""
+            dropped = f"; dropped, since too many waited: {counted(lost, 'report')}" if lost else ""
             self._context.notify(
                 f"the run folder {path}: responds again after {lasted_s:.0f} s{dropped}",
                 logging.WARNING if lost else logging.INFO,

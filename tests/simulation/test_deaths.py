@@ -11,7 +11,7 @@ import pytest
 
 from common.errors import RunFailedError
 from common.parts import LEARNER, WEIGHT_STORE, actor, shard
-from deploy.runs.metrics import read_metrics
+from deploy.runs.metrics_file import read_metrics
 from deploy.runtime.inline import InlineRuntime
 from deploy.supervisor.spawn import EXTRA_VERSIONS
 from support.fakes import (

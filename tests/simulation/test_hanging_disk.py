@@ -19,8 +19,8 @@ from common.errors import RunFailedError
 from deploy.launch.run import run_parts
 from deploy.runs.folder import CONTROL, LOG, SUMMARY, RunFolder
 from deploy.runs.log import last_events
-from deploy.runs.metrics import read_metrics
-from deploy.runs.status import read_ended
+from deploy.runs.metrics_file import read_metrics
+from deploy.runs.run_status import read_ended
 from deploy.supervisor.loop import Supervisor
 from deploy.supervisor.timeouts import Timeouts
 from support.fakes import Messages, SideBySide, tiny

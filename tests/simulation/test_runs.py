@@ -15,8 +15,8 @@ from deploy.launch.resume import resume
 from deploy.launch.train import train
 from deploy.runs.folder import LOG, RunFolder
 from deploy.runs.log import last_events
-from deploy.runs.metrics import MetricsWriter, read_metrics
-from deploy.runs.status import read_ended
+from deploy.runs.metrics_file import MetricsWriter, read_metrics
+from deploy.runs.run_status import read_ended
 from support.fakes import (
     Messages,
     SideBySide,

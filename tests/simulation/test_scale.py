@@ -23,8 +23,8 @@ from deploy.control.control_file import Reply
 from deploy.launch.train import train
 from deploy.reporting.status import PartStatus, run_status, show
 from deploy.runs.folder import CONTROL, RunFolder
-from deploy.runs.metrics import read_metrics
-from deploy.runs.status import read_status
+from deploy.runs.metrics_file import read_metrics
+from deploy.runs.run_status import read_status
 from deploy.runtime.inline import InlineRuntime
 from deploy.supervisor.timeouts import Timeouts
 from support.fakes import Messages, supervisor_for, supervisor_in, tiny

@@ -121,7 +121,7 @@ RETIRED = (
 SPEAKS_OF_THE_PAST = {
     "CHANGELOG.md",
     "tests/unit/test_house.py",
-    "tests/support/runs/before-the-house/config.toml",
+    "tests/support/runs/version-0.1/config.toml",
 }
 
 

@@ -10,8 +10,8 @@ import pytest
 from common.errors import UserError
 from common.handles import InlineHandle
 from deploy.cli.main import main
-from deploy.control.client import send_request, service_of
 from deploy.control.control_file import Reply
+from deploy.control.remote_run import send_request, service_of
 from deploy.control.service import MAX_REPLIES, MAX_REQUESTS, ControlService
 from deploy.reporting.status import PartStatus, run_status
 
@@ -78,7 +78,7 @@ class Unresponsive:
 
 
 def test_a_service_that_times_out_delays_no_command_for_ever(monkeypatch, capsys):
-    monkeypatch.setattr("deploy.control.client.CALL_TIMEOUT_S", 0.2)
+    monkeypatch.setattr("deploy.control.remote_run.CALL_TIMEOUT_S", 0.2)
     responsive, gone = ControlService("a"), InlineHandle(None)
     responsive.publish({}, run_status("a", REPORT, []))
     services = {
@@ -87,7 +87,9 @@ def test_a_service_that_times_out_delays_no_command_for_ever(monkeypatch, capsys
         "c": gone,
         "d": InlineHandle(ControlService("d")),
     }
-    monkeypatch.setattr("deploy.control.client.services_at", lambda address: nullcontext(services))
+    monkeypatch.setattr(
+        "deploy.control.remote_run.services_at", lambda address: nullcontext(services)
+    )
     assert main(["status", "--address", "auto", "--json"]) == 0
     out, err = capsys.readouterr()
     assert [json.loads(line)["run"] for line in out.splitlines()] == ["a"]
@@ -113,7 +115,7 @@ def at_cluster(monkeypatch):
             services[name].publish({}, status)
         handles = {name: InlineHandle(service) for name, service in services.items()}
         monkeypatch.setattr(
-            "deploy.control.client.services_at", lambda address: nullcontext(handles)
+            "deploy.control.remote_run.services_at", lambda address: nullcontext(handles)
         )
 
     return publish

@@ -146,7 +146,7 @@ def test_events_wait_for_a_disk_that_hangs_and_the_log_says_how_many_are_missing
     answers.set()
     assert disk.finish(10)
     missing, first, *_, last = last_events(tmp_path / "run.log", count=2_000)
-    assert missing["text"] == "2 events are missing here: too many waited to be written"
+    assert missing["text"] == "too many events waited to be written: 2 events left out here"
     assert (first["text"], last["text"]) == ("event 2", f"event {MAX_WAITING + 1}")
 
 

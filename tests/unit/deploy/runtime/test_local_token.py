@@ -9,8 +9,8 @@ import pytest
 
 from common.errors import UserError
 from deploy.launch.presets import make_config
-from deploy.runtime import local_ray, local_security
-from deploy.runtime.local_security import OPEN_WARNING, own_token
+from deploy.runtime import local_ray, local_token
+from deploy.runtime.local_token import OPEN_WARNING, own_token
 
 
 def variables():
@@ -54,9 +54,9 @@ def test_a_run_without_a_token_needs_the_key(monkeypatch, mode):
 def test_the_mode_is_looked_at_once_for_a_start(monkeypatch):
     monkeypatch.setattr(local_ray, "processes_in_own_groups", fail_to_start)
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
-    looked, is_open = [], local_security._is_open
+    looked, is_open = [], local_token._is_open
     monkeypatch.setattr(
-        local_security, "_is_open", lambda allow: looked.append(allow) or is_open(allow)
+        local_token, "_is_open", lambda allow: looked.append(allow) or is_open(allow)
     )
     warnings, config = [], make_config("cartpole", overrides={"security": {"allow_no_token": True}})
     start = local_ray.local_ray(1 << 20, config, warn=warnings.append)
