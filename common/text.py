@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import unicodedata
+
+OBEYED = ("Cc", "Cs", "Zl", "Zp")
+"""Categories of Unicode: control characters, halves of pairs, separators of lines."""
+DIRECTIONS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+"""Characters that turn the direction of the text around."""
+
 
 def counted(number: float, noun: str) -> str:
     """`1 learner step`, `2 learner steps`, `1,000 bytes`, `0.5 CPUs`.
@@ -10,7 +17,8 @@ def counted(number: float, noun: str) -> str:
         number: of things; one that is not whole is plural.
         noun: in the singular; its plural ends in `s`.
     """
-    shown = f"{number:,}" if isinstance(number, int) else f"{number:,g}"
+    is_whole = float(number).is_integer()
+    shown = f"{int(number):,}" if is_whole else f"{number:,g}"
     return f"{shown} {noun}{'' if number == 1 else 's'}"
 
 
@@ -20,6 +28,10 @@ def printable(text: object) -> str:
     Names of runs, files, keys and environments come from files and commands of any kind.
     """
     return "".join(
-        letter if letter.isprintable() else letter.encode("unicode_escape").decode()
+        letter.encode("unicode_escape").decode() if _is_obeyed(letter) else letter
         for letter in str(text)
     )
+
+
+def _is_obeyed(letter: str) -> bool:
+    return unicodedata.category(letter) in OBEYED or letter in DIRECTIONS

@@ -60,6 +60,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0; 1 if a run or an environment failed; 2 for a mistake of the user; 130 if interrupted
         twice.
     """
+    if arguments is None:  # the process is this command's
+        from deploy.runtime.quiet import be_command
+
+        be_command()
     given = list(sys.argv[1:] if arguments is None else arguments)
     # A user's own environment may lie in the working folder; last, so that it hides no package.
     if str(Path.cwd()) not in sys.path:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common.errors import EnvironmentFailedError, RunFailedError, RunFinishedError, UserError
+from common.polling import run_within
 from common.text import printable
 from deploy.cli.arguments import path
 from deploy.cli.command import RUN, RUN_FOLDER, Command, Parser
@@ -21,6 +22,10 @@ from deploy.cli.overrides import Overrides
 
 if TYPE_CHECKING:  # its import takes a while
     from common.config import Config
+
+
+LOOK_S = 5.0
+"""Longest wait for the disk of a run after a second Ctrl-C."""
 
 
 def command_started_s() -> float:
@@ -196,9 +201,23 @@ def _finish(options: argparse.Namespace, work: Callable[[], dict[str, Any]], fol
         print(f"raydqn: failed: {printable(error)}", file=sys.stderr)
         return FAILURE
     except KeyboardInterrupt as error:
-        began = is_run(folder) and not isinstance(error, StartInterrupted)
+        saved: list[str] = []
+        began = False
+
+        def look() -> None:
+            nonlocal began
+            began = is_run(folder)
+            saved.extend(RunFolder.open(folder).checkpoints.names() if began else ())
+
+        if not run_within(LOOK_S, look):
+            print(
+                f"raydqn: stopped at once; the disk of {printable(folder)} does not respond; to "
+                f"continue when it does: {_resume_command(options, folder)}",
+                file=sys.stderr,
+            )
+            return INTERRUPTED
+        began = began and not isinstance(error, StartInterrupted)
         how = "stopped at once" if began else "stopped before the run began"
-        saved = RunFolder.open(folder).checkpoints.names() if is_run(folder) else []
         hint = f"the newest checkpoint is {saved[-1]}" if saved else "nothing to resume"
         print(f"raydqn: {how}; {hint}", file=sys.stderr)
         if saved:

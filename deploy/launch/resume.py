@@ -16,6 +16,7 @@ from common.storage import LocalStorage, Storage, open_storage
 from deploy.launch import runtimes
 from deploy.launch.run import run_parts
 from deploy.launch.run_events import RunEvents
+from deploy.launch.signals import restored_handlers
 from deploy.reporting.view import ProgressView, SilentView
 from deploy.runs.checkpoint_schema import (
     RanOn,
@@ -74,7 +75,10 @@ def resume(
     spec = environment_spec(config.env, config.seed)
     where, name = (ran_on.inline, ran_on.address), folder.path.name
     mode = runtimes.describe_runtime(*where)
-    with runtimes.open_runtime(config, spec, *where, events, name) as runtime:
+    with (
+        restored_handlers(),
+        runtimes.open_runtime(config, spec, *where, events, name) as runtime,
+    ):
         return run_parts(folder, spec, checkpoint, runtime, events, started_s, mode)
 
 

@@ -30,7 +30,7 @@ from deploy.runtime.interface import Runtime, check_count
 from deploy.runtime.preflight import check_storage
 from deploy.supervisor.loop import DEFAULT_TIMEOUTS, Supervisor
 
-RECORDS_S = 30.0
+RECORDS_S = 20.0
 """Time limit for the last copy of a run's records into its checkpoint storage."""
 ATTEMPT_STRIDE = 1 << 16
 """Incarnations reserved for one attempt of a run; the next attempt begins with the next ones."""

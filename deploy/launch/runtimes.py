@@ -20,7 +20,7 @@ from deploy.runtime.inline import InlineRuntime
 from deploy.runtime.interface import Runtime
 from deploy.runtime.local_ray import local_ray
 from deploy.runtime.preflight import check_memories
-from deploy.runtime.quiet import native_lines_to
+from deploy.runtime.quiet import without_native_lines
 from deploy.runtime.ray_actor import collecting_no_garbage
 from deploy.runtime.ray_private import messages_to
 
@@ -57,10 +57,7 @@ def open_runtime(
     if address is not None:
         events.notify(f"joining the cluster at {address} …")
         _check(config, spec, here=False)
-        with (
-            native_lines_to(events.record_ray),
-            joined_cluster(address, config, events, run) as runtime,
-        ):
+        with joined_cluster(address, config, events, run) as runtime:
             with as_user_errors(f"--address={address}"):
                 check_memories(config, spec, runtime)
             with messages_to(events.record_ray):
@@ -72,7 +69,7 @@ def open_runtime(
         _warn_of_short_episodes(config, spec, events)
         yield InlineRuntime()
         return
-    with native_lines_to(events.record_ray), ExitStack() as stack:
+    with without_native_lines(), ExitStack() as stack:
         yield _start_ray(config, spec, events, stack)
 
 

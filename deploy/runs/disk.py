@@ -164,8 +164,6 @@ class Disk:
             if left_s <= 0:
                 return False
             thread.join(left_s)
-        self._thread, self._ending = None, False
-        self._run_waiting()  # of other threads, since the last look of that one
         return True
 
     def _left_s(self, deadline_s: float, limit_s: float) -> float:
@@ -183,8 +181,10 @@ class Disk:
         while True:
             self._wake.get()
             self._run_waiting()
-            if self._ending:
-                return
+            with self._lock:
+                if self._ending and not self._waiting:
+                    self._thread, self._ending = None, False
+                    return
 
     def _run_waiting(self) -> None:
         while (job := self._next()) is not None:

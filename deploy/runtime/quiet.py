@@ -1,22 +1,18 @@
-"""Silence for code of Ray's that prints and logs, and its lines elsewhere."""
+"""Silence for code of Ray's that prints and logs."""
 
 from __future__ import annotations
 
-import fcntl
 import io
 import logging
 import os
+import subprocess
 import sys
-import tempfile
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 AUTOSCALER_LOGGER = "ray.autoscaler"
-READ_EVERY_S = 1.0
-"""Interval between two looks at the lines of compiled code."""
 
 
 @contextmanager
@@ -43,48 +39,83 @@ def quiet() -> Iterator[None]:
 
 
 @contextmanager
-def native_lines_to(receive: Callable[[str], object]) -> Iterator[None]:
-    """Hand lines that compiled code writes to standard error within the block to a function.
+def without_native_lines() -> Iterator[None]:
+    """Keep lines that Ray's compiled code logs off standard error within the block.
 
-    Ray's compiled code logs errors there: `[2026-… E 123 456] rpc_client.h:204: …`. Python's own
-    standard error stays as it is: messages and tracebacks reach the user.
+    Ray writes errors there as well as into its own logs: `[2026-… E 123 456] rpc_client.h:204: …`.
+    A small process of its own reads the file descriptor, and passes on all other lines: those of
+    an environment's libraries, of child processes, and of an abort. If this process ends without
+    leaving the block, Ray's last lines are passed on, too, since they may tell why.
 
-    The lines go through a file that a thread reads: a full pipe would block its writer. If the
-    process is killed, or compiled code aborts it, the file stays in the folder of temporary files.
-    Where standard error is not the process's own (a notebook, a test), nothing is changed.
-
-    Args:
-        receive: called with one line, in another thread.
+    Python's own standard error does not take this way. Only a command's process is changed (see
+    `be_command`), not a program that uses the Python API.
     """
-    python = sys.stderr
-    if not _is_own(python):
+    global _direct  # the stream outlives the block: log handlers may hold it
+    if not (_is_command and _is_own(sys.stderr)):
         yield
         return
-    python.flush()
-    number, name = tempfile.mkstemp(prefix=f"raydqn-{os.getpid()}-", suffix=".err")
-    fcntl.fcntl(number, fcntl.F_SETFL, os.O_APPEND)  # it is emptied while others write
-    before, ended = os.dup(2), threading.Event()
+    sys.stderr.flush()
+    before = os.dup(2)
+    if _direct is None:
+        _direct = os.fdopen(os.dup(before), "w", 1, errors="backslashreplace")
+    reader, writer = os.pipe()
+    try:
+        subprocess.Popen(
+            [sys.executable, "-I", "-S", "-c", FILTER, str(os.getpid())],
+            stdin=reader, stdout=subprocess.DEVNULL, stderr=before, start_new_session=True,
+        )  # fmt: skip
+    finally:
+        os.close(reader)
+    python, sys.stderr = sys.stderr, _direct
+    os.dup2(writer, 2)
+    os.close(writer)
+    try:
+        yield
+    finally:
+        sys.stderr = python
+        with suppress(OSError):  # the filter was killed
+            os.write(2, END)
+        os.dup2(before, 2)
+        os.close(before)
 
-    def read() -> None:
-        while not ended.wait(READ_EVERY_S):
-            _take_lines(number, receive)
 
-    thread = threading.Thread(target=read, name="native-lines", daemon=True)
-    with os.fdopen(os.dup(before), "w", 1, errors="backslashreplace") as stream:
-        sys.stderr = stream
-        os.dup2(number, 2)
-        thread.start()
-        try:
-            yield
-        finally:
-            ended.set()
-            thread.join()
-            os.dup2(before, 2)
-            sys.stderr = python
-            _take_lines(number, receive, last=True)
-            for descriptor in (before, number):
-                os.close(descriptor)
-            Path(name).unlink(missing_ok=True)
+def be_command() -> None:
+    """Tell that this process is a command's: its standard error may be filtered."""
+    global _is_command
+    _is_command = True
+
+
+_is_command = False
+_direct: TextIO | None = None
+END = b"\0raydqn: end"
+FILTER = f"""
+import os, re, select, signal, sys
+for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    signal.signal(number, signal.SIG_IGN)
+parent, end = int(sys.argv[1]), {END!r}
+of_ray = re.compile(
+    rb"(\\x1b\\[[0-9;]*m|\\([^)]*\\)| )*\\[\\d{{4}}-\\d\\d-\\d\\d [\\d:,.]+ [A-Z] \\d+ \\d+\\] "
+)
+held, rest, ended = [], b"", False
+while not ended:
+    ready = select.select([0], [], [], 1.0)[0]
+    data = os.read(0, 65536) if ready else b""
+    if ready and not data or not ready and os.getppid() != parent:
+        break
+    data = rest + data
+    ended = data.endswith(end)
+    lines = data.removesuffix(end).splitlines(keepends=True)
+    is_whole = ended or not ready or not lines or lines[-1].endswith((b"\\n", b"\\r"))
+    rest = b"" if is_whole else lines.pop()
+    for line in lines:
+        if of_ray.match(line):
+            held = [*held[-19:], line]
+        else:
+            os.write(2, line)
+if not ended:
+    os.write(2, b"".join([*held, rest]))
+"""
+"""The program that reads standard error; its own is that of the command."""
 
 
 def _is_own(stream: Any) -> bool:
@@ -94,12 +125,3 @@ def _is_own(stream: Any) -> bool:
         return own is not None and stream is own and own.fileno() == 2
     except (ValueError, OSError):  # closed
         return False
-
-
-def _take_lines(file: int, receive: Callable[[str], object], last: bool = False) -> None:
-    """Hand on all lines of a file, and empty it; not while a line is incomplete, unless `last`."""
-    text = os.pread(file, os.fstat(file).st_size, 0).decode("utf-8", "replace")
-    if text.endswith("\n") or last:
-        os.ftruncate(file, 0)
-        for line in filter(None, map(str.strip, text.splitlines())):
-            receive(line)

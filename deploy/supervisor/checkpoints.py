@@ -89,7 +89,7 @@ class Checkpoints:
         """
         yield from self.settle()
         context, inline = self._context, not self._context.runtime.parallel
-        if self._stops_now():
+        if self._stops_now() and not evaluating:
             return
         # Inline, an evaluation in progress could not be saved, and lost parts come first.
         if inline and (evaluating or not self._all_alive()):

@@ -154,6 +154,16 @@ class Control:
         request.reply(reply)
         return True
 
+    def close(self) -> None:
+        """Refuse the requests that the run did not live to apply, and record what it used."""
+        folder = self._context.folder
+        for request in self._requests:
+            if request.recorded is not None:
+                record = partial(folder.save_config, folder.config)
+                self._disk.submit(record, name="configuration")
+            request.reply(Reply(False, "the run has ended; nothing was changed"))
+        self._requests.clear()
+
     def _refuse(self, error: Exception) -> Reply:
         reply = Reply(False, f"{error}; nothing was changed")
         self._context.notify(str(reply), logging.WARNING, detail_of(error))

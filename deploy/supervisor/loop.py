@@ -163,6 +163,7 @@ class Supervisor:
             self.shutdown.save_after_failure()
             raise
         finally:
+            self.control.close()
             self.reports.close()
 
     # --- one tick ---------------------------------------------------------------------------

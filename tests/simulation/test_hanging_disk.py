@@ -8,6 +8,7 @@ import logging
 import math
 import re
 import signal
+import threading
 import time
 from itertools import pairwise
 from pathlib import Path
@@ -23,7 +24,7 @@ from deploy.runs.metrics_file import read_metrics
 from deploy.runs.run_status import read_ended
 from deploy.supervisor.loop import Supervisor
 from deploy.supervisor.timeouts import Timeouts
-from support.fakes import Messages, SideBySide, tiny
+from support.fakes import Messages, SideBySide, supervisor_for, tiny
 from support.hanging_disk import hanging_disk
 
 NO_EVALUATION = {"every_learner_steps": 10**6, "episodes": 2, "envs": 2}
@@ -199,3 +200,19 @@ def test_a_signal_ends_a_run_whose_disk_never_answers(tmp_path, monkeypatch, els
             )
     # In the folder, the thread that waits for the disk writes it when the disk answers at last.
     assert len(RunFolder.open(run).checkpoints.names()) == 1
+
+
+def test_a_change_that_was_not_applied_is_not_recorded_either(tmp_path):
+    """The run ends between the record of a change and the tick that would apply it."""
+    supervisor = supervisor_for(tiny(stop={"learner_steps": 20}), tmp_path / "run")
+    folder, replies, answers = supervisor.context.folder, [], threading.Event()
+    folder.disk.start()
+    folder.disk.submit(lambda: answers.wait(60))
+    supervisor.control.apply({"learner": {"samples_per_insert": 8.0}}, replies.append)
+    answers.set()
+    assert folder.disk.flush(10)
+    assert RunFolder.open(folder.path).config.learner.samples_per_insert == 8.0
+    supervisor.control.close()
+    assert folder.disk.finish(10)
+    assert RunFolder.open(folder.path).config == folder.config
+    assert [str(reply) for reply in replies] == ["the run has ended; nothing was changed"]

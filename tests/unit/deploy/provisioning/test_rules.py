@@ -258,7 +258,8 @@ def test_a_lock_that_no_command_installs_does_not_count(tmp_path):
 
 def test_a_job_that_is_stopped_has_the_time_to_save():
     limits = Timeouts()
-    assert limits.signal_s + limits.close_s + RECORDS_S + RAY_END_S <= STOP_WAIT_S
+    ended_s = limits.signal_s + limits.close_s + limits.disk_s + RECORDS_S + RAY_END_S
+    assert ended_s <= STOP_WAIT_S
 
 
 def test_the_learner_on_aws_has_a_role_of_its_own(tmp_path):

@@ -115,6 +115,17 @@ def test_no_wait_for_a_disk_that_hangs_is_longer_than_its_limit_nor_do_waits_add
     assert written == [1], "it takes place when the disk answers"
 
 
+def test_a_disk_that_answers_after_the_end_serves_its_caller_again(pipe):
+    disk, written = Disk(), []
+    disk.start()
+    disk.submit(lambda: pipe.open("wb").close())
+    assert not disk.finish(0.1)
+    answer(pipe)
+    assert disk.call(lambda: written.append(1) or 1, 10) == 1
+    assert disk.finish(10)
+    assert disk.call(threading.current_thread, 10) is threading.current_thread()
+
+
 def test_a_signal_handler_may_submit_while_a_job_is_submitted():
     disk, written = Disk(), []
     disk.start()

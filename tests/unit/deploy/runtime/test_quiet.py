@@ -3,80 +3,102 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
-import threading
+import textwrap
 
 import pytest
 
-from deploy.runtime import quiet
-from deploy.runtime.quiet import native_lines_to
-
-RAY_LINE = b"[2026-11-30 10:57:43,282 E 32092 32290] rpc_client.h:204: Failed to connect to GCS\n"
-
-
-@pytest.fixture
-def own_stderr(monkeypatch, capfd, tmp_path):
-    """Makes standard error that of a command: Python's stream is the process's own."""
-
-    def begin():  # not before the test: pytest sets its stream in between
-        stream = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115 # until the test is over
-        monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-        monkeypatch.setattr(sys, "stderr", stream)
-        monkeypatch.setattr(sys, "__stderr__", stream)
-        return capfd
-
-    return begin
+RAY_LINE = "[2026-11-30 10:57:43,282 E 32092 32290] rpc_client.h:204: Failed to connect to GCS"
+IN_BLOCK = f"""
+import os, signal, subprocess, sys
+from deploy.runtime.quiet import be_command, without_native_lines
+RAY_LINE = {RAY_LINE!r}
+"""
 
 
-def test_raw_lines_go_to_the_log_and_messages_to_the_user(own_stderr, tmp_path):
-    capture = own_stderr()
-    lines, stream = [], sys.stderr
-    with native_lines_to(lines.append):
-        os.write(2, RAY_LINE)
-        print("raydqn: failed: a message", file=sys.stderr)
-        os.write(2, b"no end")
-    print("afterwards", file=sys.stderr)
-    os.write(2, b"also raw\n")
-    assert lines == [RAY_LINE.decode().strip(), "no end"]
-    assert capture.readouterr().err == "raydqn: failed: a message\nafterwards\nalso raw\n"
-    assert sys.stderr is stream
-    assert list(tmp_path.iterdir()) == []
+def errors_of(code: str, command: bool = True, **more: str) -> list[str]:
+    """Lines on standard error of a program with this code."""
+    start = IN_BLOCK + ("be_command()\n" if command else "")
+    done = subprocess.run(
+        [sys.executable, "-c", start + textwrap.dedent(code)],
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=60,
+        check=False,
+        env={**os.environ, **more},
+    )
+    return done.stderr.splitlines()
 
 
-def test_an_error_in_the_block_restores_standard_error(own_stderr):
-    capture = own_stderr()
-    with pytest.raises(ZeroDivisionError), native_lines_to(lambda line: None):
-        raise ZeroDivisionError
-    os.write(2, RAY_LINE)
-    assert capture.readouterr().err.encode() == RAY_LINE
+def test_raw_lines_of_ray_are_left_out_and_all_others_reach_the_user():
+    lines = errors_of("""
+        import logging
+        with without_native_lines():
+            os.write(2, f"{RAY_LINE}\\n".encode())
+            os.write(2, f"\\x1b[36m(raylet)\\x1b[0m {RAY_LINE}\\n".encode())
+            print("raydqn: failed: a message", file=sys.stderr)
+            logging.warning("a warning")
+            subprocess.run(["sh", "-c", "echo of a child >&2"])
+            os.write(2, b"no end")
+        logging.warning("afterwards")
+        os.write(2, f"{RAY_LINE}\\n".encode())
+    """)
+    # Python's own lines take no way through the filter: their place among the others is open.
+    expected = ["raydqn: failed: a message", "WARNING:root:a warning", "of a child", "no end"]
+    assert sorted(lines) == sorted([*expected, "WARNING:root:afterwards", RAY_LINE])
 
 
-def test_lines_are_handed_on_while_the_block_lasts_and_the_file_stays_small(
-    own_stderr, monkeypatch, tmp_path
-):
-    monkeypatch.setattr(quiet, "READ_EVERY_S", 0.01)
-    own_stderr()
-    lines, three = [], threading.Event()
-
-    def receive(line):
-        lines.append(line)
-        if len(lines) % 3 == 0:
-            three.set()
-
-    with native_lines_to(receive):
-        for _ in range(3):
-            three.clear()
-            os.write(2, RAY_LINE * 3)
-            assert three.wait(10.0)
-        (file,) = tmp_path.iterdir()
-        os.write(2, b"x")
-        assert file.stat().st_size <= len(RAY_LINE)
-    assert lines == [RAY_LINE.decode().strip()] * 9 + ["x"]
+@pytest.mark.parametrize(
+    ("end", "says"),
+    [
+        ("os._exit(1)", ""),
+        ("os.kill(os.getpid(), signal.SIGKILL)", ""),
+        ("import faulthandler; faulthandler.enable(); os.abort()", "Fatal Python error: Aborted"),
+    ],
+)
+def test_rays_last_lines_tell_why_a_process_ended_within_the_block(end, says):
+    lines = errors_of(f"""
+        with without_native_lines():
+            for number in range(30):
+                os.write(2, f"{{RAY_LINE}} {{number}}\\n".encode())
+            {end}
+    """)
+    assert [line for line in lines if line.startswith("[2026")] == [
+        f"{RAY_LINE} {number}" for number in range(10, 30)
+    ]
+    assert says in "\n".join(lines)
 
 
-def test_a_standard_error_that_is_not_the_process_s_own_is_left_alone(capfd):
-    lines = []
-    with native_lines_to(lines.append):
-        os.write(2, RAY_LINE)
-    assert lines == []
-    assert capfd.readouterr().err.encode() == RAY_LINE
+def test_an_error_in_the_block_is_seen_and_restores_standard_error():
+    lines = errors_of("""
+        try:
+            with without_native_lines():
+                raise ZeroDivisionError
+        finally:
+            os.write(2, f"{RAY_LINE}\\n".encode())
+    """)
+    assert lines[0] == RAY_LINE
+    assert lines[-1] == "ZeroDivisionError"
+
+
+def test_the_signals_of_a_terminal_do_not_end_the_filter():
+    lines = errors_of("""
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        os.setpgrp()
+        with without_native_lines():
+            os.killpg(0, signal.SIGINT)
+            os.write(2, b"still here\\n")
+    """)
+    assert lines == ["still here"]
+
+
+def test_a_program_that_uses_the_python_api_is_left_alone():
+    lines = errors_of(
+        """
+        with without_native_lines():
+            os.write(2, f"{RAY_LINE}\\n".encode())
+        """,
+        command=False,
+    )
+    assert lines == [RAY_LINE]
