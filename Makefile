@@ -13,7 +13,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 PIP_INSTALL := $(BIN)/python -m pip --disable-pip-version-check --quiet install --no-compile
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: train quick test check lint docs release-check setup clean
+.PHONY: train quick test check lint docs lock release-check setup clean
 
 train: $(VENV)/.installed
 	$(BIN)/raydqn train $(ARGS)
@@ -37,6 +37,11 @@ lint: $(VENV)/.installed-dev
 # The documentation site, in build/docs; a warning fails.
 docs: $(VENV)/.installed-dev
 	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet --fresh-env docs build/docs
+
+# Writes deploy/clusters/*.lock, by which nodes install: after a change of constraints.txt.
+lock: $(VENV)/.installed-dev
+	$(PIP_INSTALL) --constraint constraints.txt uv
+	$(BIN)/python .ci/lock
 
 # Builds wheel and sdist in dist/ and tries each in a fresh environment (RELEASING.md).
 release-check: $(VENV)/.installed-dev

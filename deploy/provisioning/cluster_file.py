@@ -14,8 +14,9 @@ import yaml
 
 from common.errors import UserError, first_line
 from common.suggestion import suggest
+from common.text import counted
 from deploy.provisioning.findings import short
-from deploy.resources.ray_start import start_options
+from deploy.resources.ray_start_options import start_options
 from deploy.runtime.quiet import quiet
 from deploy.runtime.ray_private import (
     cluster_file_schema,
@@ -95,7 +96,7 @@ def load_cluster(path: Path) -> ClusterFile:
         if str(documents[0].get("apiVersion", "")).startswith("ray.io/"):
             return _kuberay(path, documents)
         if len(documents) > 1:
-            raise UserError(f"has {len(documents)} documents: `ray up` takes one")
+            raise UserError(f"has {counted(len(documents), 'document')}: `ray up` takes one")
         return _ray_up(path, documents[0])
     except UserError as error:
         raise UserError(f"{path}: {error}") from None

@@ -9,8 +9,14 @@ from typing import Any
 from deploy.provisioning.cluster_file import get_nested, pod_specs
 from deploy.provisioning.findings import Finding, error, warning
 
-STOP_WAIT_S = 90
-"""Shortest wait between SIGTERM and SIGKILL: a run saves a checkpoint within 75 s (SIGNAL_S)."""
+STOP_WAIT_S = 120
+"""Shortest wait between SIGTERM and SIGKILL, the bound of all that a run does after a signal.
+
+A test adds it up: `Timeouts.signal_s` to its last checkpoint, `Timeouts.close_s` to close the
+environments, `RECORDS_S` to copy its records, and `RAY_END_S` until Ray has ended.
+"""
+RAY_END_S = 10
+"""Of these, the time that Ray's own end takes at the most."""
 DEFAULT_GRACE_S = 30
 """Kubernetes' own, between both signals."""
 

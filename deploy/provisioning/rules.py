@@ -1,42 +1,36 @@
-"""Rules for the cluster file itself: safety, versions, roles, scaling."""
+"""Rules for the cluster file itself: safety, roles, scaling."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from importlib import metadata
 from typing import Any
 
-from common.version import VERSION
 from deploy.provisioning.cluster_file import (
     KUBERAY,
     LOCAL,
     ClusterFile,
     NodeType,
     get_nested,
-    local_path,
     pod_specs,
 )
 from deploy.provisioning.findings import Finding, error, warning
 from deploy.provisioning.kubernetes_rules import STOP_WAIT_S, job_rules, pod_rules
 from deploy.provisioning.role_rules import find_wide_roles
-from deploy.resources.ray_start import start_options
+from deploy.provisioning.version_rules import find_image_versions, find_versions
+from deploy.resources.ray_start_options import start_options
 from deploy.resources.requests import ACTOR_NODES, LEARNER_NODES
 
 MAX_IDLE_MINUTES = 60
 SSH_PORT = 22
 WORLD = ("0.0.0.0/0", "::/0")
 ANY_HOST = ("0.0.0.0", "::", "*")
-_RAY_PIN = re.compile(r"\bray(?:\[[\w,-]+\])?==([\w.]+)")
-_RAY_IMAGE = re.compile(r"(?:rayproject/ray[\w-]*:|\bray-?)(\d+\.\d+\.\d+)")
-_PROJECT_PIN = re.compile(r"\braydqn(?:\[[\w,-]+\])?==([\w.]+)|/raydqn:(\d+\.\d+\.\d+)")
-_PYTHON = re.compile(r"\bpython(\d)\.(\d+)\b|-py(\d)(\d+)\b")
 
 
 def find_mistakes(cluster: ClusterFile) -> Iterator[Finding]:
     """Every fault of the file that is one on any machine."""
-    kubernetes = (_kubernetes_security, _kubernetes_versions, _kubernetes_jobs)
-    for rule in kubernetes if cluster.provider == KUBERAY else (_start, _ports, _versions):
+    kubernetes = (_kubernetes_security, find_image_versions, _kubernetes_jobs)
+    for rule in kubernetes if cluster.provider == KUBERAY else (_start, _ports, find_versions):
         yield from rule(cluster)
     yield from _roles(cluster)
     yield from _scaling(cluster)
@@ -142,82 +136,6 @@ def _span(first: Any, last: Any) -> str:
     if first is None or first == -1:
         return "all ports"
     return f"port {first}" if first == last else f"ports {first}-{last}"
-
-
-def _versions(cluster: ClusterFile) -> Iterator[Finding]:
-    """Versions of Ray, Python and raydqn, which must be the same everywhere."""
-    values = cluster.values
-    everywhere = set(values["head_setup_commands"]) & set(values["worker_setup_commands"])
-    texts = [
-        ("setup_commands" if command in everywhere else key, command)  # Ray has merged them
-        for key in ("initialization_commands", "head_setup_commands", "worker_setup_commands")
-        for command in values[key]
-    ]
-    docker = {**values["docker"]}
-    texts += [(f"docker.{key}", str(docker[key])) for key in docker if key.endswith("image")]
-    for name, node_type in values["available_node_types"].items():
-        image = get_nested(node_type, "docker", "worker_image")
-        texts += [(f"available_node_types.{name}.docker.worker_image", image)] if image else []
-        texts += [
-            (f"available_node_types.{name}.worker_setup_commands", command)
-            for command in node_type.get("worker_setup_commands", ())
-        ]
-    constraints = next(
-        (s for t, s in values["file_mounts"].items() if t.endswith("constraints.txt")), None
-    )
-    file = local_path(str(constraints))
-    if constraints and file.is_file():
-        lines = file.read_text(errors="replace").splitlines()
-        texts += [(str(constraints), line) for line in lines if line.startswith("ray==")]
-    yield from _compare(texts)
-    if not any(_RAY_PIN.search(text) or _RAY_IMAGE.search(text) for _, text in texts):
-        yield warning(
-            "setup_commands",
-            None,
-            f"pin no version of Ray: must install ray=={_version('ray')}, as here",
-        )
-
-
-def _compare(texts: list[tuple[str, str]]) -> Iterator[Finding]:
-    """Versions in commands and names of images that differ from those of this machine."""
-    seen = set()
-    for key, text in texts:
-        for name, pattern in (("ray", _RAY_PIN), ("ray", _RAY_IMAGE), ("raydqn", _PROJECT_PIN)):
-            here = _version(name)
-            for groups in pattern.findall(text):
-                found = groups if isinstance(groups, str) else next(filter(None, groups))
-                if here and found != here and (name, found) not in seen:
-                    seen.add((name, found))
-                    yield error(key, f"{name} {found}", f"must be {here}, as here")
-        for groups in _PYTHON.findall(text):
-            major, minor = (int(part) for part in groups if part)
-            if not _takes_python(major, minor) and ("python", minor) not in seen:
-                seen.add(("python", minor))
-                yield error(key, f"python {major}.{minor}", f"must be {_pythons()}")
-
-
-def _version(name: str) -> str | None:
-    if name == "raydqn":
-        return VERSION
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def _pythons() -> str:
-    """Versions of Python that the project supports, from its metadata."""
-    try:
-        return metadata.metadata("raydqn")["Requires-Python"] or ""
-    except metadata.PackageNotFoundError:
-        return ""
-
-
-def _takes_python(major: int, minor: int) -> bool:
-    bounds = re.findall(r"(>=|<)(\d+)\.(\d+)", _pythons())
-    return all(
-        ((major, minor) >= (int(a), int(b))) == (operator == ">=") for operator, a, b in bounds
-    )
 
 
 def _roles(cluster: ClusterFile) -> Iterator[Finding]:
@@ -341,22 +259,6 @@ def _kubernetes_security(cluster: ClusterFile) -> Iterator[Finding]:
             wait,
             f"must be at least {STOP_WAIT_S}, or Ray kills a run while it saves",
         )
-
-
-def _kubernetes_versions(cluster: ClusterFile) -> Iterator[Finding]:
-    spec, here = cluster.values, _version("ray")
-    version = str(spec["rayVersion"])
-    if version != here:
-        yield error("rayVersion", version, f"must be {here}, as here")
-    images = [
-        (f"{key}.image", str(pod["containers"][0].get("image", ""))) for key, pod in pod_specs(spec)
-    ]
-    yield from _compare(images)
-    for key, image in images:
-        if not _RAY_IMAGE.search(image):
-            yield warning(key, image, f"names no version of Ray: must contain ray{here}")
-        if image != images[0][1]:
-            yield warning(key, image, f"must be the image of the head, {images[0][1]}")
 
 
 def _kubernetes_jobs(cluster: ClusterFile) -> Iterator[Finding]:

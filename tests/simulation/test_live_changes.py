@@ -62,20 +62,20 @@ def test_a_run_takes_a_change_over_records_it_and_says_so(tmp_path, always_looki
 
 def test_checkpoints_come_at_the_new_interval_from_then_on(tmp_path, always_looking):
     run = tmp_path / "run"
-    view = Asking(run, 100, "[checkpoint]\nevery_learner_steps = 50\n")
+    view = Asking(run, 40, "[checkpoint]\nevery_learner_steps = 30\n")
     checkpoint = {"every_learner_steps": 10_000, "keep": 100}
     config = tiny(
-        stop={"learner_steps": 450}, report=OFTEN, checkpoint=checkpoint, evaluation=NO_EVALUATION
+        stop={"learner_steps": 280}, report=OFTEN, checkpoint=checkpoint, evaluation=NO_EVALUATION
     )
     train(config, run, view=view)
-    assert "applied: checkpoint.every_learner_steps 10000 → 50" in view.lines
+    assert "applied: checkpoint.every_learner_steps 10000 → 30" in view.lines
     names = RunFolder.open(run).checkpoints.names()
     steps = sorted(int(name.rpartition("-")[2]) for name in names)
-    assert steps[0] >= 100
+    assert steps[0] >= 40
     assert len(steps) >= 6
     between = [b - a for a, b in pairwise(steps[:-1])]
-    assert min(between) >= 50
-    assert max(between) < 50 + TINY["learner"]["train_steps"]
+    assert min(between) >= 30
+    assert max(between) < 30 + TINY["learner"]["train_steps"]
 
 
 def test_the_same_seed_and_no_change_still_give_the_same_weights(tmp_path, always_looking):
@@ -93,8 +93,8 @@ def test_a_damaged_request_is_named_and_removed_and_the_run_continues(tmp_path, 
         "[learner]\nsamples_per_insert_error = 1.0\n", "[learner]\nsamples_per_insert = [",
     ]  # fmt: skip
     view = Asking(run, 50, *damaged)
-    config = tiny(stop={"learner_steps": 400}, report=OFTEN, evaluation=NO_EVALUATION)
-    assert train(config, run, view=view)["learner_steps"] == 400
+    config = tiny(stop={"learner_steps": 250}, report=OFTEN, evaluation=NO_EVALUATION)
+    assert train(config, run, view=view)["learner_steps"] == 250
     said = [line for line in view.lines if "nothing was changed" in line]
     assert len(said) == len(damaged), "each is named once"
     assert "batch_size: cannot be changed" in said[2]
@@ -103,13 +103,13 @@ def test_a_damaged_request_is_named_and_removed_and_the_run_continues(tmp_path, 
 
 
 def test_a_change_that_cannot_be_recorded_is_not_made(tmp_path, always_looking, monkeypatch):
-    def disk_full(self):
+    def disk_full(self, config):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(RunFolder, "save_config", disk_full)
     run = tmp_path / "run"
     view = Asking(run, 50, "[learner]\nsamples_per_insert = 16.0\n")
-    config = tiny(stop={"learner_steps": 300}, report=OFTEN, evaluation=NO_EVALUATION)
+    config = tiny(stop={"learner_steps": 150}, report=OFTEN, evaluation=NO_EVALUATION)
     summary = train(config, run, view=view)
     assert any("No space left on device; nothing was changed" in line for line in view.lines)
     assert summary["samples_per_insert"] == pytest.approx(4, rel=0.2)
@@ -120,7 +120,7 @@ def test_a_request_to_an_earlier_attempt_is_not_taken(tmp_path, always_looking):
     train(tiny(stop={"learner_steps": 50}), run)
     (run / CONTROL).write_text("[learner]\nsamples_per_insert = 16.0\n")
     view = Asking(run, 0)
-    resume(run, {"stop": {"learner_steps": 300}}, view=view)
+    resume(run, {"stop": {"learner_steps": 120}}, view=view)
     assert not any("changed" in line for line in view.lines)
     assert not (run / CONTROL).exists()
 

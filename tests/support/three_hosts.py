@@ -56,15 +56,16 @@ def _with_packages(commands: list[str]) -> list[str]:
     """Setup commands for hosts that reach no package index: others' packages are there already.
 
     They are those of this environment, all but raydqn: what lets Python see it here is a file
-    beside them, which counts for this environment only.
+    beside them, which counts for this environment only. The pip of the hosts finds in them all
+    that the lock files name, and installs raydqn alone.
     """
     begin = next(i for i, command in enumerate(commands) if "-m venv" in command)
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     python, packages = Path(sys.base_prefix) / "bin" / version, sysconfig.get_path("purelib")
     site = f"~/raydqn/venv/lib/{version}/site-packages"
-    # The pip here installs raydqn alone, and leaves compiling to the imports.
     run = '#!/bin/sh\\n{}exec ~/raydqn/venv/bin/python -m {} "$@"\\n'
-    ours_only = 'case "$*" in */source*) ;; *) exit;; esac; export PIP_NO_DEPS=1 PIP_NO_COMPILE=1; '
+    # No index, no search for dependencies, and compiling is left to the imports.
+    pip = "export PIP_NO_INDEX=1 PIP_NO_DEPS=1 PIP_NO_COMPILE=1; "
     return [
         *commands[:begin],
         commands[begin]
@@ -75,10 +76,14 @@ def _with_packages(commands: list[str]) -> list[str]:
             f"printf '{script}' > ~/raydqn/venv/bin/{name} && chmod +x ~/raydqn/venv/bin/{name}"
             for name, script in (
                 ("ray", run.format("", "ray.scripts.scripts")),
-                ("pip", run.format(ours_only, "pip")),
+                ("pip", run.format(pip, "pip")),
             )
         ),
-        *commands[begin + 1 :],
+        # Whatever this machine has, this environment may have torch's CPU build.
+        *(
+            f"export RAYDQN_TORCH=cpu; {command}" if "install.sh" in command else command
+            for command in commands[begin + 1 :]
+        ),
     ]
 
 

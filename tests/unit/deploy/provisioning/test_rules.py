@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import yaml
 
-from deploy.provisioning.rules import STOP_WAIT_S
+from deploy.launch.run import RECORDS_S
+from deploy.provisioning.kubernetes_rules import RAY_END_S, STOP_WAIT_S
 from deploy.supervisor.timeouts import Timeouts
 from support.clusters import (
     CLUSTERS,
     EXAMPLES,
     HEAD,
+    IMAGE,
     NODE,
     check,
     check_values,
@@ -23,6 +27,7 @@ from support.clusters import (
 pytestmark = pytest.mark.usefixtures("home")
 
 
+INSTALL = "sh ~/raydqn/source/deploy/clusters/install.sh"
 LEARNER = (NODE, "learner", "resources")
 
 
@@ -60,7 +65,7 @@ FAULTS = [
     ("aws", put(HEAD, None), # Ray's own commands take their place
      ["error: head_start_ray_commands: --dashboard-host=0.0.0.0: accepts jobs from every address: "
       "must be 127.0.0.1; `ray dashboard` forwards it",
-      "warning: head_start_ray_commands: RAY_JOB_STOP_WAIT_TIME_S=: must be at least 90, or Ray "
+      "warning: head_start_ray_commands: RAY_JOB_STOP_WAIT_TIME_S=: must be at least 120, or Ray "
       "kills a run while it saves"]),
     ("aws", put("provider", "security_group", "IpPermissions",
                 [{"FromPort": 22, "ToPort": 22, "IpProtocol": "tcp",
@@ -97,10 +102,10 @@ FAULTS = [
     ("aws", put("worker_start_ray_commands", ["export RAY_AUTH_MODE=token"]),
      ["error: worker_start_ray_commands: have no `ray start`: must start Ray"]),
     ("azure", swap("WAIT_TIME_S=120", "WAIT_TIME_S=3"),
-     ["warning: head_start_ray_commands: RAY_JOB_STOP_WAIT_TIME_S=3: must be at least 90, or Ray "
+     ["warning: head_start_ray_commands: RAY_JOB_STOP_WAIT_TIME_S=3: must be at least 120, or Ray "
       "kills a run while it saves"]),
     # Versions.
-    ("aws", swap("ray[default]==2.60.0", "ray[default]==2.44.1"),
+    ("aws", swap(f"{INSTALL} aws", "pip install 'ray[default]==2.44.1'"),
      ["error: setup_commands=ray 2.44.1: must be 2.60.0, as here"]),
     ("gcp", swap("python3.12", "python3.10"),
      ["error: setup_commands=python 3.10: must be <3.14,>=3.11"]),
@@ -159,7 +164,7 @@ FAULTS = [
       "warning: group actors.securityContext.seccompProfile.type: is missing: must be "
       "RuntimeDefault for the restricted profile of Pod Security"]),
     ("kuberay", kuberay("headGroupSpec", "template", "spec", "containers", 0, "env", None),
-     ["warning: headGroupSpec: RAY_JOB_STOP_WAIT_TIME_S=: must be at least 90, or Ray kills a run "
+     ["warning: headGroupSpec: RAY_JOB_STOP_WAIT_TIME_S=: must be at least 120, or Ray kills a run "
       "while it saves"]),
     ("kuberay", kuberay("workerGroupSpecs", 0, "template", "spec", "containers", 0, "image",
                     "me/raydqn:latest"),
@@ -167,6 +172,9 @@ FAULTS = [
       "ray2.60.0",
       "warning: group learner.image=me/raydqn:latest: must be the image of the head, "
       "registry.example.com/raydqn:0.1.0-ray2.60.0-py312"]),
+    ("kuberay", kuberay("workerGroupSpecs", 1, "template", "spec", "containers", 0, "image",
+                    f"{IMAGE}-cpu"),
+     [f"to do: image={IMAGE}-cpu: is an example: put the image that you pushed"]),
     ("gcp", put("available_node_types", "learner", "node_config", "serviceAccounts", 0, "email",
                 "ray-autoscaler-sa-v1@my-project.iam.gserviceaccount.com"),
      ["warning: available_node_types.learner.node_config.serviceAccounts=ray-autoscaler-sa-v1@"
@@ -182,8 +190,8 @@ FAULTS = [
      ["warning: headGroupSpec.securityContext.seccompProfile.type: is missing: must be "
       "RuntimeDefault for the restricted profile of Pod Security"]),
     ("kuberay", pod(0, "terminationGracePeriodSeconds", 30),
-     ["warning: group learner.terminationGracePeriodSeconds=30: must be at least 90, or Kubernetes "
-      "ends the pod while the run saves"]),
+     ["warning: group learner.terminationGracePeriodSeconds=30: must be at least 120, or "
+      "Kubernetes ends the pod while the run saves"]),
     ("kuberay", put("spec", "shutdownAfterJobFinishes", False),
      ["warning: RayJob shutdownAfterJobFinishes=false: keeps the machines after the job: must be "
       "true"]),
@@ -214,23 +222,44 @@ def test_a_job_that_trains_beside_the_cluster_is_found(tmp_path):
     ) in check(path)
 
 
-def test_another_ray_in_the_constraints_is_found(tmp_path):
+@pytest.mark.parametrize(
+    ("target", "below", "command"),
+    [
+        ("source/constraints.txt", "", "pip install -c source/constraints.txt 'ray[default]'"),
+        ("source/nodes.lock", "", "pip install --require-hashes -r source/nodes.lock"),
+        ("source/deploy", "clusters/nodes.lock", f"{INSTALL} aws"),
+    ],
+)
+def test_another_ray_in_a_file_that_pins_it_is_found(tmp_path, target, below, command):
     values = read("aws")
-    constraints = tmp_path / "constraints.txt"
-    constraints.write_text("ray==2.59.0\n")
-    values["file_mounts"]["~/raydqn/source/constraints.txt"] = str(constraints)
-    assert check_values(tmp_path, values)[0] == (
-        f"error: {constraints}=ray 2.59.0: must be 2.60.0, as here"
-    )
-    constraints.write_text("")
-    swap("'ray[default]==2.60.0'", "")(values)
-    assert sorted(set(check_values(tmp_path, values)) - set(EXAMPLES["aws"])) == [
-        "warning: setup_commands: pin no version of Ray: must install ray==2.60.0, as here"
-    ]
+    swap(f"{INSTALL} aws", command)(values)
+    mounted = tmp_path / Path(target).name
+    file = mounted / below
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("ray==2.59.0 \\\n    --hash=sha256:00\n")
+    values["file_mounts"][f"~/raydqn/{target}"] = str(mounted)
+    assert check_values(tmp_path, values)[0] == f"error: {file}=ray 2.59.0: must be 2.60.0, as here"
+    file.write_text("ray==2.60.0 \\\n    --hash=sha256:00\n")
+    assert check_values(tmp_path, values) == EXAMPLES["aws"]
+    file.write_text("")
+    none = "warning: setup_commands: pin no version of Ray: must install ray==2.60.0, as here"
+    assert none in check_values(tmp_path, values)
+
+
+def test_a_lock_that_no_command_installs_does_not_count(tmp_path):
+    def plant(values):
+        swap(f"{INSTALL} aws", "pip install 'ray[default]==2.60.0'")(values)
+        (tmp_path / "clusters").mkdir()
+        (tmp_path / "clusters" / "nodes.lock").write_text("ray==2.59.0\n")
+        values["file_mounts"]["~/raydqn/source/deploy"] = str(tmp_path)
+
+    assert new_findings(tmp_path, "aws", plant) == []
 
 
 def test_a_job_that_is_stopped_has_the_time_to_save():
-    assert Timeouts().signal_s < STOP_WAIT_S
+    limits = Timeouts()
+    ended_s = limits.signal_s + limits.close_s + limits.disk_s + RECORDS_S + RAY_END_S
+    assert ended_s <= STOP_WAIT_S
 
 
 def test_the_learner_on_aws_has_a_role_of_its_own(tmp_path):
