@@ -56,6 +56,11 @@ class Config(Section):
                 f"{self.min_ratio_error:g}, the larger of one batch and one actor's work × "
                 "samples_per_insert, or actors and learner would wait for each other forever"
             )
+        if self.stop.score is not None and self.evaluation.every_learner_steps is None:
+            raise ValueError(
+                f"stop.score={self.stop.score:g}: needs evaluations, and "
+                "evaluation.every_learner_steps is none; set stop.score to none, too"
+            )
         return self
 
     def check_capacity(self, transitions: int) -> None:

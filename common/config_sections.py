@@ -309,7 +309,12 @@ class LearnerConfig(Section):
 class EvaluationConfig(Section):
     """Greedy episodes, apart from the exploring actors."""
 
-    every_learner_steps: int = Field(500, ge=1, description="learner steps between evaluations")
+    every_learner_steps: int | None = Field(
+        500,
+        ge=1,
+        description="learner steps between evaluations; none: no evaluation, and no environments "
+        "for it",
+    )
     episodes: int = Field(100, ge=1, description="episodes of one evaluation: score is their mean")
     envs: int = Field(100, ge=1, description="environment copies that play them in parallel")
     epsilon: float = Field(0.0, ge=0, le=1, description="probability of a random action")

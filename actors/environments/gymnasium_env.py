@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import gymnasium as gym
@@ -95,10 +96,18 @@ def _wrapped_members(
     spec: EnvSpec, config: EnvConfig, copies: int, render: bool, first: CheckedMember
 ) -> tuple[list[gym.Env[Any, Any]], Meaning]:
     """All copies with frames as observations, and the meaning of these."""
-    member, meaning = _wrap(first, config)
-    members = [member]
-    for copy in range(1, copies):
-        members.append(_wrap(_make_member(spec, config, render, copy), config)[0])
+    made = [first]
+    try:
+        member, meaning = _wrap(first, config)
+        members = [member]
+        for copy in range(1, copies):
+            made.append(_make_member(spec, config, render, copy))
+            members.append(_wrap(made[-1], config)[0])
+    except Exception:
+        for one in made:  # what they hold, such as a port, is free for the next try
+            with suppress(Exception), apart():
+                one.close()
+        raise
     return members, meaning
 
 

@@ -54,7 +54,7 @@ def split_overrides(arguments: Sequence[str]) -> tuple[Overrides, list[str]]:
 
 
 def _place_of(name: str) -> tuple[str, str]:
-    """Section and key of an option; an entry of a table keeps its own spelling: `kwargs.map_name`."""
+    """Section and key of an option; an entry of a table keeps its spelling: `kwargs.map_name`."""
     section, _, leaf = name.partition(".")
     if not leaf:
         return "", name.replace("-", "_")

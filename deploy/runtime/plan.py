@@ -79,6 +79,7 @@ class ClusterPlan:
         wanted = resource_requests(config, offered, "GPU" in offered)
         learner, shards, _, self.evaluator, self.actor = wanted
         # The weight store requests nothing and lives with the learner.
+        self._evaluators = [self.evaluator] if config.evaluation.every_learner_steps else []
         self.fixed = {LEARNER: learner}
         for index in range(shards.count):
             self.fixed[shard(index)] = replace(shards, count=1)
@@ -102,7 +103,7 @@ class ClusterPlan:
         """
         offers = [kind.resources for kind in self._types()]
         parts = {str(part): request for part, request in self.fixed.items()}
-        parts |= {str(request.role): request for request in (self.evaluator, self.actor)}
+        parts |= {str(request.role): request for request in (*self._evaluators, self.actor)}
         for name, request in parts.items():
             self._check_fits(name, request, offers)
         limit, count = self.max_actors(), self._config.actors.count
@@ -132,7 +133,7 @@ class ClusterPlan:
         ]
         packing = Packing(groups, most)
         fitting = self.actor.count_fitting
-        for request in [*self.fixed.values(), self.evaluator]:
+        for request in [*self.fixed.values(), *self._evaluators]:
             packing.place(  # where it takes the least room from actors
                 request,
                 1,
@@ -165,8 +166,9 @@ class ClusterPlan:
             for request in ours[node.group.name]:
                 if request.role is not Role.ACTOR:
                     request.reserve(node.left)
-        if not any(self.evaluator in held for held in ours.values()):
-            packing.place(self.evaluator, 1)  # it is still to come
+        for request in self._evaluators:
+            if not any(request in held for held in ours.values()):
+                packing.place(request, 1)  # it is still to come
         most, fewer = 0, 0
         for node in packing.nodes:
             before = max(0, self.actor.count_fitting(node.left))

@@ -15,6 +15,9 @@ from deploy.supervisor.events import BestScore, CallFailed, Event
 from deploy.supervisor.fleet import Fleet
 from deploy.supervisor.slots import Slot
 
+NEVER = 1 << 62
+"""Learner steps that no run takes."""
+
 
 class Evaluation:
     """Starts evaluations, and takes in their reports.
@@ -27,7 +30,11 @@ class Evaluation:
         """The first evaluation is due after `evaluation.every_learner_steps`."""
         self._context = context
         self._fleet = fleet
-        self.next_steps = context.config.evaluation.every_learner_steps
+        self.next_steps = self._every
+
+    @property
+    def _every(self) -> int:
+        return self._context.config.evaluation.every_learner_steps or NEVER
 
     @property
     def running(self) -> bool:
@@ -90,7 +97,7 @@ class Evaluation:
     ) -> Iterator[Event]:
         context = self._context
         slot.consecutive_failures = 0
-        every = context.config.evaluation.every_learner_steps
+        every = self._every
         newest_due = context.counters.learner_steps // every * every
         if newest_due <= report.learner_steps:  # these very weights were evaluated
             newest_due += every
@@ -115,7 +122,7 @@ class Evaluation:
         self.next_steps = min(self.next_steps, self._next_multiple())
 
     def _next_multiple(self) -> int:
-        every = self._context.config.evaluation.every_learner_steps
+        every = self._every
         return (self._context.counters.learner_steps // every + 1) * every
 
     def begin_attempt(self) -> None:

@@ -153,7 +153,9 @@ class Shutdown:
 
     def finish(self, reason: str) -> None:
         """Finish the calls in flight; evaluate the last weights if a count ended the run."""
-        evaluates = reason in ("learner_steps", "env_steps")
+        evaluates = reason in ("learner_steps", "env_steps") and (
+            self._context.config.evaluation.every_learner_steps is not None
+        )
         self._settle_all(evaluation=evaluates)
         records, counters = self._context.records, self._context.counters
         # Parts that this needs may be lost; the number of tries is bounded.
