@@ -5,37 +5,32 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import jsonschema
-import yaml
-
 from common.errors import UserError, first_line
 from common.suggestion import suggest
+from deploy.provisioning.field_table import field_table
 from deploy.provisioning.findings import short
+from deploy.provisioning.ray_up_schema import LOCAL, check_schema
+from deploy.provisioning.yaml_file import DuplicateKey, read_yaml
 from deploy.resources.ray_start import start_options
 from deploy.runtime.quiet import quiet
 from deploy.runtime.ray_private import (
-    cluster_file_schema,
     complete_cluster_file,
     own_machines_type,
     ray_cluster_to_file,
 )
 
-LOCAL, KUBERAY = "local", "kuberay"
+KUBERAY = "kuberay"
 PROVIDERS = ("aws", "azure", "gcp", LOCAL)
 KEY_OF_MACHINE = {
     "aws": ("InstanceType",),
     "azure": ("azure_arm_parameters", "vmSize"),
     "gcp": ("machineType",),
 }
-RAY_CLUSTER_KEYS = (
-    "authOptions", "autoscalerOptions", "enableInTreeAutoscaling", "gcsFaultToleranceOptions",
-    "headGroupSpec", "headServiceAnnotations", "historyServerOptions", "managedBy",
-    "networkPolicy", "rayVersion", "suspend", "tlsOptions", "upgradeStrategy", "workerGroupSpecs",
-)  # fmt: skip
 MAX_NODES = 100_000  # of one type: more is a typing mistake
 
 
@@ -66,6 +61,16 @@ class ClusterFile:
     max_workers: int  # nodes beside the head, of all types together
     jobs: tuple[str, ...] = ()  # commands of the jobs in the same file, with KubeRay
     job_spec: Mapping[str, Any] = field(default_factory=dict)  # of the first RayJob there
+    documents: tuple[Mapping[str, Any], ...] = ()  # of the file, as they are written
+    duplicates: tuple[DuplicateKey, ...] = ()
+
+    def container_image(self, node_type: str) -> str:
+        """The image of the containers of a node type, with `ray up`; empty without containers."""
+        docker = self.values.get("docker") or {}
+        if node_type == self.values.get("head_node_type"):
+            return str(docker.get("head_image") or docker.get("image") or "")
+        own = get_nested(self.values, "available_node_types", node_type, "docker", "worker_image")
+        return str(own or docker.get("worker_image") or docker.get("image") or "")
 
 
 def load_cluster(path: Path) -> ClusterFile:
@@ -74,16 +79,7 @@ def load_cluster(path: Path) -> ClusterFile:
     Raises:
         UserError: it cannot be read, is no cluster file, or Ray would refuse it.
     """
-    try:
-        documents = list(yaml.safe_load_all(path.read_text(encoding="utf-8")))
-        # As Ray sends it to the head: keys become text, and values that JSON lacks are found.
-        documents = json.loads(json.dumps(documents))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not a YAML file ({_where(error)})") from None
-    except (ValueError, TypeError, RecursionError) as error:
-        raise UserError(f"{path}: not a cluster file ({first_line(error)})") from None
+    documents, duplicates = read_yaml(path)
     documents = [document for document in documents if document is not None]
     if not documents:
         raise UserError(f"{path}: is empty: must be a cluster file of `ray up` or KubeRay")
@@ -92,18 +88,20 @@ def load_cluster(path: Path) -> ClusterFile:
             kind = "a list" if isinstance(document, list) else "a single value"
             raise UserError(f"{path}: is {kind}: must have keys, such as cluster_name")
     try:
-        if str(documents[0].get("apiVersion", "")).startswith("ray.io/"):
-            return _kuberay(path, documents)
-        if len(documents) > 1:
+        if any(str(one.get("apiVersion", "")).startswith("ray.io/") for one in documents):
+            cluster = _kuberay(path, documents)
+        elif len(documents) > 1:
             raise UserError(f"has {len(documents)} documents: `ray up` takes one")
-        return _ray_up(path, documents[0])
+        else:
+            cluster = _ray_up(path, deepcopy(documents[0]))
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
+    return replace(cluster, documents=tuple(documents), duplicates=tuple(duplicates))
 
 
 def _ray_up(path: Path, values: dict[str, Any]) -> ClusterFile:
     """A file of `ray up`."""
-    _check_schema(values)
+    check_schema(values)
     provider = values["provider"]["type"]
     if provider not in PROVIDERS:
         raise UserError(
@@ -147,34 +145,6 @@ def _cluster(
             raise UserError(f"maximum of {node.name}={node.most - node.head}: {advice}")
     nodes.sort(key=lambda node: not node.head)
     return ClusterFile(path, provider, name, values, tuple(nodes), int(max_workers))
-
-
-def _check_schema(values: dict[str, Any]) -> None:
-    """Compare with the schema that comes with Ray.
-
-    Raises:
-        UserError: a key does not match; the error names the outermost one.
-    """
-    schema = cluster_file_schema()
-    if get_nested(values, "provider", "type") == LOCAL:  # Ray accepts one more key there
-        schema["properties"]["min_workers"] = {"type": "integer", "minimum": 0}
-    errors = jsonschema.Draft7Validator(schema).iter_errors(values)
-    error = min(errors, key=lambda error: len(error.absolute_path), default=None)
-    if error is None:
-        return
-    place = [str(part) for part in error.absolute_path]
-    value, expected = error.instance, error.validator_value
-    if error.validator == "additionalProperties":
-        known = list(error.schema.get("properties", {}))
-        strange = next(name for name in value if name not in known)
-        raise UserError(f"unknown key {'.'.join([*place, strange])}{suggest(strange, known)}")
-    if error.validator == "required":
-        missing = next(name for name in expected if name not in value)
-        raise UserError(f"missing key {'.'.join([*place, missing])}")
-    advice = {"type": f"must be of type {expected}", "minimum": f"must be at least {expected}"}
-    raise UserError(
-        f"{'.'.join(place)}={short(value)}: {advice.get(error.validator) or first_line(error)}"
-    )
 
 
 def _cloud_nodes(provider: str, values: Mapping[str, Any]) -> list[NodeType]:
@@ -271,9 +241,10 @@ def _kuberay(path: Path, documents: list[dict[str, Any]]) -> ClusterFile:
     where = f"spec.{below}." if below else "spec."
     if not isinstance(spec, dict):
         raise UserError(f"{where.rstrip('.')}={short(spec)}: must have keys")
+    known = field_table("kuberay").fields("RayCluster")
     for key in spec:
-        if key not in RAY_CLUSTER_KEYS:
-            raise UserError(f"unknown key {where}{key}{suggest(key, RAY_CLUSTER_KEYS)}")
+        if key not in known:
+            raise UserError(f"unknown key {where}{key}{suggest(key, known)}")
     for key in ("rayVersion", "headGroupSpec"):
         if key not in spec:
             raise UserError(f"missing key {where}{key}")
@@ -347,9 +318,3 @@ def local_path(name: str) -> Path:
         return Path(name).expanduser()
     except RuntimeError:  # ~ of an unknown user
         return Path(name)
-
-
-def _where(error: yaml.YAMLError) -> str:
-    mark = getattr(error, "problem_mark", None)
-    problem = getattr(error, "problem", None) or first_line(error)
-    return f"line {mark.line + 1}: {problem}" if mark else str(problem)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from deploy.provisioning.cluster_file import get_nested, pod_specs
+from common.suggestion import suggest
+from deploy.provisioning.cluster_file import ClusterFile, get_nested, pod_specs
+from deploy.provisioning.field_table import field_table, misfits
 from deploy.provisioning.findings import Finding, error, warning
+from deploy.resources.ray_start import DEFAULT_PORT, RAY_START_OPTIONS
 
 STOP_WAIT_S = 90
 """Shortest wait between SIGTERM and SIGKILL: a run saves a checkpoint within 75 s (SIGNAL_S)."""
@@ -86,3 +89,99 @@ def job_rules(spec: Mapping[str, Any]) -> Iterator[Finding]:
             retries,
             "no retry could resume the run: the entrypoint must have --resume-if-exists",
         )
+
+
+METADATA = (
+    "annotations", "creationTimestamp", "deletionGracePeriodSeconds", "deletionTimestamp",
+    "finalizers", "generateName", "generation", "labels", "managedFields", "name", "namespace",
+    "ownerReferences", "resourceVersion", "selfLink", "uid",
+)  # fmt: skip
+"""Of any object of Kubernetes."""
+
+
+def find_field_mistakes(cluster: ClusterFile) -> Iterator[Finding]:
+    """Fields of KubeRay's objects that it does not have, or of another kind."""
+    table = field_table("kuberay")
+    for document in cluster.documents:
+        version, kind = str(document.get("apiVersion")), str(document.get("kind"))
+        if not version.startswith("ray.io/"):
+            continue
+        if version != "ray.io/v1":
+            yield warning(f"{kind} apiVersion", version, "is an old version: must be ray.io/v1")
+        if kind not in table.roots:
+            near = suggest(kind, table.roots) or f": must be one of {', '.join(table.roots)}"
+            yield error("kind", kind, f"unknown to KubeRay ({table.source}){near}")
+            continue
+        known = ("apiVersion", "kind", "metadata", "spec", "status")
+        yield from _unknown(kind, document, known)
+        metadata = document.get("metadata")
+        yield from _unknown(f"{kind} metadata", metadata, METADATA)
+        for name in ("labels", "annotations"):
+            for key, value in (get_nested(metadata, name) or {}).items():
+                if not isinstance(value, str):
+                    where = f"{kind} metadata.{name}.{key}"
+                    yield error(where, value, "must be a text: put it in quotes")
+        for misfit in misfits(table, kind, document.get("spec")):
+            yield error(misfit.under(f"{kind} spec"), misfit.value, misfit.advice)
+
+
+def _unknown(place: str, value: object, known: Sequence[str]) -> Iterator[Finding]:
+    for key in value if isinstance(value, Mapping) else ():
+        if key not in known:
+            do = suggest(key, known) or ": remove it"
+            yield error(f"{place}.{key}", None, f"unknown key{do}")
+
+
+def find_pod_resources(cluster: ClusterFile) -> Iterator[Finding]:
+    """Options of `ray start` that promise what a pod does not have, or that Ray lacks."""
+    spec = cluster.values
+    groups = [("headGroupSpec", spec["headGroupSpec"])]
+    groups += [(f"group {one['groupName']}", one) for one in spec.get("workerGroupSpecs") or ()]
+    port = str((spec["headGroupSpec"].get("rayStartParams") or {}).get("port", DEFAULT_PORT))
+    for name, group in groups:
+        place, options = f"{name}.rayStartParams", group.get("rayStartParams") or {}
+        if not isinstance(options, Mapping):
+            continue
+        for option in options:
+            if f"--{option}" not in RAY_START_OPTIONS:
+                do = suggest(f"--{option}", RAY_START_OPTIONS, lambda near: near[2:])
+                advice = f"unknown option of `ray start` (Ray 2.60){do or ': remove it'}"
+                yield error(f"{place}.{option}", None, advice)
+        container = group["template"]["spec"]["containers"][0]
+        limits = get_nested(container, "resources", "limits")
+        for option, resource, unit in (
+            ("num-cpus", "cpu", "CPUs"), ("num-gpus", "nvidia.com/gpu", "GPUs"),
+        ):  # fmt: skip
+            given, has = _amount(options.get(option)), _amount(get_nested(limits, resource))
+            if has is None and resource != "cpu" and isinstance(limits, Mapping):
+                has = None if any("gpu" in one for one in limits) else 0
+            if given is not None and has is not None and given > max(has, resource == "cpu"):
+                yield error(
+                    f"{place}.{option}",
+                    options[option],
+                    f"the pod has {has:g} {unit} (resources.limits): must be at most that",
+                )
+        yield from _ports(place, options, container, port, name == "headGroupSpec")
+
+
+def _ports(
+    place: str, options: Mapping[str, Any], container: Any, port: str, head: bool
+) -> Iterator[Finding]:
+    """Ports of the head that the pods disagree about."""
+    address = str(options.get("address", ""))
+    if not head and re.search(r":\d+$", address) and address.rpartition(":")[2] != port:
+        yield error(f"{place}.address", address, f"the head listens on {port}: must end in :{port}")
+    ports = container.get("ports") if head and isinstance(container, Mapping) else None
+    for index, one in enumerate(ports if isinstance(ports, list) else ()):
+        given = get_nested(one, "containerPort")
+        if get_nested(one, "name") in ("gcs", "gcs-server") and str(given) != port:
+            where = f"headGroupSpec.ports.{index}.containerPort"
+            yield error(
+                where, given, f"Ray's head listens on {port} (rayStartParams): must be {port}"
+            )
+
+
+def _amount(value: object) -> float | None:
+    """An amount as Kubernetes writes it: `2`, `500m`."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)(m?)", str(value))
+    return float(match[1]) / (1000 if match[2] else 1) if match else None

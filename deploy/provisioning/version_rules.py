@@ -10,6 +10,7 @@ from typing import Any
 from common.version import VERSION
 from deploy.provisioning.cluster_file import ClusterFile, get_nested, local_path, pod_specs
 from deploy.provisioning.findings import Finding, error, warning
+from deploy.provisioning.setup_rules import installs
 
 _RAY_PIN = re.compile(r"\bray(?:\[[\w,-]+\])?==([\w.]+)")
 _RAY_IMAGE = re.compile(r"(?:rayproject/ray[\w-]*:|\bray-?)(\d+\.\d+\.\d+)")
@@ -45,6 +46,9 @@ def find_versions(cluster: ClusterFile) -> Iterator[Finding]:
         lines = local_path(file).read_text(errors="replace").splitlines()
         texts += [(file, line) for line in lines if line.startswith("ray==")]
     yield from _compare(texts)
+    everything = [text for _, text in texts]
+    if not installs(everything) and not any(re.search(r"\bray\b", text) for text in everything):
+        return  # another rule: nothing is installed
     if not any(_RAY_PIN.search(text) or _RAY_IMAGE.search(text) for _, text in texts):
         yield warning(
             "setup_commands",
