@@ -85,12 +85,13 @@ def _places(place: str, config: Mapping[str, Any], region: object) -> Iterator[F
 
 def _ids(place: str, config: Mapping[str, Any]) -> Iterator[Finding]:
     """Ids that are examples, or no ids."""
+    for key, text in texts(config):
+        if EXAMPLE_ID.fullmatch(text):
+            yield to_do(f"{place}.{key}", text, "is an example: put yours")
     for key, (kind, pattern) in _ID.items():
         given = config.get(key)
         for one in given if isinstance(given, list) else [given] if given else []:
-            if EXAMPLE_ID.fullmatch(str(one)):
-                yield to_do(f"{place}.{key}", one, "is an example: put yours")
-            elif not re.fullmatch(pattern, str(one)):
+            if not (re.fullmatch(pattern, str(one)) or EXAMPLE_ID.fullmatch(str(one))):
                 yield error(
                     f"{place}.{key}", one, f"must be an id such as {kind}-0a2b85e15b7c0ac34"
                 )

@@ -88,7 +88,7 @@ def load_cluster(path: Path) -> ClusterFile:
             kind = "a list" if isinstance(document, list) else "a single value"
             raise UserError(f"{path}: is {kind}: must have keys, such as cluster_name")
     try:
-        if any(str(one.get("apiVersion", "")).startswith("ray.io/") for one in documents):
+        if any("apiVersion" in one and "kind" in one for one in documents):
             cluster = _kuberay(path, documents)
         elif len(documents) > 1:
             raise UserError(f"has {len(documents)} documents: `ray up` takes one")
@@ -252,7 +252,10 @@ def _kuberay(path: Path, documents: list[dict[str, Any]]) -> ClusterFile:
     try:
         with quiet():
             derived = ray_cluster_to_file(
-                {"metadata": {"name": name, "namespace": "default"}, "spec": spec}
+                {
+                    "metadata": {"name": name, "namespace": "default"},
+                    "spec": {"workerGroupSpecs": [], **spec},
+                }
             )
         groups = {"headgroup": spec["headGroupSpec"]}
         groups |= {group["groupName"]: group for group in spec.get("workerGroupSpecs", [])}

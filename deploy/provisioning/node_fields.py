@@ -16,7 +16,7 @@ OF_EVERY_CLOUD = (
     "worker_liveness_check", "worker_rpc_drain",
 )  # fmt: skip
 """Keys of `provider` that Ray 2.60 reads for more than one cloud (ray/autoscaler/_private)."""
-EXAMPLE_ID = re.compile(r"(ami|subnet|sg)-(0+\d{0,2}|1+|2+|3+|x+|0?1?23456789\w*)", re.IGNORECASE)
+EXAMPLE_ID = re.compile(r"[a-z]{2,6}-(?:([0-9a-fx])\1{5,}\d{0,2}|0?1?23456789\w*)", re.IGNORECASE)
 """Ids of AWS as examples have them."""
 
 

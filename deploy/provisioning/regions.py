@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from functools import cache
+from string import ascii_lowercase
 from typing import Any
 
 from common.suggestion import suggest
@@ -78,9 +79,14 @@ def find_zone(cloud: str, key: str, zone: object, region: object) -> Iterator[Fi
         yield error(key, zone, f"is no name of a zone: must be one of {region}, such as {example}")
     elif of != region:
         yield error(key, zone, f"is in {of}: must be in the region, {region}, such as {example}")
-    elif cloud == "gcp" and region in regions("gcp") and len(zone) == len(region) + 2:
-        if zone[-1] not in letters:
-            those = ", ".join(f"{region}-{letter}" for letter in letters)
-            yield warning(
-                key, zone, f"unknown, unless it is newer than the {_own()['source']}: {those}"
-            )
+    elif cloud == "gcp" and zone in _missing_zones(region):
+        those = ", ".join(f"{region}-{letter}" for letter in letters)
+        yield warning(
+            key, zone, f"unknown, unless it is newer than the {_own()['source']}: {those}"
+        )
+
+
+def _missing_zones(region: str) -> list[str]:
+    """Names of ordinary zones that a region of Google Cloud has not; empty if it is unknown."""
+    letters = _own()["gcp"].get(region, ascii_lowercase)
+    return [f"{region}-{letter}" for letter in ascii_lowercase if letter not in letters]

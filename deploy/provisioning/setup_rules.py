@@ -37,16 +37,14 @@ def find_setup_mistakes(cluster: ClusterFile) -> Iterator[Finding]:
         commands = values["head_setup_commands"] if head else own or values["worker_setup_commands"]
         if installs([*common, *commands]) or _may_hold(cluster.container_image(node_type)):
             continue
-        lacking.append((node_type, commands, _may_be_prepared(cluster, config)))
+        lacking.append((node_type, _may_be_prepared(cluster, config)))
     if not lacking:
         return
-    types = ", ".join(name for name, _, _ in lacking)
-    key = "setup_commands" if "setup_commands" in cluster.documents[0] or not lacking[0][1] else (
-        "head_setup_commands, worker_setup_commands")  # fmt: skip
-    level = warning if all(prepared for _, _, prepared in lacking) else error
+    types = ", ".join(name for name, _ in lacking)
+    level = warning if all(prepared for _, prepared in lacking) else error
     unless = "unless its image holds raydqn, " if level is warning else ""
     do = f"must install it, as with `{INSTALL}`, or docker.image must hold it"
-    yield level(key, None, f"no command installs raydqn on {types}: {unless}{do}")
+    yield level("setup_commands", None, f"no command installs raydqn on {types}: {unless}{do}")
 
 
 def _node_types(cluster: ClusterFile) -> Iterator[tuple[str, Mapping[str, Any]]]:
