@@ -11,7 +11,7 @@ from deploy.provisioning.cluster_file import ClusterFile, get_nested
 from deploy.provisioning.field_table import field_table
 from deploy.provisioning.findings import Finding, error, to_do, warning
 from deploy.provisioning.machine_rules import NodeFacts, find_machine_mistakes, processor_in
-from deploy.provisioning.machine_table import X86, Machine, looks_like_an_aws_type, machines
+from deploy.provisioning.machine_table import X86, aws_machine, looks_like_an_aws_type, machines
 from deploy.provisioning.node_fields import (
     EXAMPLE_ID,
     find_unknown_fields,
@@ -55,9 +55,10 @@ def find_on_aws(cluster: ClusterFile) -> Iterator[Finding]:
     provider, types = cluster.values["provider"], cluster.values["available_node_types"]
     region = provider.get("region")
     yield from find_unknown_provider_keys(provider, PROVIDER_KEYS)
-    yield from find_region("aws", "provider.region", region)
+    wrong = list(find_region("aws", "provider.region", region))
+    yield from wrong
     zones = provider.get("availability_zone")
-    for zone in str(zones).split(",") if zones is not None else ():
+    for zone in str(zones).split(",") if zones is not None and not wrong else ():
         yield from find_zone("aws", "provider.availability_zone", zone.strip(), region)
     for name, node_type in types.items():
         place, config = f"available_node_types.{name}", node_type["node_config"]
@@ -66,7 +67,7 @@ def find_on_aws(cluster: ClusterFile) -> Iterator[Finding]:
             yield warning(
                 f"{place}.node_config.{key}", config[key], f"Ray replaces it: {OVERWRITTEN[key]}"
             )
-        yield from _places(f"{place}.node_config", config, region)
+        yield from () if wrong else _places(f"{place}.node_config", config, region)
         yield from _ids(f"{place}.node_config", config)
         yield from _machine(cluster, name, node_type, region)
 
@@ -135,7 +136,7 @@ def _machine(
     disk_key, disk_gb = _disk(config)
     yield from find_machine_mistakes(
         NodeFacts(
-            place, "aws", "node_config.InstanceType", known.get(type_name, Machine(type_name)),
+            place, "aws", "node_config.InstanceType", aws_machine(type_name),
             node_type["resources"], "node_config.ImageId", image, processor, disk_key, disk_gb,
             cluster.container_image(name),
         )

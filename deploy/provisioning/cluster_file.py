@@ -12,9 +12,10 @@ from typing import Any
 
 from common.errors import UserError, first_line
 from common.suggestion import suggest
-from deploy.provisioning.field_table import field_table
+from deploy.provisioning.field_table import field_table, misfits
 from deploy.provisioning.findings import short
-from deploy.provisioning.ray_up_schema import LOCAL, check_schema
+from deploy.provisioning.ray_up_schema import LOCAL as LOCAL
+from deploy.provisioning.ray_up_schema import check_schema
 from deploy.provisioning.yaml_file import DuplicateKey, read_yaml
 from deploy.resources.ray_start import start_options
 from deploy.runtime.quiet import quiet
@@ -263,9 +264,13 @@ def _kuberay(path: Path, documents: list[dict[str, Any]]) -> ClusterFile:
             _pods(group, groups[group], node_type)
             for group, node_type in derived["available_node_types"].items()
         ]
-    except KeyError as error:
-        raise UserError(f"{where.rstrip('.')}: a group has no key {error.args[0]}") from None
     except Exception as error:  # Ray reports a mistake by an error of any class
+        for misfit in misfits(field_table("kuberay"), "RayCluster", spec):  # the probable cause
+            line = str(misfit.finding(where.rstrip("."))).partition(": ")[2]
+            raise UserError(line) from None
+        if isinstance(error, KeyError):
+            advice = f"a group has no key {error.args[0]}"
+            raise UserError(f"{where.rstrip('.')}: {advice}") from None
         raise UserError(f"{where.rstrip('.')}: not a RayCluster ({first_line(error)})") from None
     entrypoints = [get_nested(document, "spec", "entrypoint") for document in documents]
     jobs = tuple(str(command) for command in entrypoints if command is not None)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from common.suggestion import suggest
-from deploy.provisioning.findings import short
+from deploy.provisioning.findings import Finding, error, short, warning
 
 TABLES = Path(__file__).parent / "tables"
 _NAMES: dict[str, tuple[type, ...]] = {
@@ -55,9 +55,10 @@ class Misfit:
     advice: str
     doubtful: bool = False  # a value that is newer than the table would be reported, too
 
-    def under(self, place: str) -> str:
-        """Its place in the file."""
-        return f"{place}.{self.place}" if self.place else place
+    def finding(self, place: str) -> Finding:
+        """A finding, for a value that is at `place` of the file; a doubtful one is a warning."""
+        key = f"{place}.{self.place}" if self.place else place
+        return (warning if self.doubtful else error)(key, self.value, self.advice)
 
 
 @cache

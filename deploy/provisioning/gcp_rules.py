@@ -15,6 +15,7 @@ from deploy.provisioning.machine_table import (
     TAKES_GPUS,
     WITH_GPUS,
     X86,
+    Machine,
     gcp_family_is_known,
     gcp_machine,
     gcp_sizes,
@@ -40,10 +41,11 @@ def find_on_gcp(cluster: ClusterFile) -> Iterator[Finding]:
     provider, types = cluster.values["provider"], cluster.values["available_node_types"]
     region, zone = provider.get("region"), provider.get("availability_zone")
     yield from find_unknown_provider_keys(provider, PROVIDER_KEYS)
-    yield from find_region("gcp", "provider.region", region)
+    wrong = list(find_region("gcp", "provider.region", region))
+    yield from wrong
     if zone is None:
         yield error("provider.availability_zone", None, "is missing: must be a zone of the region")
-    else:
+    elif not wrong:
         yield from find_zone("gcp", "provider.availability_zone", zone, region)
     for name, node_type in types.items():
         place, config = f"available_node_types.{name}.node_config", node_type["node_config"]
@@ -52,7 +54,7 @@ def find_on_gcp(cluster: ClusterFile) -> Iterator[Finding]:
         )  # fmt: skip
         of_ray = OF_RAY_FOR_TPUS if tpu else OF_RAY
         yield from find_unknown_fields("gcp", "tpu" if tpu else "node", place, config, of_ray)
-        yield from _places(place, config, region, zone)
+        yield from () if wrong else _places(place, config, region, zone)
         if not tpu:
             yield from _machine(cluster, name, node_type)
 
@@ -86,6 +88,8 @@ def _machine(cluster: ClusterFile, name: str, node_type: Mapping[str, Any]) -> I
     type_name = given.rpartition("/")[2]
     added = _added_gpus(config)
     machine = gcp_machine(type_name, None if template and not added else added)
+    if list(gcp_sizes(type_name)):
+        machine = Machine(type_name)
     yield from _names(f"{place}.node_config", type_name, added)
     disk_key, disk_gb, image = _boot_disk(config)
     yield from find_machine_mistakes(
@@ -105,7 +109,8 @@ def _names(place: str, type_name: str, added: int | None) -> Iterator[Finding]:
         yield error(f"{place}.machineType", type_name, f"does not exist: must be one of {those}")
     elif not gcp_family_is_known(type_name):
         family = type_name.partition("-")[0]
-        example = suggest(family, (*TAKES_GPUS, *WITH_GPUS, "n2", "e2", "c3", "c4", "n4"))
+        families = (*TAKES_GPUS, *WITH_GPUS, "n2", "e2", "c3", "c4", "n4")
+        example = suggest(family, families, lambda near: near + type_name[len(family) :])
         do = example if "-" in type_name and example else ": put one such as n2-standard-8"
         yield warning(
             f"{place}.machineType",

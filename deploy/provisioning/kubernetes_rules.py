@@ -10,6 +10,7 @@ from common.suggestion import suggest
 from deploy.provisioning.cluster_file import ClusterFile, get_nested, pod_specs
 from deploy.provisioning.field_table import field_table, misfits
 from deploy.provisioning.findings import Finding, error, warning
+from deploy.provisioning.machine_rules import container_processor, processor_in
 from deploy.resources.ray_start import DEFAULT_PORT, RAY_START_OPTIONS
 
 STOP_WAIT_S = 90
@@ -117,12 +118,13 @@ def find_field_mistakes(cluster: ClusterFile) -> Iterator[Finding]:
         metadata = document.get("metadata")
         yield from _unknown(f"{kind} metadata", metadata, METADATA)
         for name in ("labels", "annotations"):
-            for key, value in (get_nested(metadata, name) or {}).items():
+            texts = get_nested(metadata, name)
+            for key, value in texts.items() if isinstance(texts, Mapping) else ():
                 if not isinstance(value, str):
                     where = f"{kind} metadata.{name}.{key}"
                     yield error(where, value, "must be a text: put it in quotes")
         for misfit in misfits(table, kind, document.get("spec")):
-            yield error(misfit.under(f"{kind} spec"), misfit.value, misfit.advice)
+            yield misfit.finding(f"{kind} spec")
 
 
 def _unknown(place: str, value: object, known: Sequence[str]) -> Iterator[Finding]:
@@ -161,7 +163,20 @@ def find_pod_resources(cluster: ClusterFile) -> Iterator[Finding]:
                     options[option],
                     f"the pod has {has:g} {unit} (resources.limits): must be at most that",
                 )
+        yield from _pod_processor(name, group["template"]["spec"], container)
         yield from _ports(place, options, container, port, name == "headGroupSpec")
+
+
+def _pod_processor(
+    name: str, pod: Mapping[str, Any], container: Mapping[str, Any]
+) -> Iterator[Finding]:
+    """An image for another processor than that of the nodes which the pod selects."""
+    selected = processor_in(get_nested(pod, "nodeSelector", "kubernetes.io/arch"))
+    image = str(container.get("image"))
+    of_image = container_processor(image)
+    if None not in (selected, of_image) and selected != of_image:
+        advice = f"is for {of_image}: the pod's nodeSelector asks for {selected}: put one for that"
+        yield error(f"{name}.image", image, advice)
 
 
 def _ports(
@@ -175,7 +190,7 @@ def _ports(
     for index, one in enumerate(ports if isinstance(ports, list) else ()):
         given = get_nested(one, "containerPort")
         if get_nested(one, "name") in ("gcs", "gcs-server") and str(given) != port:
-            where = f"headGroupSpec.ports.{index}.containerPort"
+            where = f"headGroupSpec.containers.0.ports.{index}.containerPort"
             yield error(
                 where, given, f"Ray's head listens on {port} (rayStartParams): must be {port}"
             )

@@ -47,6 +47,13 @@ def processor_in(text: object) -> str | None:
     return found[0] if len(found) == 1 else None
 
 
+def container_processor(image: str) -> str | None:
+    """The processor of a container's image, as far as its name tells."""
+    named = processor_in(image)
+    # Ray's own images for arm64 have names that end in -aarch64.
+    return X86 if named is None and image.startswith("rayproject/ray") else named
+
+
 def find_machine_mistakes(facts: NodeFacts) -> Iterator[Finding]:
     """Resources that the machine lacks, an image of another processor, a small disk."""
     yield from _resources(facts)
@@ -67,7 +74,8 @@ def _resources(facts: NodeFacts) -> Iterator[Finding]:
             most = f"at most {has}" if has else "0"
             yield error(f"{place}.{name}", given, f"{source}: must be {most},{other}".rstrip(","))
         elif name == "GPU" and given < has:
-            yield warning(f"{place}.GPU", given, f"{source}, of which some are paid and not used")
+            do = f"must be {has}, or {facts.machine_key} a machine with fewer"
+            yield warning(f"{place}.GPU", given, f"{source}, all of which are paid for: {do}")
     given, memory = facts.resources.get("memory"), machine.memory_gib
     if memory is not None and isinstance(given, (int, float)) and given > memory * 2**30:
         yield error(
@@ -89,9 +97,7 @@ def _processor(facts: NodeFacts) -> Iterator[Finding]:
         yield error(
             f"{facts.place}.{facts.image_key}", image, f"is for {facts.processor}: {has}: {do}"
         )
-    of_container = processor_in(facts.container)
-    if facts.container.startswith("rayproject/") and of_container is None:
-        of_container = X86  # its images for arm64 have names that end in -aarch64
+    of_container = container_processor(facts.container)
     if of_container not in (None, of_machine):
         yield error(
             f"docker.image of {facts.place}",

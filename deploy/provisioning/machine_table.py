@@ -36,6 +36,11 @@ def machines(cloud: str) -> Mapping[str, Machine]:
     return {row[1]: _of_row(cloud, *row[1:]) for row in rows}
 
 
+def aws_machine(name: str) -> Machine:
+    """A machine type of AWS; of an unknown one its processor, which its family names."""
+    return machines("aws").get(name) or Machine(name, processor=_aws_family(name).processor)
+
+
 def _of_row(
     cloud: str, name: str, cpus: str, memory_gib: str, gpus: str, processor: str
 ) -> Machine:
@@ -136,8 +141,9 @@ def _gcp_with_gpus(name: str, family: str, kind: str, size: int) -> Machine:
         return Machine(name, _A2_CPUS[kind] * size, size, None, X86)
     if family == "a3" and kind != "ultragpu":
         return Machine(name, _A3_CPUS.get(size), size, None, X86)
-    # g4-standard-48 counts CPUs: the number of GPUs, down to parts of one, is not in the name.
-    return Machine(name, None if name.count("g-") else size, None, None, _processor(family))
+    if f"{kind}-{size}g" in name:  # the size counts GPUs
+        return Machine(name, None, size, None, _processor(family))
+    return Machine(name, size, None, None, _processor(family))
 
 
 def _processor(family: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from common.suggestion import suggest
 from deploy.provisioning.field_table import field_table, misfits
-from deploy.provisioning.findings import Finding, error, warning
+from deploy.provisioning.findings import Finding, warning
 
 OF_EVERY_CLOUD = (
     "type", "module", "cache_stopped_nodes", "use_internal_ips", "use_external_head_ip",
@@ -34,8 +34,7 @@ def find_unknown_fields(
     """
     table = field_table(table_name)
     for misfit in misfits(table, root, value, of_ray, nulls=table_name != "aws"):
-        level = warning if misfit.doubtful else error
-        yield level(misfit.under(place), misfit.value, misfit.advice)
+        yield misfit.finding(place)
 
 
 def find_unknown_provider_keys(

@@ -34,8 +34,10 @@ def regions(cloud: str) -> Sequence[str]:
 
 def find_region(cloud: str, key: str, region: object) -> Iterator[Finding]:
     """A region that the cloud has not, or probably not: it may be newer than the list."""
+    region_of = f"must be a region of {NAMES[cloud]}, such as {_EXAMPLE[cloud]}"
     if not region or not isinstance(region, str):
-        yield error(key, None if region is None else region, "must be the name of a region")
+        missing = "is missing: " if region is None else ""
+        yield error(key, region, f"{missing}{region_of}")
         return
     name = region.lower().replace(" ", "") if cloud == "azure" else region
     if name in regions(cloud):
@@ -45,11 +47,11 @@ def find_region(cloud: str, key: str, region: object) -> Iterator[Finding]:
     if zone_of in regions(cloud):
         yield error(key, region, f"is a zone: must be its region, {zone_of}")
     elif other is not None:
-        yield error(key, region, f"is a region of {other}: must be one of {NAMES[cloud]}")
+        yield error(key, region, f"is a region of {other}: {region_of}")
     else:
         known = f"list in {field_table('aws').source}" if cloud == "aws" else _own()["source"]
         near = suggest(name, regions(cloud))
-        do = near or f": must be a region of {NAMES[cloud]}, such as {_EXAMPLE[cloud]}"
+        do = near or f": {region_of}"
         yield warning(key, region, f"unknown, unless it is newer than the {known}{do}")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from deploy.provisioning.aws_rules import find_on_aws
@@ -27,6 +27,7 @@ from deploy.provisioning.kubernetes_rules import (
     job_rules,
     pod_rules,
 )
+from deploy.provisioning.node_fields import find_unknown_provider_keys
 from deploy.provisioning.placeholders import find_placeholders
 from deploy.provisioning.setup_rules import find_setup_mistakes
 from deploy.provisioning.version_rules import find_image_versions, find_versions
@@ -35,21 +36,32 @@ from deploy.resources.requests import ACTOR_NODES, LEARNER_NODES
 MAX_IDLE_MINUTES = 60
 SSH_PORT = 22
 WORLD = ("0.0.0.0/0", "::/0")
+LOCAL_KEYS = (
+    "head_ip", "worker_ips", "external_head_ip", "coordinator_address", "list_of_node_ips",
+)  # fmt: skip
+"""Of `provider`, read by Ray 2.60 (ray/autoscaler/_private/local)."""
 ON_CLOUD = {"aws": find_on_aws, "azure": find_on_azure, "gcp": find_on_gcp}
 
 
 def find_mistakes(cluster: ClusterFile) -> Iterator[Finding]:
     """Every fault of the file that is one on any machine."""
-    kubernetes = (find_field_mistakes, find_pod_resources, _kubernetes_security)
-    rules = (*kubernetes, find_image_versions, _kubernetes_jobs)
-    if cluster.provider != KUBERAY:
-        rules = (find_start_mistakes, _ports, find_setup_mistakes, find_versions)
-        rules += (ON_CLOUD[cluster.provider],) if cluster.provider in ON_CLOUD else ()
+    if cluster.provider == KUBERAY:
+        rules: tuple[Callable[[ClusterFile], Iterator[Finding]], ...] = (
+            *(find_field_mistakes, find_pod_resources, _kubernetes_security, find_image_versions),
+            _kubernetes_jobs,
+        )
+    else:
+        on_cloud = ON_CLOUD.get(cluster.provider, _own_machines)
+        rules = (find_start_mistakes, _ports, find_setup_mistakes, find_versions, on_cloud)
     for rule in (_duplicates, *rules, find_placeholders):
         yield from rule(cluster)
     yield from _roles(cluster)
     yield from _scaling(cluster)
     yield from find_wide_roles(cluster)
+
+
+def _own_machines(cluster: ClusterFile) -> Iterator[Finding]:
+    yield from find_unknown_provider_keys(cluster.values["provider"], LOCAL_KEYS)
 
 
 def _duplicates(cluster: ClusterFile) -> Iterator[Finding]:

@@ -21,6 +21,12 @@ MAY_INSTALL = re.compile(
 """Commands that install raydqn, or that may do so in a way which the file does not show."""
 
 
+PUBLIC_CONTAINERS = re.compile(
+    r"((docker|nvcr)\.io/)?(rayproject|library|nvidia|pytorch|tensorflow|anyscale|continuumio)/"
+    r"|(python|ubuntu|debian|rockylinux|fedora)(:|@|$)"
+)
+
+
 def installs(commands: Sequence[str]) -> bool:
     """Whether one of these commands installs raydqn, or may do so."""
     return any(MAY_INSTALL.search(command) for command in commands)
@@ -61,7 +67,7 @@ def _node_types(cluster: ClusterFile) -> Iterator[tuple[str, Mapping[str, Any]]]
 
 def _may_hold(image: str) -> bool:
     """Whether an image of containers may hold raydqn: Ray's own do not."""
-    return bool(image) and not re.match(r"(docker\.io/)?(rayproject|library)/", image)
+    return bool(image) and not PUBLIC_CONTAINERS.match(image)
 
 
 def _may_be_prepared(cluster: ClusterFile, node_type: Mapping[str, Any]) -> bool:

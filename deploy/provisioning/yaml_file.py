@@ -6,7 +6,7 @@ import json
 import os
 import stat
 import time
-from collections.abc import Hashable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -108,7 +108,7 @@ def _kind(path: Path) -> int:
 _NO_MORE = object()
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(yaml.SafeLoader):  # type: ignore[misc] # yaml ships no types
     """PyYAML's safe loader, with bounds, that notes keys that are there twice."""
 
     def __init__(self, text: str) -> None:
@@ -189,13 +189,13 @@ def _duplicates(node: Any) -> Iterator[DuplicateKey]:
         if id(node) in seen:  # an alias
             continue
         seen.add(id(node))
-        lines: dict[Hashable, int] = {}
+        lines: dict[str, int] = {}
         for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
             if not isinstance(key, yaml.ScalarNode) or key.tag == "tag:yaml.org,2002:merge":
                 continue
-            name, line = (key.tag, key.value), key.start_mark.line + 1
+            name, line = key.value, key.start_mark.line + 1
             if name in lines:
-                found.append(DuplicateKey(key.value, (lines[name], line)))
+                found.append(DuplicateKey(name, (lines[name], line)))
             lines.setdefault(name, line)
         waiting += _children(node)
     yield from sorted(found, key=lambda one: one.lines)
