@@ -47,8 +47,9 @@ def find_versions(cluster: ClusterFile) -> Iterator[Finding]:
         texts += [(file, line) for line in lines if line.startswith("ray==")]
     yield from _compare(texts)
     everything = [text for _, text in texts]
-    if not installs(everything) and not any(re.search(r"\bray\b", text) for text in everything):
-        return  # another rule: nothing is installed
+    in_containers = any(key.startswith("docker.") and text for key, text in texts)
+    if not in_containers and not installs(everything) and "ray" not in " ".join(everything):
+        return  # nothing is installed, which setup_rules reports
     if not any(_RAY_PIN.search(text) or _RAY_IMAGE.search(text) for _, text in texts):
         yield warning(
             "setup_commands",
