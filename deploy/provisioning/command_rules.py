@@ -142,12 +142,13 @@ def _options(key: str, commands: Sequence[str]) -> Iterator[Finding]:
 def _names_of_options(commands: Sequence[str]) -> Iterator[str]:
     """Options of the first `ray start`, up to the end of that command."""
     command = next((command for command in commands if "ray start" in command), "")
-    lexer = shlex.shlex(command.partition("ray start")[2], posix=True, punctuation_chars=";&|<>()")
-    lexer.whitespace_split = True
+    words = command.partition("ray start")[2].replace("\\\n", " ")
+    lexer = shlex.shlex(words, posix=True, punctuation_chars=";&|<>()\n")
+    lexer.whitespace, lexer.whitespace_split = " \t\r", True
     lexer.commenters = ""
     try:
         for word in lexer:
-            if set(word) & set(";&|()") and not word.startswith("-"):
+            if set(word) & set(";&|()\n") and not word.startswith("-"):
                 return
             if re.fullmatch(r"--[a-z][\w-]*(=.*)?", word, re.DOTALL):
                 yield word.partition("=")[0]

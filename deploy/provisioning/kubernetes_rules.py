@@ -10,7 +10,11 @@ from common.suggestion import suggest
 from deploy.provisioning.cluster_file import ClusterFile, get_nested, pod_specs
 from deploy.provisioning.field_table import field_table, misfits
 from deploy.provisioning.findings import Finding, error, warning
-from deploy.provisioning.machine_rules import container_processor, processor_in
+from deploy.provisioning.machine_rules import (
+    PUBLIC_CONTAINERS,
+    container_processor,
+    processor_in,
+)
 from deploy.resources.ray_start import DEFAULT_PORT, RAY_START_OPTIONS
 
 STOP_WAIT_S = 90
@@ -165,6 +169,17 @@ def find_pod_resources(cluster: ClusterFile) -> Iterator[Finding]:
                 )
         yield from _pod_processor(name, group["template"]["spec"], container)
         yield from _ports(place, options, container, port, name == "headGroupSpec")
+
+
+def find_bare_images(cluster: ClusterFile) -> Iterator[Finding]:
+    """Public images, which do not hold raydqn, for pods that install nothing."""
+    if cluster.job_spec.get("runtimeEnvYAML"):
+        return
+    for key, pod in pod_specs(cluster.values):
+        image = str(get_nested(pod["containers"][0], "image"))
+        if PUBLIC_CONTAINERS.match(image):
+            advice = "does not hold raydqn: put an image that deploy/clusters/Dockerfile makes"
+            yield error(f"{key}.image", image, advice)
 
 
 def _pod_processor(

@@ -19,6 +19,12 @@ GPU_DISK_GB = {
 """What a node's disk holds, in GB. raydqn's share was measured: docs/clusters.md."""
 _PROCESSOR_WORDS = {ARM: r"arm64|aarch64", X86: r"x86[-_]64|amd64"}
 
+PUBLIC_CONTAINERS = re.compile(
+    r"((docker|nvcr)\.io/)?(rayproject|library|nvidia|pytorch|tensorflow|anyscale|continuumio)/"
+    r"|(python|ubuntu|debian|rockylinux|fedora)(:|@|$)"
+)
+"""Images of containers that hold no raydqn."""
+
 
 @dataclass(frozen=True)
 class NodeFacts:

@@ -33,7 +33,24 @@ def machines(cloud: str) -> Mapping[str, Machine]:
     with (TABLES / "machines.csv").open(encoding="utf-8", newline="") as file:
         file.readline()  # the source
         rows = [row for row in csv.reader(file) if row[0] == cloud]
-    return {row[1]: _of_row(cloud, *row[1:]) for row in rows}
+    return {row[1]: _of_row(cloud, *row[1:]) for row in rows} | {
+        name: Machine(name, cpus, gpus, None, X86) for name, (cpus, gpus) in _RETIRED[cloud].items()
+    }
+
+
+_RETIRED: Mapping[str, Mapping[str, tuple[int, int]]] = {
+    "aws": {
+        "p2.xlarge": (4, 1), "p2.8xlarge": (32, 8), "p2.16xlarge": (64, 16), "g2.2xlarge": (8, 1),
+        "g2.8xlarge": (32, 4), "g3s.xlarge": (4, 1), "g3.4xlarge": (16, 1), "g3.8xlarge": (32, 2),
+        "g3.16xlarge": (64, 4),
+    },
+    "azure": {
+        f"Standard_{name}": (cpus, gpus)
+        for cpus, gpus in ((6, 1), (12, 2), (24, 4))
+        for name in (f"NC{cpus}", f"NC{cpus}s_v2", f"ND{cpus}s", f"NV{cpus}")
+    },
+}  # fmt: skip
+"""CPUs and GPUs of types that the table no longer names, and that examples still do."""
 
 
 def aws_machine(name: str) -> Machine:
@@ -90,7 +107,7 @@ _SIZES = {
     "n1-highcpu": (2, 4, 8, 16, 32, 64, 96),
     "n2-standard": (2, 4, 8, 16, 32, 48, 64, 80, 96, 128),
     "n2-highmem": (2, 4, 8, 16, 32, 48, 64, 80, 96, 128),
-    "n2-highcpu": (2, 4, 8, 16, 32, 48, 64, 80, 96),
+    "n2-highcpu": (2, 4, 8, 16, 32, 48, 64, 80, 96, 128),
     "c2-standard": (4, 8, 16, 30, 60), "t2a-standard": (1, 2, 4, 8, 16, 32, 48),
     "t2d-standard": (1, 2, 4, 8, 16, 32, 48, 60), "g2-standard": tuple(_G2_GPUS),
 }  # fmt: skip
@@ -159,8 +176,12 @@ def gcp_sizes(name: str) -> Iterable[str]:
 
 
 def gcp_family_is_known(name: str) -> bool:
-    """Whether the name begins with a family of Google Cloud's."""
-    return name in _SMALL or name.partition("-")[0] in (*_FAMILIES, "custom")
+    """Whether the name begins with a family of Google Cloud's, or may be of a newer one."""
+    newer = re.fullmatch(
+        r"[acefghmnxz]\d[a-z]{0,2}-(standard|high(mem|cpu|gpu))-\d+g?(-\w+)?", name
+    )
+    known = name in _SMALL or name.partition("-")[0] in (*_FAMILIES, "custom")
+    return known or newer is not None
 
 
 def looks_like_an_aws_type(name: str, known: Mapping[str, Any]) -> bool:

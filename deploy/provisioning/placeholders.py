@@ -10,7 +10,7 @@ from deploy.provisioning.findings import Finding, to_do
 from deploy.provisioning.node_fields import texts
 
 WHOLE = re.compile(
-    r"<[^<>]+>|\[?(YOUR|MY|ENTER)_[A-Z0-9_]+\]?|[A-Z]+_NODE_(\d+_)?HOSTNAME|\.\.\."
+    r"<[^<>]+>|\[?(YOUR|ENTER)_[A-Z0-9_]+\]?|[A-Z]+_NODE_(\d+_)?HOSTNAME|\.\.\."
     r"|(?i:(change|replace|fill)[-_ ]?(me|this|in)|todo|fixme|tbd|x{4,}|your[-_][a-z0-9_-]+)"
 )
 """A value that is nothing else."""

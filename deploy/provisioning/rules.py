@@ -22,6 +22,7 @@ from deploy.provisioning.gcp_rules import find_on_gcp
 from deploy.provisioning.iam_rules import find_wide_roles
 from deploy.provisioning.kubernetes_rules import (
     STOP_WAIT_S,
+    find_bare_images,
     find_field_mistakes,
     find_pod_resources,
     job_rules,
@@ -47,8 +48,8 @@ def find_mistakes(cluster: ClusterFile) -> Iterator[Finding]:
     """Every fault of the file that is one on any machine."""
     if cluster.provider == KUBERAY:
         rules: tuple[Callable[[ClusterFile], Iterator[Finding]], ...] = (
-            *(find_field_mistakes, find_pod_resources, _kubernetes_security, find_image_versions),
-            _kubernetes_jobs,
+            *(find_field_mistakes, find_pod_resources, find_bare_images, find_image_versions),
+            *(_kubernetes_security, _kubernetes_jobs),
         )
     else:
         on_cloud = ON_CLOUD.get(cluster.provider, _own_machines)

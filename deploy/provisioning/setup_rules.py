@@ -10,6 +10,7 @@ from deploy.provisioning.aws_rules import RAYS_IMAGES
 from deploy.provisioning.cluster_file import LOCAL, ClusterFile, get_nested
 from deploy.provisioning.findings import Finding, error, warning
 from deploy.provisioning.gcp_rules import PUBLIC_IMAGES
+from deploy.provisioning.machine_rules import PUBLIC_CONTAINERS
 
 INSTALL = "sh ~/raydqn/source/deploy/clusters/install.sh"
 MAY_INSTALL = re.compile(
@@ -19,12 +20,6 @@ MAY_INSTALL = re.compile(
     r"|\bansible|\bmake\b|\bdocker\b|\bapptainer\b|\bnix"
 )
 """Commands that install raydqn, or that may do so in a way which the file does not show."""
-
-
-PUBLIC_CONTAINERS = re.compile(
-    r"((docker|nvcr)\.io/)?(rayproject|library|nvidia|pytorch|tensorflow|anyscale|continuumio)/"
-    r"|(python|ubuntu|debian|rockylinux|fedora)(:|@|$)"
-)
 
 
 def installs(commands: Sequence[str]) -> bool:

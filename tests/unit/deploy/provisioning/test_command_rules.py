@@ -113,6 +113,10 @@ FAULTS = [
     (swap("&& exit", "|| ray stop --force && exit"), []),  # options of another command
     (swap(AT, "--address=${RAY_HEAD_IP}:6379"), []),
     (swap(AT, "--address=$HEAD"), []),
+    (swap("&& exit", "\nexit --now; echo && exit"), []),  # the end of a line ends a command
+    (swap("--head --port", "--head \\\n--prot"),
+     [f"error: {HEAD}: --prot: unknown option of `ray start` (Ray 2.60); did you mean --port?"]),
+    (swap("--port=6379", "--port=6379 --num-cpus=$(nproc --all)"), []),
 ]  # fmt: skip
 
 

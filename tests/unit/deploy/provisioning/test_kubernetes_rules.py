@@ -5,7 +5,11 @@ from __future__ import annotations
 import pytest
 
 from deploy.provisioning.field_table import field_table
-from deploy.provisioning.kubernetes_rules import find_field_mistakes, find_pod_resources
+from deploy.provisioning.kubernetes_rules import (
+    find_bare_images,
+    find_field_mistakes,
+    find_pod_resources,
+)
 from support.clusters import IMAGE, planted, put
 
 SPEC = ("spec", "rayClusterSpec")
@@ -111,6 +115,16 @@ def test_an_image_for_another_processor_than_the_nodes_is_found():
         f"error: group learner.image={IMAGE}-amd64: is for x86_64: the pod's nodeSelector asks for "
         "arm64: put one for that"
     ]
+
+
+def test_a_public_image_does_not_hold_raydqn():
+    line = (
+        "error: group learner.image=rayproject/ray:2.60.0: does not hold raydqn: put an image that "
+        "deploy/clusters/Dockerfile makes"
+    )
+    plant = put(*CONTAINER, "image", "rayproject/ray:2.60.0")
+    assert planted(find_bare_images, "kuberay", plant) == [line]
+    assert planted(find_bare_images, "kuberay", lambda values: None) == []
 
 
 GOOD = [

@@ -53,6 +53,8 @@ def test_the_images_on_aws_are_those_of_the_installed_ray():
         ("aws", "t4g.large", 2, 0, 8, "arm64"),
         ("aws", "c4.8xlarge", 36, 0, 60, "x86_64"),  # breaks the rule of sizes
         ("aws", "dl1.24xlarge", 96, None, 768, "x86_64"),  # no GPUs of Ray's
+        ("aws", "p2.8xlarge", 32, 8, None, "x86_64"),
+        ("azure", "Standard_NC12", 12, 2, None, "x86_64"),
         ("azure", "Standard_D16s_v5", 16, 0, 64, "x86_64"),
         ("azure", "Standard_NC24ads_A100_v4", 24, 1, 220, "x86_64"),
         ("azure", "Standard_NV6ads_A10_v5", 6, None, 55, "x86_64"),  # a sixth of one
