@@ -27,6 +27,7 @@ from safetensors.numpy import load as load_tensors
 from common.errors import CheckpointError, StorageError, UnreadableError
 from common.storage import Storage, is_name
 from common.tensor_file import tensor_bytes
+from common.text import counted
 from common.types import Array
 
 MANIFEST = "manifest.json"
@@ -93,7 +94,9 @@ def read_verified(storage: Storage, name: str, files: Files) -> Array:
         reason = error.strerror or str(error)
         raise UnreadableError(f"{where}: cannot be read ({reason})", name) from None
     if len(data) != entry["bytes"]:
-        raise CheckpointError(f"{where}: cut off, {len(data)} bytes of {entry['bytes']}", name)
+        raise CheckpointError(
+            f"{where}: cut off, {len(data):,} of {counted(entry['bytes'], 'byte')}", name
+        )
     if entry_of(data)["sha256"] != entry["sha256"]:
         raise CheckpointError(f"{where}: damaged, its checksum is another", name)
     return data
@@ -267,7 +270,11 @@ class CheckpointStore:
         for path, entry in files.items():
             needed = self._replay or not path.endswith(REPLAY)
             if needed and sizes.get(path) != entry["bytes"]:
-                there = f"{sizes[path]} bytes of {entry['bytes']}" if path in sizes else "not there"
+                there = (
+                    f"{sizes[path]:,} of {counted(entry['bytes'], 'byte')}"
+                    if path in sizes
+                    else "not there"
+                )
                 raise CheckpointError(f"{self.storage.url}/{path}: cut off, {there}", path)
         if f"{name}/{STATE}" not in files:
             raise CheckpointError(f"{where}: cannot be understood (it has no {STATE})")

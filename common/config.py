@@ -24,6 +24,7 @@ from common.config_sections import (
     Section,
     StopConfig,
 )
+from common.text import counted
 
 
 class Config(Section):
@@ -68,7 +69,7 @@ class Config(Section):
         """
         capacity = f"replay.capacity={self.replay.capacity}"
         if isinstance(self.replay.capacity, str):
-            capacity += f" ({transitions:,} transitions)"
+            capacity += f" ({counted(transitions, 'transition')})"
         if transitions < self.learner.batch_size:
             raise ValueError(
                 f"{capacity}: must be at least learner.batch_size={self.learner.batch_size}"
@@ -81,9 +82,9 @@ class Config(Section):
         chunk = self.max_chunk_transitions
         if transitions // self.replay.shards < chunk:
             raise ValueError(
-                f"{capacity}: each of {self.replay.shards} shards must hold the largest message of "
-                f"an actor, {chunk} transitions (actors.envs × (actors.chunk_steps + "
-                "learner.n_step))"
+                f"{capacity}: each shard (replay.shards={self.replay.shards}) must hold the "
+                f"largest message of an actor, {counted(chunk, 'transition')} (actors.envs × "
+                "(actors.chunk_steps + learner.n_step))"
             )
 
     @property

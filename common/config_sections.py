@@ -325,3 +325,19 @@ class StopConfig(Section):
     score: float | None = Field(
         None, description="mean of evaluation.episodes greedy episodes, reached or passed"
     )
+
+    def reached(
+        self, *, score: float | None, learner_steps: int, env_steps: int, wall_s: float
+    ) -> str | None:
+        """The first condition, by its key, that a run with these numbers has reached."""
+        now = {
+            "score": score,
+            "learner_steps": learner_steps,
+            "env_steps": env_steps,
+            "wall_s": wall_s,
+        }
+        for key, value in now.items():
+            goal = getattr(self, key)
+            if goal is not None and value is not None and value >= goal:
+                return key
+        return None

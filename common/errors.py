@@ -16,7 +16,18 @@ class UserError(Exception):
 
 
 class RunFinishedError(UserError):
-    """A run has reached one of its stop conditions: there is nothing to resume."""
+    """A run has reached one of its stop conditions: there is nothing to resume.
+
+    Attributes:
+        stop_reason: the condition, as in a summary.
+    """
+
+    def __init__(self, message: str, stop_reason: str) -> None:
+        super().__init__(message, stop_reason)
+        self.stop_reason = stop_reason
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class CheckpointError(UserError):

@@ -15,6 +15,7 @@ import msgpack
 import numpy as np
 
 from common.errors import WireError
+from common.text import counted
 from common.types import Array
 
 MAGIC = b"RDQNWIRE"
@@ -74,7 +75,7 @@ def allocate(
         offset += int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
     header = msgpack.packb({"meta": dict(meta or {}), "columns": entries})
     if len(header) > MAX_HEADER_BYTES:
-        raise ValueError(f"header of {len(header)} bytes: at most {MAX_HEADER_BYTES}")
+        raise ValueError(f"header of {counted(len(header), 'byte')}: at most {MAX_HEADER_BYTES}")
     start = _aligned(_PREFIX_BYTES + len(header))
     buffer: Array = np.empty(start + offset, np.uint8)
     prefix = MAGIC + len(header).to_bytes(4, "little") + header
@@ -111,7 +112,7 @@ def decode(buffer: Any) -> tuple[dict[str, Array], dict[str, Any]]:
         raise WireError("not a raydqn buffer: the first eight bytes are not RDQNWIRE")
     header_bytes = int.from_bytes(flat[len(MAGIC) : _PREFIX_BYTES].tobytes(), "little")
     if header_bytes > MAX_HEADER_BYTES or _PREFIX_BYTES + header_bytes > len(flat):
-        raise WireError(f"header of {header_bytes} bytes in a buffer of {len(flat)}")
+        raise WireError(f"header of {counted(header_bytes, 'byte')} in a buffer of {len(flat)}")
     packed = flat[_PREFIX_BYTES : _PREFIX_BYTES + header_bytes].tobytes()
     try:
         header = msgpack.unpackb(packed)
@@ -148,7 +149,8 @@ def _check_entry(entry: Any, available_bytes: int) -> None:
     if type(offset) is not int or offset < 0 or offset % ALIGNMENT_BYTES:
         raise WireError(f"column {name!r}: impossible offset")
     if offset + size > available_bytes:
-        raise WireError(f"column {name!r} ends {offset + size - available_bytes} bytes too late")
+        late = counted(offset + size - available_bytes, "byte")
+        raise WireError(f"column {name!r} ends {late} too late")
 
 
 def _views(flat: Array, entries: list[list[Any]], start: int) -> dict[str, Array]:

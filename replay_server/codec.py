@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from common.errors import UserError, WireError
+from common.text import counted
 from common.types import Array, FrameSpec, PackedFrames
 
 COMPRESSIONS = ("none", "lz4", "zstd", "png")
@@ -82,7 +83,7 @@ class Codec:
         except Exception as error:  # each library has its own error; all mean the same here
             raise WireError(f"{self.kind}: frames cannot be unpacked ({error})") from error
         if len(raw) != wanted:
-            raise WireError(f"{self.kind}: {len(raw)} bytes of frames, not {wanted}")
+            raise WireError(f"{self.kind}: {counted(len(raw), 'byte')} of frames, not {wanted}")
         frames: Array = np.frombuffer(raw, self._dtype).reshape(count, *self._frame.shape)
         return frames
 

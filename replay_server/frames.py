@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from common.text import counted
 from common.types import Array, FrameSpec, PackedFrames
 from replay_server.codec import GROUP_FRAMES, Codec
 
@@ -260,9 +261,13 @@ class PackedFrameStore:
             raise ValueError("frames as they are: this table keeps them compressed")
         sizes = frames.sizes.tolist()  # Python's integers: their sum cannot overflow
         if len(sizes) != -(-frames.count // GROUP_FRAMES):
-            raise ValueError(f"{len(sizes)} groups: not those of {frames.count} frames")
+            raise ValueError(
+                f"{counted(len(sizes), 'group')}: not those of {counted(frames.count, 'frame')}"
+            )
         if any(size < 1 for size in sizes) or sum(sizes) != len(frames.data):
-            raise ValueError(f"{len(frames.data)} bytes of frames: not what their sizes say")
+            raise ValueError(
+                f"{counted(len(frames.data), 'byte')} of frames: not what their sizes say"
+            )
         return len(sizes) * GROUP_FRAMES, len(frames.data) + len(sizes) * GROUP_BYTES
 
     def write(self, frames: Array | PackedFrames) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from common import wire
 from common.errors import WireError
+from common.text import counted
 from common.types import Array, Chunk, PackedFrames, Sample, ShardSummary
 
 CHUNK_COLUMNS = ("observation", "next_observation", "action", "reward", "discount", "version")
@@ -51,7 +52,7 @@ def decode_chunk(buffer: Array) -> Chunk:
     for name, column in arrays.items():
         dtype, dimensions = _CHUNK_FORM.get(name, (None, None))
         if dimensions is not None and column.ndim != dimensions:
-            raise WireError(f"chunk column {name!r} has {column.ndim} dimensions")
+            raise WireError(f"chunk column {name!r} has {counted(column.ndim, 'dimension')}")
         if not column.ndim:
             raise WireError(f"chunk column {name!r} has no rows")
         if dtype is not None and column.dtype != dtype:
@@ -59,7 +60,8 @@ def decode_chunk(buffer: Array) -> Chunk:
     count = len(arrays["action"])
     for name in (*CHUNK_COLUMNS, "priority"):
         if name in arrays and len(arrays[name]) != count:
-            raise WireError(f"chunk column {name!r} has {len(arrays[name])} rows, not {count}")
+            rows = counted(len(arrays[name]), "row")
+            raise WireError(f"chunk column {name!r} has {rows}, not {count}")
     stream, number = _number(meta, "stream"), _number(meta, "number")
     frames: Array | PackedFrames
     if is_packed:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Literal
 
 from common.config import least_ratio_error
+from common.text import counted
 
 Side = Literal["actors", "learner"]
 
@@ -230,7 +231,9 @@ class RateLimiter:
         waited = f" for {self.waiting_s:,.0f} s" if self.waiting_s >= MIN_WAIT_S else ""
         if self._filling:
             held = self.inserted - self._empty_at
-            return f"learner waits{waited}: {held:,} of {self.min_size:,} first transitions"
+            return (
+                f"learner waits{waited}: {held:,} of {counted(self.min_size, 'first transition')}"
+            )
         ratio = f"{self.ratio:.2f} samples per insert, {self._samples_per_insert:g} wanted"
         if self.waiting == "learner":
             return f"learner waits for actors{waited}: {ratio}"

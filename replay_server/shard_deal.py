@@ -8,6 +8,7 @@ import numpy as np
 
 from common.checkpoint import Files
 from common.storage import Storage
+from common.text import counted
 from common.types import FrameSpec
 from replay_server.codec import COMPRESSIONS, GROUP_FRAMES, make_codec
 from replay_server.frames import MAX_ROWS
@@ -56,7 +57,9 @@ def deal(
             before = table_for(saved, frame, files)
             fill(before, saved, storage, files)
             if before.stack != table.stack:
-                raise ValueError(f"stacks of {before.stack} frames: must be {table.stack}")
+                raise ValueError(
+                    f"stacks of {counted(before.stack, 'frame')}: must be {table.stack}"
+                )
             table.expect_priority(saved.image.max_priority)
             sources.append(before)
     size = _chunk_items(table, frame)
@@ -130,7 +133,8 @@ def table_for(saved: SavedShard, frame: FrameSpec, files: Files) -> Table:
     there += sum(files[s.name]["bytes"] for s in saved.segments if s.name in files)
     least = count * frame.nbytes if codec is None else count // GROUP_FRAMES
     if not 0 <= count <= min(rows, MAX_ROWS) or least > there:
-        raise ValueError(f"{count} frames in {rows} rows and {there} bytes: impossible")
+        size = f"{counted(rows, 'row')} and {counted(there, 'byte')}"
+        raise ValueError(f"{counted(count, 'frame')} in {size}: impossible")
     table = Table(
         capacity=max(1, len(image.items)),
         frame=frame,

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from common.errors import UnknownFramesError
+from common.text import counted
 from common.types import Array, Chunk, FrameSpec, Sample, ShardSummary
 from replay_server.chunk_streams import ChunkStreams
 from replay_server.codec import Codec
@@ -322,9 +323,10 @@ class Table:
         if count > self.capacity or not self.retention.fits(rows, nbytes):
             limit = self.max_frame_bytes
             raise ValueError(
-                f"chunk of {count} transitions and {chunk.num_frames} frames ({nbytes} bytes): the "
-                f"table holds {self.capacity} and {self.frames.capacity}"
-                + (f" ({limit} bytes)" if limit is not None else "")
+                f"chunk of {counted(count, 'transition')} and {counted(chunk.num_frames, 'frame')} "
+                f"({counted(nbytes, 'byte')}): the table holds {self.capacity} and "
+                f"{self.frames.capacity}"
+                + (f" ({counted(limit, 'byte')})" if limit is not None else "")
             )
         return checked_stacks(chunk, self.stack), rows, nbytes
 

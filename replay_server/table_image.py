@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from common.text import counted
 from common.types import Array
 from replay_server.table import Table
 
@@ -101,7 +102,7 @@ def restore_image(table: Table, image: TableImage) -> None:
     count = len(image.items)
     oldest = image.inserted - count
     if oldest < 0 or count > table.capacity:
-        raise ValueError(f"{count} items of {image.inserted}: impossible")
+        raise ValueError(f"{counted(count, 'item')} of {image.inserted}: impossible")
     if len(image.runs) and image.runs[-1, 0] >= image.inserted:
         raise ValueError(f"a run from item {image.runs[-1, 0]} on: there is none")
     table.inserted, table.oldest = image.inserted, oldest

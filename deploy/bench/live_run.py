@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from common.errors import UserError
 from common.polling import poll_until
-from deploy.runs.metrics import read_metrics
+from deploy.runs.metrics_file import read_metrics
 
 ENDLESS = (
     *("--stop.score", "none", "--stop.env-steps", "none", "--stop.learner-steps", "none"),

@@ -15,8 +15,8 @@ from common.errors import UserError
 from deploy.bench.live_run import CommandStarter, Process, endless_run, wait_until
 from deploy.bench.measurement import Measurement
 from deploy.runs.folder import RunFolder
-from deploy.runs.metrics import read_metrics
-from deploy.runs.status import read_status
+from deploy.runs.metrics_file import read_metrics
+from deploy.runs.run_status import read_status
 
 QUICK_TO_NOTICE = (
     *("--replay.shards", "2", "--replay.capacity", "4000000"),  # so large that no item is evicted

@@ -20,12 +20,13 @@ from common.errors import UserError
 from common.handles import Handle
 from common.parts import PartId, Role, actor
 from common.polling import poll_until
+from common.text import counted
 from common.types import ActorReport, Episode
 from deploy.bench.measurement import Measurement
 from deploy.launch.presets import make_config
 from deploy.launch.run import run_parts
 from deploy.runs.folder import STATUS, RunFolder
-from deploy.runs.metrics import read_metrics
+from deploy.runs.metrics_file import read_metrics
 from deploy.runtime.local_ray import OneMachine, local_ray
 from deploy.runtime.ray_runtime import RayRuntime
 
@@ -86,15 +87,16 @@ def bench_scaling(repeat: int, start: Start) -> Iterator[Measurement]:
     yield from _supervisor(repeat)
     ideal = median(rates[1])
     for count in COUNTS:
-        yield Measurement.of("env steps", f"{count} actors", rates[count], "env steps/s")
+        actors = counted(count, "actor")
+        yield Measurement.of("env steps", actors, rates[count], "env steps/s")
         shares = [rate / (ideal * count) for rate in rates[count]]
-        yield Measurement.of("of linear", f"{count} actors", shares, "ratio")
+        yield Measurement.of("of linear", actors, shares, "ratio")
         waiting = [rate * STEP_S / count for rate in rates[count]]
-        yield Measurement.of("of what waiting alone allows", f"{count} actors", waiting, "ratio")
-        yield Measurement.of("driver's CPU", f"{count} actors", driver[count], "cores")
+        yield Measurement.of("of what waiting alone allows", actors, waiting, "ratio")
+        yield Measurement.of("driver's CPU", actors, driver[count], "cores")
         each = [1000 * cpu / count for cpu in driver[count]]
-        yield Measurement.of("driver's CPU per actor", f"{count} actors", each, "mcores")
-        yield Measurement.of("machine's CPU", f"{count} actors", machine[count], "cores")
+        yield Measurement.of("driver's CPU per actor", actors, each, "mcores")
+        yield Measurement.of("machine's CPU", actors, machine[count], "cores")
 
 
 def _measure(count: int, start: Start) -> tuple[float, float, float]:
@@ -135,7 +137,7 @@ def _wait_until_all_act(run: Path, count: int, process: subprocess.Popen[str]) -
 
     poll_until(lambda: all_act() or process.poll() is not None, START_S, POLL_S)
     if not all_act():
-        raise UserError(f"{count} actors did not all act within {START_S:g} s")
+        raise UserError(f"{counted(count, 'actor')} did not all act within {START_S:g} s")
 
 
 def _progress(run: Path) -> tuple[float, int]:
@@ -217,7 +219,7 @@ def _supervisor(repeat: int) -> Iterator[Measurement]:
             rate, cost_s = _read_reports(count)
             rates.append(rate)
             costs.append(1e6 * cost_s)
-        subject = f"{count} actors that report at once"
+        subject = f"{counted(count, 'actor')} that report at once"
         yield Measurement.of("reports read", subject, rates, "reports/s")
         yield Measurement.of("supervisor's CPU per report", subject, costs, "µs")
 

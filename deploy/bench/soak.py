@@ -16,11 +16,12 @@ import psutil
 
 from actors.environments import environment_spec
 from common.errors import UserError
+from common.text import counted
 from deploy.bench.live_run import CommandStarter
 from deploy.bench.measurement import Measurement
 from deploy.resources.memory import object_store_bytes
 from deploy.runs.folder import RunFolder
-from deploy.runs.status import read_status
+from deploy.runs.run_status import read_status
 
 SLOW_LEARNER = (
     *("--learner.batch-size", "1024", "--network.hidden", "512", "512"),
@@ -125,7 +126,9 @@ def soak_measurements(memory: MemoryByPart, bound_mib: float) -> Iterator[Measur
     if max(memory.shared_mib, default=0.0) > bound_mib:
         raise UserError(f"Ray's object store exceeded its bound of {bound_mib:,.0f} MiB")
     if memory.spilled_bytes:
-        raise UserError(f"Ray's object store spilled {memory.spilled_bytes:,} bytes to disk")
+        raise UserError(
+            f"Ray's object store spilled {counted(memory.spilled_bytes, 'byte')} to disk"
+        )
 
 
 def bench_soak(minutes: int, start: CommandStarter) -> Iterator[Measurement]:

@@ -8,6 +8,7 @@ import random
 import sys
 
 from common.errors import UserError
+from common.text import printable
 from deploy.cli.arguments import actor_count, path, seconds
 from deploy.cli.command import RUN, RUN_FOLDER, Command, Parser
 from deploy.cli.exit_codes import FAILURE, INTERRUPTED
@@ -91,7 +92,7 @@ def _change(options: argparse.Namespace, overrides: Overrides) -> int:
         new = changed(folder.config, overrides, "command line")
         reply = request_change(folder, new, keys_of(overrides), TAKEN_WITHIN_S)
     else:
-        from deploy.control.client import send_request, service_of, services_at
+        from deploy.control.remote_run import send_request, service_of, services_at
 
         with services_at(options.address) as services:
             service = service_of(services, options.run_folder, options.address)
@@ -104,33 +105,36 @@ def _change(options: argparse.Namespace, overrides: Overrides) -> int:
         )
         return FAILURE
     if reply.applied:
-        print(reply)
+        print(printable(reply))
         return 0
-    print(f"raydqn: refused: {reply}", file=sys.stderr)
+    print(f"raydqn: refused: {printable(reply)}", file=sys.stderr)
     return FAILURE
 
 
 def _status(options: argparse.Namespace, _: Overrides) -> int:
-    from deploy.reporting.status import show
+    from deploy.reporting.status import show, show_briefly
 
     if options.address is None:
         if options.run_folder is None:
             raise UserError("status: name the folder of a run, or the --address of a cluster")
         from deploy.runs.folder import RunFolder
-        from deploy.runs.status import read_ended, read_status
+        from deploy.runs.run_status import read_ended, read_status
 
         folder = RunFolder.open(path(options.run_folder))
         running = folder.is_running()
         found = [read_status(folder) if running else read_ended(folder)]
     else:
-        from deploy.control.client import statuses_at
+        from deploy.control.remote_run import statuses_at
 
         running = True
-        found, unresponsive = statuses_at(options.address, options.run_folder)
-        for line in unresponsive:
-            print(f"raydqn: {line}", file=sys.stderr)
-        if not found:
-            print("no run has reported at", options.address)
+        found, others = statuses_at(options.address, options.run_folder)
+        for line in others:
+            print(f"raydqn: {printable(line)}", file=sys.stderr)
+        if not found and not others:
+            print(f"raydqn: no run is active at {printable(options.address)}", file=sys.stderr)
+    if len(found) > 1 and not options.json:
+        show_briefly(found)
+        return 0
     for status in found:
         print(json.dumps(status)) if options.json else show(status, running)
     return 0
@@ -159,7 +163,8 @@ COMMANDS = (
         "node, rate, age and restarts of each part of a run",
         _status,
         _add_status,
-        more="Show the main numbers of a run, each of its parts, and its last events. The exit "
+        more="Show the main numbers of a run, each of its parts, and its last events; of several "
+        "runs on a cluster, one line each. The exit "
         "code is 2 until the first report, some seconds after the start.",
     ),
     Command("chaos", "kill parts of an active run at random", _chaos, _add_chaos),

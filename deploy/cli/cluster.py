@@ -7,6 +7,7 @@ import shlex
 from typing import TYPE_CHECKING
 
 from common.errors import UserError
+from common.text import printable
 from deploy.cli.arguments import path
 from deploy.cli.command import Command, Parser, parse
 from deploy.cli.exit_codes import FAILURE, USER_ERROR
@@ -74,7 +75,7 @@ def _run_on_cluster(options: argparse.Namespace, overrides: Overrides) -> Config
             except UserError as error:
                 raise UserError(f"{options.file}: RayJob entrypoint: {error}") from None
             if inner.config is None:  # else part of it is known in the image only
-                print(f"run: {job}")
+                print(f"run: {printable(job)}")
                 return make_config(inner.preset or DEFAULT_PRESET, None, merge(keys, overrides))
         why = " (the file's job cannot be read from here)" if jobs else ""
         print(f"run: preset {DEFAULT_PRESET}{why}")
@@ -106,7 +107,8 @@ def _token(options: argparse.Namespace, overrides: Overrides) -> int:
     from deploy.provisioning.cluster_token import create_token
 
     token, created = create_token(options.file)
-    print(f"{token}: {'created' if created else 'exists already'}; for Ray's own commands here:")
+    state = "created" if created else "exists already"
+    print(f"{printable(token)}: {state}; for Ray's own commands here:")
     print(f"export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH={shlex.quote(str(token))}")
     return 0
 

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 from common.errors import UserError
+from common.text import counted, printable
 from deploy.cli.arguments import path, positive, share
 from deploy.cli.command import RUN, RUN_FOLDER, Command, Parser
 from deploy.cli.overrides import Overrides
@@ -62,12 +63,14 @@ def _evaluate(options: argparse.Namespace, _: Overrides) -> int:
         return 0
     print(
         f"score {result['score']:g} ± {result['std']:g} (min {result['min']:g}, max "
-        f"{result['max']:g}) over {result['episodes']} episodes, ε = {result['epsilon']:g}"
+        f"{result['max']:g}) over "
+        f"{counted(result['episodes'], 'episode')}, ε = {result['epsilon']:g}"
     )
-    print(f"weights: {result['weights']}")
-    print("protocol: " + ", ".join(f"{k}={v}" for k, v in result["protocol"].items()))
+    print(f"weights: {printable(result['weights'])}")
+    protocol = ", ".join(f"{k}={v}" for k, v in result["protocol"].items())
+    print(f"protocol: {printable(protocol)}")
     if options.gif is not None:
-        print(f"film: {options.gif} ({result['gif_pictures']} pictures)")
+        print(f"film: {printable(options.gif)} ({counted(result['gif_pictures'], 'picture')})")
     return 0
 
 

@@ -26,6 +26,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from common.errors import EnvironmentFailedError, UserError
+from common.text import printable
 from common.version import PACKAGES, VERSION
 from deploy.cli import active_run, bench, cluster, completion, configuration, evaluate, train
 from deploy.cli.command import Command
@@ -59,6 +60,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0; 1 if a run or an environment failed; 2 for a mistake of the user; 130 if interrupted
         twice.
     """
+    if arguments is None:  # the process is this command's
+        from deploy.runtime.quiet import be_command
+
+        be_command()
     given = list(sys.argv[1:] if arguments is None else arguments)
     # A user's own environment may lie in the working folder; last, so that it hides no package.
     if str(Path.cwd()) not in sys.path:
@@ -70,11 +75,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _flush()
         return code
     except UserError as error:
-        print(f"raydqn: error: {error}", file=sys.stderr)
+        print(f"raydqn: error: {printable(error)}", file=sys.stderr)
         return USER_ERROR
     except EnvironmentFailedError as error:
         print(error.trace, end="", file=sys.stderr)
-        print(f"raydqn: failed: {error}", file=sys.stderr)
+        print(f"raydqn: failed: {printable(error)}", file=sys.stderr)
         return FAILURE
     except KeyboardInterrupt:
         with suppress(OSError):  # its terminal may be closed

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common.errors import EnvironmentFailedError, RunFailedError, RunFinishedError, UserError
+from common.polling import run_within
+from common.text import printable
 from deploy.cli.arguments import path
 from deploy.cli.command import RUN, RUN_FOLDER, Command, Parser
 from deploy.cli.exit_codes import FAILURE, INTERRUPTED, TRY_AGAIN
@@ -20,6 +22,10 @@ from deploy.cli.overrides import Overrides
 
 if TYPE_CHECKING:  # its import takes a while
     from common.config import Config
+
+
+LOOK_S = 5.0
+"""Longest wait for the disk of a run after a second Ctrl-C."""
 
 
 def command_started_s() -> float:
@@ -125,6 +131,7 @@ def _exists(options: argparse.Namespace, config: Config) -> bool:
 def _continue(options: argparse.Namespace, overrides: Overrides, started_s: float) -> int:
     """Resume the run of a `train` command; a run that has reached its goal is a success."""
     from common.config_toml import merge
+    from deploy.launch.restart import summary_of_finished
     from deploy.launch.resume import resume
     from deploy.launch.train import absolute_storage
     from deploy.reporting.view import make_view
@@ -148,7 +155,9 @@ def _continue(options: argparse.Namespace, overrides: Overrides, started_s: floa
             options.run_dir,
         )
     except RunFinishedError as error:
-        print(f"raydqn: nothing to do: {error}")
+        print(f"raydqn: nothing to do: {printable(error)}")
+        if options.json:
+            print(json.dumps(summary_of_finished(options.run_dir, error)), flush=True)
         return 0
 
 
@@ -189,12 +198,26 @@ def _finish(options: argparse.Namespace, work: Callable[[], dict[str, Any]], fol
     except RunFailedError as error:
         if isinstance(error.__cause__, EnvironmentFailedError):
             print(error.__cause__.trace, end="", file=sys.stderr)
-        print(f"raydqn: failed: {error}", file=sys.stderr)
+        print(f"raydqn: failed: {printable(error)}", file=sys.stderr)
         return FAILURE
     except KeyboardInterrupt as error:
-        began = is_run(folder) and not isinstance(error, StartInterrupted)
+        saved: list[str] = []
+        began = False
+
+        def look() -> None:
+            nonlocal began
+            began = is_run(folder)
+            saved.extend(RunFolder.open(folder).checkpoints.names() if began else ())
+
+        if not run_within(LOOK_S, look):
+            print(
+                f"raydqn: stopped at once; the disk of {printable(folder)} does not respond; to "
+                f"continue when it does: {_resume_command(options, folder)}",
+                file=sys.stderr,
+            )
+            return INTERRUPTED
+        began = began and not isinstance(error, StartInterrupted)
         how = "stopped at once" if began else "stopped before the run began"
-        saved = RunFolder.open(folder).checkpoints.names() if is_run(folder) else []
         hint = f"the newest checkpoint is {saved[-1]}" if saved else "nothing to resume"
         print(f"raydqn: {how}; {hint}", file=sys.stderr)
         if saved:
@@ -203,12 +226,13 @@ def _finish(options: argparse.Namespace, work: Callable[[], dict[str, Any]], fol
     reason = summary["stop_reason"]
     print(summary_line(summary))
     protocol = ", ".join(f"{key}={value}" for key, value in summary["protocol"].items())
-    print(f"protocol: {protocol}")
+    print(f"protocol: {printable(protocol)}")
     if reason in ("interrupted", "terminated"):
         print(f"to continue: {_resume_command(options, folder)}")
     else:
-        print(f"to evaluate: raydqn evaluate {folder}")
-        print(f"to plot:     raydqn plot {folder}")
+        shown = printable(shlex.quote(str(folder)))
+        print(f"to evaluate: raydqn evaluate {shown}")
+        print(f"to plot:     raydqn plot {shown}")
     if options.json:
         print(json.dumps(summary), flush=True)
     restarted = getattr(options, "resume_if_exists", False)
@@ -218,7 +242,7 @@ def _finish(options: argparse.Namespace, work: Callable[[], dict[str, Any]], fol
 def _resume_command(options: argparse.Namespace, folder: Path) -> str:
     """The command that resumes the run as it ran."""
     where = ["--address", options.address] if options.address else []
-    return shlex.join(["raydqn", "resume", str(folder), *where])
+    return printable(shlex.join(["raydqn", "resume", str(folder), *where]))
 
 
 COMMANDS = (

@@ -4,7 +4,7 @@ A command writes the new values into `control.toml` in the run folder. The super
 file every second, applies the values, records them in `config.toml`, and removes the file.
 A command needs nothing but the folder: no port, no address, the same in both modes. On another
 node of a cluster, a command sends its request to the run's control service instead
-(`deploy.control.client`).
+(`deploy.control.remote_run`).
 """
 
 from __future__ import annotations

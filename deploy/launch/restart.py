@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from common.config import Config
-from common.errors import UserError
+from common.errors import RunFinishedError, UserError
 from deploy.launch.resume import fetch_run
 from deploy.launch.train import with_absolute_storage
-from deploy.runs.folder import RunFolder, is_run
+from deploy.runs.folder import SUMMARY, RunFolder, is_run
 
 
 def run_to_resume(config: Config, path: Path) -> bool:
@@ -35,6 +38,23 @@ def run_to_resume(config: Config, path: Path) -> bool:
         raise UserError(f"{path}: another process is running it")
     _check_same(folder.config, config, path)
     return bool(_checkpoints(folder))
+
+
+def summary_of_finished(path: Path, error: RunFinishedError) -> dict[str, Any]:
+    """The summary of a run that has reached one of its stop conditions.
+
+    The condition may be one that the command has changed. A run that was killed after its last
+    checkpoint has no summary: only folder and condition are known then.
+
+    Args:
+        path: folder of the run.
+        error: says which condition.
+    """
+    summary: dict[str, Any] = {}
+    with suppress(OSError, ValueError):
+        summary = dict(json.loads((path / SUMMARY).read_text(encoding="utf-8")))
+    summary.pop("error", None)  # of an attempt that failed after the checkpoint
+    return {"run": str(path), **summary, "stop_reason": error.stop_reason}
 
 
 def _check_same(recorded: Config, given: Config, path: Path) -> None:

@@ -16,6 +16,7 @@ from common.storage import LocalStorage, Storage, open_storage
 from deploy.launch import runtimes
 from deploy.launch.run import run_parts
 from deploy.launch.run_events import RunEvents
+from deploy.launch.signals import restored_handlers
 from deploy.reporting.view import ProgressView, SilentView
 from deploy.runs.checkpoint_schema import (
     RanOn,
@@ -74,7 +75,10 @@ def resume(
     spec = environment_spec(config.env, config.seed)
     where, name = (ran_on.inline, ran_on.address), folder.path.name
     mode = runtimes.describe_runtime(*where)
-    with runtimes.open_runtime(config, spec, *where, events, name) as runtime:
+    with (
+        restored_handlers(),
+        runtimes.open_runtime(config, spec, *where, events, name) as runtime,
+    ):
         return run_parts(folder, spec, checkpoint, runtime, events, started_s, mode)
 
 
@@ -130,20 +134,20 @@ def _check_unfinished(state: RunState, folder: RunFolder) -> None:
         RunFinishedError: names the stop condition.
     """
     stop, counters = folder.config.stop, state.counters
-    reached = {
-        "score": state.score,
-        "learner_steps": counters.learner_steps,
-        "env_steps": counters.env_steps,
-        "wall_s": counters.wall_s,
-    }
-    for key, now in reached.items():
-        goal = getattr(stop, key)
-        if goal is not None and now is not None and now >= goal:
-            option = key.replace("_", "-")
-            raise RunFinishedError(
-                f"{folder.path}: has reached stop.{key}={goal:g} already (it is at {now:g}); to "
-                f"continue, set a greater value, or none: --stop.{option} none"
-            )
+    key = stop.reached(
+        score=state.score,
+        learner_steps=counters.learner_steps,
+        env_steps=counters.env_steps,
+        wall_s=counters.wall_s,
+    )
+    if key is not None:
+        now = state.score if key == "score" else getattr(counters, key)
+        raise RunFinishedError(
+            f"{folder.path}: has reached stop.{key}={getattr(stop, key):g} already (it is at "
+            f"{now:g}); to continue, set a greater value, or none: "
+            f"--stop.{key.replace('_', '-')} none",
+            key,
+        )
 
 
 def fetch_run(url: str, folder: Path | None = None) -> Path:

@@ -28,9 +28,9 @@ from deploy.runs.log import detail_of
 from deploy.runtime.connect import as_user_errors
 from deploy.runtime.interface import Runtime, check_count
 from deploy.runtime.preflight import check_storage
-from deploy.supervisor.loop import Supervisor
+from deploy.supervisor.loop import DEFAULT_TIMEOUTS, Supervisor
 
-RECORDS_S = 30.0
+RECORDS_S = 20.0
 """Time limit for the last copy of a run's records into its checkpoint storage."""
 ATTEMPT_STRIDE = 1 << 16
 """Incarnations reserved for one attempt of a run; the next attempt begins with the next ones."""
@@ -57,32 +57,69 @@ def run_parts(
         mode: kind of the runtime, for the log.
     """
     events = view if isinstance(view, RunEvents) else RunEvents(view)
+    attempt = _Attempt()
     try:
-        with folder.lock(), _without_stale_changes(folder), _records_copied(folder, events):
-            events.open_log(folder.path / LOG)
+        with (
+            folder.lock(),
+            _log_closed(events),
+            _without_stale_changes(folder),
+            _records_copied(folder, events, attempt),
+        ):
+            if runtime.parallel:
+                folder.disk.start()
+            events.open_log(folder.path / LOG, folder.disk)
             folder.forget_end()
-            with _recorded(folder, events) as attempt:
+            with _recorded(folder, events, attempt):
                 supervisor = _supervisor(folder, spec, checkpoint, runtime, events, started_s, mode)
                 attempt.summary = supervisor.reports.unfinished
+                attempt.disk_s = supervisor.context.timeouts.disk_s
                 with stop_on_signals(supervisor.request_stop, events.notify):
                     if checkpoint is not None:
                         with _with_way_out(folder, checkpoint):
                             supervisor.restore(checkpoint)
-                        folder.save_config()
+                        folder.save_config(folder.config)
                     else:  # the folder may be that of an attempt without a checkpoint
                         supervisor.reports.restore_best(None)
                         if folder.taken_over:
-                            folder.save_config()
+                            folder.save_config(folder.config)
                     events.notify(f"run folder: {folder.path}")
                     summary = supervisor.run()
                     events.record(summary_line(summary))
                     return summary
     finally:
+        if not folder.disk.finish(attempt.disk_s):
+            events.notify(
+                f"the run folder {folder.path}: its disk has not responded for "
+                f"{folder.disk.stuck_s:.0f} s; the newest reports and events are not written",
+                logging.WARNING,
+            )
         events.close()
 
 
+@dataclass
+class _Attempt:
+    """An attempt that may fail.
+
+    Attributes:
+        summary: makes the summary of the work so far; before there are parts, there is no work.
+        disk_s: longest wait for the run folder at the end.
+    """
+
+    summary: Callable[[], dict[str, Any]] = dict
+    disk_s: float = DEFAULT_TIMEOUTS.disk_s
+
+
 @contextmanager
-def _records_copied(folder: RunFolder, events: RunEvents) -> Iterator[None]:
+def _log_closed(events: RunEvents) -> Iterator[None]:
+    """Close the log at the end, while the folder is still locked."""
+    try:
+        yield
+    finally:
+        events.close_log()
+
+
+@contextmanager
+def _records_copied(folder: RunFolder, events: RunEvents, attempt: _Attempt) -> Iterator[None]:
     """Begin with the records in the storage, and copy this attempt's there, to the last."""
     folder.records.failed = lambda line: events.notify(line, logging.WARNING)
     try:
@@ -96,7 +133,8 @@ def _records_copied(folder: RunFolder, events: RunEvents) -> Iterator[None]:
     try:
         yield
     finally:
-        if not folder.records.finish(RECORDS_S):
+        written = folder.disk.flush(attempt.disk_s)
+        if not folder.records.finish(RECORDS_S if written else 0.0):
             events.notify(
                 f"{folder.checkpoints.storage.url}: the newest records of the run are not copied "
                 f"there; they are in {folder.path}",
@@ -163,32 +201,20 @@ def _without_stale_changes(folder: RunFolder) -> Iterator[None]:
     try:
         yield
     finally:
-        discard(folder.path)
-
-
-@dataclass
-class _Attempt:
-    """An attempt that may fail.
-
-    Attributes:
-        summary: makes the summary of the work so far; before there are parts, there is no work.
-    """
-
-    summary: Callable[[], dict[str, Any]] = dict
+        folder.disk.submit(lambda: discard(folder.path), name="discard")
 
 
 @contextmanager
-def _recorded(folder: RunFolder, events: RunEvents) -> Iterator[_Attempt]:
+def _recorded(folder: RunFolder, events: RunEvents, attempt: _Attempt) -> Iterator[None]:
     """Record the error that ends an attempt: in the log with its whole cause, and as a summary."""
-    attempt = _Attempt()
 
     def record_end(reason: str, **more: str) -> None:
         summary = {"run": str(folder.path), **attempt.summary(), "stop_reason": reason, **more}
         with suppress(OSError):  # of a full disk; the error itself matters
-            folder.write_summary(summary)
+            folder.disk.call(lambda: folder.write_summary(summary), attempt.disk_s)
 
     try:
-        yield attempt
+        yield
     except KeyboardInterrupt:
         record_end(ABORTED)
         events.record("stopped at once by a signal", logging.WARNING)

@@ -8,6 +8,10 @@ from datetime import datetime
 from pathlib import Path
 
 from common.errors import UserError
+from common.polling import run_within
+
+REMOVE_S = 5.0
+"""Longest wait for a disk at the end of a command."""
 
 
 def run_name(env_id: str) -> str:
@@ -46,6 +50,10 @@ def run_path(given: Path | None, name: str) -> Iterator[Path]:
     try:
         yield path
     finally:
-        with suppress(OSError):  # not empty
-            path.rmdir()
-            path.parent.rmdir()
+        run_within(REMOVE_S, lambda: _remove_empty(path))
+
+
+def _remove_empty(path: Path) -> None:
+    with suppress(OSError):  # not empty
+        path.rmdir()
+        path.parent.rmdir()

@@ -7,8 +7,10 @@ import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from functools import partial
 
 from common.config import Config
+from common.text import counted
 from common.types import EnvironmentSpec
 from deploy.launch.run_events import RunEvents
 from deploy.launch.signals import STOP_REASONS, StartInterrupted, deferred_signals
@@ -17,8 +19,8 @@ from deploy.runtime.connect import as_user_errors, joined_cluster
 from deploy.runtime.inline import InlineRuntime
 from deploy.runtime.interface import Runtime
 from deploy.runtime.local_ray import local_ray
-from deploy.runtime.local_security import OPEN_WARNING, check_token_mode
 from deploy.runtime.preflight import check_memories
+from deploy.runtime.quiet import without_native_lines
 from deploy.runtime.ray_actor import collecting_no_garbage
 from deploy.runtime.ray_private import messages_to
 
@@ -67,7 +69,7 @@ def open_runtime(
         _warn_of_short_episodes(config, spec, events)
         yield InlineRuntime()
         return
-    with ExitStack() as stack:
+    with without_native_lines(), ExitStack() as stack:
         yield _start_ray(config, spec, events, stack)
 
 
@@ -79,8 +81,6 @@ def _start_ray(
     Ray needs seconds to start and mostly waits. A thread imports torch in that time; Ray starts in
     this thread, because its processes end with the thread that started them.
     """
-    if check_token_mode(config.security.allow_no_token):
-        events.notify(OPEN_WARNING, logging.WARNING)
     events.notify("starting Ray …")
 
     def notify_received(number: signal.Signals) -> None:
@@ -95,7 +95,8 @@ def _start_ray(
 
         checking = pool.submit(_check, config, spec)
         size = object_store_bytes(config, spec)
-        ray = local_ray(size, config, events.notify, check_signals, events.record_ray)
+        warn = partial(events.notify, level=logging.WARNING)
+        ray = local_ray(size, config, events.notify, check_signals, events.record_ray, warn)
         runtime = stack.enter_context(ray)
         checking.result()
     return runtime
@@ -111,8 +112,8 @@ def _warn_of_short_episodes(config: Config, spec: EnvironmentSpec, events: RunEv
     if config.checkpoint.exact and reached < longest:
         events.notify(
             f"checkpoint.exact: each checkpoint ends every episode, so no episode gets longer than "
-            f"{reached:,.0f} env steps, of up to {longest:,} (every_learner_steps × batch_size ÷ "
-            "samples_per_insert ÷ copies); rewards beyond are never seen. Raise "
+            f"{counted(round(reached), 'env step')}, of up to {longest:,} (every_learner_steps × "
+            "batch_size ÷ samples_per_insert ÷ copies); rewards beyond are never seen. Raise "
             "checkpoint.every_learner_steps, or leave checkpoint.exact out",
             logging.WARNING,
         )

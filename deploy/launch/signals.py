@@ -42,18 +42,21 @@ def stop_on_signals(
 ) -> Iterator[None]:
     """Turn the first signal into a request for a clean stop, a later SIGINT into KeyboardInterrupt.
 
+    The handlers stay, for `restored_handlers` to remove.
+
     Args:
         request_stop: called with the stop reason.
         notify: called with one line.
     """
-    received = False
+    received = over = False
 
     def handler(number: int, frame: FrameType | None) -> None:
         nonlocal received
-        if received:
+        if received or over:
             # Kubernetes, Slurm and `ray job stop` may each send a SIGTERM: one stop is meant.
-            if number == signal.SIGINT:
+            if number == signal.SIGINT and received:
                 raise KeyboardInterrupt
+            received = True
             return
         received = True
         name = signal.Signals(number)
@@ -64,8 +67,32 @@ def stop_on_signals(
                 "checkpoint; a second Ctrl-C stops at once, without a checkpoint"
             )
 
-    with handlers(dict.fromkeys(STOP_REASONS, handler)):
+    if threading.current_thread() is threading.main_thread():
+        for number in STOP_REASONS:
+            signal.signal(number, handler)
+    try:
         yield
+    finally:
+        over = True
+
+
+@contextmanager
+def restored_handlers() -> Iterator[None]:
+    """Restore the signal handlers of before at the end.
+
+    Until then those of `stop_on_signals` stay: a signal that arrives while the last files are
+    written, or while Ray ends, must not cut that short.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in STOP_REASONS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            if handler is not None:  # installed by C code, which Python cannot install again
+                signal.signal(number, handler)
 
 
 class StartInterrupted(KeyboardInterrupt):

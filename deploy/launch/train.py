@@ -15,6 +15,7 @@ from deploy.launch import runtimes
 from deploy.launch.run import run_parts
 from deploy.launch.run_events import RunEvents
 from deploy.launch.run_path import run_name, run_path
+from deploy.launch.signals import restored_handlers
 from deploy.reporting.view import ProgressView, SilentView
 from deploy.runs.checkpoint_schema import RanOn
 from deploy.runs.folder import RunFolder, check_free, check_unused
@@ -59,7 +60,10 @@ def train(
         check_unused(path, config)
         spec = environment_spec(config.env, config.seed)
         mode = runtimes.describe_runtime(inline, address)
-        with runtimes.open_runtime(config, spec, inline, address, events, path.name) as runtime:
+        with (
+            restored_handlers(),
+            runtimes.open_runtime(config, spec, inline, address, events, path.name) as runtime,
+        ):
             folder = RunFolder.create(path, config, restart)
             folder.ran_on = RanOn(inline=inline and address is None, address=address)
             if folder.taken_over:

@@ -19,6 +19,7 @@ from actors.environments import environment_spec
 from common.config import Config
 from common.errors import UserError
 from common.parts import Role
+from common.text import counted, printable
 from deploy.provisioning.cluster_file import (
     KUBERAY,
     LOCAL,
@@ -75,11 +76,19 @@ class Report:
         return sum(finding.level == "error" for finding in self.findings)
 
     def lines(self) -> Iterator[str]:
-        """The report as text."""
+        """The report as text, with names of any characters in one line each."""
+        return map(printable, self._lines())
+
+    def _lines(self) -> Iterator[str]:
         cluster = self.cluster
         yield f"{cluster.path}: cluster {cluster.name} on {_place(cluster)}"
         rows = [
-            (node_type.name, _counts(node_type), _machine(node_type), self._held(node_type))
+            (
+                printable(node_type.name),
+                _counts(node_type),
+                printable(_machine(node_type)),
+                self._held(node_type),
+            )
             for node_type in cluster.nodes
         ]
         widths = [max(len(row[column]) for row in rows) for column in range(3)]
@@ -100,15 +109,15 @@ class Report:
             yield str(finding)
         levels = Counter(finding.level for finding in self.findings)
         to_do = f"{levels['to do']} to do, " if levels["to do"] else ""
-        yield f"{_of(levels['error'], 'error')}, {to_do}{_of(levels['warning'], 'warning')}"
+        yield f"{counted(levels['error'], 'error')}, {to_do}{counted(levels['warning'], 'warning')}"
 
     def _held(self, node_type: NodeType) -> str:
         """The parts on the nodes of a type."""
         nodes = [node for node in self.nodes if node.type is node_type and node.held]
         held = sum((node.held for node in nodes), Counter[Role]())
         what = ["driver"] if node_type.head else []
-        what += [str(role) if count == 1 else f"{count} {role}s" for role, count in held.items()]
-        return ", ".join(what) + (f" on {len(nodes)} nodes" if len(nodes) > 1 else "")
+        what += [str(role) if count == 1 else counted(count, role) for role, count in held.items()]
+        return ", ".join(what) + (f" on {counted(len(nodes), 'node')}" if len(nodes) > 1 else "")
 
 
 def check_cluster(path: Path, config: Config) -> Report:
@@ -287,11 +296,13 @@ def _unfit(cluster: ClusterFile, request: ResourceRequest) -> Finding | None:
     most_gpus = max((kind.gpus for kind in kinds), default=0)
     if request.gpus > most_gpus:
         has = f"has {'one' if request.gpus == 1 else 'as many'}"
-        advice = f"{request.role} needs {_of(request.gpus, 'GPU')}: no node type{that} {has}"
+        advice = f"{request.role} needs {counted(request.gpus, 'GPU')}: no node type{that} {has}"
     else:
-        advice = f"{request.role} needs {_of(request.cpus, 'CPU')}: no node type{that} has as many"
+        advice = (
+            f"{request.role} needs {counted(request.cpus, 'CPU')}: no node type{that} has as many"
+        )
         if request.gpus:
-            advice += f" beside {_of(request.gpus, 'GPU')}"
+            advice += f" beside {counted(request.gpus, 'GPU')}"
     return error(_nodes_key(cluster, request), None, advice)
 
 
@@ -299,10 +310,11 @@ def _too_many(cluster: ClusterFile, request: ResourceRequest, fit: int) -> Findi
     """More remotes than the cluster can ever hold."""
     key = {Role.ACTOR: "actors.count", Role.SHARD: "replay.shards"}.get(request.role)
     where = f" on nodes that offer {request.resource}" if request.resource else ""
+    most = f"more than {counted(fit, request.role)}" if fit else f"any {request.role}"
     return error(
         key or _nodes_key(cluster, request),
         request.count if key else None,
-        f"no room{where} for more than {fit} {request.role}s, even with all nodes started",
+        f"no room{where} for {most}, even with all nodes started",
     )
 
 
@@ -314,10 +326,6 @@ def _nodes_key(cluster: ClusterFile, request: ResourceRequest) -> str:
     return (
         "available_node_types" if "available_node_types" in cluster.values else "workerGroupSpecs"
     )
-
-
-def _of(amount: float, unit: str) -> str:
-    return f"{amount:g} {unit}{'' if amount == 1 else 's'}"
 
 
 def _place(cluster: ClusterFile) -> str:
@@ -333,7 +341,7 @@ def _counts(kind: NodeType) -> str:
 
 
 def _machine(kind: NodeType) -> str:
-    offers = [_of(kind.cpus or 0, "CPU")] + ([_of(kind.gpus, "GPU")] if kind.gpus else [])
+    offers = [counted(kind.cpus or 0, "CPU")] + ([counted(kind.gpus, "GPU")] if kind.gpus else [])
     return f"{kind.machine} ({', '.join(offers)}{', spot' if kind.spot else ''})"
 
 

@@ -12,12 +12,13 @@ from typing import Any
 
 from common.errors import UserError, first_line
 from common.suggestion import suggest
+from common.text import counted
 from deploy.provisioning.field_table import field_table, misfits
 from deploy.provisioning.findings import short
 from deploy.provisioning.ray_up_schema import LOCAL as LOCAL
 from deploy.provisioning.ray_up_schema import check_schema
 from deploy.provisioning.yaml_file import DuplicateKey, read_yaml
-from deploy.resources.ray_start import start_options
+from deploy.resources.ray_start_options import start_options
 from deploy.runtime.quiet import quiet
 from deploy.runtime.ray_private import (
     complete_cluster_file,
@@ -92,7 +93,7 @@ def load_cluster(path: Path) -> ClusterFile:
         if any("apiVersion" in one and "kind" in one for one in documents):
             cluster = _kuberay(path, documents)
         elif len(documents) > 1:
-            raise UserError(f"has {len(documents)} documents: `ray up` takes one")
+            raise UserError(f"has {counted(len(documents), 'document')}: `ray up` takes one")
         else:
             cluster = _ray_up(path, deepcopy(documents[0]))
     except UserError as error:

@@ -10,7 +10,7 @@ from common.suggestion import suggest
 from deploy.provisioning.cluster_file import LOCAL, ClusterFile
 from deploy.provisioning.findings import Finding, error, warning
 from deploy.provisioning.kubernetes_rules import STOP_WAIT_S
-from deploy.resources.ray_start import DEFAULT_PORT, RAY_START_OPTIONS, start_options
+from deploy.resources.ray_start_options import DEFAULT_PORT, RAY_START_OPTIONS, start_options
 
 ANY_HOST = ("0.0.0.0", "::", "*")
 REPLACED = {"--redis-port": "--port", "--redis-address": "--address"}

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from common.suggestion import suggest
+from common.text import counted
 from deploy.provisioning.cluster_file import ClusterFile, get_nested, pod_specs
 from deploy.provisioning.field_table import field_table, misfits
 from deploy.provisioning.findings import Finding, error, warning
@@ -15,10 +16,16 @@ from deploy.provisioning.machine_rules import (
     container_processor,
     processor_in,
 )
-from deploy.resources.ray_start import DEFAULT_PORT, RAY_START_OPTIONS
+from deploy.resources.ray_start_options import DEFAULT_PORT, RAY_START_OPTIONS
 
-STOP_WAIT_S = 90
-"""Shortest wait between SIGTERM and SIGKILL: a run saves a checkpoint within 75 s (SIGNAL_S)."""
+STOP_WAIT_S = 120
+"""Shortest wait between SIGTERM and SIGKILL, the bound of all that a run does after a signal.
+
+A test adds it up: `Timeouts.signal_s` to its last checkpoint, `Timeouts.close_s` to close the
+environments, `RECORDS_S` to copy its records, and `RAY_END_S` until Ray has ended.
+"""
+RAY_END_S = 10
+"""Of these, the time that Ray's own end takes at the most."""
 DEFAULT_GRACE_S = 30
 """Kubernetes' own, between both signals."""
 
@@ -156,7 +163,7 @@ def find_pod_resources(cluster: ClusterFile) -> Iterator[Finding]:
         container = group["template"]["spec"]["containers"][0]
         limits = get_nested(container, "resources", "limits")
         for option, resource, unit in (
-            ("num-cpus", "cpu", "CPUs"), ("num-gpus", "nvidia.com/gpu", "GPUs"),
+            ("num-cpus", "cpu", "CPU"), ("num-gpus", "nvidia.com/gpu", "GPU"),
         ):  # fmt: skip
             given, has = _amount(options.get(option)), _amount(get_nested(limits, resource))
             if has is None and resource != "cpu" and isinstance(limits, Mapping):
@@ -165,7 +172,7 @@ def find_pod_resources(cluster: ClusterFile) -> Iterator[Finding]:
                 yield error(
                     f"{place}.{option}",
                     options[option],
-                    f"the pod has {has:g} {unit} (resources.limits): must be at most that",
+                    f"the pod has {counted(has, unit)} (resources.limits): must be at most that",
                 )
         yield from _pod_processor(name, group["template"]["spec"], container)
         yield from _ports(place, options, container, port, name == "headGroupSpec")

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from common.text import counted
 from deploy.provisioning.findings import Finding, error, warning
 from deploy.provisioning.machine_table import ARM, TABLE_OF, X86, Machine
 
@@ -69,11 +70,11 @@ def find_machine_mistakes(facts: NodeFacts) -> Iterator[Finding]:
 
 def _resources(facts: NodeFacts) -> Iterator[Finding]:
     machine, place = facts.machine, f"{facts.place}.resources"
-    for name, has, unit in (("CPU", machine.cpus, "CPU"), ("GPU", machine.gpus, "GPU")):
+    for name, has in (("CPU", machine.cpus), ("GPU", machine.gpus)):
         given = facts.resources.get(name)
         if has is None or not isinstance(given, (int, float)):
             continue
-        amount = f"{has} {unit}{'' if has == 1 else 's'}" if has else f"no {unit}"
+        amount = counted(has, name) if has else f"no {name}"
         source = f"{machine.name} has {amount} ({TABLE_OF[facts.cloud]})"
         if given > has:
             other = "" if has else f" and {facts.machine_key} a machine with one, or leave it out"

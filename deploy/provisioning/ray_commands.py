@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from common.errors import UserError
+from common.text import printable
 
 END_S = 10.0
 """Longest wait for a child to end after its signal."""
@@ -143,6 +144,10 @@ def as_typed(name: str, file: Path, *words: str) -> str:
 
 
 def say(line: str) -> None:
-    """Print a line for the user on standard error; its terminal may be closed."""
+    """Print a line for the user on standard error, after an empty one where it begins with that.
+
+    The terminal may be closed.
+    """
     with suppress(OSError):
-        print(line, file=sys.stderr, flush=True)
+        text = printable(line.removeprefix("\n"))
+        print(f"\n{text}" if line.startswith("\n") else text, file=sys.stderr, flush=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from functools import cache
 from importlib import metadata
 from typing import Any
 
@@ -87,6 +88,7 @@ def _compare(texts: list[tuple[str, str]]) -> Iterator[Finding]:
                 yield error(key, f"python {major}.{minor}", f"must be {_pythons()}")
 
 
+@cache
 def _version(name: str) -> str | None:
     if name == "raydqn":
         return VERSION

@@ -19,7 +19,7 @@ from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from common.errors import UserError
 from common.types import Array
-from deploy.runs.metrics import read_metrics
+from deploy.runs.metrics_file import read_metrics
 
 AVERAGE_OVER = 100
 """Episodes in the moving average of returns."""

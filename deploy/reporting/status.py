@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from common.errors import UserError
+from common.text import counted, printable
 from deploy.reporting.summary import FAILED, reason_in_words
 
 OPERATING = (
@@ -18,6 +19,8 @@ OPERATING = (
     *("checkpoints_failed", "lost_with_nodes"),
 )
 """Numbers of a report for operators; a status of an earlier version lacks them."""
+MAX_RESTARTS = 5
+"""Restarts that a status lists."""
 OLD_AFTER_S = 15.0
 """Beyond this age a status is shown with its age."""
 
@@ -35,6 +38,8 @@ class PartStatus:
         rate, unit: work per second; None for parts that only serve calls.
         age_s: seconds since its first heartbeat.
         restarts: of this slot in this attempt.
+        restarted_at, cause: time of the last restart, in seconds since the epoch, and its reason as
+            the rest of a sentence that begins with the part's name; None: there was none.
     """
 
     part: str
@@ -46,6 +51,8 @@ class PartStatus:
     unit: str
     age_s: float | None
     restarts: int
+    restarted_at: float | None = None
+    cause: str | None = None
 
 
 def run_status(run: str, line: Mapping[str, Any], parts: Iterable[PartStatus]) -> dict[str, Any]:
@@ -57,20 +64,29 @@ def run_status(run: str, line: Mapping[str, Any], parts: Iterable[PartStatus]) -
         parts: rows of the table.
     """
     kept = ("wall_s", "env_steps", "learner_steps", "env_steps_per_s", "learner_steps_per_s")
+    parts = list(parts)
     return {
         "run": run,
         "at": time.time(),
         **{key: line[key] for key in (*kept, "score", "restarts", "limiter")},
         **{key: line.get(key) for key in OPERATING},
+        "last_restarts": _last_restarts(parts),
         "parts": [asdict(part) for part in parts],
     }
+
+
+def _last_restarts(parts: Iterable[PartStatus]) -> list[dict[str, Any]]:
+    """The last restart of each part that had one, newest first: `part`, `at` and `cause`."""
+    found = [(part.restarted_at, part) for part in parts if part.restarted_at is not None]
+    found.sort(key=lambda one: -one[0])
+    return [{"part": p.part, "at": at, "cause": p.cause or ""} for at, p in found[:MAX_RESTARTS]]
 
 
 def show(status: Mapping[str, Any], running: bool, console: Console | None = None) -> None:
     """Print a status.
 
     Args:
-        status: see `deploy.runs.status`.
+        status: see `deploy.runs.run_status`.
         running: whether the run is in progress.
         console: to print on; by default the terminal.
 
@@ -79,7 +95,8 @@ def show(status: Mapping[str, Any], running: bool, console: Console | None = Non
     """
     console = console or Console()
     try:
-        _print(console, _running_line(status) if running else _ended_line(status))
+        for line in (_running_line(status),) if running else _ended_lines(status):
+            _print(console, line)
         if running:  # the parts of a run that has ended are gone
             for line in _operating_lines(status):
                 _print(console, f"  {line}")
@@ -92,16 +109,35 @@ def show(status: Mapping[str, Any], running: bool, console: Console | None = Non
         raise UserError(f"not a status of a run ({type(error).__name__}: {error})") from None
 
 
+def show_briefly(statuses: Iterable[Mapping[str, Any]], console: Console | None = None) -> None:
+    """Print the statuses of several active runs, one line each, by name.
+
+    Args:
+        statuses: see `deploy.runs.run_status`.
+        console: to print on; by default the terminal.
+
+    Raises:
+        UserError: not the status of a run.
+    """
+    console = console or Console()
+    try:
+        for status in sorted(statuses, key=lambda status: str(status["run"])):
+            _print(console, "; ".join((_running_line(status), *_operating_lines(status))))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"not a status of a run ({type(error).__name__}: {error})") from None
+
+
 def _print(console: Console, text: str) -> None:
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
+    console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
 
 
 def _running_line(status: Mapping[str, Any]) -> str:
     age_s = time.time() - status["at"]
     old = f" (status is {age_s:,.0f} s old)" if age_s > OLD_AFTER_S else ""
     return (
-        f"{status['run']}: running for {status['wall_s']:,.0f} s{old}: {status['env_steps']:,} env "
-        f"steps ({status['env_steps_per_s']:,.0f}/s), {status['learner_steps']:,} learner steps "
+        f"{status['run']}: running for {status['wall_s']:,.0f} s{old}: "
+        f"{counted(status['env_steps'], 'env step')} ({status['env_steps_per_s']:,.0f}/s), "
+        f"{counted(status['learner_steps'], 'learner step')} "
         f"({status['learner_steps_per_s']:,.1f}/s), {_score(status)}"
     )
 
@@ -109,24 +145,30 @@ def _running_line(status: Mapping[str, Any]) -> str:
 def _operating_lines(status: Mapping[str, Any]) -> Iterator[str]:
     """Device, waiting side, actors and checkpoints; a status of an earlier version lacks some."""
     device, known = status.get("device"), status.get("actors") is not None
-    ready = f"{status['actors_up']} of {status['actors']} actors ready; " if known else ""
+    ready = (
+        f"{status['actors_up']} of {counted(status['actors'], 'actor')} ready; " if known else ""
+    )
     yield f"learner on {device or 'a device that is not known yet'}; {ready}{status['limiter']}"
     if status.get("checkpoints") is not None:
         age_s, failed = status["checkpoint_age_s"], status["checkpoints_failed"]
         none = "no checkpoint in this attempt yet"
+        age_s += max(0.0, time.time() - status["at"])  # of the status itself
         newest = f"last good checkpoint {_ago(age_s)}" if status["checkpoints"] else none
         lost = status["lost_with_nodes"]
         yield f"{newest}; failed checkpoints: {failed}; parts lost with their nodes: {lost}"
+    for restart in status.get("last_restarts") or []:
+        yield f"restarted {_ago(time.time() - restart['at'])}: {restart['part']} {restart['cause']}"
 
 
-def _ended_line(status: Mapping[str, Any]) -> str:
+def _ended_lines(status: Mapping[str, Any]) -> Iterator[str]:
     """How a run ended, and its newest counters."""
     run, reason = status["run"], status.get("stop_reason")
     if "wall_s" not in status:
-        counted = "it ended before its first report"
+        so_far = "it ended before its first report"
     else:
-        counted = (
-            f"{status['env_steps']:,} env steps, {status['learner_steps']:,} learner steps, "
+        so_far = (
+            f"{counted(status['env_steps'], 'env step')}, "
+            f"{counted(status['learner_steps'], 'learner step')}, "
             f"{_score(status)}"
         )
     after = f" after {status['wall_s']:,.0f} s" if "wall_s" in status else ""
@@ -134,10 +176,12 @@ def _ended_line(status: Mapping[str, Any]) -> str:
         age = ""
         if "counters_at" in status:
             age = f", last reported {_ago(time.time() - status['counters_at'])}"
-        return f"{run}: its driver ended without a word{after}: {counted}{age}"
-    if reason == FAILED:
-        return f"{run}: failed: {status.get('error')}\n  {counted}{after}"
-    return f"{run}: ended{after}: {reason_in_words(reason)}; {counted}"
+        yield f"{run}: its driver ended without a word{after}: {so_far}{age}"
+    elif reason == FAILED:
+        yield f"{run}: failed: {status.get('error')}"
+        yield f"  {so_far}{after}"
+    else:
+        yield f"{run}: ended{after}: {reason_in_words(reason)}; {so_far}"
 
 
 def _score(status: Mapping[str, Any]) -> str:
@@ -161,7 +205,7 @@ def _part_table(parts: Iterable[Mapping[str, Any]]) -> Table:
         part = PartStatus(**row)
         table.add_row(
             part.part,
-            part.host or "–",
+            printable(part.host or "–"),
             "–" if part.pid is None else str(part.pid),
             part.state,
             "–" if part.rate is None else f"{part.rate:,.0f} {part.unit}",

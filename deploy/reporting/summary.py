@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from common.text import counted
+
 FAILED = "failed"
 """Stop reason of a run that an error ended; the summary has it as `error`."""
 ABORTED = "aborted"
@@ -26,10 +28,14 @@ def summary_line(summary: Mapping[str, Any]) -> str:
     score = "none yet"
     if summary["score"] is not None:
         episodes, epsilon = summary["score_episodes"], summary["score_epsilon"]
-        how = f"{episodes} episodes, ε = {epsilon:g}" if episodes else "from before the resume"
+        how = (
+            f"{counted(episodes, 'episode')}, ε = {epsilon:g}"
+            if episodes
+            else "from before the resume"
+        )
         score = f"{summary['score']:g} ({how})"
     return (
         f"ended after {summary['wall_s']:.1f} s: {reason_in_words(summary['stop_reason'])}; "
-        f"score {score}, {summary['env_steps']:,} env steps, "
-        f"{summary['learner_steps']:,} learner steps"
+        f"score {score}, {counted(summary['env_steps'], 'env step')}, "
+        f"{counted(summary['learner_steps'], 'learner step')}"
     )

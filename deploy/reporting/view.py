@@ -13,6 +13,7 @@ from rich.live import Live
 from rich.table import Table
 
 from common.config_sections import StopConfig
+from common.text import counted, printable
 
 PLAIN_EVERY_S = 5.0
 """Seconds between two plain lines, at least."""
@@ -80,7 +81,7 @@ class PlainView:
     def notify(self, text: str, level: int = logging.INFO, detail: str = "") -> None:
         """Print the line; the log has the detail."""
         if level >= logging.INFO:
-            self._print_line(text)
+            self._print_line(printable(text))
 
     def close(self) -> None:
         """Print the last report if it was kept for later."""
@@ -128,7 +129,7 @@ class LiveView:
         """Print the line above the table; the log has the detail."""
         if level < logging.INFO:
             return
-        self._live.console.print(text, markup=False, highlight=False)
+        self._live.console.print(printable(text), markup=False, highlight=False)
 
     def close(self) -> None:
         """Stop redrawing; the last table stays."""
@@ -162,8 +163,8 @@ def live_table(report: dict[str, Any], stop: StopConfig, share: float = 0.0) -> 
     table.add_row(
         "replay",
         f"{number(report['replay_size'], 0):>12}  "
-        f"data {number(report['data_age'], 0)} inserts old, "
-        f"acted {number(report['weight_lag'], 0)} versions ago",
+        f"data {_rounded(report['data_age'], 'insert')} old, "
+        f"acted {_rounded(report['weight_lag'], 'version')} ago",
     )
     table.add_row(
         "loss",
@@ -219,13 +220,19 @@ def evaluating(report: dict[str, Any]) -> str:
 def missing(report: dict[str, Any]) -> str:
     """The number of ready actors, an empty string if all are."""
     up, actors = report["actors_up"], report["actors"]
-    return f"; {up} of {actors} actors ready" if up < actors else ""
+    return f"; {up} of {counted(actors, 'actor')} ready" if up < actors else ""
 
 
 def number(value: float | None, digits: int = 1) -> str:
     """A number as text, a dash for none, NaN or infinity."""
     finite = value is not None and value == value and abs(value) != float("inf")
     return f"{value:,.{digits}f}" if finite else "–"
+
+
+def _rounded(value: float | None, noun: str) -> str:
+    """A whole number with its noun, a dash for none, NaN or infinity."""
+    shown = number(value, 0)
+    return f"{shown} {noun}s" if value is None or shown == "–" else counted(round(value), noun)
 
 
 def duration(seconds: float) -> str:

@@ -13,6 +13,7 @@ import psutil
 from common.config import Config
 from common.config_sections import NATURE_CONVOLUTIONS, NOTEBOOK_HIDDEN
 from common.errors import UserError
+from common.text import counted
 from common.types import EnvironmentSpec
 from replay_server.codec import GROUP_FRAMES
 from replay_server.frames import GROUP_BYTES, MAX_ROWS
@@ -158,8 +159,8 @@ def check_memory(
     room = shard_frame_bytes(config, spec)
     if room is not None and room < largest:
         raise UserError(
-            f"replay.capacity={replay.capacity}: leaves {room:,} bytes for frames in each of "
-            f"{replay.shards} shards, but the largest message of an actor may bring "
+            f"replay.capacity={replay.capacity}: leaves {counted(room, 'byte')} for frames in each "
+            f"shard (replay.shards={replay.shards}), but the largest message of an actor may bring "
             f"{largest:,}; set a larger one, or fewer replay.shards or actors.chunk_steps"
         )
 

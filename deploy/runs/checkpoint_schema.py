@@ -12,6 +12,7 @@ from common.config import Config
 from common.config_toml import build, one_line
 from common.errors import CheckpointError, UserError
 from common.parts import shard as shard_part
+from common.text import counted
 from common.types import Array
 from replay_server.shard_restore import ShardRestore
 
@@ -136,7 +137,8 @@ def check_state(checkpoint: Checkpoint) -> None:
 
 def _check_shards(checkpoint: Checkpoint, count: int) -> None:
     if count > len(checkpoint.files):
-        raise ValueError(f"shards={count}: there are only {len(checkpoint.files)} files")
+        there = counted(len(checkpoint.files), "file")
+        raise ValueError(f"shards={count}: the checkpoint has {there} in all")
     for index in range(count):
         name = shard_file(checkpoint.name, index)
         if name not in checkpoint.files:

@@ -18,7 +18,7 @@ from __future__ import annotations
 import fcntl
 import json
 import logging
-import math
+import os
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -36,15 +36,15 @@ from common.errors import UserError
 from common.storage import open_storage, write_atomically
 from common.tensor_file import tensor_bytes
 from common.types import Array, EvaluationReport
+from deploy.runs import records
 from deploy.runs.checkpoint_schema import RanOn, check_state
+from deploy.runs.disk import Disk
+from deploy.runs.json_values import without_nan
 from deploy.runs.log import FILES as LOG_FILES
 from deploy.runs.log import last_events
-from deploy.runs.records import RecordsCopy
 
 CONFIG = "config.toml"
-METRICS = "metrics.jsonl"
-BEST = "best.safetensors"
-SUMMARY = "summary.json"
+BEST, METRICS, SUMMARY = records.BEST, records.METRICS, records.SUMMARY
 ATTEMPTS = "lives"  # file format: folders of every version have it
 LOCK = ".lock"
 CHECKPOINTS = "checkpoints"
@@ -64,6 +64,7 @@ class RunFolder:
     """Paths and files of one run.
 
     Attributes:
+        disk: reads and writes the files of a run in progress.
         taken_over: the folder is that of an earlier start that failed; its log is kept.
     """
 
@@ -71,6 +72,7 @@ class RunFolder:
         """The folder of an existing run; see `create` and `open`."""
         self.path = path
         self.config = config
+        self.disk = Disk()
         self.ran_on: RanOn | None = None  # recorded in checkpoints, for a resume
         storage = config.checkpoint.storage
         # Absolute, because shards on other nodes write there too.
@@ -80,7 +82,9 @@ class RunFolder:
         self.checkpoints = CheckpointStore(
             open_storage(url), config.checkpoint.keep, check_state, config.checkpoint.replay
         )
-        self.records = RecordsCopy(path, self.checkpoints.storage if storage is not None else None)
+        self.records = records.RecordsCopy(
+            path, self.checkpoints.storage if storage is not None else None
+        )
         self.taken_over = False
         self._made = False  # this object created the folder itself
 
@@ -106,8 +110,7 @@ class RunFolder:
         taken_over = not made and _clear_failed_start(path)
         try:
             path.mkdir(parents=True, exist_ok=True)
-            (path / LOCK).touch(exist_ok=False)  # of two simultaneous starts, one succeeds
-            write_atomically(path / CONFIG, to_toml(config).encode())
+            _begin(path, to_toml(config).encode())
         except FileExistsError:
             raise _not_free(path) from None
         except OSError as error:
@@ -148,9 +151,10 @@ class RunFolder:
     def discard_unless_used(self) -> None:
         """Remove a new run's folder if the run ended before its first report.
 
-        A folder that was taken over stays: the log of the earlier start is in it.
+        A folder that was taken over stays: the log of the earlier start is in it. So does one
+        whose disk hangs.
         """
-        if not self.path.is_dir() or self.taken_over:
+        if self.disk.stuck_s or self.taken_over or not self.path.is_dir():
             return
         with suppress(UserError, OSError), self.lock():  # another process may have resumed it
             if not _is_unused(self.path):
@@ -159,6 +163,10 @@ class RunFolder:
             if self._made:
                 with suppress(OSError):  # another process has put a file there
                     self.path.rmdir()
+
+    def checkpoints_hang(self) -> bool:
+        """Whether the checkpoints lie on a disk that hangs, as far as its last job shows."""
+        return self.config.checkpoint.storage is None and self.disk.hangs
 
     def save_best(self, report: EvaluationReport) -> None:
         """Keep the weights of an evaluation."""
@@ -221,13 +229,13 @@ class RunFolder:
         write_atomically(path, str(attempts + 1).encode())
         return attempts
 
-    def save_config(self) -> None:
-        """Record the current configuration; a resume starts with it."""
-        write_atomically(self.path / CONFIG, to_toml(self.config).encode())
+    def save_config(self, config: Config) -> None:
+        """Record a configuration; a resume starts with it."""
+        write_atomically(self.path / CONFIG, to_toml(config).encode())
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Keep other processes from writing into the folder.
+        """Keep other processes from writing into the folder, until the last job of `disk` is over.
 
         Raises:
             UserError: another process holds the lock.
@@ -236,23 +244,18 @@ class RunFolder:
             opened = (self.path / LOCK).open("w")
         except OSError as error:
             raise UserError(f"{self.path}: cannot be written ({error.strerror})") from None
-        with opened as file:
+        try:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 raise UserError(f"{self.path}: another process is running it") from None
             yield
+        finally:
+            self.disk.submit(opened.close, name="lock")
 
     def is_running(self) -> bool:
         """Whether a process holds the lock: the run is in progress."""
-        try:
-            with (self.path / LOCK).open() as file:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except FileNotFoundError:
-            return False
-        except BlockingIOError:
-            return True
-        return False
+        return _is_locked(self.path)
 
     def write_status(self, status: dict[str, Any]) -> None:
         """Write the status; a failed write is ignored, because the next one follows soon."""
@@ -286,8 +289,34 @@ def check_free(path: Path) -> None:
     Raises:
         UserError: the folder is not free.
     """
-    if path.exists() and (not path.is_dir() or any(path.iterdir())) and not _failed_to_start(path):
+    if path.exists() and not _is_empty(path) and not _failed_to_start(path):
         raise _not_free(path)
+
+
+def _is_empty(path: Path) -> bool:
+    """Whether a folder holds nothing, but a lock that no process holds: its start was killed."""
+    names = {child.name for child in path.iterdir()} if path.is_dir() else None
+    return names == set() or (names == {LOCK} and not _is_locked(path))
+
+
+def _begin(path: Path, config: bytes) -> None:
+    """Write the configuration of a new run; FileExistsError: another start was first."""
+    with (path / LOCK).open("a") as file, suppress(BlockingIOError):
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        mine = os.path.samestat(os.fstat(file.fileno()), (path / LOCK).stat())  # not removed
+        if mine and not (path / CONFIG).exists():
+            return write_atomically(path / CONFIG, config)
+    raise FileExistsError
+
+
+def _is_locked(path: Path) -> bool:
+    """Whether a process holds the lock of a folder."""
+    try:
+        with (path / LOCK).open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except (FileNotFoundError, BlockingIOError) as error:
+        return isinstance(error, BlockingIOError)
+    return False
 
 
 def _failed_to_start(path: Path) -> bool:
@@ -368,14 +397,3 @@ def is_run(path: Path) -> bool:
         return (path / CONFIG).is_file()
     except OSError:
         return False
-
-
-def without_nan(value: Any) -> Any:
-    """The value with null for NaN and infinities at any depth: JSON has no word for them."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {key: without_nan(below) for key, below in value.items()}
-    if isinstance(value, list):
-        return [without_nan(below) for below in value]
-    return value

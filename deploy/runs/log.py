@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import re
-import sys
+import time
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime
-from logging.handlers import RotatingFileHandler
+from io import FileIO
+from itertools import pairwise
 from pathlib import Path
 
 MAX_BYTES = 1 << 20
@@ -28,7 +29,8 @@ class RunLog:
     """Appends events to a file that is rotated; later attempts of the run append to the same file.
 
     An event that cannot be written is lost, and the run continues: `failed` is called with the
-    reason, once. The logger is the run's own: no configuration of `logging` reaches it.
+    reason, once. It is none of `logging`'s handlers: no configuration of `logging` reaches it, and
+    at its end the interpreter does not wait for a disk that hangs.
     """
 
     def __init__(self, path: Path, failed: Callable[[str], None]) -> None:
@@ -38,9 +40,10 @@ class RunLog:
             path: of the newest file.
             failed: called with one line when an event cannot be written for the first time.
         """
-        self._logger = logging.Logger("raydqn.run", logging.DEBUG)
-        self._handler = _Handler(path, failed)
-        self._logger.addHandler(self._handler)
+        self._path = path
+        self._failed: Callable[[str], None] | None = failed
+        self._file: FileIO | None = None
+        self._cut_off = False  # the last line, by a disk that became full
         self._closed = False
 
     def notify(
@@ -57,39 +60,48 @@ class RunLog:
         if self._closed:
             return
         lines = [*text.splitlines(), *detail.splitlines()] or [""]
-        record = logging.LogRecord("raydqn.run", level, "", 0, "", None, None)
-        record.created = at_s if at_s is not None else record.created
-        when = datetime.fromtimestamp(record.created).astimezone()
-        head = f"{when.isoformat(timespec='milliseconds')} {record.levelname} {lines[0]}"
-        record.msg = "\n".join([head, *(INDENT + line for line in lines[1:])])
-        self._logger.handle(record)
+        when = datetime.fromtimestamp(time.time() if at_s is None else at_s).astimezone()
+        name = logging.getLevelName(level)
+        head = f"{when.isoformat(timespec='milliseconds')} {name} {lines[0]}"
+        event = "\n".join([head, *(INDENT + line for line in lines[1:])]) + "\n"
+        try:
+            self._append(event.encode("utf-8", "backslashreplace"))
+        except OSError as error:
+            failed, self._failed = self._failed, None
+            if failed is not None:
+                reason = error.strerror or error
+                failed(f"{self._path}: cannot be written: {reason}; the run continues without it")
 
     def close(self) -> None:
         """Close the file. May be called again."""
         self._closed = True
-        with suppress(OSError):  # text that a full disk refused before; it was reported then
-            self._handler.close()
+        self._close_file()
 
+    def _append(self, data: bytes) -> None:
+        if self._file is None:
+            self._file = self._path.open("ab", buffering=0)
+        size = os.fstat(self._file.fileno()).st_size
+        if size and size + len(data) > MAX_BYTES:
+            self._file = self._rotate()
+        rest = b"\n" + data if self._cut_off else data
+        while rest:  # one call may write a part
+            rest = rest[self._file.write(rest) :]
+            self._cut_off = bool(rest)
 
-class _Handler(RotatingFileHandler):
-    """Reports the first failed write; the one hook that `logging` offers is this method."""
+    def _rotate(self) -> FileIO:
+        """Rename all files, the oldest away, and begin another."""
+        self._close_file()
+        older = [self._path, *(Path(f"{self._path}.{number}") for number in range(1, FILES))]
+        for path, next_one in reversed(list(pairwise(older))):
+            with suppress(FileNotFoundError):
+                path.replace(next_one)
+        return self._path.open("ab", buffering=0)
 
-    def __init__(self, path: Path, failed: Callable[[str], None]) -> None:
-        super().__init__(
-            path, maxBytes=MAX_BYTES, backupCount=FILES - 1, encoding="utf-8", delay=True,
-            errors="backslashreplace",
-        )  # fmt: skip
-        self._failed: Callable[[str], None] | None = failed
-
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 # logging's name
-        """Called by `emit` where it has caught an exception."""
-        failed, self._failed = self._failed, None
-        if failed is not None:
-            error = sys.exception()
-            reason = getattr(error, "strerror", None) or error
-            failed(
-                f"{self.baseFilename}: cannot be written: {reason}; the run continues without it"
-            )
+    def _close_file(self) -> None:
+        file, self._file = self._file, None
+        if file is not None:
+            with suppress(OSError):  # of a disk that fails; that was reported
+                file.close()
 
 
 def last_events(

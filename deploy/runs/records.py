@@ -19,7 +19,8 @@ from common.tensor_file import tensor_metadata
 FOLDER = "records"
 BEST, METRICS, SUMMARY = "best.safetensors", "metrics.jsonl", "summary.json"
 _RECORD = re.compile(
-    r"best\.safetensors|metrics\.jsonl|summary\.json|run\.log(\.\d)?|events\.out\.tfevents\.[\w.-]+",
+    "|".join(map(re.escape, (BEST, METRICS, SUMMARY)))
+    + r"|run\.log(\.\d)?|events\.out\.tfevents\.[\w.-]+",
     re.ASCII,
 )
 """Names of the files that are copied."""
@@ -58,12 +59,12 @@ class RecordsCopy:
         """Copy what has changed, soon."""
         if self._storage is None:
             return
-        with self._changed:
+        with self._changed:  # several threads may ask
             self._requested = True
             self._changed.notify()
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._work, name="records", daemon=True)
-            self._thread.start()
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, name="records", daemon=True)
+                self._thread.start()
 
     def finish(self, timeout_s: float) -> bool:
         """Copy what has changed, and end; whether it is all copied after at most `timeout_s`."""

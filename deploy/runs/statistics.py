@@ -20,7 +20,7 @@ from common.types import (
     ShardStatistics,
 )
 from deploy.runs.checkpoint_schema import RunState
-from deploy.runs.metrics import MIN_RATE_S, Rate
+from deploy.runs.metrics_file import MIN_RATE_S, Rate
 from deploy.runs.shard_statistics import over_all_shards, plain
 from replay_server.rate_limiter import RateLimiter
 

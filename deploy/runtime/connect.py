@@ -18,7 +18,7 @@ from deploy.runtime.interface import EventSink
 from deploy.runtime.names import NAMESPACE, service_names
 from deploy.runtime.packaging import code_for
 from deploy.runtime.placement import Cluster
-from deploy.runtime.quiet import quiet
+from deploy.runtime.quiet import quiet, without_native_lines
 from deploy.runtime.ray_runtime import RayRuntime
 
 CONNECT_S = 10.0
@@ -71,11 +71,12 @@ def connected(address: str, code: Sequence[Path] = ()) -> Iterator[None]:
     """A connection to a cluster for the block (see `connect`); the cluster stays."""
     import ray
 
-    try:
-        connect(address, code)
-        yield
-    finally:
-        ray.shutdown()
+    with without_native_lines():
+        try:
+            connect(address, code)
+            yield
+        finally:
+            ray.shutdown()
 
 
 @contextmanager

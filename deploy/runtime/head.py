@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import shorten
-from deploy.resources.ray_start import start_options
+from deploy.resources.ray_start_options import start_options
 from deploy.runtime.ray_private import kubernetes_resource, ray_cluster_to_file
 
 BOOTSTRAP = "ray_bootstrap_config.yaml"

@@ -6,19 +6,20 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from common.config import Config
-from common.errors import UserError, first_line
+from common.errors import RunFailedError, UserError, first_line
 from common.handles import Future, Ready
 from common.parts import LEARNER, PartId
 from deploy.resources.memory import ACTOR_BYTES, available_bytes
 from deploy.resources.requests import resource_requests
 from deploy.runtime.environment import environment
-from deploy.runtime.local_security import own_token
+from deploy.runtime.local_token import own_token
 from deploy.runtime.ray_private import (
     loopback_only,
     messages_to,
@@ -29,6 +30,7 @@ from deploy.runtime.ray_runtime import RayRuntime
 
 ENDED_WITHIN_S = 10.0
 """Time limit for each process of Ray's to be gone after SIGKILL."""
+CORE_PROGRAMS = ("gcs_server", "raylet")
 START_TRIES = 3
 START_TIMED_OUT = "timed out during startup"
 """Ray's words when its raylet did not start within 30 s.
@@ -81,6 +83,7 @@ def local_ray(
     notify: Callable[[str], object] = lambda line: None,
     check: Callable[[], object] = lambda: None,
     record: Callable[[str], object] = lambda text: None,
+    warn: Callable[[str], object] = lambda line: None,
 ) -> Iterator[RayRuntime]:
     """A Ray of this process's own, stopped at the end of the block.
 
@@ -91,6 +94,7 @@ def local_ray(
         check: called before each step of the start, where an exception from it ends the start
             safely.
         record: receives messages of Ray's own, in another thread.
+        warn: receives a line if Ray starts without a token.
 
     Raises:
         UserError: Ray does not start, or its token is switched off (see `own_token`).
@@ -99,7 +103,8 @@ def local_ray(
     if ray_module is not None and ray_module.is_initialized():
         raise UserError("Ray runs in this process already: end it first (ray.shutdown())")
     with ExitStack() as stack:
-        stack.enter_context(own_token(config is not None and config.security.allow_no_token))
+        allow_no_token = config is not None and config.security.allow_no_token
+        stack.enter_context(own_token(allow_no_token, warn))
         import ray  # not before: it reads the token's variables when it is imported
 
         # Also after a signal during the start: no process must stay.
@@ -126,7 +131,45 @@ def local_ray(
             )
             _start(start, processes, notify)
         with messages_to(record):
-            yield RayRuntime(OneMachine(config))
+            yield RayRuntime(OneMachine(config), CoreProcesses(processes).check)
+
+
+class CoreProcesses:
+    """Watches the two processes that Ray cannot do without.
+
+    When one is gone, Ray says so to its own log alone, and ends this process a minute later.
+    """
+
+    def __init__(self, processes: Iterable[subprocess.Popen[Any]]) -> None:
+        """Those among the processes that Ray has started."""
+        named = [(_program(process), process) for process in processes]
+        self._watched = {name: process for name, process in named if name in CORE_PROGRAMS}
+
+    def check(self) -> None:
+        """Look once more at each.
+
+        Raises:
+            RunFailedError: one has ended since the last look.
+        """
+        for name, process in list(self._watched.items()):
+            code = process.poll()
+            if code is not None:
+                del self._watched[name]
+                how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+                raise RunFailedError(
+                    f"Ray's process {name} ended ({how}), and the run with it; Ray's logs are in "
+                    f"{_logs()}"
+                )
+
+
+def _program(process: subprocess.Popen[Any]) -> str:
+    command = process.args
+    return Path(str(command[0])).name if isinstance(command, list) and command else ""
+
+
+def _logs() -> str:
+    """The folder of Ray's logs."""
+    return f"{os.environ.get('RAY_TMPDIR', '/tmp')}/ray/session_latest/logs"
 
 
 def _settings() -> dict[str, str]:
@@ -163,9 +206,8 @@ def _start(
             line = first_line(error)
             if START_TIMED_OUT not in line or not tries_left:
                 raise UserError(
-                    f"Ray does not start on this machine: {line}; its logs are in "
-                    f"{os.environ.get('RAY_TMPDIR', '/tmp')}/ray/session_latest/logs; --inline "
-                    "trains without it"
+                    f"Ray does not start on this machine: {line}; its logs are in {_logs()}; "
+                    "--inline trains without it"
                 ) from None
         ray.shutdown()
         end_processes(processes)

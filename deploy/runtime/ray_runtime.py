@@ -52,9 +52,15 @@ class RayRuntime:
 
     parallel = True
 
-    def __init__(self, placement: Placement) -> None:
-        """`placement` decides which node a remote goes to."""
+    def __init__(self, placement: Placement, check: Callable[[], object] = lambda: None) -> None:
+        """A runtime without remotes.
+
+        Args:
+            placement: decides which node a remote goes to.
+            check: called before each wait; raises an error if Ray itself has ended.
+        """
         self._placement = placement
+        self._check = check
         self._remote_class: Any = None
         self.autoscaling = placement.autoscaling
 
@@ -117,9 +123,14 @@ class RayRuntime:
         handle.remote.crash.remote()
 
     def wait(self, futures: Sequence[Future[Any]], timeout_s: float) -> list[Future[Any]]:
-        """The futures that are done, after waiting up to `timeout_s` for the first one."""
+        """The futures that are done, after waiting up to `timeout_s` for the first one.
+
+        Raises:
+            RunFailedError: Ray itself has ended; once, so that a last checkpoint may be tried.
+        """
         import ray
 
+        self._check()
         by_reference = {f.reference: f for f in futures if isinstance(f, RemoteFuture)}
         references = list(by_reference)
         if not references:

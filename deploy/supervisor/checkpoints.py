@@ -11,6 +11,7 @@ from typing import Any
 from common import wire
 from common.config_operation import CheckpointConfig
 from common.errors import CheckpointError, EnvironmentFailedError, RemoteDiedError, RunFailedError
+from common.text import counted
 from common.types import Array
 from deploy.runs.checkpoint_writer import CheckpointJob, CheckpointWriter
 from deploy.runs.log import detail_of
@@ -88,6 +89,8 @@ class Checkpoints:
         """
         yield from self.settle()
         context, inline = self._context, not self._context.runtime.parallel
+        if self._stops_now() and not evaluating:
+            return
         # Inline, an evaluation in progress could not be saved, and lost parts come first.
         if inline and (evaluating or not self._all_alive()):
             return
@@ -108,6 +111,17 @@ class Checkpoints:
             job = self._writer.take(timeout_s)
             if job is not None:
                 yield from self._take_outcome(job)
+
+    def _stops_now(self) -> bool:
+        """Whether a stop condition is true: the last checkpoint follows, and holds more."""
+        records, counters = self._context.records, self._context.counters
+        reached = self._context.config.stop.reached(
+            score=records.score,
+            learner_steps=counters.learner_steps,
+            env_steps=counters.env_steps,
+            wall_s=records.wall_s,
+        )
+        return reached is not None
 
     @property
     def _saved_parts(self) -> list[Slot[Any]]:
@@ -187,7 +201,7 @@ class Checkpoints:
     def _note_saved(self, job: CheckpointJob) -> None:
         self._saved, self._resumed_from = job.progress, ""
         self._context.notify(
-            f"checkpoint {job.name} written after {job.learner_steps:,} learner steps, in "
+            f"checkpoint {job.name} written after {counted(job.learner_steps, 'learner step')}, in "
             f"{job.wall_s:.1f} s",
             logging.DEBUG,
         )

@@ -11,14 +11,16 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from actors.client import ActorClient
 from common.errors import CheckpointError, DivergedError, RemoteDiedError
 from common.handles import Future
 from common.storage import write_atomically
+from common.text import counted
 from common.types import ActorReport, LearnerReport
-from deploy.runs.metrics import MIN_RATE_S
+from deploy.runs.metrics_file import MIN_RATE_S
 from deploy.supervisor.context import TRAIN_CALLS_IN_FLIGHT, Context
 from deploy.supervisor.events import ActorDrained, CallFailed, Event, LearnerReported, Unreachable
 from deploy.supervisor.fleet import Fleet
@@ -190,13 +192,14 @@ class Dispatch:
                 context.limiter.reset(0)  # shards were restored empty
 
     def _fail_diverged(self, report: LearnerReport) -> None:
-        path = self._context.folder.path / "diverged-batch.rdqn"
+        folder, limit_s = self._context.folder, self._context.timeouts.disk_s
+        path = folder.path / "diverged-batch.rdqn"
         assert report.batch is not None
-        write_atomically(path, report.batch.tobytes())
+        folder.disk.call(partial(write_atomically, path, report.batch.tobytes()), limit_s)
+        steps = counted(report.learner_steps, "learner step")
         raise DivergedError(
-            f"loss or gradient is not finite after {report.learner_steps} learner steps; the batch "
-            f"is in {path}; it was not trained on. Lower learner.learning_rate, or look at the "
-            "rewards"
+            f"loss or gradient is not finite after {steps}; the batch is in {path}; it was not "
+            "trained on. Lower learner.learning_rate, or look at the rewards"
         )
 
     # --- restarts ---------------------------------------------------------------------------

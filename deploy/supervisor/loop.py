@@ -81,7 +81,9 @@ class Supervisor:
         """
         self.context = context = Context.of(program, folder, view, started_s, timeouts)
         self.restore_source = RestoreSource(
-            folder.checkpoints, lambda text: context.notify(text, logging.WARNING)
+            folder.checkpoints,
+            lambda text: context.notify(text, logging.WARNING),
+            folder.checkpoints_hang,
         )
         self.spawner = Spawner(context, self.restore_source)
         self.fleet = fleet = Fleet.of(program, self.spawner)
@@ -144,7 +146,7 @@ class Supervisor:
             self.shutdown.finish(reason)
             self._report()  # before the checkpoint, which a full disk may refuse
             summary = self.reports.summary(reason, self.shutdown.save())
-            self.context.folder.write_summary(summary)
+            self.reports.write_summary(summary)
             self.shutdown.close_parts()
             return summary
         except DivergedError as error:
@@ -161,6 +163,7 @@ class Supervisor:
             self.shutdown.save_after_failure()
             raise
         finally:
+            self.control.close()
             self.reports.close()
 
     # --- one tick ---------------------------------------------------------------------------
@@ -239,6 +242,7 @@ class Supervisor:
     def report_if_due(self) -> None:
         """Report at the configured interval."""
         now = time.monotonic()
+        self.reports.look_at_disk()
         if self.reports.due(now):
             self.reports.collect_statistics(now)
             self._report()

@@ -20,6 +20,7 @@ from common.errors import (
     one_line,
 )
 from common.parts import PartId
+from common.text import counted
 from common.types import LearnerReport
 from deploy.runs.log import detail_of
 from deploy.supervisor.context import MAX_RESTARTS_WITHOUT_PROGRESS, Context
@@ -96,8 +97,8 @@ class Recovery:
         self._count_failure(slot, error)
         if slot.consecutive_failures > MAX_RESTARTS_WITHOUT_PROGRESS:
             raise RunFailedError(
-                f"{slot.part} failed {slot.consecutive_failures} times in a row; the last time it "
-                f"{slot.cause}"
+                f"{slot.part} failed {counted(slot.consecutive_failures, 'time')} in a row; the "
+                f"last time it {slot.cause}"
             ) from error
         context.runtime.kill(slot.handle)
         yield PartLost(slot)
@@ -127,6 +128,7 @@ class Recovery:
         yield PartRestarted(slot)
         self._context.counters.restarts += 1
         slot.restarts += 1
+        slot.restarted_at = time.time()
         self._context.notify(
             f"{slot.part} {slot.cause}; restarted", logging.WARNING, slot.cause_detail
         )

@@ -5,17 +5,20 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future as Outcome
 from contextlib import suppress
 from functools import partial
 from typing import Any
 
 from common.errors import RemoteDiedError
 from common.handles import Future
+from common.text import counted
 from common.types import Array, EvaluationReport, ShardStatistics
 from deploy.reporting.status import PartStatus, run_status
 from deploy.runs.log import detail_of
-from deploy.runs.metrics import MetricsWriter
+from deploy.runs.metrics_file import MetricsWriter
 from deploy.supervisor.context import Context
 from deploy.supervisor.fleet import Fleet
 from deploy.supervisor.slots import Slot
@@ -29,8 +32,12 @@ class Reports:
         self._context = context
         self._fleet = fleet
         self._metrics: MetricsWriter | None = None
+        self._disk = context.folder.disk
         self._status_s = -math.inf
+        self._writes: deque[Outcome[None]] = deque()  # whose outcome was not looked at
         self._failing = False  # the newest report could not be written
+        self._hangs_since_s: float | None = None  # the disk, as it was reported
+        self._dropped = 0  # reports, as far as that was reported
         self._statistics: list[Future[ShardStatistics]] = []
         self._asked_s = context.started_s
 
@@ -39,9 +46,10 @@ class Reports:
         self._metrics = MetricsWriter(self._context.folder.path)
 
     def close(self) -> None:
-        """Close the metrics."""
+        """Close the metrics, after the reports that wait for the disk."""
         if self._metrics is not None:
-            self._metrics.close()
+            self._disk.submit(self._metrics.close, name="end of the metrics")
+        self.look_at_disk()
 
     def due(self, now: float) -> bool:
         """Whether the interval of reports is over."""
@@ -74,19 +82,28 @@ class Reports:
         ready = sum(slot.ready or inline for slot in self._fleet.actors)
         line = context.records.line(context.limiter, evaluating, ready)
         assert self._metrics is not None, "open() comes first"
-        self.record(partial(self._metrics.write, line))
+        self.record(partial(self._metrics.write, dict(line)))  # views are given the other one
         context.view.update(line)
         now = time.monotonic()
         if now - self._status_s < context.timeouts.status_every_s:
             return line, None
         self._status_s = now
         status = run_status(context.folder.path.name, line, self._part_statuses(now))
-        context.folder.write_status(status)
+        self._disk.submit(partial(context.folder.write_status, status), name="status")
         return line, status
 
     def save_best(self, report: EvaluationReport) -> None:
         """Keep the weights of the best evaluation."""
-        self.record(partial(self._context.folder.save_best, report))
+        self.record(partial(self._context.folder.save_best, report), name="best weights")
+
+    def write_summary(self, summary: dict[str, Any]) -> None:
+        """Record how the run ended, after all reports.
+
+        Raises:
+            OSError: it cannot be written, or the disk has not responded in time.
+        """
+        folder, limit_s = self._context.folder, self._context.timeouts.disk_s
+        self._disk.call(partial(folder.write_summary, summary), limit_s)
 
     def restore_best(self, saved: float | None) -> None:
         """Continue with the best weights in the run folder, never with a worse policy instead.
@@ -106,20 +123,61 @@ class Reports:
                 logging.WARNING,
             )
 
-    def record(self, write: Callable[[], None]) -> None:
-        """Write a file that the run does not depend on; warn once in a row if that fails."""
-        try:
-            write()
-        except OSError as error:
-            if not self._failing:
+    # --- the disk -----------------------------------------------------------------------------
+
+    def record(self, write: Callable[[], None], name: str | None = None) -> None:
+        """Write a file that the run does not depend on; warn once in a row if that fails.
+
+        Args:
+            write: writes the file.
+            name: see `Disk.submit`.
+        """
+        # Writes behind one that hangs may be cancelled: dropped, or replaced by a newer one.
+        self._writes = deque(one for one in self._writes if not one.cancelled())
+        self._writes.append(self._disk.submit(write, name))
+        self._settle_writes()
+
+    def look_at_disk(self) -> None:
+        """Take in the outcomes of writes; report once that the disk hangs, and that it responds."""
+        self._settle_writes()
+        stuck_s, path = self._disk.stuck_s, self._context.folder.path
+        if self._hangs_since_s is None:
+            if stuck_s >= self._context.timeouts.disk_warning_s:
+                self._hangs_since_s = time.monotonic() - stuck_s
                 self._context.notify(
-                    f"{self._context.folder.path}: cannot be written: {error}; the run continues",
+                    f"the run folder {path}: an access has taken {stuck_s:.0f} s; the run "
+                    "continues, reports wait in memory",
                     logging.WARNING,
-                    detail_of(error),
                 )
-            self._failing = True
-        else:
-            self._failing = False
+        elif not stuck_s and not self._disk.waiting:
+            lasted_s, self._hangs_since_s = time.monotonic() - self._hangs_since_s, None
+            lost, self._dropped = self._disk.dropped - self._dropped, self._disk.dropped
+            dropped = f"; dropped, since too many waited: {counted(lost, 'report')}" if lost else ""
+            self._context.notify(
+                f"the run folder {path}: responds again after {lasted_s:.0f} s{dropped}",
+                logging.WARNING if lost else logging.INFO,
+            )
+
+    def _settle_writes(self) -> None:
+        while self._writes and self._writes[0].done():
+            write = self._writes.popleft()
+            if write.cancelled():
+                continue
+            try:
+                write.result()
+            except OSError as error:
+                if not self._failing:
+                    self._context.notify(
+                        f"{self._context.folder.path}: cannot be written: {error}; the run "
+                        "continues",
+                        logging.WARNING,
+                        detail_of(error),
+                    )
+                self._failing = True
+            else:
+                self._failing = False
+
+    # --- status and summary -------------------------------------------------------------------
 
     def _part_statuses(self, now: float) -> Iterator[PartStatus]:
         fleet = self._fleet
@@ -176,6 +234,8 @@ def part_status(
         unit=unit,
         age_s=round(now - slot.ready_s, 1) if slot.ready else None,
         restarts=slot.restarts,
+        restarted_at=slot.restarted_at,
+        cause=slot.cause or None,
     )
 
 

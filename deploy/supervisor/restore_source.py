@@ -18,15 +18,20 @@ class RestoreSource:
         corrupt: (part, checkpoint) for a corrupt file of one part; part None: of all parts.
     """
 
-    def __init__(self, store: CheckpointStore, warn: Callable[[str], None]) -> None:
+    def __init__(
+        self, store: CheckpointStore, warn: Callable[[str], None], hangs: Callable[[], bool]
+    ) -> None:
         """A source that knows of no corrupt checkpoint.
 
         Args:
             store: of the run's checkpoints.
             warn: called with a line about each corrupt checkpoint.
+            hangs: whether the storage is known not to respond: it is not read then, since nothing
+                else would be supervised meanwhile.
         """
         self._store = store
         self._warn = warn
+        self._hangs = hangs
         self.expected = False
         self.restored_from: dict[PartId, str] = {}
         self.corrupt: set[tuple[PartId | None, str]] = set()
@@ -75,6 +80,8 @@ class RestoreSource:
 
     def _names(self) -> list[str]:
         url = self._store.storage.url
+        if self._hangs():
+            raise UnreadableError(f"{url}: does not respond")
         try:
             names = self._store.names()
         except OSError as error:

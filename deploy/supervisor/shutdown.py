@@ -122,19 +122,15 @@ class Shutdown:
 
     def reason(self) -> str | None:
         """The stop condition that is true; None: the run continues."""
-        stop, counters = self._context.config.stop, self._context.counters
-        records = self._context.records
+        counters, records = self._context.counters, self._context.records
         if self._requested is not None:
             return self._requested
-        if stop.score is not None and records.score >= stop.score:
-            return "score"
-        if stop.learner_steps is not None and counters.learner_steps >= stop.learner_steps:
-            return "learner_steps"
-        if stop.env_steps is not None and counters.env_steps >= stop.env_steps:
-            return "env_steps"
-        if stop.wall_s is not None and records.wall_s >= stop.wall_s:
-            return "wall_s"
-        return None
+        return self._context.config.stop.reached(
+            score=records.score,
+            learner_steps=counters.learner_steps,
+            env_steps=counters.env_steps,
+            wall_s=records.wall_s,
+        )
 
     @property
     def _urgent(self) -> bool:
@@ -310,13 +306,23 @@ class Shutdown:
 
     def resume_hint(self) -> str:
         """The command that resumes the run, for an error's message."""
+        folder = self._context.folder
+        address = folder.ran_on.address if folder.ran_on is not None else None
+        where = f" --address {address}" if address is not None else ""
+        command = f"raydqn resume {folder.path}{where}"
         try:
-            names = self._saver.names()
+            names = self._names()
+        except TimeoutError:
+            return f"to continue when the disk responds: {command}"
         except OSError as error:  # the run's own error matters
             return f"its checkpoints cannot be read ({error})"
         if not names:
             return "there is no checkpoint yet"
-        folder = self._context.folder
-        address = folder.ran_on.address if folder.ran_on is not None else None
-        where = f" --address {address}" if address is not None else ""
-        return f"to continue from the last checkpoint: raydqn resume {folder.path}{where}"
+        return f"to continue from the last checkpoint: {command}"
+
+    def _names(self) -> list[str]:
+        """Names of the checkpoints; a run folder that holds them is not waited for without end."""
+        context = self._context
+        if context.config.checkpoint.storage is not None:
+            return self._saver.names()
+        return context.folder.disk.call(self._saver.names, context.timeouts.disk_s)

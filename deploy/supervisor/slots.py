@@ -31,6 +31,7 @@ class Slot(Generic[C_co]):
         drain_from_s: time when the part was told to drain, if it was.
         consecutive_failures: failures in a row without progress between them.
         restarts: restarts in this attempt of the run.
+        restarted_at: time of the last one, in seconds since the epoch; None: there was none.
         ready, ready_s: the part has sent a heartbeat, and when it sent the first one.
         place: host and process, as far as they are known.
         rate, reported_s: env steps per second by the last two reports; time of the last one.
@@ -58,6 +59,7 @@ class Slot(Generic[C_co]):
     drain_from_s: float = -math.inf
     consecutive_failures: int = 0
     restarts: int = 0
+    restarted_at: float | None = None
     ready: bool = False
     ready_s: float = 0.0
     place: Place | None = None

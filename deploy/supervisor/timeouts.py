@@ -36,6 +36,8 @@ class Timeouts:
         signal_s: longest time from a signal to the end of the run.
         state_s: longest wait for the state of a learner that is saved already.
         failed_save_s: longest wait for the checkpoint of a run that failed.
+        disk_warning_s: an access to the run folder that lasts longer is reported.
+        disk_s: longest wait for the run folder at the end of a run.
     """
 
     wait_s: float = 0.2
@@ -61,3 +63,5 @@ class Timeouts:
     signal_s: float = 75.0
     state_s: float = 5.0
     failed_save_s: float = 30.0
+    disk_warning_s: float = 10.0
+    disk_s: float = 10.0

@@ -16,7 +16,7 @@ from deploy.launch.presets import make_config
 from deploy.launch.resume import resume
 from deploy.launch.train import train
 from deploy.runs.folder import RunFolder
-from deploy.runs.metrics import read_metrics
+from deploy.runs.metrics_file import read_metrics
 from replay_server import sum_tree
 from support.program import (
     TINY,

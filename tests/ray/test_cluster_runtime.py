@@ -14,7 +14,7 @@ from common.config import Config
 from common.errors import RemoteDiedError, UserError
 from common.handles import Failed
 from common.parts import CONTROL_SERVICE, actor, shard
-from deploy.control.client import services_at
+from deploy.control.remote_run import services_at
 from deploy.control.service import ControlService
 from deploy.resources.memory import check_memory
 from deploy.resources.requests import ACTOR_NODES

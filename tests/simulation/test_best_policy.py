@@ -102,7 +102,13 @@ def test_the_same_command_begins_continues_and_ends(tmp_path, monkeypatch, capsy
 
     log = tmp_path / "runs" / "mine" / "run.log"
     assert steps_of(command(50)) == 50
-    assert "nothing to do: " in command(50)  # ended well: systemd or a Job tries no more
+    again = command(50)  # ended well: systemd or a Job tries no more
+    assert "nothing to do: " in again
+    assert steps_of(again) == 50
+    (log.parent / "summary.json").unlink()  # killed before it was written
+    assert json.loads(command(50).splitlines()[-1]) == {
+        "run": "runs/mine", "stop_reason": "learner_steps"
+    }  # fmt: skip
     assert steps_of(command(80)) == 80  # continues
     shutil.rmtree(tmp_path / "runs")  # another machine, with an empty disk
     assert steps_of(command(100)) == 100

@@ -11,7 +11,7 @@ import pytest
 
 from common.errors import RunFailedError
 from common.parts import LEARNER, WEIGHT_STORE, actor, shard
-from deploy.runs.metrics import read_metrics
+from deploy.runs.metrics_file import read_metrics
 from deploy.runtime.inline import InlineRuntime
 from deploy.supervisor.spawn import EXTRA_VERSIONS
 from support.fakes import (
@@ -84,7 +84,7 @@ def test_every_part_that_dies_is_restarted_and_the_run_ends_as_planned(tmp_path,
 
 
 def test_a_learner_that_died_continues_from_the_newest_checkpoint(tmp_path):
-    supervisor, view, _ = run_with_deaths(tmp_path / "run", [LEARNER], every=48)
+    supervisor, view, _ = run_with_deaths(tmp_path / "run", [LEARNER], every=45)
     names = supervisor.context.folder.checkpoints.names()
     steps = [int(name.rpartition("-")[2]) for name in names]
     assert view.looked[LEARNER] == max(step for step in steps if step <= DIE_AFTER_STEPS)

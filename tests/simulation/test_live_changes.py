@@ -103,7 +103,7 @@ def test_a_damaged_request_is_named_and_removed_and_the_run_continues(tmp_path, 
 
 
 def test_a_change_that_cannot_be_recorded_is_not_made(tmp_path, always_looking, monkeypatch):
-    def disk_full(self):
+    def disk_full(self, config):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(RunFolder, "save_config", disk_full)

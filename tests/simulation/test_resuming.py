@@ -20,7 +20,7 @@ from deploy.launch.resume import fetch_run, resume
 from deploy.launch.run import ATTEMPT_STRIDE
 from deploy.launch.train import train
 from deploy.runs.folder import RunFolder
-from deploy.runs.metrics import read_metrics
+from deploy.runs.metrics_file import read_metrics
 from support.fakes import SideBySide, tiny
 from support.program import TINY
 

@@ -15,10 +15,11 @@ from deploy.launch.resume import resume
 from deploy.launch.train import train
 from deploy.runs.folder import LOG, RunFolder
 from deploy.runs.log import last_events
-from deploy.runs.metrics import MetricsWriter, read_metrics
-from deploy.runs.status import read_ended
+from deploy.runs.metrics_file import MetricsWriter, read_metrics
+from deploy.runs.run_status import read_ended
 from support.fakes import (
     Messages,
+    SideBySide,
     saved_counters,
     supervisor_for,
     supervisor_that_resumes,
@@ -339,3 +340,21 @@ def test_a_report_of_a_part_that_none_calls_is_named_and_ignored(tmp_path):
         for part in (LEARNER, shard(7))
     ]
     assert [part for _, part in supervisor.recovery.to_reconnect] == [shard(0)]
+
+
+@pytest.mark.parametrize(("steps", "begins"), [(39, False), (199, True), (200, False)])
+def test_a_checkpoint_that_falls_due_at_the_end_of_a_run_is_left_to_the_last_one(
+    tmp_path, monkeypatch, steps, begins
+):
+    """Else the state of the last step is written twice, minutes for a large memory."""
+    config = tiny(
+        stop={"learner_steps": 200}, checkpoint={"every_learner_steps": 40, "every_s": None}
+    )
+    supervisor = supervisor_for(config, tmp_path / "run", Messages(), SideBySide())
+    for slot in (*supervisor.fleet.shards, supervisor.fleet.learner):
+        slot.ready = True
+    supervisor.context.counters.learner_steps = steps
+    begun = []
+    monkeypatch.setattr(supervisor.checkpoints, "begin", lambda **options: begun.append(options))
+    assert list(supervisor.checkpoints.write_if_due(time.monotonic(), evaluating=False)) == []
+    assert bool(begun) == begins

@@ -23,8 +23,8 @@ from deploy.control.control_file import Reply
 from deploy.launch.train import train
 from deploy.reporting.status import PartStatus, run_status, show
 from deploy.runs.folder import CONTROL, RunFolder
-from deploy.runs.metrics import read_metrics
-from deploy.runs.status import read_status
+from deploy.runs.metrics_file import read_metrics
+from deploy.runs.run_status import read_status
 from deploy.runtime.inline import InlineRuntime
 from deploy.supervisor.timeouts import Timeouts
 from support.fakes import Messages, supervisor_for, supervisor_in, tiny
@@ -163,24 +163,30 @@ class Limited(InlineRuntime):
         return Ready(self.capacities.pop(0))
 
 
+def reply_to(supervisor, changes):
+    replies = []
+    supervisor.control.apply(changes, replies.append)
+    return replies.pop()
+
+
 def test_more_than_the_cluster_can_ever_hold_is_refused(tmp_path):
     config = tiny()
     folder = RunFolder.create(tmp_path / "run", config)
     supervisor = supervisor_in(folder, runtime=Limited())
-    answer = supervisor.control.apply({"actors": {"count": 6}})
+    answer = reply_to(supervisor, {"actors": {"count": 6}})
     assert answer == Reply(
         False, "actors.count=6: the cluster can never hold more than 5; nothing was changed"
     )
     assert len(supervisor.fleet.actors) == 1
     assert folder.config == config
-    assert supervisor.control.apply({"actors": {"count": 5}}).applied
+    assert reply_to(supervisor, {"actors": {"count": 5}}).applied
     assert len(supervisor.fleet.actors) == 5
 
 
 def test_a_run_that_fills_its_cluster_grows_at_once_and_shrinks_when_it_has_seen_it_twice(tmp_path):
     runtime = Limited()
     supervisor = supervisor_for(tiny(), tmp_path / "run", runtime=runtime)
-    assert supervisor.control.apply({"actors": {"count": "auto"}}).applied
+    assert reply_to(supervisor, {"actors": {"count": "auto"}}).applied
     assert len(supervisor.fleet.actors) == 1, "looked at from now on"
     now = time.monotonic() + 1e6
 
@@ -219,7 +225,7 @@ def test_after_a_shrink_actors_move_one_at_a_time_as_long_as_that_empties_a_node
 
     get_ready()
     look()  # without an actor to move: nothing was asked
-    assert supervisor.control.apply({"actors": {"count": 2}}).applied
+    assert reply_to(supervisor, {"actors": {"count": 2}}).applied
     mover, stays = fleet.actors
     runtime.moves = [mover.handle, None]
     look()
@@ -266,7 +272,7 @@ def test_a_removed_actor_may_finish_a_call_that_began_long_ago(tmp_path):
     slot = fleet.actors[1]
     fleet.idle.remove(slot)
     slot.ready, slot.call, slot.called_s = True, Busy(), now - 100.0
-    assert supervisor.control.apply({"actors": {"count": 1}}).applied
+    assert reply_to(supervisor, {"actors": {"count": 1}}).applied
     supervisor.pool.kill_late(now + DRAIN_S - 1)
     assert fleet.draining == [slot]
     supervisor.pool.kill_late(now + DRAIN_S + 1)
@@ -357,10 +363,10 @@ def test_requests_at_the_service_are_applied_however_seldom_the_run_reports(tmp_
     taken = threading.Event()
     apply = supervisor.control.apply
 
-    def note(changes):
+    def note(changes, reply):
         assert not reports
         taken.set()
-        return apply(changes)
+        apply(changes, reply)
 
     supervisor.control.apply = note
     supervisor.run()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import subprocess
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,33 @@ def test_no_test_imports_another_test():
     assert found == []
 
 
+COUNTED = re.compile(
+    r"\s+(\w+\s+)?(actors|bytes|checkpoints|copies|days|dimensions|documents|episodes|errors|events"
+    r"|files|frames|groups|hours|inserts|items|learners|minutes|nodes|parts|pictures|pixels|reports"
+    r"|requests|restarts|rows|runs|samples|seconds|seeds|shards|stacks|steps|times|transitions"
+    r"|versions|warnings|workers)\b"
+)
+"""Words right behind a number that would be wrong behind a 1."""
+NO_COUNT = re.compile(r"[A-Z_]+|.*ratio|.*samples_per_insert.*|url|.*\.part")
+"""Constants greater than 1, figures that are hardly ever whole, and names in front of a verb."""
+
+
+def test_a_count_in_a_message_agrees_with_its_noun():
+    """`common.text.counted` writes both; a plural behind a number would also read "1 actors"."""
+    found = []
+    for file in tracked(*SOURCES):
+        for node in ast.walk(ast.parse(file.read_text())):
+            parts = node.values if isinstance(node, ast.JoinedStr) else []
+            for part, text in pairwise(parts):
+                if not isinstance(part, ast.FormattedValue) or not isinstance(text, ast.Constant):
+                    continue
+                value = ast.unparse(part.value)
+                behind = COUNTED.match(str(text.value))
+                if behind and "counted(" not in value and not NO_COUNT.fullmatch(value):
+                    found.append(f"{file.relative_to(ROOT)}:{part.lineno} {{{value}}}{behind[0]}")
+    assert found == []
+
+
 RETIRED = (
     r"seats?",
     r"crew",
@@ -93,7 +121,7 @@ RETIRED = (
 SPEAKS_OF_THE_PAST = {
     "CHANGELOG.md",
     "tests/unit/test_house.py",
-    "tests/support/runs/before-the-house/config.toml",
+    "tests/support/runs/version-0.1/config.toml",
 }
 
 

@@ -57,7 +57,7 @@ def test_a_file_that_is_cut_off_or_gone_is_named_with_the_way_out(store, two, fi
         path.unlink()
     else:
         path.write_bytes(data[:-1] if harm == "cut" else data + b"x")
-    said = "not there" if harm == "gone" else f"{path.stat().st_size} bytes of {len(data)}"
+    said = "not there" if harm == "gone" else f"{path.stat().st_size:,} of {len(data):,} bytes"
     with pytest.raises(CheckpointError) as caught:
         store.newest()
     assert str(caught.value) == (

@@ -194,8 +194,8 @@ def test_errors_name_key_value_and_advice_in_one_line(values, message):
         (
             # 16 copies × (16 steps + windows of 3) = 304 transitions in the largest message
             {"replay": {"capacity": 3039, "shards": 10}},
-            "replay.capacity=3039: each of 10 shards must hold the largest message of an actor, "
-            "304",
+            "replay.capacity=3039: each shard (replay.shards=10) must hold the largest message of "
+            "an actor, 304",
         ),
         (
             {"learner": {"samples_per_insert_error": 2047.9}},

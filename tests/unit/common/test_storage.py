@@ -8,7 +8,10 @@ import sys
 import uuid
 from pathlib import Path
 
+import fsspec
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
+from fsspec.spec import AbstractFileSystem
 
 from common.errors import StorageError, UserError
 from common.storage import FsspecStorage, LocalStorage, open_storage, write_atomically
@@ -247,3 +250,39 @@ def test_an_error_of_a_store_is_an_os_error_in_one_line_with_the_place(monkeypat
         with pytest.raises(StorageError, match=r"memory://\S+: quota exceeded$") as caught:
             act()
         assert isinstance(caught.value, OSError)
+
+
+class Remembering(MemoryFileSystem):
+    """Keeps listings where fsspec lets it, as those of S3, Google and Azure do."""
+
+    protocol = "remembering"
+    find = AbstractFileSystem.find  # by listings; the one in memory looks at its contents
+
+    @classmethod
+    def _strip_protocol(cls, path):
+        return super()._strip_protocol(path.removeprefix("remembering://"))
+
+    def ls(self, path, detail=True, **options):
+        path = self._strip_protocol(path)
+        if path not in self.dircache:
+            self.dircache[path] = super().ls(path, detail=True, **options)
+            if path not in self.dircache:  # fsspec was told to keep none
+                return super().ls(path, detail=detail, **options)
+        found = self.dircache[path]
+        return found if detail else [entry["name"] for entry in found]
+
+
+def test_a_listing_is_never_remembered_though_the_file_system_would():
+    fsspec.register_implementation("remembering", Remembering, clobber=True)
+    url = f"remembering://{uuid.uuid4()}/store"
+    # The file system would show an old listing, and this test could fail.
+    remembers, root = fsspec.core.url_to_fs(url, skip_instance_cache=True)
+    remembers.pipe_file(f"{root}/a", b"1")
+    assert len(remembers.ls(root)) == 1
+    here, there = open_storage(url), open_storage(url)
+    assert here.sizes() == {"a": 1}
+    there.write("b", b"22")
+    assert len(remembers.ls(root)) == 1
+    assert here.sizes() == {"a": 1, "b": 2}
+    there.remove("a")
+    assert here.sizes() == {"b": 2}

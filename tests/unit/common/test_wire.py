@@ -234,7 +234,7 @@ def test_impossible_claims_are_refused_before_anything_is_made_of_them(entry, re
 
 @pytest.mark.parametrize("length", [2**32 - 1, wire.MAX_HEADER_BYTES + 1, 10_000])
 def test_a_header_longer_than_the_buffer_is_refused(length):
-    with pytest.raises(WireError, match=f"header of {length}"):
+    with pytest.raises(WireError, match=f"header of {length:,}"):
         wire.decode(message([], length=length, payload=64))
 
 

@@ -31,7 +31,7 @@ def test_a_run_that_does_not_grow_passes():
     [
         (memory(growth_mib=GROWTH_MIB + 1), "memory grew: learner by 25 MiB"),
         (memory(shared_mib=10.5), "object store exceeded its bound of 10 MiB"),
-        (memory(spilled_bytes=1), "spilled 1 bytes to disk"),
+        (memory(spilled_bytes=1), "spilled 1 byte to disk"),
     ],
 )
 def test_growth_spilling_and_a_store_beyond_its_bound_are_errors(seen, message):

@@ -89,6 +89,30 @@ def test_a_mistake_gets_one_line_and_leaves_nothing(tmp_path, capsys, options, s
     assert not run.exists()
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("fly\n\x1b[31m",),
+        ("train", "cart\n\x1b[31mpole"),
+        ("status", "no\n\x1b[31mrun"),
+        ("evaluate", "no\n\x1b[31mrun"),
+        ("resume", "no\n\x1b[31mrun"),
+        ("plot", "no\n\x1b[31mrun"),
+        ("cluster", "check", "no\n\x1b[31mfile"),
+        ("config", "--env.id", "no\n\x1b[31mid:x"),
+        ("train", "--no\n\x1b[31m", "x"),
+        ("train", "--learner.no\n\x1b[31m", "x"),
+    ],
+)
+def test_a_name_of_any_characters_is_shown_in_one_line(capsys, arguments):
+    main(list(arguments))
+    out, err = capsys.readouterr()
+    assert "\x1b" not in out + err
+    if arguments[0] != "config":  # prints TOML, which has its own escapes
+        assert r"\n\x1b[31m" in err
+        assert len(err.splitlines()) == 1
+
+
 def test_unknown_presets_and_commands_are_named(capsys):
     assert "cartpol" in mistake(capsys, "train", "cartpol")
     assert "did you mean cartpole" in mistake(capsys, "train", "cartpol")

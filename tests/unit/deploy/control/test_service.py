@@ -10,10 +10,10 @@ import pytest
 from common.errors import UserError
 from common.handles import InlineHandle
 from deploy.cli.main import main
-from deploy.control.client import send_request, service_of
 from deploy.control.control_file import Reply
+from deploy.control.remote_run import send_request, service_of
 from deploy.control.service import MAX_REPLIES, MAX_REQUESTS, ControlService
-from deploy.reporting.status import run_status
+from deploy.reporting.status import PartStatus, run_status
 
 REPORT = {
     "wall_s": 12.5,
@@ -78,7 +78,7 @@ class Unresponsive:
 
 
 def test_a_service_that_times_out_delays_no_command_for_ever(monkeypatch, capsys):
-    monkeypatch.setattr("deploy.control.client.CALL_TIMEOUT_S", 0.2)
+    monkeypatch.setattr("deploy.control.remote_run.CALL_TIMEOUT_S", 0.2)
     responsive, gone = ControlService("a"), InlineHandle(None)
     responsive.publish({}, run_status("a", REPORT, []))
     services = {
@@ -87,13 +87,73 @@ def test_a_service_that_times_out_delays_no_command_for_ever(monkeypatch, capsys
         "c": gone,
         "d": InlineHandle(ControlService("d")),
     }
-    monkeypatch.setattr("deploy.control.client.services_at", lambda address: nullcontext(services))
+    monkeypatch.setattr(
+        "deploy.control.remote_run.services_at", lambda address: nullcontext(services)
+    )
     assert main(["status", "--address", "auto", "--json"]) == 0
     out, err = capsys.readouterr()
     assert [json.loads(line)["run"] for line in out.splitlines()] == ["a"]
-    assert err.startswith("raydqn: b: its control service timed out after 0.2 s")
+    first, second = err.splitlines()
+    assert first.startswith("raydqn: b: its control service timed out after 0.2 s")
+    assert second == "raydqn: d: has no status yet; it comes with the first report"
+    assert main(["status", "d", "--address", "auto"]) == 2
+    assert "error: d: has no status yet" in capsys.readouterr().err
     assert main(["status", "b", "--address", "auto"]) == 2
     assert main(["scale", "b", "--actors", "2", "--address", "auto"]) == 2
     first, second = capsys.readouterr().err.splitlines()
     assert first == second
     assert "b: its control service timed out after 0.2 s" in first
+
+
+@pytest.fixture
+def at_cluster(monkeypatch):
+    """Statuses of the runs of a cluster, by name, as `raydqn status` finds them."""
+
+    def publish(statuses):
+        services = {name: ControlService(name) for name in statuses}
+        for name, status in statuses.items():
+            services[name].publish({}, status)
+        handles = {name: InlineHandle(service) for name, service in services.items()}
+        monkeypatch.setattr(
+            "deploy.control.remote_run.services_at", lambda address: nullcontext(handles)
+        )
+
+    return publish
+
+
+OPERATED = REPORT | {
+    "device": "cpu, torch 2.13.0", "actors": 8, "actors_up": 7, "checkpoints": 4,
+    "checkpoint_age_s": 42.0, "checkpoints_failed": 2, "lost_with_nodes": 0,
+}  # fmt: skip
+ACTOR = PartStatus("actor-3", 1, "h", 1, "ready", 9.0, "env steps/s", 4.0, 1, 0.0, "died: OOM")
+
+
+def test_several_runs_have_one_line_each_with_all_that_an_operator_asks_for(at_cluster, capsys):
+    at_cluster({name: run_status(name, OPERATED, [ACTOR]) for name in ("b", "a")})
+    assert main(["status", "--address", "auto"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition(":")[0] for line in lines] == ["a", "b"]
+    for words in (
+        "balanced",
+        "learner on cpu, torch 2.13.0",
+        "7 of 8 actors ready",
+        "last good checkpoint 42 s ago",
+        "failed checkpoints: 2",
+        "days ago: actor-3 died: OOM",
+    ):
+        assert words in lines[0]
+    assert main(["status", "a", "--address", "auto"]) == 0
+    assert any(line.startswith("actor-3 ") for line in capsys.readouterr().out.splitlines())
+    assert main(["status", "--address", "auto", "--json"]) == 0
+    for line in capsys.readouterr().out.splitlines():
+        status = json.loads(line)
+        assert status["last_restarts"] == [{"part": "actor-3", "at": 0.0, "cause": "died: OOM"}]
+        assert {key: status[key] for key in OPERATED} == OPERATED
+
+
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_a_cluster_without_runs_says_so_beside_the_output(at_cluster, capsys, options):
+    at_cluster({})
+    assert main(["status", "--address", "auto", *options]) == 0
+    out, err = capsys.readouterr()
+    assert (out, err) == ("", "raydqn: no run is active at auto\n")

@@ -8,7 +8,7 @@ The folder was written by the version before `deploy` was divided into sub-packa
         --actors.envs 4 --actors.collect-steps 8 --actors.chunk-steps 8 \
         --evaluation.every-learner-steps 40 --evaluation.episodes 3 --evaluation.envs 3 \
         --checkpoint.every-learner-steps 40 --checkpoint.keep 1 --report.every-s 1000 \
-        --stop.score none --stop.learner-steps 100 --run-dir before-the-house
+        --stop.score none --stop.learner-steps 100 --run-dir version-0.1
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from deploy.launch.resume import resume
 from deploy.reporting.evaluation import evaluate
 from deploy.reporting.plot import plot_runs
 from deploy.runs.folder import RunFolder
-from deploy.runs.metrics import read_metrics
-from deploy.runs.status import read_ended
+from deploy.runs.metrics_file import read_metrics
+from deploy.runs.run_status import read_ended
 from support.paths import ROOT
 
-OLD_RUN = ROOT / "tests" / "support" / "runs" / "before-the-house"
+OLD_RUN = ROOT / "tests" / "support" / "runs" / "version-0.1"
 RESUMED_SHA256 = "6d486e108a7455699b21af752bbae4b295d1a118c963d050a5640364027a3572"
-"""By the same version: raydqn resume before-the-house --inline --stop.learner-steps 200 --json"""
+"""By the same version: raydqn resume version-0.1 --inline --stop.learner-steps 200 --json"""
 
 
 @pytest.fixture

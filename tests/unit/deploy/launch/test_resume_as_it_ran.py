@@ -20,7 +20,7 @@ from deploy.runtime.inline import InlineRuntime
 from support.paths import ROOT
 from support.program import TINY
 
-OLD_RUN = ROOT / "tests" / "support" / "runs" / "before-the-house"
+OLD_RUN = ROOT / "tests" / "support" / "runs" / "version-0.1"
 INLINE, RAY, CLUSTER = (True, None), (False, None), (False, "ray://192.0.2.1:10001")
 STEPS = 20
 

@@ -14,8 +14,9 @@ from common.errors import EnvironmentFailedError, RunFailedError, UserError
 from deploy.cli.main import main
 from deploy.launch.presets import make_config
 from deploy.launch.resume import resume
-from deploy.launch.run_events import RunEvents
+from deploy.launch.run_events import MAX_WAITING, RunEvents
 from deploy.launch.train import train
+from deploy.runs.disk import Disk
 from deploy.runs.folder import LOG, RunFolder
 from deploy.runs.log import RunLog, detail_of, last_events
 from support.program import TINY
@@ -129,6 +130,24 @@ def test_a_log_that_cannot_be_written_is_shown_once(tmp_path, view):
     ((text, level, _),) = view.events
     assert level == logging.WARNING
     assert "No space left" in text
+
+
+def test_events_wait_for_a_disk_that_hangs_and_the_log_says_how_many_are_missing(tmp_path, view):
+    events, disk, answers = RunEvents(view), Disk(), threading.Event()
+    disk.start()
+    events.open_log(tmp_path / "run.log", disk)
+    disk.submit(answers.wait)
+    for number in range(MAX_WAITING + 2):
+        events.record(f"event {number}")
+    events.close()
+    events.record("after the end")
+    assert not (tmp_path / "run.log").exists()
+    assert disk.waiting <= 3, "one for all events"
+    answers.set()
+    assert disk.finish(10)
+    missing, first, *_, last = last_events(tmp_path / "run.log", count=2_000)
+    assert missing["text"] == "too many events waited to be written: 2 events left out here"
+    assert (first["text"], last["text"]) == ("event 2", f"event {MAX_WAITING + 1}")
 
 
 def test_the_detail_of_an_error_holds_its_chain_and_the_causes_in_other_processes():

@@ -13,6 +13,7 @@ from deploy.launch.signals import (
     STOP_REASONS,
     StartInterrupted,
     deferred_signals,
+    restored_handlers,
     stop_on_signals,
 )
 
@@ -68,7 +69,7 @@ def test_the_first_signal_asks_for_a_clean_stop_and_a_second_ctrl_c_interrupts(n
     """Kubernetes and Slurm may send SIGTERM twice, where one stop is meant."""
     before = {one: signal.getsignal(one) for one in STOP_REASONS}
     reasons, lines = [], []
-    with stop_on_signals(reasons.append, lines.append):
+    with restored_handlers(), stop_on_signals(reasons.append, lines.append):
         os.kill(os.getpid(), number)
         os.kill(os.getpid(), signal.SIGTERM)
         with pytest.raises(KeyboardInterrupt):
@@ -76,4 +77,19 @@ def test_the_first_signal_asks_for_a_clean_stop_and_a_second_ctrl_c_interrupts(n
     assert reasons == [STOP_REASONS[number]]
     (line,) = lines
     assert line.startswith(f"{STOP_REASONS[number]} ({number.name}): finishing")
+    assert {one: signal.getsignal(one) for one in STOP_REASONS} == before
+
+
+def test_a_signal_after_the_run_cuts_nothing_short():
+    """The last files are written, and Ray ends, when no run is left to stop."""
+    before = {one: signal.getsignal(one) for one in STOP_REASONS}
+    reasons, lines = [], []
+    with restored_handlers():
+        with stop_on_signals(reasons.append, lines.append):
+            pass
+        for number in (signal.SIGTERM, signal.SIGTERM):
+            os.kill(os.getpid(), number)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert reasons == lines == []
     assert {one: signal.getsignal(one) for one in STOP_REASONS} == before

@@ -135,6 +135,23 @@ def test_a_run_that_does_not_fit_is_found(name, keys, line):
     assert sorted(set(found) - set(EXAMPLES[name])) == [line]
 
 
+def test_a_name_of_any_characters_is_shown_in_one_line(tmp_path, capfd):
+    values = read("aws")
+    learner = values[NODE]["learner"]
+    learner["resources"] = {**learner["resources"], "\n": 1, "\x1b[31m": 1}
+    values[NODE]["a\n\x1b[31mb"] = {**learner, "min_workers": 0, "max_workers": 1}
+    values["cluster_name"] = "ray\ndqn"
+    file = tmp_path / "cluster.yaml"
+    file.write_text(yaml.safe_dump(values))
+    main(["cluster", "check", str(file)])
+    out, err = capfd.readouterr()
+    assert "\x1b" not in out + err
+    lines = (out + err).splitlines()
+    assert any(r"ray\ndqn" in line for line in lines)
+    starts = ("error: ", "warning: ", "to do: ", "  ", "each hour", str(file), "run: ", "raydqn: ")
+    assert [line for line in lines[:-1] if not line.startswith(starts)] == []
+
+
 def test_a_gpu_that_no_node_has_is_found(tmp_path):
     values = read("aws")
     values[NODE]["learner"]["resources"].pop("GPU")

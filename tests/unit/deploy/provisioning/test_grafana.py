@@ -8,7 +8,7 @@ import re
 from common.config_toml import merge
 from deploy.launch.presets import make_config
 from deploy.launch.train import train
-from deploy.runs.metrics import read_metrics
+from deploy.runs.metrics_file import read_metrics
 from deploy.runtime.run_metrics import metric_name
 from support.grafana import DASHBOARD, alert_rules, alerted_metrics, queried_metrics
 from support.program import TINY

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from deploy.provisioning.rules import STOP_WAIT_S
+from deploy.launch.run import RECORDS_S
+from deploy.provisioning.kubernetes_rules import RAY_END_S, STOP_WAIT_S
 from deploy.supervisor.timeouts import Timeouts
 from support.clusters import (
     CLUSTERS,
@@ -64,7 +65,7 @@ FAULTS = [
     ("aws", put(HEAD, None), # Ray's own commands take their place
      ["error: head_start_ray_commands: --dashboard-host=0.0.0.0: accepts jobs from every address: "
       "must be 127.0.0.1; `ray dashboard` forwards it",
-      "warning: head_start_ray_commands: RAY_JOB_STOP_WAIT_TIME_S=: must be at least 90, or Ray "
+      "warning: head_start_ray_commands: RAY_JOB_STOP_WAIT_TIME_S=: must be at least 120, or Ray "
       "kills a run while it saves"]),
     ("aws", put("provider", "security_group", "IpPermissions",
                 [{"FromPort": 22, "ToPort": 22, "IpProtocol": "tcp",
@@ -101,7 +102,7 @@ FAULTS = [
     ("aws", put("worker_start_ray_commands", ["export RAY_AUTH_MODE=token"]),
      ["error: worker_start_ray_commands: have no `ray start`: must start Ray"]),
     ("azure", swap("WAIT_TIME_S=120", "WAIT_TIME_S=3"),
-     ["warning: head_start_ray_commands: RAY_JOB_STOP_WAIT_TIME_S=3: must be at least 90, or Ray "
+     ["warning: head_start_ray_commands: RAY_JOB_STOP_WAIT_TIME_S=3: must be at least 120, or Ray "
       "kills a run while it saves"]),
     # Versions.
     ("aws", swap(f"{INSTALL} aws", "pip install 'ray[default]==2.44.1'"),
@@ -163,7 +164,7 @@ FAULTS = [
       "warning: group actors.securityContext.seccompProfile.type: is missing: must be "
       "RuntimeDefault for the restricted profile of Pod Security"]),
     ("kuberay", kuberay("headGroupSpec", "template", "spec", "containers", 0, "env", None),
-     ["warning: headGroupSpec: RAY_JOB_STOP_WAIT_TIME_S=: must be at least 90, or Ray kills a run "
+     ["warning: headGroupSpec: RAY_JOB_STOP_WAIT_TIME_S=: must be at least 120, or Ray kills a run "
       "while it saves"]),
     ("kuberay", kuberay("workerGroupSpecs", 0, "template", "spec", "containers", 0, "image",
                     "me/raydqn:latest"),
@@ -189,8 +190,8 @@ FAULTS = [
      ["warning: headGroupSpec.securityContext.seccompProfile.type: is missing: must be "
       "RuntimeDefault for the restricted profile of Pod Security"]),
     ("kuberay", pod(0, "terminationGracePeriodSeconds", 30),
-     ["warning: group learner.terminationGracePeriodSeconds=30: must be at least 90, or Kubernetes "
-      "ends the pod while the run saves"]),
+     ["warning: group learner.terminationGracePeriodSeconds=30: must be at least 120, or "
+      "Kubernetes ends the pod while the run saves"]),
     ("kuberay", put("spec", "shutdownAfterJobFinishes", False),
      ["warning: RayJob shutdownAfterJobFinishes=false: keeps the machines after the job: must be "
       "true"]),
@@ -256,7 +257,9 @@ def test_a_lock_that_no_command_installs_does_not_count(tmp_path):
 
 
 def test_a_job_that_is_stopped_has_the_time_to_save():
-    assert Timeouts().signal_s < STOP_WAIT_S
+    limits = Timeouts()
+    ended_s = limits.signal_s + limits.close_s + limits.disk_s + RECORDS_S + RAY_END_S
+    assert ended_s <= STOP_WAIT_S
 
 
 def test_the_learner_on_aws_has_a_role_of_its_own(tmp_path):

@@ -8,8 +8,10 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 from ray._private.runtime_env.packaging import create_package, get_uri_for_directory
 
+from common.parts import PartId, Role, part_name
 from common.version import VERSION
 from deploy.provisioning.cluster_file import load_cluster
 from deploy.resources.requests import ACTOR_NODES
@@ -168,3 +170,31 @@ def test_a_job_carries_the_five_packages_and_little_more(tmp_path):
     }  # fmt: skip
     assert any(name.endswith("deploy/presets/pong.toml") for name in names)
     assert not any("__pycache__" in name for name in names)
+
+
+@pytest.mark.parametrize("looks", [0, 3])
+def test_a_pod_on_kubernetes_waits_only_while_it_holds_a_learner_or_shards(tmp_path, looks):
+    documents = yaml.safe_load_all((CLUSTERS / "kuberay.yaml").read_text())
+    spec = next(d for d in documents if d["kind"] == "RayJob")["spec"]["rayClusterSpec"]
+    group = next(g for g in spec["workerGroupSpecs"] if g["groupName"] == "learner")
+    (container,) = group["template"]["spec"]["containers"]
+    command = container["lifecycle"]["preStop"]["exec"]["command"]
+    # Stand-ins: the first looks find a process; a wait takes no time, and is counted.
+    scripts = {
+        "pgrep": f'echo "$@" >> args; [ "$(wc -l < args)" -le {looks} ]',
+        "sleep": "echo >> waits",
+    }
+    for name, script in scripts.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / name).chmod(0o755)
+    path = f"{tmp_path}:/usr/bin:/bin"
+    subprocess.run(command, check=True, cwd=tmp_path, env={"PATH": path}, timeout=30)
+    args = (tmp_path / "args").read_text().splitlines()
+    assert len(args) == looks + 1
+    waits = tmp_path / "waits"
+    assert (len(waits.read_text()) if waits.exists() else 0) == looks
+    pattern = re.compile(args[0].split(" ", 1)[1])
+    for role in (Role.LEARNER, Role.SHARD, Role.WEIGHT_STORE):
+        assert pattern.search(f"ray::{part_name(PartId(role, 0), 0)}.call")
+    assert not pattern.search("ray::IDLE")
+    assert not pattern.search(" ".join(command)), "the hook does not wait for itself"

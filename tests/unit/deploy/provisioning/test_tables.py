@@ -14,7 +14,7 @@ from deploy.provisioning.aws_rules import RAYS_IMAGES
 from deploy.provisioning.azure_rules import PARAMETERS, SET_BY_RAY
 from deploy.provisioning.field_table import TABLES, field_table
 from deploy.provisioning.machine_table import gcp_machine, machines
-from deploy.resources.ray_start import RAY_START_OPTIONS
+from deploy.resources.ray_start_options import RAY_START_OPTIONS
 from support.clusters import PINS
 
 PRIVATE = Path(ray.__file__).parent / "autoscaler" / "_private"

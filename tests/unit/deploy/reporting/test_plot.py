@@ -29,7 +29,7 @@ from deploy.reporting import live_plot, plot
 from deploy.reporting.live_plot import LivePlot
 from deploy.reporting.plot import COLOURS, draw, moving_average, plot_runs, to_png
 from deploy.runs.folder import RunFolder
-from deploy.runs.metrics import read_metrics
+from deploy.runs.metrics_file import read_metrics
 from support.program import TINY
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import time
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -56,6 +57,25 @@ def test_an_operator_sees_device_waiting_side_actors_and_checkpoints():
     ]
     none = run_status("mine", OPERATED | {"checkpoints": 0}, [LEARNER])
     assert shown(none)[2].startswith("  no checkpoint in this attempt yet; failed checkpoints: 1")
+
+
+def test_the_last_restarts_are_told_newest_first_with_cause_and_time():
+    now_s = time.time()
+    parts = [
+        replace(LEARNER, part=f"actor-{index}", restarted_at=now_s - 60.0 * index, cause="died: x")
+        for index in range(1, 8)
+    ]
+    status = run_status("mine", OPERATED, [LEARNER, *parts])
+    assert [one["part"] for one in status["last_restarts"]] == [f"actor-{i}" for i in range(1, 6)]
+    assert shown(status)[3:5] == [
+        "  restarted 60 s ago: actor-1 died: x",
+        "  restarted 2 min ago: actor-2 died: x",
+    ]
+
+
+def test_the_age_of_a_checkpoint_counts_on_while_a_status_gets_old():
+    status = run_status("mine", OPERATED, []) | {"at": time.time() - 600.0}
+    assert "last good checkpoint 11 min ago" in shown(status)[2]
 
 
 ENDED = {key: value for key, value in LINE.items() if not key.endswith("_per_s")}

@@ -188,7 +188,7 @@ def test_frames_that_do_not_compress_must_not_fill_the_machine(monkeypatch):
 
 @pytest.mark.parametrize(
     ("envs", "chunk_steps", "capacity"),
-    [(1, 1, 300), (2, 4, 1_200), (4, 4, 1_200), (8, 64, 1_200)],
+    [(1, 1, 300), (2, 4, 600), (4, 4, 600), (8, 64, 1_200)],
 )
 def test_groups_that_are_not_full_cost_rows_but_no_transitions(envs, chunk_steps, capacity):
     config = make_config(

@@ -110,8 +110,8 @@ def test_every_counter_is_known_here():
 @pytest.mark.parametrize(
     ("shards", "said"),
     [
-        (3, "shards=3: there are only 2 files"),
-        (10**12, "shards=1000000000000: there are only 2 files"),
+        (3, "shards=3: the checkpoint has 2 files in all"),
+        (10**12, "shards=1000000000000: the checkpoint has 2 files in all"),
     ],
 )
 def test_missing_files_of_shards_are_named(shards, said):

@@ -15,7 +15,9 @@ from deploy.launch.presets import make_config
 from deploy.runs.folder import (
     BEST,
     CHECKPOINTS,
+    CONFIG,
     CONTROL,
+    LOCK,
     LOG,
     METRICS,
     RunFolder,
@@ -179,6 +181,30 @@ def test_a_run_in_progress_and_one_that_is_about_to_begin_are_not_taken_over(tmp
     RunFolder.create(tmp_path / "new", make_config("cartpole"))
     with pytest.raises(UserError, match="is not an empty folder"):
         RunFolder.create(tmp_path / "new", make_config("cartpole"))
+
+
+def test_a_folder_of_a_start_that_was_killed_at_once_counts_as_empty(tmp_path):
+    path = tmp_path / "run"
+    path.mkdir()
+    (path / LOCK).write_text("")
+    check_free(path)
+    folder = RunFolder.create(path, make_config("cartpole", overrides={"seed": 7}))
+    assert not folder.taken_over
+    with pytest.raises(UserError, match="is not an empty folder"):
+        RunFolder.create(path, make_config("cartpole"))
+    assert RunFolder.open(path).config.seed == 7
+
+
+def test_a_folder_whose_lock_is_held_is_not_empty(tmp_path, monkeypatch):
+    path = tmp_path / "run"
+    folder = RunFolder.create(path, make_config("cartpole"))
+    with folder.lock():
+        (path / CONFIG).unlink()  # another start is about to write it
+        for look in (check_free, lambda path: None):  # also of two that have looked at once
+            monkeypatch.setattr("deploy.runs.folder.check_free", look)
+            with pytest.raises(UserError, match="is not an empty folder"):
+                RunFolder.create(path, make_config("cartpole"))
+    assert [child.name for child in path.iterdir()] == [LOCK]
 
 
 def test_of_two_that_take_a_folder_over_the_second_is_refused_and_disturbs_nothing(

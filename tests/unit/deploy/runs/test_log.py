@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from datetime import datetime
+from pathlib import Path
 
 import pytest
 
@@ -95,6 +96,38 @@ def test_a_full_disk_is_reported_once_and_stops_nothing(path, failures):
     run_log.close()
     (line,) = failures.lines
     assert line.startswith(f"{path}: cannot be written: No space left on device; the run continues")
+
+
+def test_an_event_that_a_full_disk_cuts_off_does_not_swallow_the_next(path, failures, monkeypatch):
+    class Filling:
+        """A file whose disk has room for ten bytes, then for none, then is emptied."""
+
+        def __init__(self, file) -> None:
+            self.file, self.room = file, [10, 0]
+
+        def fileno(self):
+            return self.file.fileno()
+
+        def write(self, data):
+            room = self.room.pop(0) if self.room else len(data)
+            if not room:
+                raise OSError(28, "No space left on device")
+            return self.file.write(data[:room])
+
+        def close(self):
+            self.file.close()
+
+    real = Path.open
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", lambda self, *args, **more: Filling(real(self, *args, **more)))
+        run_log = RunLog(path, failures)
+        for number in range(3):
+            run_log.notify(f"event {number}")
+        run_log.close()
+    assert len(failures.lines) == 1
+    cut_off, *whole = path.read_text().splitlines()
+    assert len(cut_off) == 10
+    assert [line.rpartition(" INFO ")[2] for line in whole] == ["event 1", "event 2"]
 
 
 def test_a_folder_that_is_gone_is_reported_once(tmp_path, failures):

@@ -10,8 +10,8 @@ from common.errors import UserError
 from deploy.launch.presets import make_config
 from deploy.reporting.status import run_status
 from deploy.runs.folder import LOG, METRICS, STATUS, SUMMARY, RunFolder
-from deploy.runs.metrics import REQUIRED, last_report
-from deploy.runs.status import read_ended, read_status
+from deploy.runs.metrics_file import REQUIRED, last_report
+from deploy.runs.run_status import read_ended, read_status
 
 LINE = {
     "wall_s": 12.0, "env_steps": 1_000, "learner_steps": 10, "env_steps_per_s": 80.0,

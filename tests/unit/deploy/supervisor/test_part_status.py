@@ -29,3 +29,13 @@ def test_the_state_of_a_part_is_a_word_of_the_glossary(fields, state):
     handle = InlineHandle(object())
     slot = Slot(LEARNER, LearnerClient, lambda _: handle, handle, 0, **fields)
     assert part_status(slot, NOW_S, overdue_after_s=3.0).state == state
+
+
+def test_the_last_restart_of_a_part_is_told_with_cause_and_time():
+    handle = InlineHandle(object())
+    slot = Slot(LEARNER, LearnerClient, lambda _: handle, handle, 0)
+    row = part_status(slot, NOW_S, overdue_after_s=3.0)
+    assert (row.restarted_at, row.cause) == (None, None)
+    slot.restarted_at, slot.cause = 5.0, "died: x"
+    row = part_status(slot, NOW_S, overdue_after_s=3.0)
+    assert (row.restarted_at, row.cause) == (5.0, "died: x")

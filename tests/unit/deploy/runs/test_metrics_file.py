@@ -10,7 +10,7 @@ import pytest
 from common.errors import UserError
 from deploy.launch.presets import make_config
 from deploy.runs.folder import RunFolder
-from deploy.runs.metrics import REQUIRED, MetricsWriter, Rate, read_metrics
+from deploy.runs.metrics_file import REQUIRED, MetricsWriter, Rate, read_metrics
 
 
 def test_a_metrics_line_is_whole_json_and_nan_becomes_null(tmp_path):

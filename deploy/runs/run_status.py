@@ -13,7 +13,7 @@ from typing import Any
 
 from common.errors import UserError
 from deploy.runs.folder import LOG, STATUS, SUMMARY, RunFolder
-from deploy.runs.metrics import last_report
+from deploy.runs.metrics_file import last_report
 
 COUNTERS = ("wall_s", "env_steps", "learner_steps", "score", "restarts")
 RATES = ("env_steps_per_s", "learner_steps_per_s")

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common.errors import UserError
-from deploy.runs.folder import CONFIG, METRICS, is_run, without_nan
+from deploy.runs.folder import CONFIG, METRICS, is_run
+from deploy.runs.json_values import without_nan
 
 if TYPE_CHECKING:  # imported with the first report: TensorBoard takes a while
     from tensorboard.summary.writer.record_writer import RecordWriter
@@ -47,7 +48,7 @@ class MetricsWriter:
         self._path = folder / METRICS
         self._events: RecordWriter | None = None
         # A killed run may have left half a line, which must not swallow the next one.
-        self._cut_off = self._path.is_file() and self._path.read_bytes()[-1:] not in (b"", b"\n")
+        self._cut_off = _last_byte(self._path) not in (b"", b"\n")
 
     def write(self, report: dict[str, Any]) -> None:
         """Append one line at once, so that a reader sees whole lines only; NaN becomes null.
@@ -91,6 +92,15 @@ class MetricsWriter:
         """Close the event file."""
         if self._events is not None:
             self._events.close()
+
+
+def _last_byte(path: Path) -> bytes:
+    """The last byte of a file; none where it is empty, or there is no file."""
+    if not path.is_file():
+        return b""
+    with path.open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - 1))
+        return file.read()
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:

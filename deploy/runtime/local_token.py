@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from common.errors import UserError
@@ -22,7 +22,7 @@ OPEN_WARNING = (
 )
 
 
-def check_token_mode(allow_no_token: bool) -> bool:
+def _is_open(allow_no_token: bool) -> bool:
     """Whether Ray would start without a token, since the user asks for it and the key permits it.
 
     Args:
@@ -42,19 +42,23 @@ def check_token_mode(allow_no_token: bool) -> bool:
 
 
 @contextmanager
-def own_token(allow_no_token: bool) -> Iterator[None]:
+def own_token(
+    allow_no_token: bool, warn: Callable[[str], object] = lambda line: None
+) -> Iterator[None]:
     """A random token for the Ray that starts within the block, in the environment alone.
 
     Ray itself would write a token to `~/.ray/auth_token`, readable by all users. The user's token
     for clusters is not used, and holds again after the block.
 
     Args:
-        allow_no_token: see `check_token_mode`.
+        allow_no_token: `security.allow_no_token`.
+        warn: receives a line if Ray starts without a token.
 
     Raises:
-        UserError: see `check_token_mode`.
+        UserError: `RAY_AUTH_MODE=disabled` is set, and the key does not permit it.
     """
-    if check_token_mode(allow_no_token):
+    if _is_open(allow_no_token):
+        warn(OPEN_WARNING)
         yield
         return
     try:

@@ -8,7 +8,9 @@ from contextlib import suppress
 import pytest
 
 from common.errors import UserError
-from deploy.runtime.local_security import check_token_mode, own_token
+from deploy.launch.presets import make_config
+from deploy.runtime import local_ray, local_token
+from deploy.runtime.local_token import OPEN_WARNING, own_token
 
 
 def variables():
@@ -39,16 +41,36 @@ def test_each_run_has_a_random_token_and_the_users_own_comes_back(monkeypatch, b
 @pytest.mark.parametrize("mode", ["disabled", "Disabled"])
 def test_a_run_without_a_token_needs_the_key(monkeypatch, mode):
     monkeypatch.setenv("RAY_AUTH_MODE", mode)
-    with pytest.raises(
-        UserError, match=f"RAY_AUTH_MODE={mode}: without a token every user"
-    ) as caught:
-        check_token_mode(allow_no_token=False)
+    refused = f"RAY_AUTH_MODE={mode}: without a token every user"
+    with pytest.raises(UserError, match=refused) as caught, own_token(allow_no_token=False):
+        pass
     assert "--security.allow-no-token true" in str(caught.value)
-    with own_token(allow_no_token=True):
+    warnings = []
+    with own_token(True, warnings.append):
         assert variables()["RAY_AUTH_MODE"] == mode
+        assert warnings == [OPEN_WARNING]
+
+
+def test_the_mode_is_looked_at_once_for_a_start(monkeypatch):
+    monkeypatch.setattr(local_ray, "processes_in_own_groups", fail_to_start)
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    looked, is_open = [], local_token._is_open
+    monkeypatch.setattr(
+        local_token, "_is_open", lambda allow: looked.append(allow) or is_open(allow)
+    )
+    warnings, config = [], make_config("cartpole", overrides={"security": {"allow_no_token": True}})
+    start = local_ray.local_ray(1 << 20, config, warn=warnings.append)
+    with pytest.raises(ZeroDivisionError), start:
+        pass
+    assert (looked, warnings) == ([True], [OPEN_WARNING])
+
+
+def fail_to_start(before):
+    raise ZeroDivisionError
 
 
 @pytest.mark.parametrize("mode", ["", "token"])
 def test_with_a_token_nothing_is_to_be_permitted(monkeypatch, mode):
     monkeypatch.setenv("RAY_AUTH_MODE", mode)
-    assert not check_token_mode(allow_no_token=False)
+    with own_token(allow_no_token=False):
+        assert variables()["RAY_AUTH_MODE"] == "token"

@@ -91,12 +91,12 @@ def statuses_at(address: str, run: str | None) -> tuple[list[dict[str, Any]], li
         run: its name; None for all runs.
 
     Returns:
-        The status of each run that has published one, and a line for each service that timed out.
+        The status of each run that has published one, and a line for each other run that lives.
 
     Raises:
-        UserError: there is no such run, or its service timed out.
+        UserError: there is no such run, it has no status yet, or its service timed out.
     """
-    found, unresponsive = [], []
+    found, others = [], []
     with services_at(address) as services:
         wanted = services if run is None else {run: service_of(services, run, address)}
         calls = {name: service.call("status") for name, service in wanted.items()}
@@ -107,13 +107,19 @@ def statuses_at(address: str, run: str | None) -> tuple[list[dict[str, Any]], li
             except UserError as error:
                 if run is not None:
                     raise
-                unresponsive.append(str(error))
+                others.append(str(error))
             except RemoteDiedError:
                 if run is not None:
                     raise
             else:
-                found += [status] if status is not None else []
-    return found, unresponsive
+                if status is not None:
+                    found.append(status)
+                    continue
+                line = f"{name}: has no status yet; it comes with the first report"
+                if run is not None:
+                    raise UserError(line)
+                others.append(line)
+    return found, others
 
 
 def _result(call: Future[T], run: str, deadline: float = math.inf) -> T:
