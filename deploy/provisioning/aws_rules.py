@@ -57,6 +57,10 @@ def find_on_aws(cluster: ClusterFile) -> Iterator[Finding]:
     yield from find_unknown_provider_keys(provider, PROVIDER_KEYS)
     wrong = list(find_region("aws", "provider.region", region))
     yield from wrong
+    ports = get_nested(provider, "security_group", "IpPermissions")
+    if ports is not None:
+        where = "provider.security_group.IpPermissions"
+        yield from find_unknown_fields("aws", "ports", where, ports)
     zones = provider.get("availability_zone")
     for zone in str(zones).split(",") if zones is not None and not wrong else ():
         yield from find_zone("aws", "provider.availability_zone", zone.strip(), region)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from common.errors import UserError, first_line
+from common.errors import UserError, first_line, shorten
 from common.suggestion import suggest
 from common.text import counted
 from deploy.provisioning.field_table import field_table, misfits
@@ -33,6 +33,12 @@ KEY_OF_MACHINE = {
     "azure": ("azure_arm_parameters", "vmSize"),
     "gcp": ("machineType",),
 }
+HOLDS_CLUSTER = {
+    "RayJob": ("rayClusterSpec",),
+    "RayService": ("rayClusterConfig",),
+    "RayCronJob": ("jobTemplate", "rayClusterSpec"),
+}
+"""Where an object of KubeRay holds the specification of a RayCluster, by its kind."""
 MAX_NODES = 100_000  # of one type: more is a typing mistake
 
 
@@ -230,37 +236,40 @@ def _custom_option(key: str, text: str) -> dict[str, Any]:
 
 
 def _kuberay(path: Path, documents: list[dict[str, Any]]) -> ClusterFile:
-    """A file of KubeRay: its first RayCluster, or the one in its first RayJob or RayService."""
+    """A file of KubeRay: its first RayCluster, or the first that another object holds."""
     for document in documents:
-        spec = document.get("spec")
-        inner = {"RayJob": "rayClusterSpec", "RayService": "rayClusterConfig"}
-        below = inner.get(str(document.get("kind")))
-        if document.get("kind") == "RayCluster" or get_nested(spec, below or "") is not None:
+        spec, kind = document.get("spec"), str(document.get("kind"))
+        if str(document.get("apiVersion")).startswith("cluster.ray.io/"):
+            raise UserError(
+                f"apiVersion={document['apiVersion']}: of Ray's old operator: must be ray.io/v1, "
+                "as in deploy/clusters/kuberay.yaml"
+            )
+        below = HOLDS_CLUSTER.get(kind, ())
+        if kind == "RayCluster" or (below and get_nested(spec, *below) is not None):
             break
     else:
         raise UserError("has no RayCluster: must have one, or a RayJob with a rayClusterSpec")
-    spec = get_nested(spec, below) if below else spec
-    where = f"spec.{below}." if below else "spec."
+    spec = get_nested(spec, *below) if below else spec
+    where = ".".join(("spec", *below, ""))
     if not isinstance(spec, dict):
         raise UserError(f"{where.rstrip('.')}={short(spec)}: must have keys")
     known = field_table("kuberay").fields("RayCluster")
     for key in spec:
         if key not in known:
-            raise UserError(f"unknown key {where}{key}{suggest(key, known)}")
-    for key in ("rayVersion", "headGroupSpec"):
-        if key not in spec:
-            raise UserError(f"missing key {where}{key}")
+            raise UserError(f"unknown key {where}{shorten(key)}{suggest(key, known)}")
+    if "headGroupSpec" not in spec:
+        raise UserError(f"missing key {where}headGroupSpec")
     name = str(get_nested(document, "metadata", "name") or "raydqn")
     try:
         with quiet():
             derived = ray_cluster_to_file(
                 {
                     "metadata": {"name": name, "namespace": "default"},
-                    "spec": {"workerGroupSpecs": [], **spec},
+                    "spec": {**spec, "workerGroupSpecs": list(map(_counted, groups_of(spec)))},
                 }
             )
         groups = {"headgroup": spec["headGroupSpec"]}
-        groups |= {group["groupName"]: group for group in spec.get("workerGroupSpecs", [])}
+        groups |= {group["groupName"]: group for group in groups_of(spec)}
         nodes = [
             _pods(group, groups[group], node_type)
             for group, node_type in derived["available_node_types"].items()
@@ -273,12 +282,22 @@ def _kuberay(path: Path, documents: list[dict[str, Any]]) -> ClusterFile:
             advice = f"a group has no key {error.args[0]}"
             raise UserError(f"{where.rstrip('.')}: {advice}") from None
         raise UserError(f"{where.rstrip('.')}: not a RayCluster ({first_line(error)})") from None
-    entrypoints = [get_nested(document, "spec", "entrypoint") for document in documents]
-    jobs = tuple(str(command) for command in entrypoints if command is not None)
-    cluster = _cluster(path, KUBERAY, name, spec, nodes, derived["max_workers"])
     specs = [d.get("spec") for d in documents if d.get("kind") == "RayJob"]
-    job_spec = next((found for found in specs if isinstance(found, dict)), {})
-    return replace(cluster, jobs=jobs, job_spec=job_spec)
+    specs += [get_nested(d, "spec", "jobTemplate") for d in documents]
+    jobs = [found for found in specs if isinstance(found, dict)]
+    commands = tuple(str(job["entrypoint"]) for job in jobs if job.get("entrypoint") is not None)
+    cluster = _cluster(path, KUBERAY, name, spec, nodes, derived["max_workers"])
+    return replace(cluster, jobs=commands, job_spec=jobs[0] if jobs else {})
+
+
+def groups_of(spec: Mapping[str, Any]) -> list[Any]:
+    """The groups of worker nodes of a RayCluster."""
+    return list(spec.get("workerGroupSpecs") or ())
+
+
+def _counted(group: Any) -> Any:
+    """A group with its numbers of pods; KubeRay's own default has no bound."""
+    return {"minReplicas": 0, "maxReplicas": MAX_NODES, **group}
 
 
 def _pods(name: str, group: Mapping[str, Any], node_type: Mapping[str, Any]) -> NodeType:

@@ -10,19 +10,25 @@ from common.suggestion import suggest
 from deploy.provisioning.cluster_file import LOCAL, ClusterFile
 from deploy.provisioning.findings import Finding, error, warning
 from deploy.provisioning.kubernetes_rules import STOP_WAIT_S
-from deploy.resources.ray_start_options import DEFAULT_PORT, RAY_START_OPTIONS, start_options
+from deploy.resources.ray_start_options import (
+    DEFAULT_PORT,
+    RAY_START_OPTIONS,
+    options_of,
+    start_options,
+)
 
 ANY_HOST = ("0.0.0.0", "::", "*")
 REPLACED = {"--redis-port": "--port", "--redis-address": "--address"}
 AUTH = "RAY_AUTH_MODE"
 _SET = re.compile(rf"\b{AUTH}=['\"]?(\w*)")
-_UNSET = re.compile(
-    rf"\bunset\b[^;&|\n]*\b{AUTH}\b"
-    rf"|\bexport\s+-n\b[^;&|\n]*\b{AUTH}\b"
-    rf"|\bdeclare\s+\+x\b[^;&|\n]*\b{AUTH}\b"
-    rf"|\benv\b[^;&|\n]*?\s(?:-u\s*|--unset[=\s])['\"]?{AUTH}\b"
-    rf"|\benv\s+(?:-i|-|--ignore-environment)\s(?![^;&|\n]*{AUTH}=)"
+_UNSETS = (
+    (re.compile(r"\bunset\s"), re.compile(rf"\b{AUTH}\b")),
+    (re.compile(r"\bexport\s+-n\s"), re.compile(rf"\b{AUTH}\b")),
+    (re.compile(r"\bdeclare\s+\+x\s"), re.compile(rf"\b{AUTH}\b")),
+    (re.compile(r"\benv\s"), re.compile(rf"(?<=\s)(-u\s*|--unset[=\s])['\"]?{AUTH}\b")),
 )
+"""Words that begin a statement, and what follows them where it removes the variable."""
+_CLEARS = re.compile(r"\benv\s+(-i|-|--ignore-environment)(?=\s)")
 _WRITES = re.compile(r">|\btee\b|\becho\b|\bprintf\b|\bsed\b|\bcat\b")
 """A command that writes a file, such as the profile of every shell."""
 _OPEN = "or any client that reaches a port can run code"
@@ -94,12 +100,10 @@ def _token(key: str, setup: Sequence[str], values: Mapping[str, object]) -> Iter
     commands = [_without_comments(str(command)) for command in values[key]]  # type: ignore[attr-defined]
     setup = [_without_comments(command) for command in setup]
     name = f"{key}: {AUTH}"
-    for command in (*setup, *commands):
-        undone = list(_UNSET.finditer(command))
-        if undone and not _SET.search(command, undone[-1].end()):
-            text = command[undone[-1].start() : undone[-1].end()]
-            yield error(name, text, f"must stay token, {_OPEN}: remove what unsets it")
-            return
+    undone = next(filter(None, map(unsets_token, (*setup, *commands))), None)
+    if undone is not None:
+        yield error(name, undone, f"must stay token, {_OPEN}: remove what unsets it")
+        return
     start = next((command for command in commands if "ray start" in command), None)
     if start is None:
         mode = _exported([*setup, *commands], AUTH)
@@ -116,6 +120,27 @@ def _token(key: str, setup: Sequence[str], values: Mapping[str, object]) -> Iter
             return
     if mode != "token":
         yield error(name, mode or "", f"must be token, {_OPEN}")
+
+
+def unsets_token(command: str) -> str | None:
+    """The part of a command that removes the variable for good; None if there is none."""
+    found = None
+    for statement in re.split(r"[;&|\n]", _without_comments(command)):
+        undone = _undone(statement)
+        found = undone or (None if _SET.search(statement) else found)
+    return found
+
+
+def _undone(statement: str) -> str | None:
+    clears = _CLEARS.search(statement)
+    if clears and f"{AUTH}=" not in statement[clears.end() :]:
+        return clears[0]
+    for word, name in _UNSETS:
+        begins = word.search(statement)
+        ends = begins and name.search(statement, begins.end() - 1)
+        if begins and ends:
+            return statement[begins.start() : ends.end()]
+    return None
 
 
 def _container_options(key: str, values: Mapping[str, object]) -> list[str]:
@@ -142,7 +167,7 @@ def _options(key: str, commands: Sequence[str]) -> Iterator[Finding]:
 def _names_of_options(commands: Sequence[str]) -> Iterator[str]:
     """Options of the first `ray start`, up to the end of that command."""
     command = next((command for command in commands if "ray start" in command), "")
-    words = command.partition("ray start")[2].replace("\\\n", " ")
+    words = options_of(command).replace("\\\n", " ")
     lexer = shlex.shlex(words, posix=True, punctuation_chars=";&|<>()\n")
     lexer.whitespace, lexer.whitespace_split = " \t\r", True
     lexer.commenters = ""

@@ -9,12 +9,15 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from common.suggestion import suggest
 from deploy.provisioning.findings import Finding, error, short, warning
 
+MAX_MISFITS = 100
+"""Of one value: more lines are of no help, and each takes time."""
 TABLES = Path(__file__).parent / "tables"
 _NAMES: dict[str, tuple[type, ...]] = {
     "string": (str,),
@@ -79,7 +82,11 @@ def misfits(
         more: names of outermost fields beside those of the table, of any value.
         nulls: whether a field may be empty.
     """
-    walk = _Walk(table, nulls)
+    yield from islice(_misfits(_Walk(table, nulls), root, value, more), MAX_MISFITS)
+
+
+def _misfits(walk: _Walk, root: str, value: Any, more: Sequence[str]) -> Iterator[Misfit]:
+    table = walk.table
     shape = table.shapes[table.roots[root]]
     if not isinstance(value, Mapping):
         yield from walk.compare(shape, value, "")

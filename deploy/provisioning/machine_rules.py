@@ -89,7 +89,7 @@ def _resources(facts: NodeFacts) -> Iterator[Finding]:
             f"{place}.memory",
             given,
             f"{machine.name} has {memory:g} GiB ({TABLE_OF[facts.cloud]}): must be at most "
-            f"{int(memory * 2**30)} bytes, less what the system needs",
+            f"{counted(int(memory * 2**30), 'byte')}, less what the system needs",
         )
 
 

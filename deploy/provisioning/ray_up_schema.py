@@ -6,7 +6,7 @@ from typing import Any
 
 import jsonschema
 
-from common.errors import UserError, first_line
+from common.errors import UserError, first_line, shorten
 from common.suggestion import suggest
 from deploy.provisioning.findings import short
 from deploy.runtime.ray_private import cluster_file_schema
@@ -16,7 +16,8 @@ OLD_MACHINES = ("head_node", "worker_nodes")
 """Keys that described the machines before Ray had node types."""
 OLD_KEYS = (
     *OLD_MACHINES, "initial_workers", "autoscaling_mode", "target_utilization_fraction",
-    "worker_default_node_type",
+    "worker_default_node_type", "available_instance_types", "head_instance_type",
+    "worker_default_instance_type",
 )  # fmt: skip
 
 
@@ -41,7 +42,8 @@ def check_schema(values: dict[str, Any]) -> None:
     if error.validator == "additionalProperties":
         known = list(error.schema.get("properties", {}))
         strange = next(name for name in value if name not in known)
-        raise UserError(f"unknown key {'.'.join([*place, strange])}{suggest(strange, known)}")
+        key = ".".join([*place, shorten(strange)])
+        raise UserError(f"unknown key {key}{suggest(strange, known)}")
     if error.validator == "required":
         missing = next(name for name in expected if name not in value)
         raise UserError(f"missing key {'.'.join([*place, missing])}")

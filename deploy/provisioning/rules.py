@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Any
 
 from deploy.provisioning.aws_rules import find_on_aws
@@ -11,6 +12,7 @@ from deploy.provisioning.azure_rules import find_on_azure
 from deploy.provisioning.cluster_file import (
     KUBERAY,
     LOCAL,
+    MAX_NODES,
     ClusterFile,
     NodeType,
     get_nested,
@@ -20,14 +22,12 @@ from deploy.provisioning.command_rules import find_start_mistakes
 from deploy.provisioning.findings import Finding, error, warning
 from deploy.provisioning.gcp_rules import find_on_gcp
 from deploy.provisioning.iam_rules import find_wide_roles
-from deploy.provisioning.kubernetes_rules import (
-    STOP_WAIT_S,
+from deploy.provisioning.kuberay_rules import (
     find_bare_images,
     find_field_mistakes,
     find_pod_resources,
-    job_rules,
-    pod_rules,
 )
+from deploy.provisioning.kubernetes_rules import STOP_WAIT_S, job_rules, pod_rules
 from deploy.provisioning.node_fields import find_unknown_provider_keys
 from deploy.provisioning.placeholders import find_placeholders
 from deploy.provisioning.setup_rules import find_setup_mistakes
@@ -35,6 +35,8 @@ from deploy.provisioning.version_rules import find_image_versions, find_versions
 from deploy.resources.requests import ACTOR_NODES, LEARNER_NODES
 
 MAX_IDLE_MINUTES = 60
+MAX_OF_A_RULE = 200
+"""Findings of one rule: a file of a thousand faults is not worth the time of more."""
 SSH_PORT = 22
 WORLD = ("0.0.0.0/0", "::/0")
 LOCAL_KEYS = (
@@ -54,11 +56,18 @@ def find_mistakes(cluster: ClusterFile) -> Iterator[Finding]:
     else:
         on_cloud = ON_CLOUD.get(cluster.provider, _own_machines)
         rules = (find_start_mistakes, _ports, find_setup_mistakes, find_versions, on_cloud)
-    for rule in (_duplicates, *rules, find_placeholders):
-        yield from rule(cluster)
-    yield from _roles(cluster)
-    yield from _scaling(cluster)
-    yield from find_wide_roles(cluster)
+    everywhere = (_roles, _scaling, find_wide_roles)
+    for rule in (_duplicates, *rules, find_placeholders, *everywhere):
+        yield from _bounded(rule(cluster))
+
+
+def _bounded(findings: Iterator[Finding]) -> Iterator[Finding]:
+    """The first of these findings, and a line that says if there are more."""
+    last = None
+    for last in islice(findings, MAX_OF_A_RULE):
+        yield last
+    if last is not None and next(findings, None) is not None:
+        yield warning(last.key, None, "is not the last of its kind: correct these, check again")
 
 
 def _own_machines(cluster: ClusterFile) -> Iterator[Finding]:
@@ -171,6 +180,9 @@ def _scaling(cluster: ClusterFile) -> Iterator[Finding]:
             )
         return
     for node in cluster.nodes[1:]:
+        if cluster.provider == KUBERAY and node.most >= MAX_NODES:
+            advice = "is missing: must be the most pods of the group, or nothing bounds its costs"
+            yield warning(f"{node.name}.maxReplicas", None, advice)
         if 0 < node.least == node.most:
             low, high = (
                 ("minReplicas", "maxReplicas")

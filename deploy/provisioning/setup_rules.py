@@ -14,7 +14,7 @@ from deploy.provisioning.machine_rules import PUBLIC_CONTAINERS
 
 INSTALL = "sh ~/raydqn/source/deploy/clusters/install.sh"
 MAY_INSTALL = re.compile(
-    r"\braydqn\b|install\.sh\b|\bpip3?\b.*\s(-r|--requirement|-e|--editable)\b"
+    r"\braydqn\b|install\.sh\b|\s(-r|--requirement|-e|--editable)\s"
     r"|\binstall\s+(-\S+\s+)*['\"]?(\.|~|/|\$)|\buv\s+(sync|run|pip)\b|\bpoetry\b|\bpixi\b"
     r"|\b(conda|mamba)\s+env\b|\b(ba|z)?sh\s+(-\S+\s+)*[~$./\w-]*\.sh\b|(^|[\s;&])[~.]?/\S+\.sh\b"
     r"|\bansible|\bmake\b|\bdocker\b|\bapptainer\b|\bnix"

@@ -116,8 +116,10 @@ def _takes_python(major: int, minor: int) -> bool:
 def find_image_versions(cluster: ClusterFile) -> Iterator[Finding]:
     """Versions in a file of KubeRay, whose pods install nothing."""
     spec, here = cluster.values, _version("ray")
-    version = str(spec["rayVersion"])
-    if version != here:
+    version = spec.get("rayVersion")
+    if version is None:
+        yield error("rayVersion", None, f"is missing: must be {here}, as here")
+    elif str(version) != here:
         yield error("rayVersion", version, f"must be {here}, as here")
     images = [
         (f"{key}.image", str(pod["containers"][0].get("image", ""))) for key, pod in pod_specs(spec)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterable
 
+MAX_LETTERS = 20_000
+"""Of a command's options: `shlex` reads a text slowly."""
 DEFAULT_PORT = "6379"
 RAY_START_OPTIONS = (
     "--address", "--autoscaling-config", "--block", "--cgroup-path", "--dashboard-agent-grpc-port",
@@ -24,6 +26,11 @@ RAY_START_OPTIONS = (
 """Of `ray start` in Ray 2.60."""
 
 
+def options_of(command: str) -> str:
+    """The text after `ray start` in a command, as far as it is read."""
+    return command.partition("ray start")[2][:MAX_LETTERS]
+
+
 def start_options(commands: Iterable[str]) -> dict[str, str]:
     """Options of the first `ray start` among shell commands, by their names with dashes.
 
@@ -35,7 +42,7 @@ def start_options(commands: Iterable[str]) -> dict[str, str]:
     """
     command = next((command for command in commands if "ray start" in command), "")
     try:
-        words = shlex.split(command.partition("ray start")[2])
+        words = shlex.split(options_of(command))
     except ValueError:  # a quotation that never ends
         return {}
     options: dict[str, str] = {}

@@ -85,6 +85,9 @@ FAULTS = [
     ("aws", put("provider", "cache_stoped_nodes", True),
      "warning: provider.cache_stoped_nodes: unknown key, which Ray ignores; did you mean "
      "cache_stopped_nodes?"),
+    ("aws", put("provider", "security_group", "IpPermissions", [{"FromPortt": 22}]),
+     "error: provider.security_group.IpPermissions.0.FromPortt: unknown key "
+     f"{B}; did you mean FromPort?"),
     # Regions and zones.
     ("aws", put("provider", "region", "us-wset-2"),
      f"warning: provider.region=us-wset-2: {UNLESS}; did you mean us-west-2?"),
@@ -147,7 +150,7 @@ FAULTS = [
      "are paid for: must be 4, or node_config.InstanceType a machine with fewer"),
     ("aws", put(*LEARNER, "resources", {"CPU": 8, "GPU": 1, "memory": 2**36}),
      "error: learner.resources.memory=68719476736: g5.2xlarge has 32 GiB (table of 2026-01): must "
-     "be at most 34359738368 bytes, less what the system needs"),
+     "be at most 34,359,738,368 bytes, less what the system needs"),
     ("aws", put(*CONFIG, "InstanceType", "g5.2xlagre"),
      f"warning: learner.node_config.InstanceType=g5.2xlagre: {UNLESS}; did you mean g5.2xlarge?"),
     ("gcp", put(*ACTORS, "resources", {"CPU": 160}),

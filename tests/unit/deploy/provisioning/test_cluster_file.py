@@ -98,8 +98,11 @@ BAD = [
      "{spec: {containers: [{name: a, resources: {limit: {cpu: 1}}}]}}}}",
      "spec.headGroupSpec.template.spec.containers.0.resources.limit: unknown key "
      f"({field_table('kuberay').source}); did you mean limits?"),
-    ("apiVersion: ray.io/v1\nkind: RayJob\nspec: {rayClusterSpec: {headGroupSpec: {}}}",
-     "missing key spec.rayClusterSpec.rayVersion"),
+    ("apiVersion: ray.io/v1\nkind: RayJob\nspec: {rayClusterSpec: {rayVersion: a}}",
+     "missing key spec.rayClusterSpec.headGroupSpec"),
+    ("apiVersion: cluster.ray.io/v1\nkind: RayCluster\nspec: {podTypes: []}",
+     "apiVersion=cluster.ray.io/v1: of Ray's old operator: must be ray.io/v1, as in "
+     "deploy/clusters/kuberay.yaml"),
     ("apiVersion: ray.io/v1\nkind: RayCluster\nspec: {rayVersion: a, headGroupSpec: {}}",
      "spec.headGroupSpec.template: is missing: must be set"),
 ]  # fmt: skip

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
+import yaml
 
 from deploy.provisioning.field_table import field_table
-from deploy.provisioning.kubernetes_rules import (
+from deploy.provisioning.kuberay_rules import (
     find_bare_images,
     find_field_mistakes,
     find_pod_resources,
 )
-from support.clusters import IMAGE, planted, put
+from deploy.provisioning.rules import find_mistakes
+from support.clusters import EXAMPLES, IMAGE, check, check_values, planted, put, read
+
+pytestmark = pytest.mark.usefixtures("home")
 
 SPEC = ("spec", "rayClusterSpec")
 HEAD = (*SPEC, "headGroupSpec")
@@ -99,6 +105,12 @@ def test_an_old_version_of_the_interface_is_a_warning():
         (put(*HEAD, "rayStartParams", {"port": "6380"}),
          "headGroupSpec.containers.0.ports.0.containerPort=6379: Ray's head listens on 6380 "
          "(rayStartParams): must be 6380"),
+        (put(*CONTAINER, "env", [{"name": "RAY_AUTH_MODE", "value": "disabled"}]),
+         "group learner.env: RAY_AUTH_MODE=disabled: must stay token, or any pod that reaches a "
+         "port can run code: remove it"),
+        (put(*CONTAINER, "args", ["ulimit -n 65536; unset RAY_AUTH_MODE; $KUBERAY_GEN"]),
+         "group learner.args: RAY_AUTH_MODE=unset RAY_AUTH_MODE: must stay token, or any pod that "
+         "reaches a port can run code: remove it"),
         (put(*POD, "nodeSelector", {"kubernetes.io/arch": "arm64"}), None),
     ],
 )  # fmt: skip
@@ -125,6 +137,52 @@ def test_a_public_image_does_not_hold_raydqn():
     plant = put(*CONTAINER, "image", "rayproject/ray:2.60.0")
     assert planted(find_bare_images, "kuberay", plant) == [line]
     assert planted(find_bare_images, "kuberay", lambda values: None) == []
+
+
+def test_thousands_of_faults_are_told_in_few_lines_and_soon():
+    plant = put(*HEAD, "rayStartParams", {f"option-{number}": "1" for number in range(5000)})
+    start = time.monotonic()
+    found = planted(find_mistakes, "kuberay", plant)
+    assert time.monotonic() - start < 5  # of all of them it was 9 s
+    assert len(found) < 250
+    assert any("is not the last of its kind: correct these, check again" in line for line in found)
+
+
+def test_a_group_without_bounds_has_those_of_kuberay(tmp_path):
+    values = read("kuberay")
+    actors = values["spec"]["rayClusterSpec"]["workerGroupSpecs"][1]
+    del actors["minReplicas"], actors["maxReplicas"]
+    assert (
+        "warning: actors.maxReplicas: is missing: must be the most pods of the group, or nothing "
+        "bounds its costs"
+    ) in check_values(tmp_path, values)
+
+
+def test_a_cluster_without_workers_or_version_is_reported_like_any_other(tmp_path):
+    values = read("kuberay")
+    cluster = values["spec"]["rayClusterSpec"]
+    del cluster["workerGroupSpecs"], cluster["rayVersion"]
+    found = check_values(tmp_path, values)
+    assert "error: rayVersion: is missing: must be 2.60.0, as here" in found
+
+
+def test_the_cluster_in_a_scheduled_job_is_checked(tmp_path):
+    job = read("kuberay")
+    job["spec"]["rayClusterSpec"]["headGroupSpec"]["serviceTyp"] = "ClusterIP"
+    cron = {"apiVersion": "ray.io/v1", "kind": "RayCronJob", "metadata": {"name": "a"},
+            "spec": {"schedule": "0 5 * * *", "jobTemplate": job["spec"]}}  # fmt: skip
+    line = (
+        "error: RayCronJob spec.jobTemplate.rayClusterSpec.headGroupSpec.serviceTyp: unknown key "
+        f"({TABLE}); did you mean serviceType?"
+    )
+    assert line in check_values(tmp_path, cron)
+
+
+def test_other_objects_may_come_first_in_the_file(tmp_path):
+    path = tmp_path / "cluster.yaml"
+    first = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}, "data": {"b": "c"}}
+    path.write_text(yaml.safe_dump_all([first, read("kuberay")]))
+    assert check(path) == EXAMPLES["kuberay"]
 
 
 GOOD = [
