@@ -70,17 +70,18 @@ def find_machine_mistakes(facts: NodeFacts) -> Iterator[Finding]:
 
 def _resources(facts: NodeFacts) -> Iterator[Finding]:
     machine, place = facts.machine, f"{facts.place}.resources"
+    filled_in = facts.cloud == "aws" and "GPU" not in facts.resources  # by Ray, from EC2's answer
     for name, has in (("CPU", machine.cpus), ("GPU", machine.gpus)):
-        given = facts.resources.get(name)
+        given = facts.resources.get(name, 0)
         if has is None or not isinstance(given, (int, float)):
             continue
         amount = counted(has, name) if has else f"no {name}"
         source = f"{machine.name} has {amount} ({TABLE_OF[facts.cloud]})"
         if given > has:
-            other = "" if has else f" and {facts.machine_key} a machine with one, or leave it out"
             most = f"at most {has}" if has else "0"
-            yield error(f"{place}.{name}", given, f"{source}: must be {most},{other}".rstrip(","))
-        elif name == "GPU" and given < has:
+            other = "" if has else f", or {facts.machine_key} a machine that has one"
+            yield error(f"{place}.{name}", given, f"{source}: must be {most}{other}")
+        elif name == "GPU" and given < has and not filled_in:
             do = f"must be {has}, or {facts.machine_key} a machine with fewer"
             yield warning(f"{place}.GPU", given, f"{source}, all of which are paid for: {do}")
     given, memory = facts.resources.get("memory"), machine.memory_gib

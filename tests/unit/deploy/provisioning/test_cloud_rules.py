@@ -141,8 +141,8 @@ FAULTS = [
      "error: actors.resources.CPU=160: c7i.4xlarge has 16 CPUs (table of 2026-01): must be at most "
      "16"),
     ("aws", put(*ACTORS, "resources", {"CPU": 16, "GPU": 1}),
-     "error: actors.resources.GPU=1: c7i.4xlarge has no GPU (table of 2026-01): must be 0, and "
-     "node_config.InstanceType a machine with one, or leave it out"),
+     "error: actors.resources.GPU=1: c7i.4xlarge has no GPU (table of 2026-01): must be 0, or "
+     "node_config.InstanceType a machine that has one"),
     ("aws", put(*LEARNER, "resources", {"CPU": 8, "GPU": 2}),
      "error: learner.resources.GPU=2: g5.2xlarge has 1 GPU (table of 2026-01): must be at most 1"),
     ("aws", put(*CONFIG, "InstanceType", "g5.12xlarge"),
@@ -157,8 +157,8 @@ FAULTS = [
      "error: actors.resources.CPU=160: n2-standard-16 has 16 CPUs (list of 2026-11): must be at "
      "most 16"),
     ("gcp", put(*ACTORS, "resources", {"CPU": 16, "GPU": 1}),
-     "error: actors.resources.GPU=1: n2-standard-16 has no GPU (list of 2026-11): must be 0, and "
-     "node_config.machineType a machine with one, or leave it out"),
+     "error: actors.resources.GPU=1: n2-standard-16 has no GPU (list of 2026-11): must be 0, or "
+     "node_config.machineType a machine that has one"),
     ("gcp", put(*OF_ACTORS, "machineType", "n2-standard-15"),
      "error: actors.node_config.machineType=n2-standard-15: does not exist: must be one of "
      "n2-standard-2, n2-standard-4, n2-standard-8, n2-standard-16, n2-standard-32, n2-standard-48, "
@@ -175,6 +175,9 @@ FAULTS = [
     ("azure", put(*LEARNER, "resources", {"CPU": 4, "GPU": 2}),
      "error: learner.resources.GPU=2: Standard_NC4as_T4_v3 has 1 GPU (table of 2026-03): must be "
      "at most 1"),
+    ("gcp", put(*LEARNER, "resources", {"CPU": 8}),
+     "warning: learner.resources.GPU=0: g2-standard-8 has 1 GPU (list of 2026-11), all of which "
+     "are paid for: must be 1, or node_config.machineType a machine with fewer"),
     ("azure", put(*ARM_OF_ACTORS, "vmSize", "Standard_D15s_v5"),
      "warning: actors.node_config.azure_arm_parameters.vmSize=Standard_D15s_v5: unknown, unless it "
      "is newer than the table of 2026-03; did you mean Standard_D16s_v5?"),
@@ -238,6 +241,7 @@ def many(*plants):
 
 
 GOOD = [
+    ("aws", put(*LEARNER, "resources", {"CPU": 8})),  # Ray asks EC2 for the GPUs of the type
     ("aws", put("provider", "availability_zone", "us-west-2a, us-west-2b")),
     ("aws", put("provider", "availability_zone", "us-west-2-lax-1a")),  # near Los Angeles
     ("aws", put(*EBS, [*disk(), *disk("/dev/sdf", VolumeSize=1, Encrypted=True, Iops=3000)])),
