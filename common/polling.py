@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from concurrent.futures import Future
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -30,17 +30,25 @@ def poll_until(look: Callable[[], T], timeout_s: float, every_s: float) -> T:
         time.sleep(min(every_s, left_s))
 
 
-def run_within(limit_s: float, work: Callable[[], object]) -> bool:
-    """Run work in a thread; whether it was over in time. An exception counts as its end.
+def call_within(limit_s: float, work: Callable[[], T]) -> T:
+    """The result of work that may hang, such as a look at a disk.
 
-    A disk that hangs blocks the thread, which does not keep the process.
+    The work runs in a thread, which does not keep the process.
+
+    Args:
+        limit_s: longest wait.
+        work: what to do; its exception is raised here.
+
+    Raises:
+        TimeoutError: the work is not over in time.
     """
+    result: Future[T] = Future()
 
     def run() -> None:
-        with suppress(Exception):
-            work()
+        try:
+            result.set_result(work())
+        except BaseException as error:
+            result.set_exception(error)
 
-    thread = threading.Thread(target=run, name="within", daemon=True)
-    thread.start()
-    thread.join(limit_s)
-    return not thread.is_alive()
+    threading.Thread(target=run, name="within", daemon=True).start()
+    return result.result(limit_s)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from difflib import SequenceMatcher
 
+MAX_LETTERS = 100
+"""Of a word that is compared at all."""
 LEAST_RATIO = 0.65
 """Least similarity of two words (`difflib`), from 0 to 1."""
 
@@ -27,6 +29,8 @@ def closest(word: str, known: Iterable[str]) -> str | None:
     The parts of a key, such as `learner.batch_size`, are compared one by one. A key whose name
     exists in one other section only is taken to mean that one.
     """
+    if len(word) > MAX_LETTERS:
+        return None
     known = list(known)
     parts = _parts(word)
     rated = [(_similarity(parts, _parts(candidate)), candidate) for candidate in known]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 import unicodedata
+from collections.abc import Iterable
 
 OBEYED = ("Cc", "Cs", "Zl", "Zp")
 """Categories of Unicode: control characters, halves of pairs, separators of lines."""
@@ -31,6 +33,26 @@ def printable(text: object) -> str:
         letter.encode("unicode_escape").decode() if _is_obeyed(letter) else letter
         for letter in str(text)
     )
+
+
+def shell_command(words: Iterable[str]) -> str:
+    """A command in one line that can be pasted into a shell, whatever its words hold."""
+    return " ".join(map(_shell_word, words))
+
+
+def _shell_word(word: str) -> str:
+    if not any(map(_is_obeyed, word)):
+        return shlex.quote(word)
+    # $'…' is understood by bash, zsh and ksh. Bytes that are no text come back as they are.
+    return "$'" + "".join(map(_in_dollar_quotes, word)) + "'"
+
+
+def _in_dollar_quotes(letter: str) -> str:
+    if letter in "'\\":
+        return "\\" + letter
+    if not _is_obeyed(letter):
+        return letter
+    return "".join(f"\\x{byte:02x}" for byte in letter.encode("utf-8", "surrogateescape"))
 
 
 def _is_obeyed(letter: str) -> bool:

@@ -6,15 +6,19 @@ import argparse
 import json
 import random
 import sys
+from typing import Any
 
 from common.errors import UserError
+from common.polling import call_within
 from common.text import printable
-from deploy.cli.arguments import actor_count, path, seconds
+from deploy.cli.arguments import actor_count, path, run_folder, seconds
 from deploy.cli.command import RUN, RUN_FOLDER, Command, Parser
 from deploy.cli.exit_codes import FAILURE, INTERRUPTED
 from deploy.cli.keys import Keys
 from deploy.cli.overrides import Overrides
 
+LOOK_S = 10.0
+"""Longest wait for the disk of a run."""
 CHAOS_KINDS = "actor,shard,learner"
 
 
@@ -55,7 +59,7 @@ def _add_status(parser: Parser) -> None:
 
 
 def _add_chaos(parser: Parser) -> None:
-    parser.add_argument("run_folder", type=path, metavar=RUN, help=RUN_FOLDER)
+    parser.add_argument("run_folder", type=run_folder, metavar=RUN, help=RUN_FOLDER)
     parser.add_argument(
         "--every",
         type=seconds,
@@ -120,9 +124,18 @@ def _status(options: argparse.Namespace, _: Overrides) -> int:
         from deploy.runs.folder import RunFolder
         from deploy.runs.run_status import read_ended, read_status
 
-        folder = RunFolder.open(path(options.run_folder))
-        running = folder.is_running()
-        found = [read_status(folder) if running else read_ended(folder)]
+        def look() -> tuple[bool, dict[str, Any]]:
+            folder = RunFolder.open(run_folder(options.run_folder))
+            running = folder.is_running()
+            return running, read_status(folder) if running else read_ended(folder)
+
+        try:
+            running, status = call_within(LOOK_S, look)
+        except TimeoutError:
+            raise UserError(
+                f"{options.run_folder}: its disk has not responded for {LOOK_S:g} s"
+            ) from None
+        found = [status]
     else:
         from deploy.control.remote_run import statuses_at
 

@@ -27,6 +27,13 @@ def path(text: str) -> Path:
         raise UserError(f"{text}: there is no user of that name on this machine") from None
 
 
+def run_folder(text: str) -> Path:
+    """The folder of a run."""
+    if "://" in text:
+        raise UserError(f"{text}: is a URL, not a folder; `raydqn resume {text}` restores it first")
+    return path(text)
+
+
 def actor_count(text: str) -> int | str:
     """A number of actors, or `auto`."""
     if text == AUTO:

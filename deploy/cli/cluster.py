@@ -10,7 +10,7 @@ from common.errors import UserError
 from common.text import printable
 from deploy.cli.arguments import path
 from deploy.cli.command import Command, Parser, parse
-from deploy.cli.exit_codes import USER_ERROR
+from deploy.cli.exit_codes import FAILURE, USER_ERROR
 from deploy.cli.keys import Keys
 from deploy.cli.overrides import Overrides, split_overrides
 from deploy.cli.train import COMMANDS as RUN_COMMANDS
@@ -20,6 +20,15 @@ if TYPE_CHECKING:
 
 
 def _add_check(parser: Parser) -> None:
+    _add_run(parser)
+    parser.add_argument(
+        "--strict",
+        action="store_true",
+        help="exit code 1 while a value marked `to do` is not filled in",
+    )
+
+
+def _add_run(parser: Parser) -> None:
     parser.add_argument("file", type=path, metavar="FILE", help="of `ray up`, or of KubeRay")
     parser.add_argument(
         "preset",
@@ -30,7 +39,7 @@ def _add_check(parser: Parser) -> None:
 
 
 def _add_submit(parser: Parser) -> None:
-    _add_check(parser)
+    _add_run(parser)
     parser.add_argument(
         "--name", metavar="NAME", help="of the run (default: preset, date and time)"
     )
@@ -42,7 +51,9 @@ def _check(options: argparse.Namespace, overrides: Overrides) -> int:
     report = check_cluster(options.file, _run_on_cluster(options, overrides))
     for line in report.lines():
         print(line)
-    return USER_ERROR if report.errors else 0
+    if report.errors:
+        return USER_ERROR
+    return FAILURE if options.strict and not report.ready else 0
 
 
 def _run_on_cluster(options: argparse.Namespace, overrides: Overrides) -> Config:

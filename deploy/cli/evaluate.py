@@ -8,13 +8,13 @@ from pathlib import Path
 
 from common.errors import UserError
 from common.text import counted, printable
-from deploy.cli.arguments import path, positive, share
+from deploy.cli.arguments import path, positive, run_folder, share
 from deploy.cli.command import RUN, RUN_FOLDER, Command, Parser
 from deploy.cli.overrides import Overrides
 
 
 def _add_evaluate(parser: Parser) -> None:
-    parser.add_argument("run_folder", type=path, metavar=RUN, help=RUN_FOLDER)
+    parser.add_argument("run_folder", type=run_folder, metavar=RUN, help=RUN_FOLDER)
     parser.add_argument(
         "--episodes", type=positive, default=100, metavar="N", help="to play (default: 100)"
     )
@@ -38,7 +38,7 @@ def _add_evaluate(parser: Parser) -> None:
 
 
 def _add_plot(parser: Parser) -> None:
-    parser.add_argument("run_folders", type=path, nargs="+", metavar=RUN, help=RUN_FOLDER)
+    parser.add_argument("run_folders", type=run_folder, nargs="+", metavar=RUN, help=RUN_FOLDER)
     parser.add_argument(
         "--out", type=path, metavar="FILE", help="a PNG (default: plot.png in the first RUN)"
     )

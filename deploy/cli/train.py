@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shlex
 import sys
 import time
 from collections.abc import Callable
@@ -12,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common.errors import EnvironmentFailedError, RunFailedError, RunFinishedError, UserError
-from common.polling import run_within
-from common.text import printable
+from common.polling import call_within
+from common.text import printable, shell_command
 from deploy.cli.arguments import path
 from deploy.cli.command import RUN, RUN_FOLDER, Command, Parser
 from deploy.cli.exit_codes import FAILURE, INTERRUPTED, TRY_AGAIN
@@ -85,6 +84,24 @@ def _add_where(parser: Parser) -> argparse._MutuallyExclusiveGroup:
         "--address", metavar="A", help="a Ray cluster: auto, HOST:PORT or ray://HOST:10001"
     )
     return where
+
+
+def _interruptible(
+    work: Callable[[argparse.Namespace, Overrides], int],
+) -> Callable[[argparse.Namespace, Overrides], int]:
+    """A command that a signal ends with a line and an exit code, also before its run begins."""
+
+    def command(options: argparse.Namespace, overrides: Overrides) -> int:
+        from deploy.launch.signals import StartInterrupted, interrupting
+
+        try:
+            with interrupting():
+                return work(options, overrides)
+        except StartInterrupted:
+            print("raydqn: stopped at once", file=sys.stderr)
+            return TRY_AGAIN if getattr(options, "resume_if_exists", False) else INTERRUPTED
+
+    return command
 
 
 def _train(options: argparse.Namespace, overrides: Overrides) -> int:
@@ -162,13 +179,16 @@ def _continue(options: argparse.Namespace, overrides: Overrides, started_s: floa
 
 
 def _resume(options: argparse.Namespace, overrides: Overrides) -> int:
-    from deploy.launch.resume import fetch_run, resume
+    from deploy.launch.resume import fetch_run, is_storage_of_run, resume
     from deploy.reporting.view import make_view
     from deploy.runs.folder import RunFolder
 
     started_s = command_started_s()
     given = options.run_folder
-    folder = fetch_run(given) if "://" in given else path(given)
+    fetched = "://" in given or is_storage_of_run(path(given))
+    folder = fetch_run(given) if fetched else path(given)
+    if fetched:
+        print(f"run folder, from its checkpoints: {printable(folder)}", flush=True)
     inline = True if options.inline else False if options.ray else None
     config = RunFolder.open(folder, overrides).config
     return _finish(
@@ -191,8 +211,8 @@ def _finish(options: argparse.Namespace, work: Callable[[], dict[str, Any]], fol
     """Run, then print how the run ended and which command comes next."""
     from deploy.launch.signals import StartInterrupted
     from deploy.reporting.summary import summary_line
-    from deploy.runs.folder import RunFolder, is_run
 
+    again = getattr(options, "resume_if_exists", False)
     try:
         summary = work()
     except RunFailedError as error:
@@ -201,15 +221,9 @@ def _finish(options: argparse.Namespace, work: Callable[[], dict[str, Any]], fol
         print(f"raydqn: failed: {printable(error)}", file=sys.stderr)
         return FAILURE
     except KeyboardInterrupt as error:
-        saved: list[str] = []
-        began = False
-
-        def look() -> None:
-            nonlocal began
-            began = is_run(folder)
-            saved.extend(RunFolder.open(folder).checkpoints.names() if began else ())
-
-        if not run_within(LOOK_S, look):
+        try:
+            began, saved = call_within(LOOK_S, lambda: _checkpoints_of(folder))
+        except TimeoutError:
             print(
                 f"raydqn: stopped at once; the disk of {printable(folder)} does not respond; to "
                 f"continue when it does: {_resume_command(options, folder)}",
@@ -222,7 +236,7 @@ def _finish(options: argparse.Namespace, work: Callable[[], dict[str, Any]], fol
         print(f"raydqn: {how}; {hint}", file=sys.stderr)
         if saved:
             print(f"to continue: {_resume_command(options, folder)}", file=sys.stderr)
-        return INTERRUPTED
+        return TRY_AGAIN if again and isinstance(error, StartInterrupted) else INTERRUPTED
     reason = summary["stop_reason"]
     print(summary_line(summary))
     protocol = ", ".join(f"{key}={value}" for key, value in summary["protocol"].items())
@@ -230,27 +244,33 @@ def _finish(options: argparse.Namespace, work: Callable[[], dict[str, Any]], fol
     if reason in ("interrupted", "terminated"):
         print(f"to continue: {_resume_command(options, folder)}")
     else:
-        shown = printable(shlex.quote(str(folder)))
-        print(f"to evaluate: raydqn evaluate {shown}")
-        print(f"to plot:     raydqn plot {shown}")
+        print(f"to evaluate: {shell_command(['raydqn', 'evaluate', str(folder)])}")
+        print(f"to plot:     {shell_command(['raydqn', 'plot', str(folder)])}")
     if options.json:
         print(json.dumps(summary), flush=True)
-    restarted = getattr(options, "resume_if_exists", False)
-    return TRY_AGAIN if restarted and reason in ("interrupted", "terminated") else 0
+    return TRY_AGAIN if again and reason in ("interrupted", "terminated") else 0
+
+
+def _checkpoints_of(folder: Path) -> tuple[bool, list[str]]:
+    """Whether a run has begun in a folder, and its checkpoints."""
+    from deploy.runs.folder import RunFolder, is_run
+
+    began = is_run(folder)
+    return began, RunFolder.open(folder).checkpoints.names() if began else []
 
 
 def _resume_command(options: argparse.Namespace, folder: Path) -> str:
     """The command that resumes the run as it ran."""
     where = ["--address", options.address] if options.address else []
-    return printable(shlex.join(["raydqn", "resume", str(folder), *where]))
+    return shell_command(["raydqn", "resume", str(folder), *where])
 
 
 COMMANDS = (
-    Command("train", "train from the beginning", _train, _add_train, Keys.ALL),
+    Command("train", "train from the beginning", _interruptible(_train), _add_train, Keys.ALL),
     Command(
         "resume",
         "continue from a run's newest checkpoint",
-        _resume,
+        _interruptible(_resume),
         _add_resume,
         Keys.RUN,
         more="Continue a run from its newest checkpoint, in the way it ran before: in one process, "

@@ -10,7 +10,6 @@ node of a cluster, a command sends its request to the run's control service inst
 from __future__ import annotations
 
 import os
-import shlex
 import stat
 import time
 from collections.abc import Collection, Iterable, Mapping
@@ -27,6 +26,7 @@ from common.config_toml import build, load_toml, merge
 from common.errors import UserError
 from common.polling import poll_until
 from common.storage import write_atomically
+from common.text import shell_command
 from deploy.runs.folder import CONTROL, REPLY, RunFolder
 
 LIVE_KEYS = (
@@ -237,7 +237,7 @@ def request_change(
     """
     if not folder.is_running():
         options = [f"{option(key)}={_plain(new, key)}".removesuffix(".0") for key in keys]
-        command = shlex.join(["raydqn", "resume", str(folder.path), *options])
+        command = shell_command(["raydqn", "resume", str(folder.path), *options])
         raise UserError(
             f"{folder.path}: the run is not active, and nothing was changed; to continue the run "
             f"with the new values: {command}"

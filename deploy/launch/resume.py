@@ -192,5 +192,14 @@ def fetch_run(url: str, folder: Path | None = None) -> Path:
     return path
 
 
+def is_storage_of_run(path: Path) -> bool:
+    """Whether a folder is the place of a run's checkpoints, `checkpoint.storage` and its name."""
+    return (
+        not is_run(path)
+        and path.is_dir()
+        and bool(CheckpointStore(open_storage(str(path)), 1).names())
+    )
+
+
 def _place(storage: Storage) -> str:
     return str(storage.folder.resolve()) if isinstance(storage, LocalStorage) else storage.url

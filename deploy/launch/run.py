@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import platform
-import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
@@ -15,6 +14,7 @@ from typing import Any
 from common.checkpoint import Checkpoint
 from common.config_toml import with_actors
 from common.errors import CheckpointError, RunFailedError, UserError
+from common.text import shell_command
 from common.types import EnvironmentSpec
 from common.version import VERSION
 from deploy.control.control_file import discard
@@ -158,7 +158,7 @@ def _supervisor(
     attempt, incarnation = _new_attempt(folder, checkpoint, exact)
     events.record(
         f"attempt {attempt}: raydqn {VERSION}, Python {platform.python_version()}"
-        f"{', ' if mode else ''}{mode}; {shlex.join(sys.argv)}"
+        f"{', ' if mode else ''}{mode}; {shell_command(sys.argv)}"
     )
     with as_user_errors("the cluster") if runtime.autoscaling else nullcontext():
         if runtime.autoscaling and folder.config.checkpoint.replay:

@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 
 from common.errors import UserError
-from common.polling import run_within
+from common.polling import call_within
 
 REMOVE_S = 5.0
 """Longest wait for a disk at the end of a command."""
@@ -50,7 +50,8 @@ def run_path(given: Path | None, name: str) -> Iterator[Path]:
     try:
         yield path
     finally:
-        run_within(REMOVE_S, lambda: _remove_empty(path))
+        with suppress(TimeoutError):
+            call_within(REMOVE_S, lambda: _remove_empty(path))
 
 
 def _remove_empty(path: Path) -> None:

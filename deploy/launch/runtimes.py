@@ -81,7 +81,6 @@ def _start_ray(
     Ray needs seconds to start and mostly waits. A thread imports torch in that time; Ray starts in
     this thread, because its processes end with the thread that started them.
     """
-    events.notify("starting Ray …")
 
     def notify_received(number: signal.Signals) -> None:
         reason = f"{STOP_REASONS[number]} ({number.name})"

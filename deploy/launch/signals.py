@@ -100,6 +100,17 @@ class StartInterrupted(KeyboardInterrupt):
 
 
 @contextmanager
+def interrupting() -> Iterator[None]:
+    """Raise StartInterrupted on SIGINT, SIGTERM and SIGHUP, until other handlers are installed."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise StartInterrupted
+
+    with handlers(dict.fromkeys(STOP_REASONS, interrupt)):
+        yield
+
+
+@contextmanager
 def deferred_signals(
     notify: Callable[[signal.Signals], object] = lambda number: None,
 ) -> Iterator[Callable[[], bool]]:

@@ -5,38 +5,40 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import jsonschema
-import yaml
-
-from common.errors import UserError, first_line
+from common.errors import UserError, first_line, shorten
 from common.suggestion import suggest
 from common.text import counted
+from deploy.provisioning.field_table import field_table, misfits
 from deploy.provisioning.findings import short
+from deploy.provisioning.ray_up_schema import LOCAL as LOCAL
+from deploy.provisioning.ray_up_schema import check_schema
+from deploy.provisioning.yaml_file import DuplicateKey, read_yaml
 from deploy.resources.ray_start_options import start_options
 from deploy.runtime.quiet import quiet
 from deploy.runtime.ray_private import (
-    cluster_file_schema,
     complete_cluster_file,
     own_machines_type,
     ray_cluster_to_file,
 )
 
-LOCAL, KUBERAY = "local", "kuberay"
+KUBERAY = "kuberay"
 PROVIDERS = ("aws", "azure", "gcp", LOCAL)
 KEY_OF_MACHINE = {
     "aws": ("InstanceType",),
     "azure": ("azure_arm_parameters", "vmSize"),
     "gcp": ("machineType",),
 }
-RAY_CLUSTER_KEYS = (
-    "authOptions", "autoscalerOptions", "enableInTreeAutoscaling", "gcsFaultToleranceOptions",
-    "headGroupSpec", "headServiceAnnotations", "historyServerOptions", "managedBy",
-    "networkPolicy", "rayVersion", "suspend", "tlsOptions", "upgradeStrategy", "workerGroupSpecs",
-)  # fmt: skip
+HOLDS_CLUSTER = {
+    "RayJob": ("rayClusterSpec",),
+    "RayService": ("rayClusterConfig",),
+    "RayCronJob": ("jobTemplate", "rayClusterSpec"),
+}
+"""Where an object of KubeRay holds the specification of a RayCluster, by its kind."""
 MAX_NODES = 100_000  # of one type: more is a typing mistake
 
 
@@ -67,6 +69,16 @@ class ClusterFile:
     max_workers: int  # nodes beside the head, of all types together
     jobs: tuple[str, ...] = ()  # commands of the jobs in the same file, with KubeRay
     job_spec: Mapping[str, Any] = field(default_factory=dict)  # of the first RayJob there
+    documents: tuple[Mapping[str, Any], ...] = ()  # of the file, as they are written
+    duplicates: tuple[DuplicateKey, ...] = ()
+
+    def container_image(self, node_type: str) -> str:
+        """The image of the containers of a node type, with `ray up`; empty without containers."""
+        docker = self.values.get("docker") or {}
+        if node_type == self.values.get("head_node_type"):
+            return str(docker.get("head_image") or docker.get("image") or "")
+        own = get_nested(self.values, "available_node_types", node_type, "docker", "worker_image")
+        return str(own or docker.get("worker_image") or docker.get("image") or "")
 
 
 def load_cluster(path: Path) -> ClusterFile:
@@ -75,16 +87,7 @@ def load_cluster(path: Path) -> ClusterFile:
     Raises:
         UserError: it cannot be read, is no cluster file, or Ray would refuse it.
     """
-    try:
-        documents = list(yaml.safe_load_all(path.read_text(encoding="utf-8")))
-        # As Ray sends it to the head: keys become text, and values that JSON lacks are found.
-        documents = json.loads(json.dumps(documents))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not a YAML file ({_where(error)})") from None
-    except (ValueError, TypeError, RecursionError) as error:
-        raise UserError(f"{path}: not a cluster file ({first_line(error)})") from None
+    documents, duplicates = read_yaml(path)
     documents = [document for document in documents if document is not None]
     if not documents:
         raise UserError(f"{path}: is empty: must be a cluster file of `ray up` or KubeRay")
@@ -93,18 +96,20 @@ def load_cluster(path: Path) -> ClusterFile:
             kind = "a list" if isinstance(document, list) else "a single value"
             raise UserError(f"{path}: is {kind}: must have keys, such as cluster_name")
     try:
-        if str(documents[0].get("apiVersion", "")).startswith("ray.io/"):
-            return _kuberay(path, documents)
-        if len(documents) > 1:
+        if any("apiVersion" in one and "kind" in one for one in documents):
+            cluster = _kuberay(path, documents)
+        elif len(documents) > 1:
             raise UserError(f"has {counted(len(documents), 'document')}: `ray up` takes one")
-        return _ray_up(path, documents[0])
+        else:
+            cluster = _ray_up(path, deepcopy(documents[0]))
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
+    return replace(cluster, documents=tuple(documents), duplicates=tuple(duplicates))
 
 
 def _ray_up(path: Path, values: dict[str, Any]) -> ClusterFile:
     """A file of `ray up`."""
-    _check_schema(values)
+    check_schema(values)
     provider = values["provider"]["type"]
     if provider not in PROVIDERS:
         raise UserError(
@@ -148,34 +153,6 @@ def _cluster(
             raise UserError(f"maximum of {node.name}={node.most - node.head}: {advice}")
     nodes.sort(key=lambda node: not node.head)
     return ClusterFile(path, provider, name, values, tuple(nodes), int(max_workers))
-
-
-def _check_schema(values: dict[str, Any]) -> None:
-    """Compare with the schema that comes with Ray.
-
-    Raises:
-        UserError: a key does not match; the error names the outermost one.
-    """
-    schema = cluster_file_schema()
-    if get_nested(values, "provider", "type") == LOCAL:  # Ray accepts one more key there
-        schema["properties"]["min_workers"] = {"type": "integer", "minimum": 0}
-    errors = jsonschema.Draft7Validator(schema).iter_errors(values)
-    error = min(errors, key=lambda error: len(error.absolute_path), default=None)
-    if error is None:
-        return
-    place = [str(part) for part in error.absolute_path]
-    value, expected = error.instance, error.validator_value
-    if error.validator == "additionalProperties":
-        known = list(error.schema.get("properties", {}))
-        strange = next(name for name in value if name not in known)
-        raise UserError(f"unknown key {'.'.join([*place, strange])}{suggest(strange, known)}")
-    if error.validator == "required":
-        missing = next(name for name in expected if name not in value)
-        raise UserError(f"missing key {'.'.join([*place, missing])}")
-    advice = {"type": f"must be of type {expected}", "minimum": f"must be at least {expected}"}
-    raise UserError(
-        f"{'.'.join(place)}={short(value)}: {advice.get(error.validator) or first_line(error)}"
-    )
 
 
 def _cloud_nodes(provider: str, values: Mapping[str, Any]) -> list[NodeType]:
@@ -259,47 +236,68 @@ def _custom_option(key: str, text: str) -> dict[str, Any]:
 
 
 def _kuberay(path: Path, documents: list[dict[str, Any]]) -> ClusterFile:
-    """A file of KubeRay: its first RayCluster, or the one in its first RayJob or RayService."""
+    """A file of KubeRay: its first RayCluster, or the first that another object holds."""
     for document in documents:
-        spec = document.get("spec")
-        inner = {"RayJob": "rayClusterSpec", "RayService": "rayClusterConfig"}
-        below = inner.get(str(document.get("kind")))
-        if document.get("kind") == "RayCluster" or get_nested(spec, below or "") is not None:
+        spec, kind = document.get("spec"), str(document.get("kind"))
+        if str(document.get("apiVersion")).startswith("cluster.ray.io/"):
+            raise UserError(
+                f"apiVersion={document['apiVersion']}: of Ray's old operator: must be ray.io/v1, "
+                "as in deploy/clusters/kuberay.yaml"
+            )
+        below = HOLDS_CLUSTER.get(kind, ())
+        if kind == "RayCluster" or (below and get_nested(spec, *below) is not None):
             break
     else:
         raise UserError("has no RayCluster: must have one, or a RayJob with a rayClusterSpec")
-    spec = get_nested(spec, below) if below else spec
-    where = f"spec.{below}." if below else "spec."
+    spec = get_nested(spec, *below) if below else spec
+    where = ".".join(("spec", *below, ""))
     if not isinstance(spec, dict):
         raise UserError(f"{where.rstrip('.')}={short(spec)}: must have keys")
+    known = field_table("kuberay").fields("RayCluster")
     for key in spec:
-        if key not in RAY_CLUSTER_KEYS:
-            raise UserError(f"unknown key {where}{key}{suggest(key, RAY_CLUSTER_KEYS)}")
-    for key in ("rayVersion", "headGroupSpec"):
-        if key not in spec:
-            raise UserError(f"missing key {where}{key}")
+        if key not in known:
+            raise UserError(f"unknown key {where}{shorten(key)}{suggest(key, known)}")
+    if "headGroupSpec" not in spec:
+        raise UserError(f"missing key {where}headGroupSpec")
     name = str(get_nested(document, "metadata", "name") or "raydqn")
     try:
         with quiet():
             derived = ray_cluster_to_file(
-                {"metadata": {"name": name, "namespace": "default"}, "spec": spec}
+                {
+                    "metadata": {"name": name, "namespace": "default"},
+                    "spec": {**spec, "workerGroupSpecs": list(map(_counted, groups_of(spec)))},
+                }
             )
         groups = {"headgroup": spec["headGroupSpec"]}
-        groups |= {group["groupName"]: group for group in spec.get("workerGroupSpecs", [])}
+        groups |= {group["groupName"]: group for group in groups_of(spec)}
         nodes = [
             _pods(group, groups[group], node_type)
             for group, node_type in derived["available_node_types"].items()
         ]
-    except KeyError as error:
-        raise UserError(f"{where.rstrip('.')}: a group has no key {error.args[0]}") from None
     except Exception as error:  # Ray reports a mistake by an error of any class
+        for misfit in misfits(field_table("kuberay"), "RayCluster", spec):  # the probable cause
+            line = str(misfit.finding(where.rstrip("."))).partition(": ")[2]
+            raise UserError(line) from None
+        if isinstance(error, KeyError):
+            advice = f"a group has no key {error.args[0]}"
+            raise UserError(f"{where.rstrip('.')}: {advice}") from None
         raise UserError(f"{where.rstrip('.')}: not a RayCluster ({first_line(error)})") from None
-    entrypoints = [get_nested(document, "spec", "entrypoint") for document in documents]
-    jobs = tuple(str(command) for command in entrypoints if command is not None)
-    cluster = _cluster(path, KUBERAY, name, spec, nodes, derived["max_workers"])
     specs = [d.get("spec") for d in documents if d.get("kind") == "RayJob"]
-    job_spec = next((found for found in specs if isinstance(found, dict)), {})
-    return replace(cluster, jobs=jobs, job_spec=job_spec)
+    specs += [get_nested(d, "spec", "jobTemplate") for d in documents]
+    jobs = [found for found in specs if isinstance(found, dict)]
+    commands = tuple(str(job["entrypoint"]) for job in jobs if job.get("entrypoint") is not None)
+    cluster = _cluster(path, KUBERAY, name, spec, nodes, derived["max_workers"])
+    return replace(cluster, jobs=commands, job_spec=jobs[0] if jobs else {})
+
+
+def groups_of(spec: Mapping[str, Any]) -> list[Any]:
+    """The groups of worker nodes of a RayCluster."""
+    return list(spec.get("workerGroupSpecs") or ())
+
+
+def _counted(group: Any) -> Any:
+    """A group with its numbers of pods; KubeRay's own default has no bound."""
+    return {"minReplicas": 0, "maxReplicas": MAX_NODES, **group}
 
 
 def _pods(name: str, group: Mapping[str, Any], node_type: Mapping[str, Any]) -> NodeType:
@@ -348,9 +346,3 @@ def local_path(name: str) -> Path:
         return Path(name).expanduser()
     except RuntimeError:  # ~ of an unknown user
         return Path(name)
-
-
-def _where(error: yaml.YAMLError) -> str:
-    mark = getattr(error, "problem_mark", None)
-    problem = getattr(error, "problem", None) or first_line(error)
-    return f"line {mark.line + 1}: {problem}" if mark else str(problem)

@@ -7,6 +7,8 @@ from typing import Literal
 
 from common.errors import shorten
 
+MAX_KEY_LENGTH = 300
+"""Of a key in a finding, in characters."""
 MAX_VALUE_LENGTH = 60
 """Of a value in a finding, in characters."""
 
@@ -22,7 +24,7 @@ class Finding:
 
     def __str__(self) -> str:
         value = "" if self.value is None else f"={short(self.value)}"
-        return f"{self.level}: {self.key}{value}: {self.advice}"
+        return f"{self.level}: {shorten(self.key, MAX_KEY_LENGTH)}{value}: {self.advice}"
 
 
 def error(key: str, value: object | None, advice: str) -> Finding:

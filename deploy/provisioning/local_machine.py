@@ -8,7 +8,6 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
-import shlex
 import shutil
 import stat
 from collections import Counter
@@ -17,6 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from common.text import shell_command
 from deploy.provisioning.cluster_file import (
     KUBERAY,
     LOCAL,
@@ -247,7 +247,7 @@ def _token(cluster: ClusterFile) -> Iterator[Finding]:
         advice = f"every node would have your personal token: put one of the cluster's own, {own}"
         yield error(key, source, advice)
     elif not file.is_file() or not file.read_bytes().strip():
-        create = shlex.join(["raydqn", "cluster", "token", str(cluster.path)])
+        create = shell_command(["raydqn", "cluster", "token", str(cluster.path)])
         yield error(key, source, f"holds no token: `{create}` creates one")
     elif stat.S_IMODE(file.stat().st_mode) & 0o077:
         yield error(key, source, f"other users can read it: chmod 600 {source}")

@@ -3,91 +3,85 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Any
 
+from deploy.provisioning.aws_rules import find_on_aws
+from deploy.provisioning.azure_rules import find_on_azure
 from deploy.provisioning.cluster_file import (
     KUBERAY,
     LOCAL,
+    MAX_NODES,
     ClusterFile,
     NodeType,
     get_nested,
     pod_specs,
 )
+from deploy.provisioning.command_rules import find_start_mistakes
 from deploy.provisioning.findings import Finding, error, warning
+from deploy.provisioning.gcp_rules import find_on_gcp
+from deploy.provisioning.iam_rules import find_wide_roles
+from deploy.provisioning.kuberay_rules import (
+    find_bare_images,
+    find_field_mistakes,
+    find_pod_resources,
+)
 from deploy.provisioning.kubernetes_rules import STOP_WAIT_S, job_rules, pod_rules
-from deploy.provisioning.role_rules import find_wide_roles
+from deploy.provisioning.node_fields import find_unknown_provider_keys
+from deploy.provisioning.placeholders import find_placeholders
+from deploy.provisioning.setup_rules import find_setup_mistakes
 from deploy.provisioning.version_rules import find_image_versions, find_versions
-from deploy.resources.ray_start_options import start_options
 from deploy.resources.requests import ACTOR_NODES, LEARNER_NODES
 
 MAX_IDLE_MINUTES = 60
+MAX_OF_A_RULE = 200
+"""Findings of one rule: a file of a thousand faults is not worth the time of more."""
 SSH_PORT = 22
 WORLD = ("0.0.0.0/0", "::/0")
-ANY_HOST = ("0.0.0.0", "::", "*")
+LOCAL_KEYS = (
+    "head_ip", "worker_ips", "external_head_ip", "coordinator_address", "list_of_node_ips",
+)  # fmt: skip
+"""Of `provider`, read by Ray 2.60 (ray/autoscaler/_private/local)."""
+ON_CLOUD = {"aws": find_on_aws, "azure": find_on_azure, "gcp": find_on_gcp}
 
 
 def find_mistakes(cluster: ClusterFile) -> Iterator[Finding]:
     """Every fault of the file that is one on any machine."""
-    kubernetes = (_kubernetes_security, find_image_versions, _kubernetes_jobs)
-    for rule in kubernetes if cluster.provider == KUBERAY else (_start, _ports, find_versions):
-        yield from rule(cluster)
-    yield from _roles(cluster)
-    yield from _scaling(cluster)
-    yield from find_wide_roles(cluster)
+    if cluster.provider == KUBERAY:
+        rules: tuple[Callable[[ClusterFile], Iterator[Finding]], ...] = (
+            *(find_field_mistakes, find_pod_resources, find_bare_images, find_image_versions),
+            *(_kubernetes_security, _kubernetes_jobs),
+        )
+    else:
+        on_cloud = ON_CLOUD.get(cluster.provider, _own_machines)
+        rules = (find_start_mistakes, _ports, find_setup_mistakes, find_versions, on_cloud)
+    everywhere = (_roles, _scaling, find_wide_roles)
+    for rule in (_duplicates, *rules, find_placeholders, *everywhere):
+        yield from _bounded(rule(cluster))
 
 
-def _start(cluster: ClusterFile) -> Iterator[Finding]:
-    """The commands that start Ray."""
-    values = cluster.values
-    for role in ("head", "worker"):
-        key = f"{role}_start_ray_commands"
-        setup = values[f"{role}_setup_commands"]
-        mode = _exported([*setup, *values[key]], "RAY_AUTH_MODE")
-        if mode != "token":
-            yield error(
-                f"{key}: RAY_AUTH_MODE",
-                mode or "",
-                "must be token, or any client that reaches a port can run code",
-            )
-        if not any("ray start" in command for command in values[key]):
-            yield error(key, None, "have no `ray start`: must start Ray")
-    key = "head_start_ray_commands"
-    options = start_options(values[key])
-    host = options.get("--dashboard-host", "127.0.0.1")
-    if host in ANY_HOST:
+def _bounded(findings: Iterator[Finding]) -> Iterator[Finding]:
+    """The first of these findings, and a line that says if there are more."""
+    last = None
+    for last in islice(findings, MAX_OF_A_RULE):
+        yield last
+    if last is not None and next(findings, None) is not None:
+        yield warning(last.key, None, "is not the last of its kind: correct these, check again")
+
+
+def _own_machines(cluster: ClusterFile) -> Iterator[Finding]:
+    yield from find_unknown_provider_keys(cluster.values["provider"], LOCAL_KEYS)
+
+
+def _duplicates(cluster: ClusterFile) -> Iterator[Finding]:
+    """Keys that are there twice."""
+    last = "Kubernetes refuses the file" if cluster.provider == KUBERAY else "Ray takes the last"
+    for key in cluster.duplicates:
+        first, again = key.lines
         yield error(
-            f"{key}: --dashboard-host",
-            host,
-            "accepts jobs from every address: must be 127.0.0.1; `ray dashboard` forwards it",
+            key.name, None, f"is there twice, in lines {first} and {again}; {last}: remove one"
         )
-    if "--autoscaling-config" not in options and any("ray start" in c for c in values[key]):
-        yield error(
-            f"{key}: --autoscaling-config",
-            None,
-            "is missing: must be ~/ray_bootstrap_config.yaml, or Ray starts no worker",
-        )
-    wait = _exported(values[key], "RAY_JOB_STOP_WAIT_TIME_S")
-    if not (wait or "").isdigit() or int(wait or 0) < STOP_WAIT_S:
-        yield warning(
-            f"{key}: RAY_JOB_STOP_WAIT_TIME_S",
-            wait or "",
-            f"must be at least {STOP_WAIT_S}, or Ray kills a run while it saves",
-        )
-    if cluster.provider == LOCAL:
-        version = _exported(values[key], "RAY_enable_autoscaler_v2")
-        if version != "0":
-            yield error(
-                f"{key}: RAY_enable_autoscaler_v2",
-                version or "",
-                "must be 0: that autoscaler never starts on-premises machines",
-            )
-
-
-def _exported(commands: list[str], name: str) -> str | None:
-    """The value that the last of `commands` gives an environment variable."""
-    values = re.findall(rf"\b{name}=['\"]?(\w*)", "\n".join(commands))
-    return values[-1] if values else None
 
 
 def _ports(cluster: ClusterFile) -> Iterator[Finding]:
@@ -186,6 +180,9 @@ def _scaling(cluster: ClusterFile) -> Iterator[Finding]:
             )
         return
     for node in cluster.nodes[1:]:
+        if cluster.provider == KUBERAY and node.most >= MAX_NODES:
+            advice = "is missing: must be the most pods of the group, or nothing bounds its costs"
+            yield warning(f"{node.name}.maxReplicas", None, advice)
         if 0 < node.least == node.most:
             low, high = (
                 ("minReplicas", "maxReplicas")

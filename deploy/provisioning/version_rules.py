@@ -11,6 +11,7 @@ from typing import Any
 from common.version import VERSION
 from deploy.provisioning.cluster_file import ClusterFile, get_nested, local_path, pod_specs
 from deploy.provisioning.findings import Finding, error, warning
+from deploy.provisioning.setup_rules import installs
 
 _RAY_PIN = re.compile(r"\bray(?:\[[\w,-]+\])?==([\w.]+)")
 _RAY_IMAGE = re.compile(r"(?:rayproject/ray[\w-]*:|\bray-?)(\d+\.\d+\.\d+)")
@@ -46,6 +47,10 @@ def find_versions(cluster: ClusterFile) -> Iterator[Finding]:
         lines = local_path(file).read_text(errors="replace").splitlines()
         texts += [(file, line) for line in lines if line.startswith("ray==")]
     yield from _compare(texts)
+    everything = [text for _, text in texts]
+    in_containers = any(key.startswith("docker.") and text for key, text in texts)
+    if not in_containers and not installs(everything) and "ray" not in " ".join(everything):
+        return  # nothing is installed, which setup_rules reports
     if not any(_RAY_PIN.search(text) or _RAY_IMAGE.search(text) for _, text in texts):
         yield warning(
             "setup_commands",
@@ -111,8 +116,10 @@ def _takes_python(major: int, minor: int) -> bool:
 def find_image_versions(cluster: ClusterFile) -> Iterator[Finding]:
     """Versions in a file of KubeRay, whose pods install nothing."""
     spec, here = cluster.values, _version("ray")
-    version = str(spec["rayVersion"])
-    if version != here:
+    version = spec.get("rayVersion")
+    if version is None:
+        yield error("rayVersion", None, f"is missing: must be {here}, as here")
+    elif str(version) != here:
         yield error("rayVersion", version, f"must be {here}, as here")
     images = [
         (f"{key}.image", str(pod["containers"][0].get("image", ""))) for key, pod in pod_specs(spec)

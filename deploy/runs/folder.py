@@ -137,7 +137,8 @@ class RunFolder:
             UserError: not a run folder, or its configuration is damaged.
         """
         if not is_run(path):
-            raise UserError(f"{path}: not a run folder (it has no {CONFIG})")
+            why = f"it has no {CONFIG}" if path.exists() else "it is not there, or not yet"
+            raise UserError(f"{path}: not a run folder ({why})")
         recorded = load_toml(path / CONFIG)
         missing = [name for name in Config.model_fields if name not in {*recorded, *NEWER}]
         if missing:

@@ -14,6 +14,8 @@ from io import FileIO
 from itertools import pairwise
 from pathlib import Path
 
+from common.text import printable
+
 MAX_BYTES = 1 << 20
 """Of one file; a full one becomes `run.log.1`, that one `run.log.2`, and so on."""
 FILES = 5
@@ -59,7 +61,7 @@ class RunLog:
         """
         if self._closed:
             return
-        lines = [*text.splitlines(), *detail.splitlines()] or [""]
+        lines = [printable(line) for line in (*text.splitlines(), *detail.splitlines())] or [""]
         when = datetime.fromtimestamp(time.time() if at_s is None else at_s).astimezone()
         name = logging.getLevelName(level)
         head = f"{when.isoformat(timespec='milliseconds')} {name} {lines[0]}"

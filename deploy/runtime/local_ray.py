@@ -27,6 +27,7 @@ from deploy.runtime.ray_private import (
     processes_in_own_groups,
 )
 from deploy.runtime.ray_runtime import RayRuntime
+from deploy.runtime.temp_folder import private_temp_folder
 
 ENDED_WITHIN_S = 10.0
 """Time limit for each process of Ray's to be gone after SIGKILL."""
@@ -90,7 +91,7 @@ def local_ray(
     Args:
         object_store_bytes: shared memory for data on its way between processes.
         config: of the run.
-        notify: receives a line before each retry.
+        notify: receives a line before the start, and before each retry.
         check: called before each step of the start, where an exception from it ends the start
             safely.
         record: receives messages of Ray's own, in another thread.
@@ -107,6 +108,8 @@ def local_ray(
         stack.enter_context(own_token(allow_no_token, warn))
         import ray  # not before: it reads the token's variables when it is imported
 
+        notify("starting Ray …")
+        folder = _temp_folder()
         # Also after a signal during the start: no process must stay.
         started: list[subprocess.Popen[Any]] = []
         stack.enter_context(no_other_ray())
@@ -128,10 +131,11 @@ def local_ray(
                 log_to_driver=False,
                 logging_level="error",
                 object_store_memory=object_store_bytes,
+                _temp_dir=str(folder),
             )
-            _start(start, processes, notify)
+            _start(start, processes, notify, folder)
         with messages_to(record):
-            yield RayRuntime(OneMachine(config), CoreProcesses(processes).check)
+            yield RayRuntime(OneMachine(config), CoreProcesses(processes, _logs(folder)).check)
 
 
 class CoreProcesses:
@@ -140,8 +144,9 @@ class CoreProcesses:
     When one is gone, Ray says so to its own log alone, and ends this process a minute later.
     """
 
-    def __init__(self, processes: Iterable[subprocess.Popen[Any]]) -> None:
-        """Those among the processes that Ray has started."""
+    def __init__(self, processes: Iterable[subprocess.Popen[Any]], logs: Path) -> None:
+        """Those among the processes that Ray has started; `logs` is the folder of its logs."""
+        self._logs = logs
         named = [(_program(process), process) for process in processes]
         self._watched = {name: process for name, process in named if name in CORE_PROGRAMS}
 
@@ -158,7 +163,7 @@ class CoreProcesses:
                 how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
                 raise RunFailedError(
                     f"Ray's process {name} ended ({how}), and the run with it; Ray's logs are in "
-                    f"{_logs()}"
+                    f"{self._logs}"
                 )
 
 
@@ -167,9 +172,19 @@ def _program(process: subprocess.Popen[Any]) -> str:
     return Path(str(command[0])).name if isinstance(command, list) and command else ""
 
 
-def _logs() -> str:
-    """The folder of Ray's logs."""
-    return f"{os.environ.get('RAY_TMPDIR', '/tmp')}/ray/session_latest/logs"
+def _temp_folder() -> Path:
+    try:
+        return private_temp_folder()
+    except OSError as error:
+        raise UserError(
+            f"Ray does not start on this machine: no folder for its files ({error}); set TMPDIR "
+            "to one; --inline trains without it"
+        ) from None
+
+
+def _logs(folder: Path) -> Path:
+    """The folder of the logs of the Ray that was started last."""
+    return (folder / "session_latest").resolve() / "logs"
 
 
 def _settings() -> dict[str, str]:
@@ -194,6 +209,7 @@ def _start(
     start: Callable[[], object],
     processes: list[subprocess.Popen[Any]],
     notify: Callable[[str], object],
+    folder: Path,
 ) -> None:
     """Start Ray, in up to `START_TRIES` tries; `processes` are those that it has started."""
     import ray
@@ -206,7 +222,7 @@ def _start(
             line = first_line(error)
             if START_TIMED_OUT not in line or not tries_left:
                 raise UserError(
-                    f"Ray does not start on this machine: {line}; its logs are in {_logs()}; "
+                    f"Ray does not start on this machine: {line}; its logs are in {_logs(folder)}; "
                     "--inline trains without it"
                 ) from None
         ray.shutdown()

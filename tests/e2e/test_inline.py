@@ -380,3 +380,17 @@ def test_resume_refuses_another_environment_and_network_and_changes_nothing(tmp_
     with pytest.raises(UserError, match="another network"):
         resume(run, {"network": {"hidden": [16]}})
     assert {p: p.read_bytes() for p in run.rglob("*") if p.is_file()} == before
+
+
+def test_a_signal_before_the_run_begins_is_told_and_the_command_can_be_repeated(tmp_path):
+    module, reached = tmp_path / "slow_module.py", tmp_path / "reached"
+    module.write_text(f"import time\nopen({str(reached)!r}, 'w').close()\ntime.sleep(60)\n")
+    options = ("--inline", "--env.id", "slow_module:Slow-v0", "--run-dir", str(tmp_path / "run"))
+    for more, code in (((), 130), (("--resume-if-exists",), 75)):
+        with running("train", *options, *more, pythonpath=tmp_path) as process:
+            wait_for(reached.exists, 30)
+            reached.unlink()
+            process.terminate()
+            _, err = process.communicate(timeout=30)
+        assert process.returncode == code
+        assert err.splitlines() == ["raydqn: stopped before the run began; nothing to resume"]

@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from deploy.runtime.temp_folder import private_temp_folder
 from support.program import CALM, TINY_OPTIONS, descendants, learner_steps_in, running, wait_for
 
 OTHER_UID = 65_534
@@ -58,6 +59,7 @@ json.dump({
     "jobs": [[port, submit(port, asked["token"])] for port in asked["ports"]],
     "alive": alive(asked["gcs"], asked["token"]),
     "environments": [pid for pid in asked["pids"] if readable(f"/proc/{pid}/environ")],
+    "sockets": [path for path in asked["sockets"] if os.path.exists(path)],
     "commands": "".join(readable(f"/proc/{pid}/cmdline") or "" for pid in asked["pids"]),
 }, sys.stdout)
 """
@@ -134,6 +136,7 @@ def test_another_user_can_run_no_code_in_a_local_run_and_reads_no_token(tmp_path
                 "gcs": gcs,
                 "pids": [one.pid for one in processes],
                 "entrypoint": f"touch {mark}",
+                "sockets": [str(one) for one in private_temp_folder().rglob("sockets/*")],
             }
 
         def owner_submits():
@@ -168,11 +171,11 @@ def test_another_user_can_run_no_code_in_a_local_run_and_reads_no_token(tmp_path
             assert found["alive"] == "UNAUTHENTICATED"
             assert found["environments"] == []
             assert token not in found["commands"]
+            assert found["sockets"] == []
         assert not mark.exists()
 
         # No file has the token: neither the home folder nor Ray's own, nor the run's.
-        session = Path(os.environ.get("RAY_TMPDIR", "/tmp")) / "ray"
-        for folder in (home, run, session):
+        for folder in (home, run, private_temp_folder()):
             for path in folder.rglob("*"):
                 if path.is_file() and not path.is_symlink():
                     assert token.encode() not in path.read_bytes(), path

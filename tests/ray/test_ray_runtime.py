@@ -300,9 +300,9 @@ def test_a_remote_that_does_not_end_by_itself_ends_with_the_process_that_started
 
 
 def test_ray_that_cannot_start_is_one_line(tmp_path):
-    """Its sockets lie below RAY_TMPDIR, and their paths have a greatest length."""
     command = [sys.executable, "-m", "deploy", "train", "cartpole", "--run-dir", "run"]
-    environment = {**os.environ, "RAY_TMPDIR": str(tmp_path / ("long" * 30))}
+    (tmp_path / "file").touch()
+    environment = {**os.environ, "RAY_TMPDIR": str(tmp_path / "file")}
     environment["PYTHONPATH"] = str(ROOT)
     done = subprocess.run(
         command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
@@ -310,5 +310,4 @@ def test_ray_that_cannot_start_is_one_line(tmp_path):
     assert done.returncode == 2
     (line,) = done.stderr.strip().splitlines()
     assert "Ray does not start on this machine" in line
-    assert "107 bytes" in line
     assert "--inline" in line

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import tomllib
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import yaml
 from common.version import PACKAGES, VERSION
 from deploy.launch.presets import make_config
 from deploy.provisioning.check import check_cluster
+from deploy.provisioning.cluster_file import ClusterFile, load_cluster
 from support.paths import ROOT
 
 CLUSTERS = ROOT / "deploy" / "clusters"
@@ -118,6 +120,27 @@ def new_findings(tmp_path: Path, name: str, plant) -> list[str]:
     values = read(name)
     plant(values)
     return sorted(set(check_values(tmp_path, values)) - set(EXAMPLES[name]))
+
+
+@cache
+def _loaded(name: str) -> ClusterFile:
+    return load_cluster(CLUSTERS / f"{name}.yaml")
+
+
+def planted(rule, name: str, plant) -> list[str]:
+    """What one rule finds in a shipped file after `plant(values)`, without reading it again.
+
+    The values have Ray's defaults filled in; of KubeRay's file they are the whole first document.
+    """
+    cluster = _loaded(name)
+    documents = copy.deepcopy(cluster.documents)
+    values = documents[0] if name == "kuberay" else copy.deepcopy(cluster.values)
+    plant(values)
+    if name == "kuberay":
+        cluster = replace(cluster, values=values["spec"]["rayClusterSpec"], documents=documents)
+    else:
+        cluster = replace(cluster, values=values, documents=(values,))
+    return [str(finding) for finding in rule(cluster)]
 
 
 def put(*path_and_value):

@@ -30,7 +30,7 @@ def test_every_relative_link_leads_somewhere(page):
 def test_every_command_on_a_page_is_one_that_the_program_takes(page):
     text = page.read_text().replace("\\\n", " ")  # continued lines
     # Lines of code blocks, fenced or indented, without their comments; and what nodes are told.
-    commands = re.findall(r"^(?:    )?raydqn +(.+?)(?:  +#.*)?$", text, re.M)
+    commands = re.findall(r"^(?:    )?raydqn +(.+?)(?: &)?(?:  +#.*)?$", text, re.M)
     commands += re.findall(r"'raydqn +(.+?)'", text)
     commands += re.findall(r"python -m deploy +(.+)", text)
     for command in commands:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+import threading
 import time
 
 import pytest
 
-from common.polling import poll_until
+from common.polling import call_within, poll_until
 
 
 def test_it_looks_until_the_result_is_true_and_returns_it():
@@ -36,3 +37,13 @@ def test_an_exception_ends_the_wait():
 
     with pytest.raises(ZeroDivisionError):
         poll_until(look, math.inf, 1.0)
+
+
+def test_work_that_hangs_is_waited_for_within_a_limit():
+    answers = threading.Event()
+    assert call_within(10, lambda: 3) == 3
+    with pytest.raises(ZeroDivisionError):
+        call_within(10, lambda: 1 / 0)
+    with pytest.raises(TimeoutError):
+        call_within(0.05, answers.wait)
+    answers.set()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
+
 import numpy as np
 import pytest
 
-from common.text import counted, printable
+from common.text import counted, printable, shell_command
 
 
 @pytest.mark.parametrize(
@@ -41,3 +43,22 @@ def test_a_number_and_its_noun_agree(number, noun, text):
 )
 def test_a_name_is_shown_in_one_line_without_characters_that_a_terminal_obeys(given, shown):
     assert printable(given) == shown
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "plain",
+        "two words",
+        "it's",
+        "a b'c\"d\ne\x1b[31mf\\",
+        "実験\u30001",
+        "\u202eε\u2028",
+        "\udcff",
+    ],
+)
+def test_a_command_can_be_pasted_and_is_one_line(word):
+    command = shell_command(["printf", "%s", word])
+    assert command == printable(command)
+    done = subprocess.run(["bash", "-c", command], stdout=subprocess.PIPE, check=True)
+    assert done.stdout == word.encode("utf-8", "surrogateescape")

@@ -82,6 +82,31 @@ def test_an_error_makes_the_command_fail_and_a_warning_does_not(home, capfd):
     assert capfd.readouterr().out.endswith("1 error, 2 to do, 0 warnings\n")
 
 
+def test_a_value_to_fill_in_makes_the_strict_command_fail(tmp_path, capfd):
+    assert main(["cluster", "check", "deploy/clusters/gcp.yaml"]) == 0
+    assert main(["cluster", "check", "--strict", "deploy/clusters/gcp.yaml"]) == 1
+    complete = ["deploy/clusters/aws.yaml", "--checkpoint.replay", "false"]
+    assert main(["cluster", "check", "--strict", *complete]) == 0
+    assert (
+        main(["cluster", "check", "--strict", *complete, "--replay.shards", "9"]) == 2
+    )  # an error
+
+
+def test_keys_that_are_there_twice_are_errors(tmp_path):
+    path = tmp_path / "cluster.yaml"
+    text = (CLUSTERS / "aws.yaml").read_text()
+    lines = text.splitlines()
+    first, again = (
+        lines.index("max_workers: 17 # of all types together, without the head"),
+        len(lines),
+    )
+    path.write_text(f"{text}\nmax_workers: 17\n")
+    assert (
+        f"error: max_workers: is there twice, in lines {first + 1} and {again + 2}; Ray takes the "
+        "last: remove one"
+    ) in check(path)
+
+
 @pytest.mark.parametrize(
     ("name", "keys", "line"),
     [

@@ -12,6 +12,7 @@ from deploy.cli.main import main
 from deploy.launch.presets import make_config
 from deploy.provisioning.check import check_cluster
 from deploy.provisioning.cluster_file import MAX_NODES
+from deploy.provisioning.field_table import field_table
 from support.clusters import EXAMPLES, put, read
 from support.hypothesis_profiles import examples
 
@@ -71,15 +72,39 @@ BAD = [
      "worker_start_ray_commands: ['ray start --resources=a']",
      "worker_start_ray_commands: --resources=a: must be JSON, such as '{\"a\": 1}'"),
     ("a: 1\n---\nb: 1", "has 2 documents: `ray up` takes one"),
+    ("apiVersion: v1\nkind: Pod\n---\napiVersion: v1\nkind: Pod",
+     "has no RayCluster: must have one, or a RayJob with a rayClusterSpec"),
+    ("cluster_name: a\nprovider: {type: aws}\nmin_workers: 2\nhead_node: {}\nworker_nodes: {}",
+     "is in an old layout of Ray's, without node types (head_node, worker_nodes, min_workers): "
+     "must have available_node_types and head_node_type, as in deploy/clusters/aws.yaml"),
+    ("cluster_name: a\nprovider: {type: gcp}\nautoscaling_mode: default",
+     "is in an old layout of Ray's, without node types (autoscaling_mode): must have "
+     "available_node_types and head_node_type, as in deploy/clusters/gcp.yaml"),
+    ("cluster_name: a\nprovider: {type: aws}\nhead_node: {}\nworker_nodes: {}\n"
+     "available_node_types: {}",
+     "head_node, worker_nodes: of an old layout of Ray's, which Ray no longer reads: remove them"),
+    ("cluster_name: a\nprovider: {type: aws}\nmin_workers: 1\navailable_node_types: {}",
+     "min_workers: of an old layout of Ray's, which Ray no longer reads: put it into the types of "
+     "available_node_types"),
+    ("cluster_name: a\nprovider: {type: local, head_ip: h, worker_ips: []}\nmin_workers: 0\n"
+     "initial_workers: 0",
+     "initial_workers: of an old layout of Ray's, which Ray no longer reads: remove it"),
     ("apiVersion: ray.io/v1\nkind: RayCluster", "spec=None: must have keys"),
     ("apiVersion: ray.io/v1\nkind: RayJob\nspec: {entrypoint: a}",
      "has no RayCluster: must have one, or a RayJob with a rayClusterSpec"),
     ("apiVersion: ray.io/v1\nkind: RayCluster\nspec: {rayVersoin: a}",
      "unknown key spec.rayVersoin; did you mean rayVersion?"),
-    ("apiVersion: ray.io/v1\nkind: RayJob\nspec: {rayClusterSpec: {headGroupSpec: {}}}",
-     "missing key spec.rayClusterSpec.rayVersion"),
+    ("apiVersion: ray.io/v1\nkind: RayCluster\nspec: {rayVersion: a, headGroupSpec: {template: "
+     "{spec: {containers: [{name: a, resources: {limit: {cpu: 1}}}]}}}}",
+     "spec.headGroupSpec.template.spec.containers.0.resources.limit: unknown key "
+     f"({field_table('kuberay').source}); did you mean limits?"),
+    ("apiVersion: ray.io/v1\nkind: RayJob\nspec: {rayClusterSpec: {rayVersion: a}}",
+     "missing key spec.rayClusterSpec.headGroupSpec"),
+    ("apiVersion: cluster.ray.io/v1\nkind: RayCluster\nspec: {podTypes: []}",
+     "apiVersion=cluster.ray.io/v1: of Ray's old operator: must be ray.io/v1, as in "
+     "deploy/clusters/kuberay.yaml"),
     ("apiVersion: ray.io/v1\nkind: RayCluster\nspec: {rayVersion: a, headGroupSpec: {}}",
-     "spec: a group has no key template"),
+     "spec.headGroupSpec.template: is missing: must be set"),
 ]  # fmt: skip
 
 
@@ -100,7 +125,8 @@ def test_a_file_that_is_not_there_gets_one_line(tmp_path, capfd):
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
     assert main(["cluster", "check", str(tmp_path / "binary.yaml")]) == 2
     assert main(["cluster", "check", str(tmp_path)]) == 2
-    assert capfd.readouterr().err.count("\n") == 2
+    assert main(["cluster", "check", "/dev/zero"]) == 2
+    assert capfd.readouterr().err.count("\n") == 3
 
 
 def spots(value: object, path: tuple = ()) -> list[tuple]:

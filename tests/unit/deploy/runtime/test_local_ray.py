@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from common.errors import RunFailedError
 from deploy.runtime.local_ray import CoreProcesses
+
+LOGS = Path("/tmp/ray/session/logs")
 
 
 def process(command, code=None):
@@ -23,7 +26,7 @@ def process(command, code=None):
     ],
 )
 def test_the_end_of_a_process_that_ray_needs_is_told_once(command, code, how):
-    processes = CoreProcesses([process(["/ray/gcs_server"]), process(command, code)])
+    processes = CoreProcesses([process(["/ray/gcs_server"]), process(command, code)], LOGS)
     with pytest.raises(RunFailedError, match=rf"Ray's process {how}, .*logs are in .*/logs"):
         processes.check()
     processes.check()
@@ -31,4 +34,4 @@ def test_the_end_of_a_process_that_ray_needs_is_told_once(command, code, how):
 
 def test_processes_that_live_or_are_not_needed_end_no_run():
     others = (["/usr/bin/python", "log_monitor.py"], "a shell line", [])
-    CoreProcesses([process(["/ray/raylet"]), *(process(args, 1) for args in others)]).check()
+    CoreProcesses([process(["/ray/raylet"]), *(process(args, 1) for args in others)], LOGS).check()
