@@ -43,5 +43,5 @@ def minatar_protocol(env: gym.Env[Any, Any]) -> dict[str, Any]:
     return {
         "minatar": metadata.version("minatar"),
         "sticky_actions": game.sticky_action_prob,
-        "difficulty_ramping": bool(getattr(game.env, "ramping", True)),
+        "difficulty_ramping": bool(getattr(game.env, "ramping", False)),
     }

@@ -157,3 +157,39 @@ def test_another_form_of_the_id_is_refused_with_the_right_form(env_id):
 @needs_atari
 def test_rendered_pixels_of_atari_are_refused_for_its_state_is_the_screen():
     assert "env.observation=pixels" in refusal(id=PONG, observation="pixels")
+
+
+@needs_atari
+@pytest.mark.parametrize("env_id", ["PongNoFrameskip-v4", "Pong-v4", "ale_py:Pong-v4"])
+def test_an_older_id_is_refused_with_the_right_one(env_id):
+    message = refusal(id=env_id)
+    assert "stands for other settings of the game" in message
+    assert "use env.id=ALE/Pong-v5" in message
+
+
+@needs_atari
+def test_an_id_with_its_module_takes_the_same_path(make):
+    environment = make(id=f"ale_py:{PONG}", copies=1, sticky_actions=0.0)
+    plain = make(id=PONG, copies=1, sticky_actions=0.0)
+    assert environment.frames_per_step == 4
+    assert environment.spec.protocol == {**plain.spec.protocol, "env": f"ale_py:{PONG}"}
+
+
+@needs_atari
+@pytest.mark.parametrize(
+    ("kwargs", "says"),
+    [
+        ({"mode": 1}, "env.kwargs.mode=1: ALE/Pong-v5: ale-py's vector environment does not take"),
+        ({"difficulty": 1}, "env.kwargs.difficulty=1"),
+        ({"frameskip": 2}, "env.kwargs.frameskip=2: ALE/Pong-v5: use env.frame_skip"),
+        ({"repeat_action_probability": 0.0}, "use env.sticky_actions"),
+        ({"continuous": True}, "DQN needs discrete actions"),
+        ({"full_action_spaec": True}, "did you mean full_action_space?"),
+    ],
+    ids=str,
+)
+def test_keywords_of_atari_work_or_are_refused(make, kwargs, says):
+    assert says in refusal(id=PONG, kwargs=kwargs)
+    full = make(id=PONG, kwargs={"full_action_space": True}, copies=1)
+    assert full.spec.num_actions == 18
+    assert full.spec.protocol["kwargs"] == {"full_action_space": True}

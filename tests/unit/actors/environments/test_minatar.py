@@ -38,3 +38,14 @@ def test_minatar_runs_on_binary_planes_and_its_version_tells_the_action_set(make
 def test_a_misspelt_minatar_game_suggests_a_near_one(make):
     make(id="MinAtar/Breakout-v1")  # all of them are registered by now
     assert "did you mean MinAtar/Breakout-v1?" in refusal(id="MinAtar/Brakout-v1")
+
+
+@needs_minatar
+def test_the_protocol_of_minatar_is_complete(make):
+    protocol = make(id="MinAtar/SpaceInvaders-v1", copies=1).spec.protocol
+    assert protocol["minatar"].startswith("1.")
+    assert protocol["sticky_actions"] == 0.1
+    assert protocol["difficulty_ramping"] is True
+    plain = {"sticky_action_prob": 0.0, "difficulty_ramping": False}
+    protocol = make(id="MinAtar/SpaceInvaders-v1", kwargs=plain, copies=1).spec.protocol
+    assert (protocol["sticky_actions"], protocol["difficulty_ramping"]) == (0.0, False)

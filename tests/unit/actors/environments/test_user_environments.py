@@ -219,3 +219,18 @@ def test_an_error_that_no_line_of_theirs_raises_has_no_place(make):
     assert str(error).startswith(f"env.id={COUNTING}: step() raised TypeError: ")
     assert "line" not in str(error)
     assert error.trace == ""
+
+
+def test_a_module_of_the_users_own_that_is_called_as_one_of_ours_is_told(module):
+    module("acting_test_own_common", "from common.rewards import BONUS")
+    assert (
+        "module acting_test_own_common imports common.rewards, but `common` is a package of "
+        "raydqn's; rename the package `common` of yours"
+    ) in refusal(id="acting_test_own_common:Mine-v0")
+
+
+def test_a_misspelt_id_of_a_module_suggests_one_that_the_module_registered(module):
+    registers = "import gymnasium as gym\n\nclass Mine(gym.Env): ...\n\n"
+    module("acting_test_mine", registers + 'gym.register("ActingTestMine-v0", entry_point=Mine)')
+    message = refusal(id="acting_test_mine:ActingTestMine-v1")
+    assert "did you mean acting_test_mine:ActingTestMine-v0?" in message

@@ -64,7 +64,7 @@ def test_where_nothing_is_rendered_the_frames_themselves_are_filmed(tmp_path, mo
     def no_pictures(self):
         raise NotImplementedError
 
-    monkeypatch.setattr("gymnasium.vector.SyncVectorEnv.render", no_pictures)
+    monkeypatch.setattr("actors.environments.copies.Copies.render", no_pictures)
     gif = tmp_path / "film.gif"
     film(RunFolder.open(run), gif)
     with Image.open(gif) as pictures:
