@@ -129,6 +129,10 @@ class NetworkConfig(Section):
         False,
         description="separate streams for value and advantage; the last hidden layer is theirs",
     )
+    init: str | None = Field(
+        None,
+        description="run folder (its best weights) or .safetensors file: weights to start with",
+    )
 
     @model_validator(mode="after")
     def _sizes(self) -> NetworkConfig:

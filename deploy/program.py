@@ -39,6 +39,7 @@ class Program:
     runtime: Runtime
     incarnation: int  # of all parts at the start; a part that is restarted gets the next
     frame_bytes: int | None  # limit of each shard; see `shard_frame_bytes`
+    initial: Array | None = None  # weights of a learner that begins without a state
     weight_store: Handle = field(init=False)
     shards: list[Handle] = field(default_factory=list)
     learner: Handle = field(init=False)
@@ -86,6 +87,7 @@ class Program:
             self.weight_store,
             incarnation,
             state,
+            self.initial,
         )
 
     def spawn_evaluator(self, incarnation: int) -> Handle:
@@ -134,6 +136,7 @@ def build(
     runtime: Runtime,
     incarnation: int = 0,
     checkpoint: Checkpoint | None = None,
+    initial: Array | None = None,
 ) -> Program:
     """Start all parts. On Ray they start side by side, in processes of their own.
 
@@ -143,10 +146,11 @@ def build(
         runtime: of the parts.
         incarnation: greater for every attempt of a run, so that random streams do not repeat.
         checkpoint: that learner and shards are restored from.
+        initial: weights (wire format) that the learner begins with; None: random ones.
     """
     # Once, before the first shard: free memory changes as shards start.
     frame_bytes = runtime.run_on(shard(0), shard_frame_bytes, config, spec)
-    program = Program(config, spec, runtime, incarnation, frame_bytes)
+    program = Program(config, spec, runtime, incarnation, frame_bytes, initial)
     program.weight_store = program.spawn_weight_store(-1, incarnation)
     shards = config.replay.shards
     for index in range(shards):

@@ -18,7 +18,7 @@ from common.networks import choose_device, describe_device, make_network, shape_
 from common.parts import WEIGHT_STORE, PartId, shard
 from common.seeding import Role, integer_seeds, seed_sequence
 from common.types import Array, EnvironmentSpec, LearnerReport, Transition
-from common.weights import pack_weights
+from common.weights import pack_weights, unpack_weights
 from learner.losses import bellman_target, taken, weighted_loss
 from learner.optimizer import Adam
 from learner.prefetch import DeviceBatchGroup, Stager
@@ -52,8 +52,9 @@ class Learner:
         weight_store: Handle,
         incarnation: int = 0,
         state: Array | None = None,
+        initial: Array | None = None,
     ) -> None:
-        """A learner that has published its weights: random ones, or those of a checkpoint.
+        """A learner that has published its weights: random, given, or those of a checkpoint.
 
         Args:
             config: of the run.
@@ -63,6 +64,7 @@ class Learner:
             incarnation: gives other samples than earlier incarnations drew. The first weights
                 depend on the seed alone.
             state: result of `state`, to continue from.
+            initial: weights (wire format) to begin with, where there is no state.
 
         Raises:
             UserError: the state is of another network.
@@ -96,6 +98,10 @@ class Learner:
         self._priorities: Array = np.zeros((learner.batches_per_sample, learner.batch_size))
         if state is not None:
             self._load_state(state)
+        elif initial is not None:
+            tensors, _ = unpack_weights(initial)
+            self._policy.load_state_dict(tensors)
+            self._sync_target()
         self.publish()
 
     def _make_sampler(self, incarnation: int) -> ReplaySampler:

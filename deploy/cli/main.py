@@ -20,6 +20,7 @@ if _CATCHABLE:
 import argparse
 import os
 import sys
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from importlib.util import find_spec
@@ -33,6 +34,7 @@ from deploy.cli.command import Command
 from deploy.cli.command import parse as parse_command
 from deploy.cli.exit_codes import FAILURE, INTERRUPTED, USER_ERROR
 from deploy.cli.keys import Keys
+from deploy.cli.output import command_streams
 from deploy.cli.overrides import Overrides, split_overrides
 
 if _CATCHABLE:
@@ -46,6 +48,8 @@ _BEFORE_COMPLETION: tuple[Command, ...] = (
     *configuration.COMMANDS,
     *bench.COMMANDS,
 )
+END_S = 10.0
+"""Time that a process has to end after its command."""
 COMMANDS = (*_BEFORE_COMPLETION, completion.command_for(_BEFORE_COMPLETION))
 """All commands, in the order of the help."""
 
@@ -66,8 +70,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
         be_command()
     given = list(sys.argv[1:] if arguments is None else arguments)
     # A user's own environment may lie in the working folder; last, so that it hides no package.
-    if str(Path.cwd()) not in sys.path:
-        sys.path.append(str(Path.cwd()))
+    with suppress(FileNotFoundError):  # the folder was removed
+        if str(Path.cwd()) not in sys.path:
+            sys.path.append(str(Path.cwd()))
+    with command_streams():
+        code = _main(given)
+    if arguments is None:
+        _end_soon(code)
+    return code
+
+
+def _end_soon(code: int) -> None:
+    """End the process in `END_S`, though threads of an environment would keep it."""
+
+    def end() -> None:
+        time.sleep(END_S)
+        text = f"raydqn: threads of the environment go on after {END_S:g} s: ended without them\n"
+        with suppress(OSError):
+            os.write(2, text.encode())
+        os._exit(code)
+
+    threading.Thread(target=end, name="end", daemon=True).start()
+
+
+def _main(given: Sequence[str]) -> int:
+    """Run one command on streams of its own; returns the exit code."""
     code = 0
     try:
         _check_packages()
@@ -121,13 +148,7 @@ def _first_option(overrides: Overrides) -> str:
 
 def _flush() -> None:
     """Write standard output, so that `main` sees a pipe that its reader has closed."""
-    if sys.stdout is not None:  # None: it was closed before the start
-        try:
-            sys.stdout.flush()
-        except BrokenPipeError:
-            raise
-        except OSError:  # a full disk: the interpreter reports it at its end
-            pass
+    sys.stdout.flush()
 
 
 def _check_packages() -> None:

@@ -17,6 +17,7 @@ from deploy.cli.arguments import path
 from deploy.cli.command import RUN, RUN_FOLDER, Command, Parser
 from deploy.cli.exit_codes import FAILURE, INTERRUPTED, TRY_AGAIN
 from deploy.cli.keys import Keys
+from deploy.cli.output import outlast_output
 from deploy.cli.overrides import Overrides
 
 if TYPE_CHECKING:  # its import takes a while
@@ -94,6 +95,7 @@ def _interruptible(
     def command(options: argparse.Namespace, overrides: Overrides) -> int:
         from deploy.launch.signals import StartInterrupted, interrupting
 
+        outlast_output()
         try:
             with interrupting():
                 return work(options, overrides)

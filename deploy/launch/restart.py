@@ -66,7 +66,7 @@ def _check_same(recorded: Config, given: Config, path: Path) -> None:
     for section in ("env", "network"):
         was = getattr(recorded, section).model_dump(mode="json")
         for key, value in getattr(given, section).model_dump(mode="json").items():
-            if was[key] != value:
+            if was[key] != value and key != "init":  # of a run that began, it counts no more
                 raise UserError(
                     f"--run-dir={path}: is of a run with {section}.{key}={was[key]}, but the "
                     f"command has {value}; name another --run-dir, or the same configuration"

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from common.checkpoint import Checkpoint
+from common.config import Config
 from common.config_toml import with_actors
 from common.errors import CheckpointError, RunFailedError, UserError
-from common.text import shell_command
+from common.text import counted, shell_command
 from common.types import EnvironmentSpec
 from common.version import VERSION
 from deploy.control.control_file import discard
@@ -152,7 +153,8 @@ def _supervisor(
     mode: str,
 ) -> Supervisor:
     """A supervisor with all parts created."""
-    from deploy.program import build as build_program  # imports torch
+    from deploy.launch.initial_weights import initial_weights  # imports torch
+    from deploy.program import build as build_program
 
     exact = folder.config.checkpoint.exact and not runtime.parallel
     attempt, incarnation = _new_attempt(folder, checkpoint, exact)
@@ -168,8 +170,20 @@ def _supervisor(
             count = folder.config.actors.count or runtime.capacity([], 0).result()
             check_count(count, runtime)
             config = with_actors(folder.config, count)
-            program = build_program(config, spec, runtime, incarnation, checkpoint)
+            events.notify(_copies(config))
+            initial = initial_weights(config, spec) if checkpoint is None else None
+            program = build_program(config, spec, runtime, incarnation, checkpoint, initial)
         return Supervisor(program, folder, events, started_s)
+
+
+def _copies(config: Config) -> str:
+    """The copies of the environment that the run makes, in words."""
+    actors, evaluation = config.actors, config.evaluation
+    acting = actors.count * actors.envs
+    text = f"environments: {acting:,} in {counted(actors.count, 'actor')}"
+    if evaluation.every_learner_steps is None:
+        return f"{text}, none for evaluations"
+    return f"{text}, {min(evaluation.envs, evaluation.episodes):,} for evaluations"
 
 
 def _new_attempt(folder: RunFolder, checkpoint: Checkpoint | None, exact: bool) -> tuple[int, int]:

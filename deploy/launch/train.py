@@ -59,6 +59,10 @@ def train(
             check_free(path)
         check_unused(path, config)
         spec = environment_spec(config.env, config.seed)
+        if config.network.init is not None:
+            from deploy.launch.initial_weights import initial_weights  # imports torch
+
+            initial_weights(config, spec)  # refused before Ray starts
         mode = runtimes.describe_runtime(inline, address)
         with (
             restored_handlers(),
@@ -78,11 +82,15 @@ def train(
 
 
 def with_absolute_storage(config: Config) -> Config:
-    """The configuration with a storage that later commands find from any working directory."""
-    storage = config.checkpoint.storage
-    if storage is None or absolute_storage(storage) == storage:
-        return config
-    return build(merge(config.model_dump(), {"checkpoint": {"storage": absolute_storage(storage)}}))
+    """The configuration with places that later commands find from any working directory."""
+    over: dict[str, dict[str, str]] = {}
+    for section, key, place in (
+        ("checkpoint", "storage", config.checkpoint.storage),
+        ("network", "init", config.network.init),
+    ):
+        if place is not None and absolute_storage(place) != place:
+            over[section] = {key: absolute_storage(place)}
+    return build(merge(config.model_dump(), over)) if over else config
 
 
 def absolute_storage(storage: str) -> str:

@@ -17,8 +17,8 @@ from common.types import Array
 from replay_server.shard_restore import ShardRestore
 
 FORMAT = 2
-LEARNING_KEYS = ("reward_clip", "life_loss_ends")
-"""Keys of `env` that change neither the game nor its observations: a resume may change them."""
+LEARNING_KEYS = ("reward_clip", "life_loss_ends", "init")
+"""Keys that change neither game nor observations nor network: a resume may change them."""
 MAX_COUNT = 1 << 53
 """Greater than any count of a run; floating point numbers count exactly up to it."""
 

@@ -120,7 +120,7 @@ if not ended:
 
 def _is_own(stream: Any) -> bool:
     """Whether a stream is the standard error that the interpreter opened for the process."""
-    own = sys.__stderr__
+    own, stream = sys.__stderr__, getattr(stream, "original", stream)
     try:
         return own is not None and stream is own and own.fileno() == 2
     except (ValueError, OSError):  # closed
