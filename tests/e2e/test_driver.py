@@ -69,7 +69,8 @@ def test_the_driver_is_killed_in_the_middle_of_a_checkpoint_and_the_run_resumes(
     saved = store.newest()
     shared = {path for path in saved.files if path.startswith("frames/")}
     assert shared, "segments are written once for all checkpoints"
-    assert shared < {path for path in store.storage.sizes() if path.startswith("frames/")}
+    # On a slow machine the third checkpoint may have had none of its own to write.
+    assert shared <= {path for path in store.storage.sizes() if path.startswith("frames/")}
     module.write_text(ENVIRONMENT)
     steps, held = saved.state["learner"]["learner_steps"], saved.state["limiter"]["inserted"]
     before = len(reports_in(run))

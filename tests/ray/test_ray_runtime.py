@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 
 import numpy as np
@@ -301,12 +302,11 @@ def test_a_remote_that_does_not_end_by_itself_ends_with_the_process_that_started
 
 def test_ray_that_cannot_start_is_one_line(tmp_path):
     command = [sys.executable, "-m", "deploy", "train", "cartpole", "--run-dir", "run"]
-    (tmp_path / "file").touch()
-    environment = {**os.environ, "RAY_TMPDIR": str(tmp_path / "file")}
-    environment["PYTHONPATH"] = str(ROOT)
-    done = subprocess.run(
-        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
-    )
+    with tempfile.NamedTemporaryFile(dir="/tmp") as file:  # a short path, but no folder
+        environment = {**os.environ, "RAY_TMPDIR": file.name, "PYTHONPATH": str(ROOT)}
+        done = subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        )
     assert done.returncode == 2
     (line,) = done.stderr.strip().splitlines()
     assert "Ray does not start on this machine" in line
