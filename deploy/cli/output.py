@@ -98,7 +98,7 @@ def outlast_output() -> None:
 def _encodable(stream: TextIO | None) -> TextIO:
     """The stream, which now takes every letter; a file that keeps nothing if it is closed."""
     if stream is None:
-        return open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123 # to the end
+        return open(os.devnull, "w", encoding="utf-8", errors=ERRORS)  # noqa: PTH123 # to the end
     reconfigure = getattr(stream, "reconfigure", None)
     if reconfigure is not None:
         with suppress(ValueError, OSError):

@@ -57,9 +57,9 @@ def as_on_ray(monkeypatch):
     def runtime(*_):
         yield SideBySide()
 
-    def noted(config, spec, runtime, incarnation=0, checkpoint=None):
+    def noted(config, spec, runtime, incarnation=0, *more):
         begun.append(incarnation)
-        return build(config, spec, runtime, incarnation, checkpoint)
+        return build(config, spec, runtime, incarnation, *more)
 
     monkeypatch.setattr(deploy.launch.runtimes, "open_runtime", runtime)
     monkeypatch.setattr(deploy.program, "build", noted)
