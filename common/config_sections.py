@@ -46,6 +46,13 @@ class Section(BaseModel):
         }
 
 
+def _holds_none(value: Any) -> bool:
+    below = value.values() if isinstance(value, Mapping) else value
+    return value is None or (
+        isinstance(value, Mapping | list | tuple) and any(map(_holds_none, below))
+    )
+
+
 class EnvConfig(Section):
     """The environment and what the agent sees of it."""
 
@@ -96,6 +103,14 @@ class EnvConfig(Section):
     frame_skip: int = Field(4, ge=1, description="Atari: emulator frames per agent decision")
     noop_max: int = Field(30, ge=0, description="Atari: up to so many no-ops at an episode's start")
     max_episode_frames: int = Field(108_000, ge=1, description="Atari: emulator frames per episode")
+
+    @model_validator(mode="after")
+    def _kwargs_can_be_recorded(self) -> EnvConfig:
+        if _holds_none(self.kwargs):
+            raise ValueError(
+                f"kwargs={self.kwargs}: holds null, which TOML cannot record; leave that entry out"
+            )
+        return self
 
     @model_validator(mode="after")
     def _crop_is_a_box(self) -> EnvConfig:

@@ -32,7 +32,7 @@ def numbered(space: gym.Space[Any], env_id: str) -> tuple[int, ToActions]:
     """
     if isinstance(space, gym.spaces.Discrete):
         count, start = int(space.n), int(space.start)
-        _check_count(count, space, env_id)
+        _check_choice(count, space, env_id)
         return count, lambda numbers: numbers + start
     if isinstance(space, gym.spaces.MultiDiscrete):
         return _combinations(space.nvec, space.start, space, env_id)
@@ -64,7 +64,11 @@ def _combinations(
 
 
 def _check_count(count: int, space: gym.Space[Any], env_id: str) -> None:
+    _check_choice(count, space, env_id)
     if count > MAX_ACTIONS:
         raise UserError(f"env.id={env_id}: {space} has {count:,} actions; at most {MAX_ACTIONS:,}")
+
+
+def _check_choice(count: int, space: gym.Space[Any], env_id: str) -> None:
     if count < 2:
         raise UserError(f"env.id={env_id}: {space} leaves no choice; at least 2 actions")

@@ -10,7 +10,7 @@ import gymnasium as gym
 from gymnasium.vector import AutoresetMode
 
 from actors.environments.environment import Environment, cannot_be_made
-from actors.environments.registry import find_registered
+from actors.environments.registry import find_registered, import_users_module
 from common.config_sections import EnvConfig
 from common.errors import UserError
 from common.suggestion import suggest
@@ -34,26 +34,43 @@ KEYWORDS = ("full_action_space", "maxpool", "use_fire_reset")
 """Keywords that ale-py's vector environment takes besides."""
 
 
+_OLDER = re.compile(r"([A-Z][A-Za-z0-9]*?)(-ram)?(NoFrameskip|Deterministic)?-v[0-5]")
+"""Ids of OpenAI Gym: the game, then the settings that the id stands for."""
+
+
 def is_atari(env_id: str) -> bool:
     """Whether the id is that of an Atari game of ale-py, however it begins.
 
     Raises:
         UserError: the id is one of the older forms, which stand for other settings.
     """
-    name = env_id.rpartition(":")[2]
-    if name.startswith(NAMESPACE):
+    module, _, name = env_id.rpartition(":")
+    if module not in ("", "ale_py"):
+        import_users_module(module, f"env.id={env_id}")  # it may register a game of its own
+    elif name.startswith(NAMESPACE):
         return True
-    if name not in gym.registry and re.fullmatch(r"[A-Z][A-Za-z0-9]*-v[04]", name):
+    elif name not in gym.registry and _OLDER.fullmatch(name):
         with suppress(ImportError):
             _register()
     spec = gym.registry.get(name)
-    if spec is None or not str(spec.entry_point).startswith("ale_py"):
+    if spec is None:
+        older = _OLDER.fullmatch(name)
+        right = f"{NAMESPACE}{older[1]}-v5" if older and module in ("", "ale_py") else ""
+        if right not in gym.registry:
+            return False
+        raise UserError(
+            f"env.id={env_id}: is an older form of Atari ids; use env.id={right}, and set "
+            "env.sticky_actions and env.frame_skip"
+        )
+    if not str(spec.entry_point).startswith("ale_py"):
         return False
+    if name.startswith(NAMESPACE):
+        return True
     settings = spec.kwargs
     right = next(
         known
         for known, other in gym.registry.items()
-        if known.startswith(NAMESPACE) and other.kwargs["game"] == settings.get("game")
+        if known.startswith(NAMESPACE) and other.kwargs.get("game") == settings.get("game")
     )
     sticky, skip = settings.get("repeat_action_probability"), settings.get("frameskip")
     raise UserError(
@@ -125,24 +142,23 @@ def _vector(config: EnvConfig, copies: int) -> Any:
     if settings.get("obs_type") == "ram":
         raise UserError(f"env.id={config.id}: must show pictures, not -ram")
     try:
-        return AtariVectorEnv(
-            game,
-            num_envs=copies,
-            num_threads=1,  # one actor, one core: more actors use more
-            max_num_frames_per_episode=config.max_episode_frames,
-            repeat_action_probability=config.sticky_actions,
-            img_height=config.height,
-            img_width=config.width,
-            grayscale=config.grey,
-            stack_num=1,
-            frameskip=config.frame_skip,
-            noop_max=config.noop_max,
-            episodic_life=False,
-            reward_clipping=False,
-            use_fire_reset=False,
-            autoreset_mode=AutoresetMode.NEXT_STEP,
-            **config.kwargs,
-        )
+        ours: dict[str, Any] = {
+            "num_envs": copies,
+            "num_threads": 1,  # one actor, one core: more actors use more
+            "max_num_frames_per_episode": config.max_episode_frames,
+            "repeat_action_probability": config.sticky_actions,
+            "img_height": config.height,
+            "img_width": config.width,
+            "grayscale": config.grey,
+            "stack_num": 1,
+            "frameskip": config.frame_skip,
+            "noop_max": config.noop_max,
+            "episodic_life": False,
+            "reward_clipping": False,
+            "use_fire_reset": False,
+            "autoreset_mode": AutoresetMode.NEXT_STEP,
+        }
+        return AtariVectorEnv(game, **{**ours, **config.kwargs})
     except Exception as error:  # ale-py raises several kinds
         raise cannot_be_made(config, error) from error
 

@@ -73,11 +73,11 @@ class Copies:
 
     def close(self) -> None:
         """Close every copy, even if one raises; the first error is raised at the end."""
-        errors = []
+        errors: list[BaseException] = []
         for member in self.envs:
             try:
                 member.close()
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 errors.append(error)
         if errors:
             raise errors[0]

@@ -168,12 +168,14 @@ class Environment:
         for i, value in enumerate(given):
             if value is None or not told[i]:
                 continue
-            if isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer):
+            number = np.asarray(value)
+            is_count = number.size == 1 and number.dtype.kind in "iuf"
+            if not is_count or not float(number.item()).is_integer():
                 raise EnvironmentFailedError(
                     f'env.id={self._name}: info["lives"] is {str(value)[:40]!r}, not a whole '
                     f"number ({place_of(i, int(self._steps[i]))}); leave out env.life_loss_ends"
                 )
-            lives[i] = value
+            lives[i] = int(number.item())
         return lives
 
 

@@ -18,7 +18,7 @@ from actors.environments.grids import grid_frames
 from actors.environments.meaning import Meaning, meaning_of
 from actors.environments.member import CheckedMember
 from actors.environments.minatar import minatar_protocol
-from actors.environments.observations import empty_part
+from actors.environments.observations import empty_part, short
 from actors.environments.own_vector import is_plain_vector, own_vector
 from actors.environments.pictures import (
     PictureObservation,
@@ -58,6 +58,7 @@ def make_gymnasium(config: EnvConfig, copies: int, render: bool) -> Environment:
         meaning = "vector"
     space = vector.single_observation_space
     assert isinstance(space, gym.spaces.Box)
+    cap = _max_episode_steps(spec, config)
     frame, to_frames = _frames_of(space, meaning, config, declared)
     refuse_unused_keys(config, meaning)
     return Environment(
@@ -66,8 +67,10 @@ def make_gymnasium(config: EnvConfig, copies: int, render: bool) -> Environment:
             frame,
             config.stack,
             num_actions,
-            _protocol(config, meaning, declared) | protocol,
-            _max_episode_steps(spec, config),
+            _protocol(config, meaning, declared)
+            | protocol
+            | {"max_episode_steps": cap, "actions": num_actions},
+            cap,
         ),
         to_frames,
         to_actions,
@@ -102,13 +105,24 @@ def _wrapped_members(
         members = [member]
         for copy in range(1, copies):
             made.append(_make_member(spec, config, render, copy))
+            _check_equal(config, first, made[-1], copy)
             members.append(_wrap(made[-1], config)[0])
-    except Exception:
+    except BaseException:
         for one in made:  # what they hold, such as a port, is free for the next try
-            with suppress(Exception), apart():
+            with suppress(Exception, SystemExit), apart():
                 one.close()
         raise
     return members, meaning
+
+
+def _check_equal(config: EnvConfig, first: CheckedMember, other: CheckedMember, copy: int) -> None:
+    for name in ("observation_space", "action_space"):
+        here, there = getattr(first, name), getattr(other, name)
+        if here != there:
+            raise UserError(
+                f"env.id={config.id}: copies differ: the {name.replace('_', ' ')} of copy 0 is "
+                f"{short(here)}, that of copy {copy} {short(there)}"
+            )
 
 
 def _protocol(config: EnvConfig, meaning: Meaning, declared: gym.Space[Any]) -> dict[str, Any]:
@@ -130,10 +144,8 @@ def _protocol(config: EnvConfig, meaning: Meaning, declared: gym.Space[Any]) -> 
         protocol["picture"] = picture_protocol(config)
     if config.scale is not None:
         protocol["scale"] = config.scale
-    if config.life_loss_ends:
-        protocol["life_loss_ends"] = True
-    if config.reward_clip is not None:
-        protocol["reward_clip"] = config.reward_clip
+    protocol["life_loss_ends"] = config.life_loss_ends
+    protocol["reward_clip"] = config.reward_clip
     return protocol
 
 
@@ -146,7 +158,7 @@ def _max_episode_steps(spec: EnvSpec, config: EnvConfig) -> int | None:
 def _make_member(spec: EnvSpec, config: EnvConfig, render: bool, copy: int) -> CheckedMember:
     """A copy in the user's wrappers."""
     try:
-        with apart():
+        with apart(fresh=True):
             env = gym.make(spec, **{**config.kwargs, **render_kwargs(config, render)})
             for name in config.wrappers:
                 env = _wrapper(name)(env)
@@ -194,9 +206,11 @@ def _frames_of(
         return FrameSpec(space.shape, "uint8", config.scale or 1 / 255), np.asarray
     if meaning == "grid":
         return grid_frames(space, config.scale)
-    scale = config.scale or (1 / 255 if space.dtype == np.uint8 else 1.0)
     factors = None if config.scale else flattened_scale(declared)
+    scale = config.scale or 1.0
     if factors is None:
+        if not config.scale and space.dtype == np.uint8 and space.high.max() == 255:
+            scale = 1 / 255
         return FrameSpec(space.shape, "float32", scale), lambda b: np.asarray(b, np.float32)
     return (
         FrameSpec(space.shape, "float32", scale),

@@ -60,7 +60,7 @@ def mismatch(space: gym.Space[Any], value: Any, name: str = "observation") -> st
         return _discrete_mismatch(space, value, name)
     elif isinstance(space, spaces.MultiDiscrete | spaces.MultiBinary):
         fits = np.shape(value) == space.shape and space.contains(np.asarray(value, space.dtype))
-        return None if fits else f"{name} is {_short(value)}, declared is {space}"
+        return None if fits else f"{name} is {short(value)}, declared is {space}"
     else:
         return None
     return next(filter(None, (mismatch(*part[1:], name=part[0]) for part in parts)), None)
@@ -80,10 +80,10 @@ def _box_mismatch(space: gym.spaces.Box, value: Any, name: str) -> str | None:
     try:
         array: Array = np.asarray(value)
     except ValueError:  # lists of different lengths
-        return f"{name} is {_short(value)}, declared is an array of shape {space.shape}"
+        return f"{name} is {short(value)}, declared is an array of shape {space.shape}"
     if array.dtype.kind not in "biuf":
         return f"{name} is {_kind(value)}, declared are numbers of {space.dtype}"
-    if array.shape != space.shape:
+    if array.shape != space.shape and not array.size == np.prod(space.shape) == 1:
         return f"{name} has shape {array.shape}, declared is {space.shape}"
     if space.dtype == np.bool_ or space.dtype.kind not in "iu":
         return None
@@ -99,16 +99,18 @@ def _box_mismatch(space: gym.spaces.Box, value: Any, name: str) -> str | None:
 
 
 def _discrete_mismatch(space: gym.spaces.Discrete, value: Any, name: str) -> str | None:
-    is_number = np.ndim(value) == 0 and np.asarray(value).dtype.kind in "iu"
-    if is_number and space.start <= int(value) < space.start + space.n:
+    number = np.asarray(value)
+    is_number = number.size == 1 and number.dtype.kind in "biu"
+    if is_number and space.start <= int(number.item()) < space.start + space.n:
         return None
-    return f"{name} is {_short(value)}, declared is {space}"
+    return f"{name} is {short(value)}, declared is {space}"
 
 
 def _kind(value: Any) -> str:
-    return f"{type(value).__name__} {_short(value)}" if value is not None else "None"
+    return f"{type(value).__name__} {short(value)}" if value is not None else "None"
 
 
-def _short(value: Any) -> str:
+def short(value: Any) -> str:
+    """A value in one line of a message."""
     text = " ".join(repr(value).split())
     return text if len(text) <= 60 else text[:59] + "…"

@@ -35,7 +35,7 @@ def own_vector(
             )
     except TypeError:  # its arguments differ from those of a single copy
         return None
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise cannot_be_made(config, error) from error
     if vector.metadata.get("autoreset_mode") is not AutoresetMode.NEXT_STEP:
         with reporting(config.id, "close"):

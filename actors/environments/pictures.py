@@ -11,6 +11,7 @@ from gymnasium.wrappers import AddRenderObservation
 
 from actors.environments.environment import first_line, reporting
 from actors.environments.meaning import picture_bounds, picture_channels
+from actors.environments.process_state import apart
 from actors.preprocessing import preprocess_picture
 from common.config_sections import EnvConfig
 from common.errors import EnvironmentFailedError, UserError
@@ -97,9 +98,10 @@ def rendered(env: gym.Env[Any, Any], config: EnvConfig) -> gym.Env[Any, Any]:
     with reporting(config.id, "reset"):
         env.reset(seed=0)  # before the first reset there is no picture
     try:
-        picture: Any = env.render()
-        wrapped = AddRenderObservation(env, render_only=True)
-    except Exception as error:  # a renderer may raise anything
+        with apart():
+            picture: Any = env.render()
+            wrapped = AddRenderObservation(env, render_only=True)
+    except (Exception, SystemExit) as error:  # a renderer may raise anything
         raise UserError(
             f"env.observation=pixels: {config.id} cannot be rendered "
             f"({type(error).__name__}: {first_line(error)})"

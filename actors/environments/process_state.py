@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -18,28 +19,41 @@ from typing import Any
 import numpy as np
 import torch
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE)
 _NUMBERS = tuple(map(int, SIGNALS))
 _handler_of = getattr(signal, "_signal", signal).getsignal  # 0.1 µs; `signal.getsignal` takes 2.5
 
 _MAIN_THREAD = threading.main_thread().ident
 
-State = tuple[str | None, bool, torch.dtype, int]
+State = tuple[str | None, bool, torch.dtype, int, Any, Any, Any]
 
+_inside: int | None = None
+"""The thread whose call of an environment is apart."""
 _theirs: State | None = None
 """What the environments of this process left behind, where it differs from the program's own."""
 
 
 @contextmanager
-def apart() -> Iterator[None]:
-    """Run a call of an environment, and undo its changes to the process afterwards."""
-    global _theirs  # as the state that it describes
+def apart(fresh: bool = False) -> Iterator[None]:
+    """Run a call of an environment, and undo its changes to the process afterwards.
+
+    Within such a block another one changes nothing.
+
+    Args:
+        fresh: the call finds the program's own state, as a constructor expects it.
+    """
+    global _theirs, _inside  # as the state that they describe
+    if _inside == threading.get_ident():
+        yield
+        return
     ours, handlers = _state(), _handlers()
-    if _theirs is not None:
+    if _theirs is not None and not fresh:
         _change(ours, _theirs)
+    _inside = threading.get_ident()
     try:
         yield
     finally:
+        _inside = None
         after = _state()
         _theirs = None
         if after != ours:
@@ -63,11 +77,19 @@ def _state() -> State:
     folder = None
     with suppress(FileNotFoundError):  # it was removed
         folder = os.getcwd()  # noqa: PTH109 # a path costs 10 µs
-    return folder, torch.is_grad_enabled(), torch.get_default_dtype(), torch.get_num_threads()
+    return (
+        folder,
+        torch.is_grad_enabled(),
+        torch.get_default_dtype(),
+        torch.get_num_threads(),
+        torch.get_default_device(),
+        sys.stdout,
+        sys.stderr,
+    )
 
 
 def _change(now: State, wanted: State) -> None:
-    folder, grad, dtype, threads = wanted
+    folder, grad, dtype, threads, device, sys.stdout, sys.stderr = wanted
     if folder is not None and folder != now[0]:
         with suppress(OSError):  # it was removed
             os.chdir(folder)
@@ -77,6 +99,8 @@ def _change(now: State, wanted: State) -> None:
         torch.set_default_dtype(dtype)
     if threads != now[3]:
         torch.set_num_threads(threads)
+    if device != now[4]:
+        torch.set_default_device(None if device == torch.device("cpu") else device)
 
 
 def _handlers() -> tuple[Any, ...]:

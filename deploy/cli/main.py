@@ -73,10 +73,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with suppress(FileNotFoundError):  # the folder was removed
         if str(Path.cwd()) not in sys.path:
             sys.path.append(str(Path.cwd()))
-    with command_streams():
-        code = _main(given)
-    if arguments is None:
-        _end_soon(code)
+    code = FAILURE
+    try:
+        with command_streams():
+            code = _main(given)
+    finally:
+        if arguments is None:
+            _end_soon(code)
     return code
 
 

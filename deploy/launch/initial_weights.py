@@ -48,7 +48,7 @@ def _tensors_in(path: Path) -> dict[str, Array]:
         tensors = load_file(path)
     except FileNotFoundError:
         raise UserError("there is no such file or run folder") from None
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError, ValueError, TypeError) as error:
         raise UserError(f"is no run folder and no .safetensors file ({error})") from None
     of_policy = {
         name.removeprefix(POLICY): array

@@ -66,13 +66,21 @@ def without_native_lines() -> Iterator[None]:
         )  # fmt: skip
     finally:
         os.close(reader)
-    python, sys.stderr = sys.stderr, _direct
+    python: Any = sys.stderr
+    of_command = getattr(python, "original", None)  # a command's stream goes on around ours
+    if of_command is not None:
+        python.original = _direct
+    else:
+        sys.stderr = _direct
     os.dup2(writer, 2)
     os.close(writer)
     try:
         yield
     finally:
-        sys.stderr = python
+        if of_command is not None:
+            python.original = of_command
+        else:
+            sys.stderr = python
         with suppress(OSError):  # the filter was killed
             os.write(2, END)
         os.dup2(before, 2)

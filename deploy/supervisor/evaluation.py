@@ -15,7 +15,7 @@ from deploy.supervisor.events import BestScore, CallFailed, Event
 from deploy.supervisor.fleet import Fleet
 from deploy.supervisor.slots import Slot
 
-NEVER = 1 << 62
+NEVER = (1 << 53) - 1
 """Learner steps that no run takes."""
 
 
@@ -119,11 +119,13 @@ class Evaluation:
 
         One that is due already stays due.
         """
+        if self._every == NEVER:  # the configuration may have changed
+            self.next_steps = NEVER
         self.next_steps = min(self.next_steps, self._next_multiple())
 
     def _next_multiple(self) -> int:
         every = self._every
-        return (self._context.counters.learner_steps // every + 1) * every
+        return min(NEVER, (self._context.counters.learner_steps // every + 1) * every)
 
     def begin_attempt(self) -> None:
         """Inline: the next evaluation starts an evaluator of its own."""

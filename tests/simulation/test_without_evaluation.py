@@ -7,12 +7,16 @@ import numpy as np
 import pytest
 
 from common.errors import UserError
+from deploy.launch.resume import resume
 from deploy.launch.train import train
+from deploy.reporting.evaluation import evaluate
+from deploy.runs.folder import RunFolder
 from support.acting import register
 from support.fakes import tiny
-from support.program import checkpoints_in
+from support.program import checkpoints_in, reports_in
 
 WITHOUT = {"every_learner_steps": None}
+OFTEN = {"every_learner_steps": 20, "episodes": 2, "envs": 2}
 
 
 class OnlyEnv(gym.Env):
@@ -61,3 +65,22 @@ def test_an_environment_of_which_one_can_exist_is_trained(tmp_path):
 def test_a_score_cannot_be_asked_for_without_evaluations():
     with pytest.raises(UserError, match=r"stop\.score=300: needs evaluations"):
         tiny(evaluation=WITHOUT, stop={"score": 300.0})
+
+
+def test_a_run_without_evaluations_is_resumed_and_evaluated(tmp_path):
+    few = {**WITHOUT, "episodes": 2, "envs": 2}
+    train(tiny(evaluation=few, stop={"learner_steps": 40, "score": None}), tmp_path / "run")
+    assert resume(tmp_path / "run", {"stop": {"learner_steps": 60}})["learner_steps"] == 60
+    assert evaluate(RunFolder.open(tmp_path / "run"), 2)["episodes"] == 2
+
+
+def test_a_resume_may_switch_evaluations_off_and_on(tmp_path):
+    run = tmp_path / "run"
+    train(tiny(stop={"learner_steps": 30, "score": None}, evaluation=OFTEN), run)
+    before = reports_in(run)[-1]["score"]
+    off = resume(run, {"stop": {"learner_steps": 70}, "evaluation": WITHOUT})
+    assert off["score"] == before, "of the last evaluation before"
+    resume(run, {"stop": {"learner_steps": 110}, "evaluation": OFTEN})
+    state = checkpoints_in(run).newest().state
+    assert state["counters"]["evaluations"] >= 3
+    assert state["next_evaluation_steps"] <= 140

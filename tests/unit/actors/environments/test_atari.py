@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from actors.environments.atari import KEYWORDS
 from common.types import FrameSpec
 from support.acting import (
     needs_atari,
@@ -160,11 +161,23 @@ def test_rendered_pixels_of_atari_are_refused_for_its_state_is_the_screen():
 
 
 @needs_atari
-@pytest.mark.parametrize("env_id", ["PongNoFrameskip-v4", "Pong-v4", "ale_py:Pong-v4"])
+@pytest.mark.parametrize(
+    "env_id",
+    ["PongNoFrameskip-v4", "Pong-v4", "ale_py:Pong-v4", "PongDeterministic-v4", "Pong-ram-v4"],
+)
 def test_an_older_id_is_refused_with_the_right_one(env_id):
-    message = refusal(id=env_id)
-    assert "stands for other settings of the game" in message
-    assert "use env.id=ALE/Pong-v5" in message
+    assert "use env.id=ALE/Pong-v5, and set env.sticky_actions" in refusal(id=env_id)
+
+
+@needs_atari
+def test_a_game_of_the_users_own_may_be_called_as_one_of_ataris(make, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "acting_test_games.py").write_text(
+        "import gymnasium as gym\n"
+        "from gymnasium.envs.classic_control import CartPoleEnv\n"
+        "gym.register('Breakout-v2', entry_point=CartPoleEnv)\n"
+    )
+    assert make(id="acting_test_games:Breakout-v2", copies=1).spec.num_actions == 2
 
 
 @needs_atari
@@ -190,6 +203,8 @@ def test_an_id_with_its_module_takes_the_same_path(make):
 )
 def test_keywords_of_atari_work_or_are_refused(make, kwargs, says):
     assert says in refusal(id=PONG, kwargs=kwargs)
+    for keyword in KEYWORDS:
+        make(id=PONG, kwargs={keyword: True}, copies=1)
     full = make(id=PONG, kwargs={"full_action_space": True}, copies=1)
     assert full.spec.num_actions == 18
     assert full.spec.protocol["kwargs"] == {"full_action_space": True}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import random
 import signal
@@ -30,7 +31,10 @@ class OddEnv(gym.Env):
     metadata = {"render_modes": []}  # noqa: RUF012
     action_space = gym.spaces.Discrete(2)
 
-    def __init__(self, space=UNIT, see=None, reward=0.0, info=None, act=None, actions=None, at=3):
+    def __init__(
+        self, space=UNIT, see=None, reward=0.0, info=None, act=None, actions=None, at=3,
+        render_mode=None,
+    ):  # fmt: skip
         self.observation_space = space
         self.action_space = actions or self.action_space
         self.see, self.reward, self.info, self.act, self.at = see, reward, info, act, at
@@ -431,3 +435,108 @@ def test_a_keyword_of_the_users_never_meets_ours(make):
         id="CartPole-v1", kwargs={"render_mode": "rgb_array"}, observation="pixels", copies=1
     )
     assert environment.reset(0).dtype == np.uint8
+
+
+# --- kinds that a review found ------------------------------------------------------------------
+
+
+def test_parts_of_8_bits_alone_are_scaled_once(make):
+    space = gym.spaces.Dict({"image": gym.spaces.Box(0, 255, (40, 40, 3), np.uint8)})
+    see = {"image": np.full((40, 40, 3), 255, np.uint8)}
+    environment = make(id=ODD, kwargs={"space": space, "see": see, "at": 0}, copies=1)
+    assert (environment.reset(0) * environment.spec.frame.scale == 1).all()
+
+
+def test_small_codes_of_8_bits_keep_their_size(make):
+    space = gym.spaces.Box(0, 3, (16,), np.uint8)
+    assert make(id=ODD, kwargs={"space": space}, copies=1).spec.frame.scale == 1.0
+
+
+def test_an_environment_may_have_many_discrete_actions(make):
+    environment = make(id=ODD, kwargs={"actions": gym.spaces.Discrete(4672)}, copies=1)
+    assert environment.spec.num_actions == 4672
+
+
+@pytest.mark.parametrize(
+    ("wrong", "fits"),
+    [({"kind": True}, True), ({"kind": np.array([1])}, True), ({"kind": 1.5}, False)],
+)
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_numbers_of_another_type_fit_where_they_mean_the_same(wrong, fits):
+    config = EnvConfig(id=PARTS, kwargs={"wrong": wrong})
+    if fits:
+        environment_spec(config)
+    else:
+        with pytest.raises(UserError):
+            environment_spec(config)
+
+
+def test_lives_may_be_floats():
+    told = iter([{"lives": 3.0}, {"lives": np.array([2.0])}])
+    config = EnvConfig(
+        id=ODD, kwargs={"info": lambda: next(told, {}), "at": 1}, life_loss_ends=True
+    )
+    environment = make_environment(config, 1)
+    environment.reset(0)
+    lost = [bool(environment.step(actions_of(0)).life_lost[0]) for _ in range(3)]
+    assert lost == [False, True, False]
+
+
+class UnequalEnv(OddEnv):
+    """Each copy has one number more."""
+
+    made = 0
+
+    def __init__(self):
+        UnequalEnv.made += 1
+        super().__init__(space=gym.spaces.Box(-1, 1, (UnequalEnv.made,), np.float32))
+
+
+def test_copies_that_differ_are_refused():
+    assert "copies differ: the observation space of copy 0 is Box" in refusal(
+        copies=2, id=register("Unequal", UnequalEnv)
+    )
+
+
+@pytest.mark.parametrize("method", ["__init__", "render", "close"])
+def test_an_exit_in_any_method_is_an_error_of_the_environment(monkeypatch, method):
+    def leave(self, *arguments, **more):
+        sys.exit(0)
+
+    config = EnvConfig(id=ODD, observation="pixels" if method == "render" else "state")
+    monkeypatch.setattr(OddEnv, "metadata", {"render_modes": ["rgb_array"], "render_fps": 30})
+    monkeypatch.setattr(OddEnv, method, leave)
+    with pytest.raises((UserError, EnvironmentFailedError), match="SystemExit"):
+        make_environment(config, 2).close()
+
+
+def test_a_constructor_finds_the_programs_own_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "assets").mkdir()
+
+    class Relative(OddEnv):
+        def __init__(self):
+            super().__init__()
+            os.chdir("assets")
+
+    environment = make_environment(EnvConfig(id=register("Relative", Relative)), 3)
+    environment.reset(0)
+    assert Path.cwd() == tmp_path
+
+
+def test_standard_output_and_torchs_device_are_the_programs_own_after_a_call():
+    before = sys.stdout
+
+    def act():
+        sys.stdout = io.StringIO()
+        torch.set_default_device("meta")
+
+    environment = odd(copies=1, act=act)
+    steps_of(environment, 5)
+    assert sys.stdout is before
+    assert torch.get_default_device() == torch.device("cpu")
+
+
+def test_keywords_that_hold_null_are_refused_in_one_line():
+    with pytest.raises(ValueError, match="holds null"):
+        EnvConfig(kwargs={"desc": [1, {"a": None}]})
