@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -48,9 +49,7 @@ def _combinations(
     sizes: Array, start: Array, space: gym.Space[Any], env_id: str
 ) -> tuple[int, ToActions]:
     flat = [int(size) for size in sizes.reshape(-1)]
-    count = 1
-    for size in flat:  # Python's integers do not overflow
-        count *= size
+    count = math.prod(flat)  # of Python's integers, which do not overflow
     _check_count(count, space, env_id)
     assert space.shape is not None
     assert space.dtype is not None

@@ -84,7 +84,7 @@ class Copies:
 
     def _keep(self, copy: int, observation: Any) -> None:
         """Copy an observation: the environment may write over it later."""
-        with np.errstate(over="ignore"):  # infinite then, which `Environment` tells
+        with np.errstate(over="ignore"):  # it becomes infinite, which `Environment` refuses
             self._observations[copy] = observation
 
     def _read(self, infos: Sequence[Any]) -> dict[str, Any]:

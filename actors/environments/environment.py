@@ -125,7 +125,7 @@ class Environment:
 
     def _frames(self, observation: Array) -> Array:
         """Frames of their own memory: an environment may reuse that of its observations."""
-        with np.errstate(over="ignore"):  # infinite then, which is told
+        with np.errstate(over="ignore"):  # the number becomes infinite, and is refused
             frames = self._to_frames(observation)
         if frames.dtype.kind == "f":
             self._check_finite("observation", frames)

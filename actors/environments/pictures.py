@@ -47,7 +47,11 @@ class PictureObservation(gym.ObservationWrapper[Any, Any, Any]):
         return preprocess_picture(observation, c.height, c.width, c.grey, c.crop, c.invert)
 
     def _in_8_bits(self, observation: Any) -> Array:
-        """Raises EnvironmentFailedError: a number is not between black and white."""
+        """The picture in 8 bits, from black at 0 to white at 255.
+
+        Raises:
+            EnvironmentFailedError: a number is not between black and white.
+        """
         assert self._bounds is not None
         low, high = self._bounds
         numbers: Array = np.asarray(observation, np.float64)

@@ -11,7 +11,7 @@ from typing import Any
 from common.errors import UserError
 from common.polling import call_within
 from common.text import printable
-from deploy.cli.arguments import actor_count, path, run_folder, seconds
+from deploy.cli.arguments import actor_count, run_folder, seconds
 from deploy.cli.command import RUN, RUN_FOLDER, Command, Parser
 from deploy.cli.exit_codes import FAILURE, INTERRUPTED
 from deploy.cli.keys import Keys
@@ -92,7 +92,7 @@ def _change(options: argparse.Namespace, overrides: Overrides) -> int:
     if options.address is None:
         from deploy.runs.folder import RunFolder
 
-        folder = RunFolder.open(path(options.run_folder))
+        folder = RunFolder.open(run_folder(options.run_folder))
         new = changed(folder.config, overrides, "command line")
         reply = request_change(folder, new, keys_of(overrides), TAKEN_WITHIN_S)
     else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from types import FrameType
 
@@ -20,20 +20,42 @@ _Handler = Callable[[int, FrameType | None], None]
 
 
 @contextmanager
-def handlers(by_signal: Mapping[signal.Signals, _Handler]) -> Iterator[None]:
-    """Install signal handlers, and restore the previous ones at the end.
+def restored_handlers(numbers: Iterable[signal.Signals] = STOP_REASONS) -> Iterator[None]:
+    """Restore the handlers of these signals at the end.
 
-    Outside the main thread nothing is installed: Python delivers signals to the main thread only.
+    Until then those of `stop_on_signals` stay: a signal that arrives while the last files are
+    written, or while Ray ends, must not cut that short.
+
+    Outside the main thread nothing is restored: Python delivers signals to the main thread only.
     """
-    if threading.current_thread() is not threading.main_thread():
+    if not _in_main_thread():
         yield
         return
-    before = {number: signal.signal(number, handler) for number, handler in by_signal.items()}
+    before = {number: signal.getsignal(number) for number in numbers}
     try:
         yield
     finally:
-        for number, previous in before.items():
-            signal.signal(number, previous)
+        for number, handler in before.items():
+            if handler is not None:  # None: installed by C code; Python cannot install it again
+                signal.signal(number, handler)
+
+
+@contextmanager
+def handlers(by_signal: Mapping[signal.Signals, _Handler]) -> Iterator[None]:
+    """Install signal handlers in the main thread, and restore the previous ones at the end."""
+    with restored_handlers(by_signal):
+        _install(by_signal)
+        yield
+
+
+def _install(by_signal: Mapping[signal.Signals, _Handler]) -> None:
+    if _in_main_thread():
+        for number, handler in by_signal.items():
+            signal.signal(number, handler)
+
+
+def _in_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
 
 
 @contextmanager
@@ -67,32 +89,11 @@ def stop_on_signals(
                 "checkpoint; a second Ctrl-C stops at once, without a checkpoint"
             )
 
-    if threading.current_thread() is threading.main_thread():
-        for number in STOP_REASONS:
-            signal.signal(number, handler)
+    _install(dict.fromkeys(STOP_REASONS, handler))
     try:
         yield
     finally:
         over = True
-
-
-@contextmanager
-def restored_handlers() -> Iterator[None]:
-    """Restore the signal handlers of before at the end.
-
-    Until then those of `stop_on_signals` stay: a signal that arrives while the last files are
-    written, or while Ray ends, must not cut that short.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.getsignal(number) for number in STOP_REASONS}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            if handler is not None:  # installed by C code, which Python cannot install again
-                signal.signal(number, handler)
 
 
 class StartInterrupted(KeyboardInterrupt):
@@ -126,7 +127,7 @@ def deferred_signals(
     Args:
         notify: called with the first signal when it arrives, in another thread.
     """
-    if threading.current_thread() is not threading.main_thread():
+    if not _in_main_thread():
         yield lambda: False
         return
     received = threading.Event()

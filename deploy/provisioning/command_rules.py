@@ -182,7 +182,7 @@ def _names_of_options(commands: Sequence[str]) -> Iterator[str]:
 
 
 def _address(values: Mapping[str, object]) -> Iterator[Finding]:
-    """The head's address, as the workers are told it."""
+    """The address of the head in the start commands of the workers."""
     head = start_options(values["head_start_ray_commands"])  # type: ignore[arg-type]
     worker = start_options(values["worker_start_ray_commands"])  # type: ignore[arg-type]
     key = "worker_start_ray_commands"
