@@ -7,6 +7,7 @@ one frame (`(C, H, W)` for pictures, `(D,)` for vectors).
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -43,7 +44,7 @@ class FrameSpec:
     @property
     def nbytes(self) -> int:
         """Bytes of one frame."""
-        return int(np.prod(self.shape)) * np.dtype(self.dtype).itemsize
+        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
 
 
 @dataclass(frozen=True, slots=True)

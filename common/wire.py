@@ -8,6 +8,7 @@ little-endian memory at a multiple of 64 bytes, so that decoding makes views, ne
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -71,8 +72,9 @@ def allocate(
         if code not in _DTYPES:
             raise TypeError(f"column {name!r}: dtype {np.dtype(dtype)} cannot travel")
         offset = _aligned(offset)
-        entries.append([name, code, [int(n) for n in shape], offset])
-        offset += int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
+        sizes = [int(n) for n in shape]
+        entries.append([name, code, sizes, offset])
+        offset += math.prod(sizes) * np.dtype(dtype).itemsize
     header = msgpack.packb({"meta": dict(meta or {}), "columns": entries})
     if len(header) > MAX_HEADER_BYTES:
         raise ValueError(f"header of {counted(len(header), 'byte')}: at most {MAX_HEADER_BYTES}")
@@ -84,7 +86,7 @@ def allocate(
     end = start
     for _, code, shape, column_offset in entries:
         buffer[end : start + column_offset] = 0  # padding: equal content gives equal bytes
-        end = start + column_offset + int(np.prod(shape, dtype=np.int64)) * _DTYPES[code].itemsize
+        end = start + column_offset + math.prod(shape) * _DTYPES[code].itemsize
     return buffer, _views(buffer, entries, start)
 
 

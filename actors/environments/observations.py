@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -83,7 +84,7 @@ def _box_mismatch(space: gym.spaces.Box, value: Any, name: str) -> str | None:
         return f"{name} is {short(value)}, declared is an array of shape {space.shape}"
     if array.dtype.kind not in "biuf":
         return f"{name} is {_kind(value)}, declared are numbers of {space.dtype}"
-    if array.shape != space.shape and not array.size == np.prod(space.shape) == 1:
+    if array.shape != space.shape and not array.size == math.prod(space.shape) == 1:
         return f"{name} has shape {array.shape}, declared is {space.shape}"
     if space.dtype == np.bool_ or space.dtype.kind not in "iu":
         return None

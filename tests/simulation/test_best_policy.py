@@ -47,7 +47,7 @@ def test_a_run_whose_folder_is_gone_has_its_best_policy_and_records_again(traine
     assert load_weights(RunFolder.open(run), "best")[1].startswith("best evaluation, learner step")
 
 
-def test_a_best_policy_that_is_missing_is_told(trained, caplog):
+def test_a_best_policy_that_is_missing_is_told(trained):
     run, url = trained
     (run / "best.safetensors").unlink()
     (Path(url) / "records" / "best.safetensors").unlink()

@@ -92,9 +92,8 @@ def with_value(key: str, value: Any) -> dict[str, Any]:
     return {section: {leaf: value}} if section else {leaf: value}
 
 
-@pytest.mark.parametrize("comments", [True, False])
 @pytest.mark.parametrize("key", KEYS)
-@given(data=st.data())
+@given(data=st.data(), comments=st.booleans())
 @examples(8)
 def test_toml_out_and_in_gives_every_key_the_same_value(key, comments, data):
     value = data.draw(values_of(KEYS[key].annotation, KEYS[key]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import logging.handlers
 import re
 from datetime import datetime
 from pathlib import Path
@@ -139,17 +140,19 @@ def test_a_folder_that_is_gone_is_reported_once(tmp_path, failures):
     assert "No such file or directory" in failures.lines[0]
 
 
-def test_the_logger_is_the_runs_own(path, failures, caplog):
+def test_the_logger_is_the_runs_own(path, failures):
+    of_the_program = logging.handlers.BufferingHandler(capacity=100)
+    logging.root.addHandler(of_the_program)
     logging.disable(logging.CRITICAL)
     try:
-        with caplog.at_level(logging.DEBUG):
-            run_log = RunLog(path, failures)
-            run_log.notify("mine")
-            run_log.close()
-            run_log.notify("after the end")
+        run_log = RunLog(path, failures)
+        run_log.notify("mine")
+        run_log.close()
+        run_log.notify("after the end")
     finally:
         logging.disable(logging.NOTSET)
-    assert caplog.records == []
+        logging.root.removeHandler(of_the_program)
+    assert of_the_program.buffer == []
     assert "raydqn.run" not in logging.root.manager.loggerDict
     assert [event["text"] for event in last_events(path)] == ["mine"]
 
