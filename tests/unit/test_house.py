@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import subprocess
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
@@ -32,6 +33,12 @@ def in_a_checkout():
 SOURCES = [f"{package}/*.py" for package in PACKAGES]
 
 
+@cache
+def trees() -> dict[Path, ast.Module]:
+    """The source files, parsed, by their paths in the project."""
+    return {file.relative_to(ROOT): ast.parse(file.read_text()) for file in tracked(*SOURCES)}
+
+
 def too_long(files: list[Path], limit: int) -> dict[str, int]:
     """Files of more lines than that."""
     lines = {str(file.relative_to(ROOT)): file.read_text().count("\n") for file in files}
@@ -45,17 +52,16 @@ def test_no_file_is_too_long():
 
 def test_no_function_and_no_class_is_too_long():
     found = []
-    for file in tracked(*SOURCES):
-        for node in ast.walk(ast.parse(file.read_text())):
-            where = f"{file.relative_to(ROOT)}:{getattr(node, 'lineno', 0)}"
+    for file, tree in trees().items():
+        for node in ast.walk(tree):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 lines = (node.end_lineno or 0) - node.lineno + 1
                 if lines > FUNCTION_LINES:
-                    found.append(f"{where} {node.name}: {lines} lines")
+                    found.append(f"{file}:{node.lineno} {node.name}: {lines} lines")
             if isinstance(node, ast.ClassDef):
                 methods = sum(isinstance(one, ast.FunctionDef) for one in node.body)
                 if methods > CLASS_METHODS:
-                    found.append(f"{where} {node.name}: {methods} methods")
+                    found.append(f"{file}:{node.lineno} {node.name}: {methods} methods")
     assert found == []
 
 
@@ -87,8 +93,8 @@ NO_COUNT = re.compile(r"[A-Z_]+|.*ratio|.*samples_per_insert.*|url|.*\.part")
 def test_a_count_in_a_message_agrees_with_its_noun():
     """`common.text.counted` writes both; a plural behind a number would also read "1 actors"."""
     found = []
-    for file in tracked(*SOURCES):
-        for node in ast.walk(ast.parse(file.read_text())):
+    for file, tree in trees().items():
+        for node in ast.walk(tree):
             parts = node.values if isinstance(node, ast.JoinedStr) else []
             for part, text in pairwise(parts):
                 if not isinstance(part, ast.FormattedValue) or not isinstance(text, ast.Constant):
@@ -96,7 +102,7 @@ def test_a_count_in_a_message_agrees_with_its_noun():
                 value = ast.unparse(part.value)
                 behind = COUNTED.match(str(text.value))
                 if behind and "counted(" not in value and not NO_COUNT.fullmatch(value):
-                    found.append(f"{file.relative_to(ROOT)}:{part.lineno} {{{value}}}{behind[0]}")
+                    found.append(f"{file}:{part.lineno} {{{value}}}{behind[0]}")
     assert found == []
 
 
