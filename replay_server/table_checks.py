@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from common.text import counted
 from common.types import PAD, Array, Chunk
 
 MAX_MASK_BYTES = 1 << 20
@@ -45,7 +46,9 @@ def check_mask(chunk: Chunk, mask_bytes: int) -> None:
     mask = chunk.next_mask
     if mask is None:
         if mask_bytes:
-            raise ValueError(f"chunk without action masks: must have {mask_bytes} bytes of each")
+            raise ValueError(
+                f"chunk without action masks: the table keeps {counted(mask_bytes, 'byte')} of each"
+            )
         return
     if not mask_bytes:
         raise ValueError("chunk with action masks: the table keeps none")
