@@ -14,15 +14,18 @@ from support.program import TINY_OPTIONS, checkpoints_in, raydqn_here, summary_o
 
 
 @pytest.mark.parametrize(
-    ("source", "double", "compression"), [("info", "true", "none"), ("method", "false", "lz4")]
+    ("source", "options"),
+    [
+        ("info", ("--learner.double", "true")),
+        ("method", ("--learner.double", "false", "--replay.compression", "lz4")),
+    ],
 )
-def test_no_illegal_action_is_ever_taken(tmp_path, source, double, compression):
+def test_no_illegal_action_is_ever_taken(tmp_path, source, options):
     run = tmp_path / "run"
     LegalMovesEnv.taken.clear()
     code, out, err = raydqn_here(
         *("train", "cartpole", "--inline", "--json", "--run-dir", str(run), *TINY_OPTIONS),
-        *("--env.id", LEGAL_MOVES, "--env.action-mask", source, "--learner.double", double),
-        *("--replay.compression", compression, "--replay.shards", "2"),
+        *("--env.id", LEGAL_MOVES, "--env.action-mask", source, "--replay.shards", "2", *options),
         *("--evaluation.every-learner-steps", "30", "--stop.learner-steps", "60"),
         *("--stop.score", "none"),
     )
