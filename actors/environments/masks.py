@@ -131,7 +131,7 @@ class ActionMasks:
     def _row(self, mask: Any) -> Array:
         """The mask of one copy, `[A]` bool."""
         parts = self._parts
-        if isinstance(mask, tuple) and len(mask) == len(parts) > 1:  # as for Gymnasium's `sample`
+        if isinstance(mask, tuple) and len(mask) == len(parts):  # as for Gymnasium's `sample`
             return self._combined(
                 [
                     np.ones(size, bool) if part is None else self._truths(part)

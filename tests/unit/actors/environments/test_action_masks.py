@@ -199,6 +199,12 @@ def test_masks_of_each_part_of_an_action_are_combined(mask):
     assert legal_of(mask, actions=PAIR) == [[True, False, True, False, False, False]]
 
 
+def test_an_action_of_one_part_may_have_its_mask_in_a_tuple():
+    single = gym.spaces.MultiDiscrete([3])
+    assert legal_of((np.array([0, 1, 1]),), actions=single) == [[False, True, True]]
+    assert legal_of(np.array([0, 1, 1]), actions=single) == [[False, True, True]]
+
+
 def test_a_part_without_a_mask_is_free():
     legal = legal_of((None, np.array([0, 1, 0])), actions=PAIR)
     assert legal == [[False, True, False, False, True, False]]
