@@ -49,6 +49,9 @@ class NStepAccumulator:
         self._q_taken: Array = np.zeros(shape, np.float32)
         self._q_max: Array = np.zeros(shape, np.float32)
         self._version: Array = np.zeros(shape, np.int64)
+        self._mask: Array | None = None  # packed, as in a chunk
+        if spec.masks_actions:
+            self._mask = np.zeros((*shape, spec.mask_bytes), np.uint8)
         # The number of each frame in the newest chunk; −1: that chunk does not name it.
         self._sent: Array = np.full(shape, -1, np.int32)
         self._slots = 0
@@ -70,6 +73,7 @@ class NStepAccumulator:
         truncated: Array,
         life_ended: Array,
         ignored: Array,
+        legal: Array | None = None,
     ) -> None:
         """Add one slot per copy. All arrays have N rows.
 
@@ -80,6 +84,7 @@ class NStepAccumulator:
             reward, terminated, truncated: outcome of the action.
             life_ended: ends the window like `terminated`, while the episode goes on.
             ignored: the frame was the last of its episode: no action was taken.
+            legal: `[N, A]` bool, the legal actions there, if the environment has action masks.
         """
         if self._slots == len(self._action):
             raise RuntimeError("accumulator is full: drain it at least every max_slots steps")
@@ -97,14 +102,18 @@ class NStepAccumulator:
         self._acted[s] = ~ignored
         self._emitted[s] = False
         self._sent[s] = -1
+        if self._mask is not None:
+            assert legal is not None
+            self._mask[s] = np.packbits(legal, axis=1, bitorder="little")
         self._slots += 1
 
-    def cut(self, frames: Array) -> None:
+    def cut(self, frames: Array, legal: Array | None = None) -> None:
         """End all windows; no slot follows.
 
         Args:
             frames: `[N, *frame]` after the last actions. Windows bootstrap from them, as from the
                 last frame of a truncated episode.
+            legal: as for `append`.
         """
         if not self._slots:
             return
@@ -124,6 +133,7 @@ class NStepAccumulator:
             truncated=none,
             life_ended=none,
             ignored=~none,
+            legal=legal,
         )
 
     def drain(self, continues: bool = False) -> Chunk | None:
@@ -202,6 +212,7 @@ class NStepAccumulator:
             priority=np.abs(target - self._q_taken[slot, copy]).astype(np.float32),
             version=self._version[slot, copy],
             reused=reused,
+            next_mask=None if self._mask is None else self._mask[after, copy],
         )
 
     def _stack_slots(self, slot: Array, copy: Array) -> Array:
@@ -228,6 +239,7 @@ class NStepAccumulator:
             self._q_max,
             self._version,
             self._sent,
+            *(() if self._mask is None else (self._mask,)),
         ):
             column[: self._carry] = column[gone : self._slots]
         self._slots = self._carry

@@ -136,7 +136,8 @@ class Actor:
         """
         before = time.perf_counter()
         stacks = self._stacks.push(self._frames, self._first)
-        choice = self._agent.select_actions(stacks, epsilons)
+        legal = self._environment.legal
+        choice = self._agent.select_actions(stacks, epsilons, legal)
         between = time.perf_counter()
         step = self._environment.step(choice.actions)
         after = time.perf_counter()
@@ -152,6 +153,7 @@ class Actor:
             truncated=step.truncated,
             life_ended=step.life_lost & self._config.env.life_loss_ends,
             ignored=self._ignored,
+            legal=legal,
         )
         env_steps = self._environment.num_envs - int(self._ignored.sum())
         done = step.terminated | step.truncated
@@ -197,7 +199,7 @@ class Actor:
             return 0
         self._closed = True
         self._send()
-        self._accumulator.cut(self._frames)
+        self._accumulator.cut(self._frames, self._environment.legal)
         self._send()
         self._writer.flush()
         self._environment.close()

@@ -17,7 +17,7 @@ class Choice(NamedTuple):
 
     actions: Array  # [N] int64
     q_taken: Array  # [N] float32, q(s, a) of the action chosen
-    q_max: Array  # [N] float32, the greatest q(s, ·)
+    q_max: Array  # [N] float32, the greatest q(s, ·) of the legal actions
 
 
 class Agent:
@@ -37,16 +37,24 @@ class Agent:
         self.learner_steps = int(meta["learner_steps"])
 
     @torch.no_grad()
-    def select_actions(self, stacks: Array, epsilons: Array) -> Choice:
+    def select_actions(self, stacks: Array, epsilons: Array, legal: Array | None = None) -> Choice:
         """Choose a random action with probability ε, else the action of the greatest Q value.
 
         Args:
             stacks: `[N, S, *frame]`.
             epsilons: `[N]`.
+            legal: `[N, A]` bool, the actions to choose among, at least one of each copy; None: all.
         """
         q = self._network(torch.from_numpy(stacks).to(self._device)).cpu().numpy()  # [N, A]
+        if legal is not None:
+            q = np.where(legal, q, -np.inf)
         greedy = q.argmax(axis=1)
         # The same number of random numbers for any ε: runs with another ε stay comparable.
         explore = self._rng.random(len(q)) < epsilons
-        actions = np.where(explore, self._rng.integers(q.shape[1], size=len(q)), greedy)
+        if legal is None:
+            random = self._rng.integers(q.shape[1], size=len(q))
+        else:  # the n-th of the legal actions
+            number = self._rng.integers(np.count_nonzero(legal, axis=1))
+            random = (np.cumsum(legal, axis=1) > number[:, None]).argmax(axis=1)
+        actions = np.where(explore, random, greedy)
         return Choice(actions, q[np.arange(len(q)), actions], q.max(axis=1))

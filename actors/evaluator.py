@@ -169,7 +169,8 @@ class Evaluator:
         evaluation = self._config.evaluation
         stacks = self._stacks.push(playing.frames, playing.first)
         epsilons = np.full(self._copies, evaluation.epsilon)
-        step = self._environment.step(self._agent.select_actions(stacks, epsilons).actions)
+        choice = self._agent.select_actions(stacks, epsilons, self._environment.legal)
+        step = self._environment.step(choice.actions)
         playing.returns += step.reward
         playing.lengths += ~playing.ignored
         done = step.terminated | step.truncated

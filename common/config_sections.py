@@ -53,6 +53,9 @@ def _holds_none(value: Any) -> bool:
     )
 
 
+_MASK_SOURCE = re.compile(r"info(:.+)?|method(:[^\W\d]\w*)?")
+
+
 class EnvConfig(Section):
     """The environment and what the agent sees of it."""
 
@@ -65,6 +68,11 @@ class EnvConfig(Section):
     )
     wrappers: tuple[str, ...] = Field(
         (), description='"module:Class", innermost first; each is called with the environment'
+    )
+    action_mask: str | None = Field(
+        None,
+        description='legal actions: "info" reads info["action_mask"], "info:KEY" another entry, '
+        '"method" calls action_masks(), "method:NAME" another method; none: all are legal',
     )
     observation: Literal["state", "pixels", "picture", "grid", "vector"] = Field(
         "state",
@@ -109,6 +117,15 @@ class EnvConfig(Section):
         if _holds_none(self.kwargs):
             raise ValueError(
                 f"kwargs={self.kwargs}: holds null, which TOML cannot record; leave that entry out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _action_mask_has_a_source(self) -> EnvConfig:
+        if self.action_mask is not None and not _MASK_SOURCE.fullmatch(self.action_mask):
+            raise ValueError(
+                f"action_mask={self.action_mask!r}: must be none, info, info:KEY, method or "
+                "method:NAME"
             )
         return self
 

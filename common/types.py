@@ -2,7 +2,7 @@
 
 Letters in shapes: N environment copies of one actor, T vector steps, K transitions of a chunk,
 F frames of a chunk or sample, B batch, S frames in a stack, A actions, `*frame` the shape of
-one frame (`(C, H, W)` for pictures, `(D,)` for vectors).
+one frame (`(C, H, W)` for pictures, `(D,)` for vectors), M bytes of a packed action mask.
 """
 
 from __future__ import annotations
@@ -59,6 +59,7 @@ class EnvironmentSpec:
             printed with every score.
         max_episode_steps: env steps after which the environment itself cuts an episode off; None:
             it never does, or does not tell.
+        masks_actions: some actions may be illegal in some states; see `env.action_mask`.
     """
 
     frame: FrameSpec
@@ -66,6 +67,12 @@ class EnvironmentSpec:
     num_actions: int
     protocol: dict[str, Any]
     max_episode_steps: int | None = None
+    masks_actions: bool = False
+
+    @property
+    def mask_bytes(self) -> int:
+        """M, bytes of a packed action mask (`Chunk.next_mask`); 0: there are no masks."""
+        return -(-self.num_actions // 8) if self.masks_actions else 0
 
 
 class TimeStep(NamedTuple):
@@ -97,6 +104,7 @@ class Transition(NamedTuple):
     reward: Any  # [B] float32
     discount: Any  # [B] float32
     next_observation: Any  # [B, S, *frame]
+    next_mask: Any = None  # [B, M] uint8, packed as in a chunk; None: all actions are legal
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +142,8 @@ class Chunk:
         reused: `[R]` int32, numbers of the reused frames in the previous chunk.
         stream: index of the actor.
         number: of the chunk in its stream; its predecessor has `number − 1`.
+        next_mask: `[K, M]` uint8, legal actions of the state to bootstrap from: action a is bit
+            a % 8 of byte a // 8, the lowest bit first. None: all are legal.
     """
 
     frames: Array | PackedFrames
@@ -147,6 +157,7 @@ class Chunk:
     reused: Array = field(default_factory=lambda: np.zeros(0, np.int32))
     stream: int = 0
     number: int = 0
+    next_mask: Array | None = None
 
     def __len__(self) -> int:
         return len(self.action)
@@ -231,6 +242,7 @@ class Sample:
         age: `[B]` int64, items inserted into the shard since this one.
         version: `[B]` int64, weights that acted.
         summary: state of the shard at the time.
+        next_mask: `[B, M]` uint8, packed as in a chunk; None: all actions are legal.
     """
 
     frames: Array
@@ -244,6 +256,7 @@ class Sample:
     age: Array
     version: Array
     summary: ShardSummary
+    next_mask: Array | None = None
 
     def __len__(self) -> int:
         return len(self.action)

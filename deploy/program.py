@@ -73,6 +73,7 @@ class Program:
             config.replay.compression,
             self.frame_bytes,
             restore,
+            spec.mask_bytes,
         )
 
     def spawn_learner(self, state: Array | None, incarnation: int) -> Handle:

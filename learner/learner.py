@@ -19,7 +19,7 @@ from common.parts import WEIGHT_STORE, PartId, shard
 from common.seeding import Role, integer_seeds, seed_sequence
 from common.types import Array, EnvironmentSpec, LearnerReport, Transition
 from common.weights import pack_weights, unpack_weights
-from learner.losses import bellman_target, taken, weighted_loss
+from learner.losses import bellman_target, taken, unpack_mask, weighted_loss
 from learner.optimizer import Adam
 from learner.prefetch import DeviceBatchGroup, Stager
 from replay_server.sampler import BatchGroup, ReplaySampler
@@ -275,7 +275,14 @@ class Learner:
         with torch.no_grad():
             next_q = self._target(transition.next_observation)
             next_q_policy = self._policy(transition.next_observation) if learner.double else None
-            target = bellman_target(transition.reward, transition.discount, next_q, next_q_policy)
+            mask = transition.next_mask
+            target = bellman_target(
+                transition.reward,
+                transition.discount,
+                next_q,
+                next_q_policy,
+                None if mask is None else unpack_mask(mask, next_q.shape[1]),
+            )
         q = taken(self._policy(transition.observation), transition.action)
         td_error = target - q
         loss = weighted_loss(td_error, weight, learner.huber_delta)
@@ -293,7 +300,11 @@ class Learner:
 
     @staticmethod
     def _encode_batch(transition: Transition, weight: Tensor) -> Array:
-        columns = {name: column.cpu().numpy() for name, column in transition._asdict().items()}
+        columns = {
+            name: column.cpu().numpy()
+            for name, column in transition._asdict().items()
+            if column is not None
+        }
         return wire.encode({**columns, "weight": weight.cpu().numpy()})
 
 

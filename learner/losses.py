@@ -7,7 +7,11 @@ from torch import Tensor
 
 
 def bellman_target(
-    reward: Tensor, discount: Tensor, next_q: Tensor, next_q_policy: Tensor | None = None
+    reward: Tensor,
+    discount: Tensor,
+    next_q: Tensor,
+    next_q_policy: Tensor | None = None,
+    legal: Tensor | None = None,
 ) -> Tensor:
     """The target of q(s, a): `reward + discount · q_target(s', a')`.
 
@@ -19,14 +23,25 @@ def bellman_target(
         next_q: `[B, A]`, the target network's values of the next state.
         next_q_policy: `[B, A]`, the policy network's; if given, it chooses a' and the target
             network evaluates it (double Q-learning, van Hasselt et al. 2016, equation 4).
+        legal: `[B, A]` bool, the actions among which a' is chosen; None: among all. A row without
+            a legal action gives some finite value, for a discount of 0 to cut.
 
     Returns:
         `[B]`, without gradient.
     """
     chooser = next_q if next_q_policy is None else next_q_policy
+    if legal is not None:
+        chooser = chooser.masked_fill(~legal, -torch.inf)
     next_action = chooser.argmax(dim=1, keepdim=True)
     value = next_q.gather(1, next_action).squeeze(1)
     return (reward + discount * value).detach()
+
+
+def unpack_mask(packed: Tensor, actions: int) -> Tensor:
+    """The legal actions of packed masks (`Chunk.next_mask`): `[B, M]` uint8 → `[B, A]` bool."""
+    bits = torch.arange(8, device=packed.device, dtype=torch.uint8)
+    legal = (packed[:, :, None] >> bits) & 1  # [B, M, 8]
+    return legal.flatten(1)[:, :actions].bool()
 
 
 def taken(q: Tensor, action: Tensor) -> Tensor:

@@ -37,6 +37,7 @@ class DeviceBatchGroup:
             reward=picked["reward"],
             discount=picked["discount"],
             next_observation=self.frames[picked["next_observation"]],
+            next_mask=picked.get("next_mask"),
         )
         return transition, self.weights[number]
 
@@ -56,7 +57,8 @@ class Stager:
     def stage(self, group: BatchGroup) -> DeviceBatchGroup:
         """Copy a batch group to the device."""
         columns: dict[str, Tensor] = {}
-        for name in _COLUMNS:
+        masks = ("next_mask",) if group.samples[0].next_mask is not None else ()
+        for name in (*_COLUMNS, *masks):
             parts = [self._column(name, sample) for sample in group.samples]
             if name.endswith("observation"):
                 begin = np.cumsum([0] + [len(sample.frames) for sample in group.samples])

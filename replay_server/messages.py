@@ -18,16 +18,23 @@ _CHUNK_FORM = {
     **dict.fromkeys(("reward", "discount", "priority"), ("float32", 1)),
     "version": ("int64", 1),
     "packed": ("uint8", 1),
+    "next_mask": ("uint8", 2),
 }
 """Type and dimensions of each column; the table checks those of `frames`."""
-SAMPLE_COLUMNS = tuple(field.name for field in fields(Sample) if field.name != "summary")
+OPTIONAL = ("priority", "next_mask")
+"""Columns that a chunk may lack."""
+SAMPLE_COLUMNS = tuple(
+    field.name for field in fields(Sample) if field.name not in ("summary", "next_mask")
+)
 
 
 def encode_chunk(chunk: Chunk) -> Array:
     """A chunk as one flat buffer, `[bytes]` uint8."""
     columns = {name: getattr(chunk, name) for name in (*CHUNK_COLUMNS, "reused")}
-    if chunk.priority is not None:
-        columns["priority"] = chunk.priority
+    for name in OPTIONAL:
+        column = getattr(chunk, name)
+        if column is not None:
+            columns[name] = column
     meta: dict[str, Any] = {"stream": chunk.stream, "number": chunk.number}
     if isinstance(chunk.frames, PackedFrames):
         columns |= {"packed": chunk.frames.data, "sizes": chunk.frames.sizes}
@@ -58,7 +65,7 @@ def decode_chunk(buffer: Array) -> Chunk:
         if dtype is not None and column.dtype != dtype:
             raise WireError(f"chunk column {name!r} is of {column.dtype}: must be {dtype}")
     count = len(arrays["action"])
-    for name in (*CHUNK_COLUMNS, "priority"):
+    for name in (*CHUNK_COLUMNS, *OPTIONAL):
         if name in arrays and len(arrays[name]) != count:
             rows = counted(len(arrays[name]), "row")
             raise WireError(f"chunk column {name!r} has {rows}, not {count}")
@@ -74,6 +81,7 @@ def decode_chunk(buffer: Array) -> Chunk:
         priority=arrays.get("priority"),
         stream=stream,
         number=number,
+        next_mask=arrays.get("next_mask"),
     )
 
 
@@ -100,6 +108,6 @@ def decode_sample(buffer: Array) -> Sample:
     arrays, meta = wire.decode(buffer)
     try:
         columns: dict[str, Any] = {name: arrays[name] for name in SAMPLE_COLUMNS}
-        return Sample(**columns, summary=ShardSummary(**meta))
+        return Sample(**columns, summary=ShardSummary(**meta), next_mask=arrays.get("next_mask"))
     except (KeyError, TypeError) as error:
         raise WireError(f"not a sample: {error}") from error

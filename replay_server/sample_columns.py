@@ -21,7 +21,9 @@ def own_arrays(columns: Columns, _: ShardSummary) -> dict[str, Array]:
     return {name: np.empty(shape, dtype) for name, (shape, dtype) in columns.items()}
 
 
-def sample_columns(count: int, frames: int, stack: int, frame: FrameSpec) -> Columns:
+def sample_columns(
+    count: int, frames: int, stack: int, frame: FrameSpec, mask_bytes: int = 0
+) -> Columns:
     """Shape and type of each column of a sample.
 
     Args:
@@ -29,6 +31,7 @@ def sample_columns(count: int, frames: int, stack: int, frame: FrameSpec) -> Col
         frames: F, frames.
         stack: S, frames in an observation.
         frame: shape and type of a frame.
+        mask_bytes: M, of each action mask; 0: there are none.
     """
     return {
         "frames": ((frames, *frame.shape), frame.dtype),
@@ -41,6 +44,7 @@ def sample_columns(count: int, frames: int, stack: int, frame: FrameSpec) -> Col
         "probability": ((count,), np.float64),
         "age": ((count,), np.int64),
         "version": ((count,), np.int64),
+        **({"next_mask": ((count, mask_bytes), np.uint8)} if mask_bytes else {}),
     }
 
 

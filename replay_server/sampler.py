@@ -43,7 +43,7 @@ class BatchGroup:
                 column = getattr(sample, field.name)
                 if field.name in ("key", "version"):
                     setattr(sample, field.name, np.array(column))
-                elif field.name != "summary":
+                elif field.name != "summary" and column is not None:
                     setattr(sample, field.name, np.array(column[:0]))
 
 

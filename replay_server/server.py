@@ -35,6 +35,7 @@ class ReplayServer:
         compression: str = "none",
         max_frame_bytes: int | None = None,
         restore: ShardRestore | None = None,
+        mask_bytes: int = 0,
     ) -> None:
         """See `Table`; `seed` is the run's, `compression` names a codec.
 
@@ -56,6 +57,7 @@ class ReplayServer:
             incarnation=incarnation,
             codec=make_codec(compression, frame),
             max_frame_bytes=max_frame_bytes,
+            mask_bytes=mask_bytes,
         )
         self._saver = ShardSaver(self._table, frame)
         if restore is not None:

@@ -60,6 +60,11 @@ def deal(
                 raise ValueError(
                     f"stacks of {counted(before.stack, 'frame')}: must be {table.stack}"
                 )
+            if before.mask_bytes != table.mask_bytes:
+                raise ValueError(
+                    f"action masks of {counted(before.mask_bytes, 'byte')}: must be "
+                    f"{table.mask_bytes}"
+                )
             table.expect_priority(saved.image.max_priority)
             sources.append(before)
     size = _chunk_items(table, frame)
@@ -143,6 +148,7 @@ def table_for(saved: SavedShard, frame: FrameSpec, files: Files) -> Table:
         frame_capacity=max(1, count),
         rng=np.random.default_rng(0),  # nothing is drawn
         codec=codec,
+        mask_bytes=natural(layout.get("mask_bytes", 0), "mask_bytes"),
     )
     stacks = image.items["stacks"].astype(np.int64)
     behind = (stacks - image.first_frame) % max(1, rows)

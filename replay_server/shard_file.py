@@ -11,6 +11,7 @@ import numpy as np
 from common import wire
 from common.types import Array
 from replay_server.table import PRIORITY_FLOOR
+from replay_server.table_checks import MAX_MASK_BYTES
 from replay_server.table_image import COUNTERS, TableImage
 from replay_server.table_items import item_dtype
 
@@ -100,7 +101,8 @@ def decode_shard(data: Array) -> SavedShard:
         alpha, max_priority = float(layout["alpha"]), float(meta["max_priority"])
         if not 0 <= alpha <= 1 or not 0 <= max_priority < MAX_PRIORITY:
             raise ValueError(f"alpha={alpha}, max_priority={max_priority}")
-        items = _items(arrays, natural(layout["stack"], "stack"))
+        mask_bytes = natural(layout.get("mask_bytes", 0), "mask_bytes")
+        items = _items(arrays, natural(layout["stack"], "stack"), mask_bytes)
         mass = _column(arrays, "mass", np.float64, items.shape)
         greatest = (max_priority + PRIORITY_FLOOR) ** alpha * (1 + 1e-9)  # rounding allowed for
         if not ((mass > 0) & (mass <= greatest)).all():
@@ -153,10 +155,10 @@ def _column(
     return column
 
 
-def _items(arrays: dict[str, Array], stack: int) -> Array:
-    if not 1 <= stack <= 1024:
-        raise ValueError(f"stack={stack}")
-    dtype = item_dtype(stack)
+def _items(arrays: dict[str, Array], stack: int, mask_bytes: int) -> Array:
+    if not 1 <= stack <= 1024 or mask_bytes > MAX_MASK_BYTES:
+        raise ValueError(f"stack={stack}, mask_bytes={mask_bytes}")
+    dtype = item_dtype(stack, mask_bytes)
     count = len(_column(arrays, "item.action", np.int32, (-1,)))
     columns = {
         name: _column(arrays, f"item.{name}", dtype[name].base, (count, *dtype[name].shape))

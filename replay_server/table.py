@@ -8,7 +8,6 @@ rows of the frames in its two stacks, so a stack crosses neither an episode nor 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -21,29 +20,12 @@ from replay_server.frame_retention import FrameRetention
 from replay_server.frames import FrameCopy, make_frame_store
 from replay_server.sample_columns import Allocate, FrameNumbering, own_arrays, sample_columns
 from replay_server.sum_tree import SumTree
-from replay_server.table_checks import check_sizes, checked_stacks
+from replay_server.table_checks import check_mask, check_sizes, checked_stacks
+from replay_server.table_counts import DrawCounts, UpdateCounts
 from replay_server.table_items import COUNT, ONE, item_bytes, item_dtype
 
 PRIORITY_FLOOR = 1e-6
 """Added to every priority, so that an item without TD error keeps a chance (Schaul et al. 2016)."""
-
-
-@dataclass(slots=True)
-class UpdateCounts:
-    """How many priority updates were applied, came too late (stale), or were invalid (refused)."""
-
-    applied: int
-    stale: int
-    refused: int
-
-
-@dataclass(slots=True)
-class DrawCounts:
-    """Items drawn since the statistics were last taken, and sums of their ages and version lags."""
-
-    count: int = 0
-    age_sum: int = 0
-    lag_sum: int = 0
 
 
 class Table:
@@ -71,6 +53,7 @@ class Table:
         incarnation: int = 0,
         codec: Codec | None = None,
         max_frame_bytes: int | None = None,
+        mask_bytes: int = 0,
     ) -> None:
         """An empty table. It claims memory as it fills.
 
@@ -84,12 +67,13 @@ class Table:
             shard, incarnation: named in every summary.
             codec: keeps frames compressed; chunks then bring them compressed.
             max_frame_bytes: bytes of frames, at the most; beyond them the oldest items go.
+            mask_bytes: M, of each item's action mask; 0: there are no masks.
 
         Raises:
             ValueError: a size below 1 or too large, or alpha outside [0, 1].
         """
-        check_sizes(capacity, stack, alpha, max_frame_bytes)
-        self.capacity, self.stack, self.alpha = capacity, stack, alpha
+        check_sizes(capacity, stack, alpha, max_frame_bytes, mask_bytes)
+        self.capacity, self.stack, self.alpha, self.mask_bytes = capacity, stack, alpha, mask_bytes
         self.shard, self.incarnation = shard, incarnation
         self.frame, self.codec = frame, codec
         self.inserted = self.oldest = 0
@@ -97,13 +81,14 @@ class Table:
         self.max_priority, self.newest_version = 1.0, 0
         self.draws = DrawCounts()
         self._rng = rng
-        self.item_bytes = item_bytes(capacity, stack)
+        self.item_bytes = item_bytes(capacity, stack, mask_bytes)
         self.tree = SumTree(capacity)
         self.frames = make_frame_store(frame, frame_capacity, codec)
         self.retention = FrameRetention(self.frames, max_frame_bytes)
         self.streams = ChunkStreams()
         self.numbering = FrameNumbering(frame, self.frames.capacity, codec is not None)
-        self.items: Array = np.zeros(capacity, item_dtype(stack))
+        self.items: Array = np.zeros(capacity, item_dtype(stack, mask_bytes))
+        self._columns = [name for name in self.items.dtype.names or () if name != "stacks"]
         # The same memory as bytes: a row is then copied whole, not field by field.
         self._item_rows: Array = self.items.view(f"V{self.items.itemsize}")
         self.times_sampled: Array = np.zeros(capacity, COUNT)
@@ -204,11 +189,12 @@ class Table:
         self.draws.lag_sum += self.newest_version * count - int(items["version"].sum())
         rows, numbers = self.numbering.number(items["stacks"])
         summary = self.summary()
-        out = allocate(sample_columns(count, len(rows), self.stack, self.frame), summary)
+        columns = sample_columns(count, len(rows), self.stack, self.frame, self.mask_bytes)
+        out = allocate(columns, summary)
         self.frames.gather(rows, out["frames"])
         out["observation"][...] = numbers[:, 0]
         out["next_observation"][...] = numbers[:, 1]
-        for name in ("action", "reward", "discount", "version"):
+        for name in self._columns:
             out[name][...] = items[name]
         out["key"][...] = key
         out["age"][...] = age
@@ -328,6 +314,7 @@ class Table:
                 f"{self.frames.capacity}"
                 + (f" ({counted(limit, 'byte')})" if limit is not None else "")
             )
+        check_mask(chunk, self.mask_bytes)
         return checked_stacks(chunk, self.stack), rows, nbytes
 
     def _refusal(self, chunk: Chunk) -> UnknownFramesError:
@@ -355,10 +342,8 @@ class Table:
             part = slice(done, done + places.stop - places.start)
             items = self.items[places]
             items["stacks"] = row_of[stacks[part]]
-            items["action"] = chunk.action[part]
-            items["reward"] = chunk.reward[part]
-            items["discount"] = chunk.discount[part]
-            items["version"] = chunk.version[part]
+            for name in self._columns:
+                items[name] = getattr(chunk, name)[part]
             self.times_sampled[places] = 0
             self.tree.set(np.arange(places.start, places.stop), masses[part], checked=True)
             done = part.stop

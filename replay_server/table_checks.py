@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import numpy as np
 
+from common.text import counted
 from common.types import PAD, Array, Chunk
 
+MAX_MASK_BYTES = 1 << 20
+"""More than a network has outputs: a file that claims it is damaged."""
 
-def check_sizes(capacity: int, stack: int, alpha: float, max_frame_bytes: int | None) -> None:
+
+def check_sizes(
+    capacity: int, stack: int, alpha: float, max_frame_bytes: int | None, mask_bytes: int
+) -> None:
     """Check the sizes of a table; see `Table`.
 
     Raises:
-        ValueError: a size below 1, or alpha outside [0, 1].
+        ValueError: a size below 1, too large an action mask, or alpha outside [0, 1].
     """
     for name, value in (
         ("capacity", capacity),
@@ -20,8 +26,35 @@ def check_sizes(capacity: int, stack: int, alpha: float, max_frame_bytes: int | 
     ):
         if value < 1:
             raise ValueError(f"{name}={value}: must be at least 1")
+    if not 0 <= mask_bytes <= MAX_MASK_BYTES:
+        raise ValueError(f"mask_bytes={mask_bytes}: must be between 0 and {MAX_MASK_BYTES}")
     if not 0 <= alpha <= 1:
         raise ValueError(f"alpha={alpha}: must be between 0 and 1")
+
+
+def check_mask(chunk: Chunk, mask_bytes: int) -> None:
+    """Check the action masks of a chunk.
+
+    Args:
+        chunk: of K transitions.
+        mask_bytes: M; 0: the table keeps no masks.
+
+    Raises:
+        ValueError: there are none where the table keeps some, or the other way round, or they are
+            of another shape or type.
+    """
+    mask = chunk.next_mask
+    if mask is None:
+        if mask_bytes:
+            raise ValueError(
+                f"chunk without action masks: the table keeps {counted(mask_bytes, 'byte')} of each"
+            )
+        return
+    if not mask_bytes:
+        raise ValueError("chunk with action masks: the table keeps none")
+    shape = (len(chunk), mask_bytes)
+    if mask.dtype != np.uint8 or mask.shape != shape:
+        raise ValueError(f"action masks of {mask.dtype} {mask.shape}: must be uint8 {shape}")
 
 
 def checked_stacks(chunk: Chunk, stack: int) -> Array:

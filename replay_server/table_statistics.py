@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from common.types import PRIORITIES, TIMES, ShardStatistics
-from replay_server.table import PRIORITY_FLOOR, DrawCounts, Table
+from replay_server.table import PRIORITY_FLOOR, Table
+from replay_server.table_counts import DrawCounts
 
 
 def take_statistics(table: Table) -> ShardStatistics:

@@ -58,6 +58,7 @@ def chunks_of(table: Table, first: int, count: int, size: int) -> Iterator[tuple
             reused=reused,
             stream=-1,  # no actor has it
             number=number,
+            next_mask=items["next_mask"] if table.mask_bytes else None,
         )
         yield chunk, table.times_sampled[slots]
 

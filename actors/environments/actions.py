@@ -45,6 +45,16 @@ def numbered(space: gym.Space[Any], env_id: str) -> tuple[int, ToActions]:
     )
 
 
+def parts_of(space: gym.Space[Any]) -> tuple[int, ...]:
+    """The number of choices in each part of an action that `numbered` accepts."""
+    if isinstance(space, gym.spaces.MultiDiscrete):
+        return tuple(int(size) for size in space.nvec.reshape(-1))
+    if isinstance(space, gym.spaces.MultiBinary):
+        return (2,) * int(np.prod(space.shape))
+    assert isinstance(space, gym.spaces.Discrete)
+    return (int(space.n),)
+
+
 def _combinations(
     sizes: Array, start: Array, space: gym.Space[Any], env_id: str
 ) -> tuple[int, ToActions]:

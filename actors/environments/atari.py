@@ -128,6 +128,11 @@ def _vector(config: EnvConfig, copies: int) -> Any:
             f"env.wrappers={list(config.wrappers)}: ale-py makes all copies of {config.id} itself, "
             "so there is none to wrap"
         )
+    if config.action_mask is not None:
+        raise UserError(
+            f"env.action_mask={config.action_mask}: {config.id} has none, because every action of "
+            "an Atari game is legal"
+        )
     _check_keywords(config)
     for key, value, default in (("crop", config.crop, None), ("invert", config.invert, False)):
         if value != default:

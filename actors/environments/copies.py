@@ -13,6 +13,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AutoresetMode
 
+from actors.environments.masks import MaskReader
 from common.types import Array
 
 
@@ -25,12 +26,18 @@ class Copies:
         single_observation_space: of one copy; observations come in its dtype.
     """
 
-    def __init__(self, members: Sequence[gym.Env[Any, Any]], reads_lives: bool) -> None:
+    def __init__(
+        self,
+        members: Sequence[gym.Env[Any, Any]],
+        reads_lives: bool,
+        mask_readers: Sequence[MaskReader] | None = None,
+    ) -> None:
         """Copies before their first reset.
 
         Args:
             members: the N environments; all have equal spaces.
             reads_lives: return `info["lives"]`.
+            mask_readers: of each copy's action masks, to return them as `info["action_mask"]`.
         """
         space = members[0].observation_space
         assert isinstance(space, gym.spaces.Box)
@@ -39,6 +46,7 @@ class Copies:
         self.single_observation_space = space
         self.envs = members
         self._reads_lives = reads_lives
+        self._mask_readers = mask_readers
         self._observations: Array = np.zeros((len(members), *space.shape), space.dtype)
         self._done: Array = np.zeros(len(members), bool)
 
@@ -88,6 +96,13 @@ class Copies:
             self._observations[copy] = observation
 
     def _read(self, infos: Sequence[Any]) -> dict[str, Any]:
-        if not self._reads_lives:
-            return {}
-        return {"lives": [info.get("lives") if isinstance(info, dict) else None for info in infos]}
+        read: dict[str, Any] = {}
+        if self._reads_lives:
+            read["lives"] = [
+                info.get("lives") if isinstance(info, dict) else None for info in infos
+            ]
+        if self._mask_readers is not None:
+            read["action_mask"] = [
+                reader(info) for reader, info in zip(self._mask_readers, infos, strict=True)
+            ]
+        return read

@@ -19,6 +19,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 
 from actors.environments.actions import ToActions
 from actors.environments.copies import Copies
+from actors.environments.masks import ActionMasks
 from actors.environments.member import place_of
 from actors.environments.process_state import apart, seed_global_generators
 from common.config_sections import EnvConfig
@@ -29,7 +30,15 @@ OWN_FOLDER = Path(__file__).parents[1]
 
 
 class Environment:
-    """N copies that step together. Actions of the agent go in, frames come out."""
+    """N copies that step together. Actions of the agent go in, frames come out.
+
+    Attributes:
+        spec: what comes out.
+        num_envs: N.
+        frames_per_step: emulator frames per env step.
+        legal: `[N, A]` bool, the legal actions in the newest observations, at least one of each
+            copy; None: the environment has no action masks. A step makes a new array.
+    """
 
     def __init__(
         self,
@@ -39,6 +48,7 @@ class Environment:
         to_actions: ToActions,
         frames_per_step: int,
         reads_lives: bool = False,
+        masks: ActionMasks | None = None,
     ) -> None:
         """Wrap a gymnasium vector environment.
 
@@ -49,6 +59,7 @@ class Environment:
             to_actions: batch of numbers 0 … A−1 → batch of actions.
             frames_per_step: emulator frames per env step.
             reads_lives: `info["lives"]` is the number of lives; otherwise it is not read.
+            masks: checks `info["action_mask"]`; None: it is not read.
 
         Raises:
             UserError: another autoreset mode.
@@ -63,6 +74,8 @@ class Environment:
         self.frames_per_step = frames_per_step
         self._vector = vector
         self._reads_lives = reads_lives
+        self._masks = masks
+        self.legal: Array | None = None
         self._to_frames = to_frames
         self._to_actions = to_actions
         self._steps: Array = np.zeros(self.num_envs, np.int64)
@@ -79,7 +92,10 @@ class Environment:
         self._steps[:] = 0
         self._lives[:] = 0
         self._lives = self._lives_in(info)
-        return self._frames(observation)
+        frames = self._frames(observation)
+        if self._masks is not None:
+            self.legal = self._masks.legal(info["action_mask"], self._done, self._steps)
+        return frames
 
     def step(self, actions: Array) -> TimeStep:
         """Apply one action (0 … A−1) to each copy, `[N]` int."""
@@ -93,7 +109,7 @@ class Environment:
         lives = self._lives_in(info)
         lost = (lives < self._lives) & ~first & ~self._done
         self._lives = lives
-        return TimeStep(
+        outcome = TimeStep(
             observation=self._frames(observation),
             reward=self._rewards(reward),
             terminated=np.asarray(terminated, bool),
@@ -101,6 +117,9 @@ class Environment:
             life_lost=lost,
             first=first,
         )
+        if self._masks is not None:
+            self.legal = self._masks.legal(info["action_mask"], outcome.terminated, self._steps)
+        return outcome
 
     def render(self) -> list[Array]:
         """One `[H, W, 3]` uint8 picture of each copy.

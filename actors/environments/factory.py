@@ -48,7 +48,8 @@ def environment_spec(config: EnvConfig, seed: int = 0) -> EnvironmentSpec:
         environment = make_environment(config, 1)
         try:
             environment.reset(env_seed)
-            environment.step(np.zeros(1, np.int64))
+            legal = environment.legal
+            environment.step(np.zeros(1, np.int64) if legal is None else legal.argmax(axis=1))
         except EnvironmentFailedError:
             with suppress(EnvironmentFailedError):  # the first error is the one to report
                 environment.close()

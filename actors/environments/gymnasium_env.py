@@ -10,11 +10,12 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.envs.registration import EnvSpec
 
-from actors.environments.actions import numbered
+from actors.environments.actions import numbered, parts_of
 from actors.environments.copies import Copies
 from actors.environments.environment import Environment, cannot_be_made, reporting
 from actors.environments.flattening import flattened, flattened_scale
 from actors.environments.grids import grid_frames
+from actors.environments.masks import ActionMasks, mask_readers
 from actors.environments.meaning import Meaning, meaning_of
 from actors.environments.member import CheckedMember
 from actors.environments.minatar import minatar_protocol
@@ -52,8 +53,7 @@ def make_gymnasium(config: EnvConfig, copies: int, render: bool) -> Environment:
     protocol = minatar_protocol(first)
     vector = _own_vector(spec, config, copies, render, first)
     if vector is None:
-        members, meaning = _wrapped_members(spec, config, copies, render, first)
-        vector = Copies(members, config.life_loss_ends)
+        vector, meaning = _copies(spec, config, copies, render, first)
     else:
         meaning = "vector"
     space = vector.single_observation_space
@@ -61,6 +61,9 @@ def make_gymnasium(config: EnvConfig, copies: int, render: bool) -> Environment:
     cap = _max_episode_steps(spec, config)
     frame, to_frames = _frames_of(space, meaning, config, declared)
     refuse_unused_keys(config, meaning)
+    masks = None
+    if config.action_mask is not None:
+        masks = ActionMasks(config, parts_of(first.action_space))
     return Environment(
         vector,
         EnvironmentSpec(
@@ -71,11 +74,13 @@ def make_gymnasium(config: EnvConfig, copies: int, render: bool) -> Environment:
             | protocol
             | {"max_episode_steps": cap, "actions": num_actions},
             cap,
+            masks_actions=masks is not None,
         ),
         to_frames,
         to_actions,
         frames_per_step=1,
         reads_lives=config.life_loss_ends,
+        masks=masks,
     )
 
 
@@ -95,9 +100,9 @@ def _own_vector(
     return vector
 
 
-def _wrapped_members(
+def _copies(
     spec: EnvSpec, config: EnvConfig, copies: int, render: bool, first: CheckedMember
-) -> tuple[list[gym.Env[Any, Any]], Meaning]:
+) -> tuple[Copies, Meaning]:
     """All copies with frames as observations, and the meaning of these."""
     made = [first]
     try:
@@ -107,12 +112,13 @@ def _wrapped_members(
             made.append(_make_member(spec, config, render, copy))
             _check_equal(config, first, made[-1], copy)
             members.append(_wrap(made[-1], config)[0])
+        vector = Copies(members, config.life_loss_ends, mask_readers(config, members))
     except BaseException:
         for one in made:  # what they hold, such as a port, is free for the next try
             with suppress(Exception, SystemExit), apart():
                 one.close()
         raise
-    return members, meaning
+    return vector, meaning
 
 
 def _check_equal(config: EnvConfig, first: CheckedMember, other: CheckedMember, copy: int) -> None:
@@ -136,6 +142,8 @@ def _protocol(config: EnvConfig, meaning: Meaning, declared: gym.Space[Any]) -> 
         protocol["kwargs"] = config.kwargs
     if config.wrappers:
         protocol["wrappers"] = list(config.wrappers)
+    if config.action_mask is not None:
+        protocol["action_mask"] = config.action_mask
     if meaning == "vector" and config.observation != "pixels" and not is_plain_vector(declared):
         protocol["observation"] = f"{_space_name(declared)}, flattened"
     if config.observation == "pixels":

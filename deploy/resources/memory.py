@@ -44,7 +44,8 @@ def shard_capacity(config: Config, spec: EnvironmentSpec) -> int:
     if given is None:
         assert isinstance(config.replay.capacity, int)
         return math.ceil(config.replay.capacity / config.replay.shards)
-    item, frame_bytes = float(item_bytes(1 << 20, spec.stack)), float(spec.frame.nbytes)
+    item = float(item_bytes(1 << 20, spec.stack, spec.mask_bytes))
+    frame_bytes = float(spec.frame.nbytes)
     if config.replay.compression != "none":
         item += PACKED_ROW_BYTES * _frames_per_transition(config, spec)
         frame_bytes *= PACKED_SHARE
@@ -111,7 +112,7 @@ def _incompressible_bytes(frames: int, spec: EnvironmentSpec) -> int:
 def _item_bytes(config: Config, spec: EnvironmentSpec) -> int:
     """Bytes of all shards without their frames; what is claimed for certain, however they fill."""
     capacity = shard_capacity(config, spec)
-    shard = capacity * item_bytes(capacity, spec.stack)
+    shard = capacity * item_bytes(capacity, spec.stack, spec.mask_bytes)
     if config.replay.compression != "none":
         shard += frame_capacity(config, spec) * PACKED_ROW_BYTES
     return config.replay.shards * shard
@@ -204,10 +205,10 @@ def _control_groups() -> Iterator[tuple[Path, str, str]]:
 def object_store_bytes(config: Config, spec: EnvironmentSpec) -> int:
     """Shared memory that everything under way at the same time fits into, with as much to spare."""
     c = config
-    stacks = 2 * spec.stack * spec.frame.nbytes + 128
+    stacks = 2 * spec.stack * spec.frame.nbytes + spec.mask_bytes + 128
     samples = c.learner.batch_size * c.learner.batches_per_sample * stacks
     sampling = samples * (c.learner.samples_in_flight + 1)
-    chunk = c.max_chunk_transitions * (2 * spec.frame.nbytes + 128)
+    chunk = c.max_chunk_transitions * (2 * spec.frame.nbytes + spec.mask_bytes + 128)
     inserting = chunk * c.actors.count * c.actors.inserts_in_flight
     floor = 128 * 2**20  # Ray refuses less than 75 MiB
     # The learner's state on its way to a checkpoint, or to another learner; weights are a quarter

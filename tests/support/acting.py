@@ -167,6 +167,7 @@ def make_server(
         seed=3,
         shard=shard,
         incarnation=incarnation,
+        mask_bytes=spec.mask_bytes,
     )
 
 

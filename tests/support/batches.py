@@ -10,7 +10,7 @@ from replay_server.messages import encode_chunk
 from replay_server.sampler import ReplaySampler
 from support.acting import make_server
 
-PICTURES = EnvironmentSpec(FrameSpec((1, 2, 3), "uint8", 1 / 255), 3, 4, {})
+PICTURES = EnvironmentSpec(FrameSpec((1, 2, 3), "uint8", 1 / 255), 3, 4, {}, masks_actions=True)
 VECTORS = EnvironmentSpec(FrameSpec((5,), "float32", 1.0), 1, 4, {})
 
 
@@ -20,6 +20,7 @@ def some_chunk(spec, rng, count=12):
     frames = rng.integers(1, 256, shape).astype(spec.frame.dtype)
     stacks = np.arange(count)[:, None] + np.arange(spec.stack)
     padding = np.arange(spec.stack) < rng.integers(0, spec.stack, (count, 1))
+    masks = rng.integers(0, 16, (count, 1), np.uint8) if spec.masks_actions else None
     return Chunk(
         frames=frames,
         observation=np.where(padding, PAD, stacks).astype(np.int32),
@@ -29,6 +30,7 @@ def some_chunk(spec, rng, count=12):
         discount=rng.choice([0.0, 0.9, 0.81], count).astype(np.float32),
         priority=rng.random(count).astype(np.float32),
         version=np.zeros(count, np.int64),
+        next_mask=masks,
     )
 
 

@@ -57,6 +57,7 @@ class Bench:
         servers=None,
         variables=None,
         learner_incarnation=0,
+        spec=None,
         **sections,
     ):
         learner = {
@@ -69,14 +70,14 @@ class Bench:
         sections["network"] = {"hidden": [16]} | sections.pop("network", {})
         self.config = make_config(**sections)
         self.servers = servers or [
-            filled_server(i, incarnation, chunks[i] if chunks else random_items(seed=i))
+            filled_server(i, incarnation, chunks[i] if chunks else random_items(seed=i), spec)
             for i in range(shards)
         ]
         self.handles = [handle(server) for server in self.servers]
         self.weight_store = variables or WeightStore()
         self.learner = Learner(
             self.config,
-            SPEC,
+            spec or SPEC,
             self.handles,
             InlineHandle(self.weight_store),
             learner_incarnation,
@@ -93,8 +94,8 @@ class Bench:
         return version, *unpack_weights(reference.result())
 
 
-def filled_server(index, incarnation, chunk):
-    server = make_server(SPEC, index, incarnation=incarnation)
+def filled_server(index, incarnation, chunk, spec=None):
+    server = make_server(spec or SPEC, index, incarnation=incarnation)
     server.insert(encode_chunk(chunk))
     return server
 

@@ -29,6 +29,7 @@ def random_chunk(
     stack: int = 2,
     spec: FrameSpec = PICTURE,
     priority: Any = "random",
+    mask_bytes: int = 0,
 ) -> Chunk:
     """A chunk of random content whose stacks name any of its frames, or `PAD`."""
     if spec.dtype == "uint8":
@@ -39,6 +40,7 @@ def random_chunk(
         priority = rng.random(count).astype(np.float32)
     elif priority is not None:
         priority = np.asarray(priority, np.float32)
+    masks = rng.integers(0, 256, (count, mask_bytes), np.uint8) if mask_bytes else None
     return Chunk(
         frames=pixels,
         observation=rng.integers(PAD, frames, (count, stack), np.int32),
@@ -48,6 +50,7 @@ def random_chunk(
         discount=rng.random(count).astype(np.float32),
         priority=priority,
         version=rng.integers(0, 1000, count),
+        next_mask=masks,
     )
 
 
@@ -119,6 +122,7 @@ class NaiveItem:
     version: int
     priority: float
     first_frame: int  # when the ring overwrites this frame, the item's chunk goes
+    next_mask: bytes  # empty: there is none
 
 
 @dataclass
@@ -184,6 +188,7 @@ class NaiveTable:
                 version=int(chunk.version[i]),
                 priority=p if is_good else self.max_priority,
                 first_frame=first_frame,
+                next_mask=b"" if chunk.next_mask is None else chunk.next_mask[i].tobytes(),
             )
             self.inserted += 1
         self.items = {k: v for k, v in self.items.items() if k >= self.inserted - self.capacity}
@@ -242,6 +247,8 @@ def assert_same_as_twin(table: Table, twin: NaiveTable, draws: int = 32) -> None
         assert sample.reward[row] == np.float32(item.reward)
         assert sample.discount[row] == np.float32(item.discount)
         assert sample.version[row] == item.version
+        mask = b"" if sample.next_mask is None else sample.next_mask[row].tobytes()
+        assert mask == item.next_mask
         assert sample.age[row] == twin.inserted - key
         np.testing.assert_allclose(sample.probability[row], twin.mass(key) / twin.total, rtol=1e-9)
 

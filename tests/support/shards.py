@@ -65,7 +65,8 @@ class TwinnedTable:
         own = int(rng.integers(0 if len(reused) else 1, 7))
         priority = rng.random(count) * rng.choice([0.0, 0.5, 9.0]) if rng.random() < 0.8 else None
         frames = len(reused) + own
-        chunk = random_chunk(rng, count, frames, self.stack, self.spec, priority)
+        mask_bytes = self.named.get("mask_bytes", 0)
+        chunk = random_chunk(rng, count, frames, self.stack, self.spec, priority, mask_bytes)
         chunk.version = np.arange(self.version, self.version + count)
         chunk.frames, chunk.reused = chunk.frames[len(reused) :], np.array(reused, np.int32)
         chunk.number = self.number + 1
@@ -123,6 +124,8 @@ def contents(table):
     for item, mass, times in zip(items, masses, table.times_sampled[live], strict=True):
         whole = frames[np.searchsorted(rows, item["stacks"])].tobytes()
         rest = tuple(item[name].item() for name in ("action", "reward", "discount"))
+        if table.mask_bytes:
+            rest += (item["next_mask"].tobytes(),)
         found[int(item["version"])] = (whole, rest, float(mass), int(times))
     assert len(found) == len(table), "an item is there twice"
     return found

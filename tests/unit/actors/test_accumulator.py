@@ -6,7 +6,7 @@ on its own: whole stacks, one loop per window.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from actors.accumulator import NStepAccumulator
-from common.types import PAD, Chunk, EnvironmentSpec, FrameSpec
+from common.types import PAD, Array, Chunk, EnvironmentSpec, FrameSpec
 from support.acting import vector_spec
 from support.hypothesis_profiles import examples
 from support.replay import Reader, columns_of
@@ -49,6 +49,15 @@ class Expected:
     discount: float
     priority: float
     version: int
+    next_mask: int  # as a number: that of the last frame of the next observation
+
+
+ACTIONS = 11  # their masks take two bytes, of which the last bits stay empty
+
+
+def mask_of(frame: float) -> Array:
+    """The legal actions of a frame in this test: the bits of its number."""
+    return np.array([bool(int(frame) >> action & 1) for action in range(ACTIONS)])
 
 
 def stack_that_ends_at(slots: list[Slot], index: int, stack: int) -> list[float]:
@@ -88,6 +97,7 @@ def twin(slots: list[Slot], n_step: int, gamma: float, stack: int) -> dict[float
             discount=discount,
             priority=abs(target - slot.q_taken),
             version=slot.version,
+            next_mask=int(slots[after].frame),
         )
     return result
 
@@ -108,7 +118,11 @@ class Rig:
 
     def __post_init__(self) -> None:
         self.accumulator = NStepAccumulator(
-            vector_spec(1, 3, self.stack), self.copies, self.n_step, self.gamma, self.max_slots
+            replace(vector_spec(1, ACTIONS, self.stack), masks_actions=True),
+            self.copies,
+            self.n_step,
+            self.gamma,
+            self.max_slots,
         )
         self.slots = [[] for _ in range(self.copies)]
         self.rng = np.random.default_rng(0)
@@ -145,6 +159,7 @@ class Rig:
             truncated=np.array([s.outcome in (TRUNCATED, BOTH) for s in new]),
             life_ended=np.array([s.outcome == LIFE_LOST for s in new]),
             ignored=np.array([s.ignored for s in new]),
+            legal=np.array([mask_of(s.frame) for s in new]),
         )
 
     def drain(self, continues: bool = False) -> Chunk | None:
@@ -165,6 +180,7 @@ class Rig:
                 observation = [frames[i] for i in chunk.observation[k]]
                 assert observation[-1] not in result, "two transitions from one step"
                 assert chunk.priority is not None
+                assert chunk.next_mask is not None
                 result[observation[-1]] = Expected(
                     observation,
                     [frames[i] for i in chunk.next_observation[k]],
@@ -173,6 +189,7 @@ class Rig:
                     float(chunk.discount[k]),
                     float(chunk.priority[k]),
                     int(chunk.version[k]),
+                    int.from_bytes(chunk.next_mask[k].tobytes(), "little"),
                 )
         return result
 
@@ -187,6 +204,7 @@ class Rig:
             other = expected[frame]
             assert one.observation == other.observation
             assert one.next_observation == other.next_observation
+            assert one.next_mask == other.next_mask == one.next_observation[-1]
             assert (one.action, one.version) == (other.action, other.version)
             assert one.reward == pytest.approx(other.reward, rel=1e-5, abs=1e-5)
             assert one.discount == pytest.approx(other.discount, rel=1e-6)
@@ -262,6 +280,7 @@ def check_form(chunk: Chunk, rig: Rig) -> None:
         "version": "int64",
         "priority": "float32",
         "reused": "int32",
+        "next_mask": "uint8",
     }
 
 
@@ -371,6 +390,7 @@ def test_pictures_travel_as_8_bit_frames():
     assert chunk.frames.dtype == np.uint8
     assert chunk.frames.shape == (3, 1, 2, 2)
     assert chunk.frames[:, 0, 0, 0].tolist() == [200, 201, 202]
+    assert chunk.next_mask is None, "an environment without masks"
     assert chunk.observation.tolist() == [[PAD, 0], [0, 1]]
 
 
@@ -425,7 +445,8 @@ def cut(rig: Rig) -> None:
             assert ended or last.ignored or last.outcome == LIFE_LOST
             slots.append(after)
         rig.next_frame += 1
-    rig.accumulator.cut(np.array(frames, np.float32)[:, None])
+    masks = np.array([mask_of(frame) for frame in frames])
+    rig.accumulator.cut(np.array(frames, np.float32)[:, None], masks)
 
 
 @examples(300)

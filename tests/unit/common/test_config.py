@@ -92,11 +92,16 @@ def with_value(key: str, value: Any) -> dict[str, Any]:
     return {section: {leaf: value}} if section else {leaf: value}
 
 
+VALUES_OF = {"env.action_mask": st.sampled_from(["info", "info:legal moves", "method:legal"])}
+"""Of texts of which few are taken."""
+
+
 @pytest.mark.parametrize("key", KEYS)
 @given(data=st.data(), comments=st.booleans())
 @examples(8)
 def test_toml_out_and_in_gives_every_key_the_same_value(key, comments, data):
-    value = data.draw(values_of(KEYS[key].annotation, KEYS[key]))
+    values = VALUES_OF[key] if key in VALUES_OF else values_of(KEYS[key].annotation, KEYS[key])
+    value = data.draw(values)
     try:
         config = build(with_value(key, value))
     except UserError:
@@ -110,6 +115,14 @@ def test_none_can_be_written_for_every_optional_key(key):
     config = build(with_value(key, None))
     for text in (to_toml(config), to_toml(config, comments=False)):
         assert build(tomllib.loads(text)) == config
+
+
+@pytest.mark.parametrize(
+    "value", ["infos", "info:", "method:", "method:a b", "method:1", "legal()"]
+)
+def test_an_action_mask_has_a_source(value):
+    with pytest.raises(UserError, match=r"env\.action_mask=.*must be none, info, info:KEY, method"):
+        build({"env": {"action_mask": value}})
 
 
 def test_none_is_no_value_of_other_keys():

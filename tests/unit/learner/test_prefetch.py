@@ -38,7 +38,9 @@ def test_batches_on_the_device_are_bit_for_bit_what_the_samples_say(spec, shards
             assert got.dtype == expected.dtype
             assert got.shape == (16, spec.stack, *spec.frame.shape)
             assert np.array_equal(got, expected)
-        for name in ("action", "reward", "discount"):
+        masks = ("next_mask",) if spec.masks_actions else ()
+        assert (transition.next_mask is None) == (not masks)
+        for name in ("action", "reward", "discount", *masks):
             expected = np.array([getattr(s, name)[row] for s, row in picked])
             assert np.array_equal(getattr(transition, name).numpy(), expected)
         assert np.array_equal(weight.numpy(), group.weights[number])

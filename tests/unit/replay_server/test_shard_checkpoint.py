@@ -66,13 +66,15 @@ def assert_same_samples(one, other, count=16):
     st.sampled_from([0.0, 0.6, 1.0]),
     st.sampled_from([(12, 40), (3, 60), (40, 30), (1, 24)]),
     st.integers(0, 40),
+    st.sampled_from([0, 1, 3]),
 )
 @examples(40)
 def test_a_restored_shard_equals_the_saved_one_and_continues_like_it(
-    seed, kind, stack, alpha, sizes, rounds
+    seed, kind, stack, alpha, sizes, rounds, mask_bytes
 ):
     # After both rings have wrapped, with frames reused and held, evictions, and when empty.
-    twinned = TwinnedTable(seed, kind, stack, alpha, capacity=sizes[0], frame_capacity=sizes[1])
+    named = {"capacity": sizes[0], "frame_capacity": sizes[1], "mask_bytes": mask_bytes}
+    twinned = TwinnedTable(seed, kind, stack, alpha, **named)
     twinned.advance(rounds)
     origin = twinned.save(fresh_url())
     table, _ = twinned.restored(origin, incarnation=2)

@@ -98,13 +98,15 @@ def dealt(saved, url, parts, **named):
     st.sampled_from([(0.6, 0.6), (1.0, 1.0), (0.6, 0.4), (0.0, 0.6), (0.6, 0.0), (0.1, 0.1)]),
     st.integers(1, 3),
     st.integers(1, 30),
+    st.sampled_from([0, 2]),
 )
 @examples(40)
 def test_items_are_dealt_to_any_number_of_shards_of_any_layout(
-    seeds, parts, kind, compression, alphas, stack, room
+    seeds, parts, kind, compression, alphas, stack, room, mask_bytes
 ):
     url = fresh_url()
     named = {"kind": kind, "stack": stack, "alpha": alphas[0], "capacity": 20}
+    named["mask_bytes"] = mask_bytes
     saved = saved_shards(seeds, url, frame_capacity=60, **named)
     before = {v: item for twinned in saved for v, item in contents(twinned.table).items()}
     ample = {"capacity": 81, "frame_capacity": 4000, "alpha": alphas[1], "compression": compression}
@@ -135,7 +137,9 @@ def test_items_are_dealt_to_any_number_of_shards_of_any_layout(
         assert less.max_priority == table.max_priority >= greatest * (1 - 1e-9)
         if len(less):
             less.sample(8)
-            chunk = random_chunk(np.random.default_rng(0), 1, 1, stack, kind[1])
+            chunk = random_chunk(
+                np.random.default_rng(0), 1, 1, stack, kind[1], mask_bytes=mask_bytes
+            )
             if compression != "none":
                 chunk.frames = Codec(compression, kind[1]).pack(chunk.frames)
             less.insert(chunk)

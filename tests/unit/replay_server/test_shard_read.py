@@ -60,8 +60,9 @@ def assert_refused_or_right(twinned, origin, must_refuse=False):
 
 @pytest.fixture(scope="module", params=[KINDS[0], KINDS[1]], ids=["none", "lz4"])
 def victim(request):
-    """A saved shard, and the bytes of its file."""
-    twinned = TwinnedTable(2, request.param).advance(20)
+    """A saved shard, and the bytes of its file; one of the two has action masks."""
+    masks = {} if request.param == KINDS[0] else {"mask_bytes": 2}
+    twinned = TwinnedTable(2, request.param, **masks).advance(20)
     origin = twinned.save(fresh_url())
     return twinned, origin, bytes(open_storage(origin.url).read(origin.shards[0]))
 

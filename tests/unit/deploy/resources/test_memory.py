@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import socket
+from dataclasses import replace
 
 import numpy as np
 import psutil
@@ -263,3 +264,15 @@ def test_a_containers_limit_counts(tmp_path, monkeypatch, version, nested):
     assert available_bytes() == 440_000_000
     limit.write_text("max\n")
     assert available_bytes() > 440_000_000
+
+
+def test_action_masks_are_counted():
+    config = make_config("pong", overrides={"replay": {"capacity": 30_000, "shards": 1}})
+    masked = replace(PONG, masks_actions=True)
+    assert masked.mask_bytes == 1
+    columns = sizing._item_bytes(config, masked) - sizing._item_bytes(config, PONG)
+    assert columns == 30_000
+    assert object_store_bytes(config, masked) > object_store_bytes(config, PONG)
+    given = make_config("pong", overrides={"replay": {"capacity": "20 MiB"}})
+    many = replace(masked, num_actions=4096)
+    assert shard_capacity(given, many) < shard_capacity(given, masked)
