@@ -58,9 +58,12 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def parse_value(text: str) -> Any:
-    """A value from the command line: TOML or JSON, `none`, else the text itself."""
+    """A value from the command line: TOML or JSON, `none` in small letters, else the text itself.
+
+    A section knows whether "none" is a value of a key or stands for the absent value.
+    """
     if text.lower() == NONE:
-        return None
+        return NONE
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:

@@ -26,7 +26,7 @@ def split_overrides(arguments: Sequence[str]) -> tuple[Overrides, list[str]]:
     """Take configuration keys out of a command line.
 
     `--section.key VALUE …`, `--section.key=VALUE`, `--seed VALUE`. A list takes several values, or
-    one in TOML's notation. A value that is not TOML is a text; `none` is None.
+    one in TOML's notation. A value that is not TOML is a text.
 
     Args:
         arguments: words of the command line.
@@ -65,6 +65,7 @@ def _place_of(name: str) -> tuple[str, str]:
 def _take_value(name: str, given: list[str] | None, queue: list[str]) -> Any:
     """The value of a key: `given` behind `=`, else from the front of `queue`."""
     # The configuration takes longer to import than the rest of the command line.
+    from common.config_sections import NONE
     from common.config_toml import KEYS, is_list, is_table, parse_value
     from common.suggestion import suggest
 
@@ -84,6 +85,6 @@ def _take_value(name: str, given: list[str] | None, queue: list[str]) -> Any:
     if not values:
         raise UserError(f"--{name}: needs a value")
     parsed = [parse_value(value) for value in values]
-    if not several or (len(parsed) == 1 and (isinstance(parsed[0], list) or parsed[0] is None)):
+    if not several or (len(parsed) == 1 and (isinstance(parsed[0], list) or parsed[0] == NONE)):
         return parsed[0]
     return parsed

@@ -7,6 +7,7 @@ import shutil
 import sys
 import tomllib
 from concurrent.futures import ThreadPoolExecutor
+from operator import attrgetter
 from pathlib import Path
 
 import gymnasium as gym
@@ -336,6 +337,15 @@ def test_keys_come_from_preset_then_file_then_command_line(tmp_path, capsys):
     assert config.learner.n_step == make_config("cartpole").learner.n_step
 
 
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("replay.compression", "none"), ("stop.score", None), ("env.crop", None)],
+)
+def test_none_is_a_value_of_some_keys_and_the_absence_of_one_for_others(option, value):
+    overrides, _ = split_overrides([f"--{option}", "none"])
+    assert attrgetter(option)(make_config("cartpole", overrides=overrides)) == value
+
+
 def test_overrides_are_taken_out_of_a_command_line():
     line = (
         "train --learner.batch-size 64 cartpole --seed=3 --inline --network.hidden 64 32 "
@@ -349,7 +359,7 @@ def test_overrides_are_taken_out_of_a_command_line():
         "learner": {"batch_size": 64, "double": False},
         "network": {"hidden": [64, 32]},
         "env": {"id": "CartPole-v1", "kwargs": {"a": 1}, "crop": [0, 0, 1, 0.5]},
-        "stop": {"score": None},
+        "stop": {"score": "none"},
     }
     with pytest.raises(UserError, match="needs a value"):
         split_overrides(["--seed", "--inline"])
