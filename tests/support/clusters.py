@@ -82,7 +82,7 @@ def check(path: Path, **keys: dict) -> list[str]:
 
 def check_values(tmp_path: Path, values: object, **keys: dict) -> list[str]:
     path = tmp_path / "cluster.yaml"
-    path.write_text(yaml.safe_dump(values))
+    path.write_text(yaml.dump(values, Dumper=yaml.CSafeDumper))
     return check(path, **keys)
 
 
