@@ -41,9 +41,14 @@ class Section(BaseModel):
             if type(None) in get_args(info.annotation)
         }
         return {
-            name: None if isinstance(value, str) and value == NONE and name in optional else value
+            name: None if is_none(value) and name in optional else value
             for name, value in values.items()
         }
+
+
+def is_none(value: Any) -> bool:
+    """Whether a value is the word none, in letters of either case."""
+    return isinstance(value, str) and value.lower() == NONE
 
 
 def _holds_none(value: Any) -> bool:

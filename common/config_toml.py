@@ -58,12 +58,10 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def parse_value(text: str) -> Any:
-    """A value from the command line: TOML or JSON, `none` in small letters, else the text itself.
+    """A value from the command line: TOML or JSON, else the text itself.
 
-    A section knows whether "none" is a value of a key or stands for the absent value.
+    Whether "none" is a value or means None depends on the key; its section decides.
     """
-    if text.lower() == NONE:
-        return NONE
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:

@@ -65,7 +65,7 @@ def _place_of(name: str) -> tuple[str, str]:
 def _take_value(name: str, given: list[str] | None, queue: list[str]) -> Any:
     """The value of a key: `given` behind `=`, else from the front of `queue`."""
     # The configuration takes longer to import than the rest of the command line.
-    from common.config_sections import NONE
+    from common.config_sections import is_none
     from common.config_toml import KEYS, is_list, is_table, parse_value
     from common.suggestion import suggest
 
@@ -85,6 +85,6 @@ def _take_value(name: str, given: list[str] | None, queue: list[str]) -> Any:
     if not values:
         raise UserError(f"--{name}: needs a value")
     parsed = [parse_value(value) for value in values]
-    if not several or (len(parsed) == 1 and (isinstance(parsed[0], list) or parsed[0] == NONE)):
+    if not several or (len(parsed) == 1 and (isinstance(parsed[0], list) or is_none(parsed[0]))):
         return parsed[0]
     return parsed

@@ -302,7 +302,7 @@ def test_a_section_that_is_no_table_becomes_a_users_error_also_after_merging():
         ("3e-4", 3e-4),
         ("true", True),
         ("none", "none"),
-        ("None", "none"),
+        ("None", "None"),
         ("[64, 64]", [64, 64]),
         ('"quoted"', "quoted"),
         ("CartPole-v1", "CartPole-v1"),

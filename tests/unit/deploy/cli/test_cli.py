@@ -346,6 +346,13 @@ def test_none_is_a_value_of_some_keys_and_the_absence_of_one_for_others(option, 
     assert attrgetter(option)(make_config("cartpole", overrides=overrides)) == value
 
 
+def test_none_is_a_text_below_the_keywords_of_an_environment():
+    overrides, _ = split_overrides(["--env.kwargs.mode", "None", "--stop.score", "None"])
+    config = make_config("cartpole", overrides=overrides)
+    assert config.env.kwargs == {"mode": "None"}
+    assert config.stop.score is None
+
+
 def test_overrides_are_taken_out_of_a_command_line():
     line = (
         "train --learner.batch-size 64 cartpole --seed=3 --inline --network.hidden 64 32 "
