@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from common.config_errors import OVERRIDES
+from common.config_sections import is_none
 from common.config_toml import KEYS, parse_value
 from common.errors import CheckpointError, UserError
 
@@ -50,4 +51,5 @@ def _override(found: re.Match[str]) -> str:
     key = found[1].replace("-", "_")
     if key not in KEYS:
         return found[0]
-    return f"{OVERRIDES.key(key)}={parse_value(found[2])!r}"
+    value = None if is_none(found[2]) else parse_value(found[2])
+    return f"{OVERRIDES.key(key)}={value!r}"
