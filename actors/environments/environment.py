@@ -19,7 +19,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 
 from actors.environments.actions import ToActions
 from actors.environments.copies import Copies
-from actors.environments.member import place_of
+from actors.environments.member import noted_place, place_of
 from actors.environments.process_state import apart, seed_global_generators
 from common.config_sections import EnvConfig
 from common.errors import EnvironmentFailedError, UserError
@@ -187,7 +187,7 @@ def reporting(env_id: str, method: str) -> Iterator[None]:
         EnvironmentFailedError: the environment raised any other error than a `UserError`.
     """
     try:
-        with apart():
+        with apart(is_step=method == "step"):
             yield
     except (UserError, EnvironmentFailedError):
         raise
@@ -199,12 +199,11 @@ def reporting(env_id: str, method: str) -> Iterator[None]:
             if OWN_FOLDER not in Path(frame.filename).parents
         ]
         own = [f for f in frames if f"{os.sep}gymnasium{os.sep}" not in f.filename] or frames
-        place = ""
-        if own:
-            place = f" ({Path(own[-1].filename).name}, line {own[-1].lineno}, in {own[-1].name})"
+        places = [f"{Path(f.filename).name}, line {f.lineno}, in {f.name}" for f in own[-1:]]
+        place = "; ".join(filter(None, (*places, noted_place(error))))
         raise EnvironmentFailedError(
             f"env.id={env_id}: {method}() raised {type(error).__name__}: "
-            f"{first_line(error)}{place}",
+            f"{first_line(error)}{f' ({place})' if place else ''}",
             "".join(traceback.format_list(own)),
         ) from error
 

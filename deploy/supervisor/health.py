@@ -1,8 +1,8 @@
 """The health monitor: which parts are dead, and which are unresponsive.
 
 The death of a part is the error of its own ping or call. An unresponsive part sends no heartbeat:
-every remote answers pings in a thread of its own, so a busy part does. A part that is not ready yet
-may be pending placement, for which there is no limit.
+every remote has a thread of its own for heartbeats, so a busy part sends them. A part that is not
+ready yet may be pending placement, for which there is no limit.
 """
 
 from __future__ import annotations

@@ -199,7 +199,9 @@ def failure(environment):
 @pytest.mark.parametrize("observation", ["state", "pixels"])
 def test_an_error_is_told_with_the_environments_own_lines_and_none_of_ours(fragile, observation):
     error = failure(make_environment(fragile("step", observation=observation), 1))
-    assert str(error).endswith("(acting_test_fragile.py, line 26, in step)")
+    assert str(error).endswith(
+        "(acting_test_fragile.py, line 26, in step; copy 0, step 1 of its episode)"
+    )
     assert 'raise ZeroDivisionError("no fuel")' in error.trace
     assert error.trace.count("File ") == 1
 
