@@ -37,7 +37,8 @@ def alarm_of_now() -> Alarm:
     handler = _signal.getsignal(NUMBER)
     if handler in DEFAULTS:
         return Alarm(handler, 0.0, 0.0, 0.0)
-    return Alarm(handler, *_signal.getitimer(signal.ITIMER_REAL), time.monotonic())
+    left_s, every_s = _signal.getitimer(signal.ITIMER_REAL)
+    return Alarm(handler, left_s, every_s, time.monotonic())
 
 
 def resume_alarm(alarm: Alarm) -> None:

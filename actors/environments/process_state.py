@@ -15,7 +15,7 @@ import sys
 import threading
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import copy_context
 from pathlib import Path
@@ -32,7 +32,7 @@ _handler_of = getattr(signal, "_signal", signal).getsignal  # 0.1 µs; `signal.g
 
 _MAIN_THREAD = threading.main_thread().ident
 
-State = tuple[str | None, bool, torch.dtype, int, Any, Any, Any, list[Any]]
+State = tuple[str | None, bool, torch.dtype, int, Any, Any, Any, Sequence[Any]]
 
 PROCESS_STATUS = Path("/proc/self/status")
 
@@ -41,7 +41,7 @@ _inside: int | None = None
 _theirs: State | None = None
 """What the environments of this process left behind, where it differs from the program's own."""
 _their_alarm: Alarm | None = None
-_their_errors: dict[str, Any] | None = None
+_their_errors: Any = None
 """What numpy is to do about floating-point errors, likewise."""
 
 

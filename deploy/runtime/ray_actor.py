@@ -31,10 +31,13 @@ from common.handles import Future
 from common.parts import PartId
 from common.version import VERSION
 from deploy.runtime.beats import Beats
+from deploy.runtime.children import end_children
 from deploy.runtime.interface import Place
 from deploy.runtime.ray_private import name_process
 
 PR_SET_PDEATHSIG = 1
+CLOSE = "close"
+"""The last call of a part with environments."""
 RENAMED_AFTER_S = 0.2
 EXIT = re.compile(
     r"Worker exit type: (\S+)\s+Worker exit detail: (.*?)\s*(?:Some common|There are some|$)", re.M
@@ -142,6 +145,8 @@ class PartHost:
             return getattr(self._target, method)(*args)
         finally:
             self._beats.call_from_s = math.inf
+            if method == CLOSE:
+                end_children()
 
     def ping(self) -> Place:
         """Where the part lives."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import pickle
 import re
@@ -59,6 +60,14 @@ class Part:
 
     def pid(self) -> int:
         return os.getpid()
+
+    def start_child(self) -> int:
+        self.child = multiprocessing.Process(target=time.sleep, args=(600,))
+        self.child.start()
+        return self.child.pid
+
+    def close(self) -> None:
+        """Forgets its child."""
 
     def alarm(self, seconds: float) -> str:
         def ring(*_):
@@ -176,6 +185,9 @@ def test_an_environment_has_the_main_thread_and_a_long_call_of_it_sends_heartbea
     if not runtime.parallel:
         return
     assert place.pid == handle.call("pid").result()
+    child = handle.call("start_child").result()
+    handle.call("close").result()
+    assert not psutil.pid_exists(child) or psutil.Process(child).status() == "zombie"
     call = handle.call("wait", 60.0)
     runtime.crash(handle)
     for future in (call, runtime.ping(handle)):
