@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import time
 import warnings
@@ -12,7 +13,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from actors.environments import make_environment
+from actors.environments import environment_spec, make_environment
 from actors.environments.process_state import apart
 from common.config_sections import EnvConfig
 from common.errors import EnvironmentFailedError, UserError
@@ -144,6 +145,24 @@ def test_the_mask_of_new_files_is_the_programs_own(tmp_path):
         assert path.stat().st_mode & 0o777 == 0o644
     finally:
         os.umask(before)
+
+
+def test_a_constructor_draws_from_generators_that_are_seeded():
+    drawn = []
+
+    class Random(Acting):
+        def __init__(self):
+            super().__init__()
+            drawn.append((random.random(), np.random.randint(1 << 30)))  # noqa: NPY002
+
+    config = EnvConfig(id=register("RandomInit", Random))
+    for seed in (3, 3, 4):
+        make_environment(config, 1, seed=seed)
+    assert drawn[0] == drawn[1] != drawn[2]
+    environment_spec(config, 7)
+    assert drawn[3] != drawn[2]
+    environment_spec(config, 7)
+    assert drawn[3] == drawn[4]
 
 
 def interrupt():
