@@ -47,6 +47,19 @@ class FrameSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class TrialCost:
+    """What the first copy of an environment took, about.
+
+    Attributes:
+        bytes: of memory, without the modules that all copies share.
+        seconds: until its first step.
+    """
+
+    bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class EnvironmentSpec:
     """The properties of an environment that the rest of the program needs.
 
@@ -58,6 +71,7 @@ class EnvironmentSpec:
             printed with every score.
         max_episode_steps: env steps after which the environment itself cuts an episode off; None:
             it never does, or does not tell.
+        trial: what a trial copy took; None: there was none.
     """
 
     frame: FrameSpec
@@ -65,6 +79,7 @@ class EnvironmentSpec:
     num_actions: int
     protocol: dict[str, Any]
     max_episode_steps: int | None = None
+    trial: TrialCost | None = field(default=None, compare=False)
 
 
 class TimeStep(NamedTuple):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import replace
 
 import numpy as np
 
@@ -10,6 +11,7 @@ from actors.environments.atari import is_atari, make_atari
 from actors.environments.environment import Environment
 from actors.environments.gymnasium_env import make_gymnasium
 from actors.environments.process_state import seed_global_generators
+from actors.environments.trial import Trial
 from common.config_sections import EnvConfig
 from common.errors import EnvironmentFailedError, UserError
 from common.seeding import Role, integer_seeds, seed_sequence
@@ -51,11 +53,13 @@ def environment_spec(config: EnvConfig, seed: int = 0) -> EnvironmentSpec:
         UserError: see `make_environment`; or `reset`, `step` or `close` raises.
     """
     (env_seed,) = integer_seeds(seed_sequence(seed, Role.ACTOR), 1)
+    trial = Trial(config)
     try:
         environment = make_environment(config, 1, seed=env_seed)
         try:
             environment.reset(env_seed)
             environment.step(np.zeros(1, np.int64))
+            cost = trial.cost()
         except EnvironmentFailedError:
             with suppress(EnvironmentFailedError):  # the first error is the one to report
                 environment.close()
@@ -63,4 +67,4 @@ def environment_spec(config: EnvConfig, seed: int = 0) -> EnvironmentSpec:
         environment.close()
     except EnvironmentFailedError as error:
         raise UserError(str(error)) from error
-    return environment.spec
+    return replace(environment.spec, trial=cost)
