@@ -66,10 +66,11 @@ class EnvConfig(Section):
     wrappers: tuple[str, ...] = Field(
         (), description='"module:Class", innermost first; each is called with the environment'
     )
-    observation: Literal["state", "pixels", "picture", "grid", "vector"] = Field(
+    observation: Literal["state", "pixels", "picture", "grid", "planes", "vector"] = Field(
         "state",
         description='"state": what the environment returns, as a picture, grid or vector by its '
-        'space; "picture", "grid" or "vector": likewise, as this; "pixels": rendered frames',
+        'space; "picture", "grid", "planes" or "vector": likewise, as this; "pixels": rendered '
+        "frames",
     )
     scale: float | None = Field(
         None,

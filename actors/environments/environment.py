@@ -92,6 +92,8 @@ class Environment:
             )
         self._steps = np.where(first, 0, self._steps + 1)
         self._done = np.asarray(terminated | truncated, bool)
+        if self._reads_lives:  # of the episode before, which tell nothing about a new one
+            self._lives = np.where(first, 0, self._lives)
         lives = self._lives_in(info)
         lost = (lives < self._lives) & ~first & ~self._done
         self._lives = lives

@@ -50,10 +50,10 @@ def _import_modules(config: EnvConfig) -> None:
 
 
 def _bytes_taken() -> int:
-    """Memory of this process and of those below it."""
+    """Memory of this process, and what those below it do not share with another one."""
     process = psutil.Process()
     taken = int(process.memory_info().rss)
     for child in process.children(recursive=True):
         with suppress(psutil.Error):  # it has ended
-            taken += int(child.memory_info().rss)
+            taken += int(child.memory_full_info().uss)
     return taken
