@@ -60,7 +60,7 @@ def in_terminal(arguments, **environment):
 
 def test_a_run_in_hard_surroundings_goes_on(tmp_path):
     (tmp_path / "leaves.py").write_text(LEAVES_CHILDREN)
-    run, begin_s = tmp_path / "run", time.monotonic()
+    run, begin_s = tmp_path / "my run", time.monotonic()
     hard = {
         "COLUMNS": "40",
         "NO_COLOR": "1",
@@ -81,6 +81,7 @@ def test_a_run_in_hard_surroundings_goes_on(tmp_path):
     assert reports_in(run)
     assert "Traceback" not in out
     assert "go on after" not in out
+    assert f"to evaluate: raydqn evaluate '{run}'\n" in out, "the command can be pasted"
     assert not COLOUR.search(out)
     panel = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", out[: out.index("ended after")])
     lines = [line for line in re.split(r"[\r\n]+", panel) if not line.startswith("run folder")]
@@ -88,7 +89,24 @@ def test_a_run_in_hard_surroundings_goes_on(tmp_path):
     children = [int(pid) for pid in (tmp_path / "children").read_text().split()]
     assert len(children) > 2
     assert not [pid for pid in children if psutil.pid_exists(pid)]
-    assert in_terminal(("plot", str(run)), **hard) == (0, f"{run}/plot.png\n")
+
+
+def test_matplotlib_says_nothing_without_a_home_folder():
+    code = (
+        "from deploy.reporting.matplotlib_folder import use_writable_folder\n"
+        "use_writable_folder()\n"
+        "import matplotlib\n"
+        "print(matplotlib.get_configdir())\n"
+    )
+    environment = {**os.environ, "HOME": "/proc/nothing"}
+    for name in ("MPLCONFIGDIR", "XDG_CONFIG_HOME"):
+        environment.pop(name, None)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    assert done.stderr == ""
+    assert not os.path.exists(done.stdout.strip()), "the temporary folder is removed"  # noqa: PTH110
 
 
 def test_threads_of_an_environment_do_not_keep_the_command():
