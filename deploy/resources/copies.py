@@ -51,7 +51,7 @@ def check_copies(config: Config, spec: EnvironmentSpec, on_ray: bool) -> None:
     available = int(MEMORY_SHARE * available_bytes())
     if need > TOLD_BYTES and need + replay > available:
         raise UserError(
-            f"env.id={config.env.id}: {copies:,} copies need about {need / 2**30:.1f} GiB of "
+            f"env.id={config.env.id}: its copies ({copies:,}) need about {need / 2**30:.1f} GiB of "
             f"memory (the first one took {_mib(spec.trial.bytes)}), and the replay memory "
             f"{replay / 2**30:.1f} GiB, but {available / 2**30:.1f} GiB ({MEMORY_SHARE:.0%} of "
             f"what {socket.gethostname()} has free) may be used; set smaller actors.envs, "

@@ -50,7 +50,7 @@ def test_copies_that_do_not_fit_into_memory_are_refused(monkeypatch):
     with pytest.raises(UserError) as caught:
         check_copies(config, spec_of(200), on_ray=False)
     message = str(caught.value)
-    assert message.startswith("env.id=CartPole-v1: 10 copies need about 2.0 GiB of memory (the fir")
+    assert message.startswith("env.id=CartPole-v1: its copies (10) need about 2.0 GiB of memory (")
     assert "1.6 GiB (80% of what" in message
 
 
