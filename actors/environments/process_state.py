@@ -17,7 +17,7 @@ import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from contextvars import copy_context
+from contextvars import Context, copy_context
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +63,7 @@ def apart(fresh: bool = False, is_step: bool = False) -> Iterator[None]:
         is_step: look only for what costs microseconds: not for the mask of new files, nor for an
             alarm without a handler.
     """
-    global _theirs, _inside, _their_alarm, _their_errors  # as the state that they describe
+    global _inside, _their_alarm, _their_errors  # as the state that they describe
     if _inside == threading.get_ident():
         yield
         return
@@ -87,27 +87,43 @@ def apart(fresh: bool = False, is_step: bool = False) -> Iterator[None]:
         own.__notes__ = getattr(error, "__notes__", [])
         raise own.with_traceback(error.__traceback__) from None
     finally:
-        if alarm is not None:
-            _their_alarm = take_alarm(alarm, is_step)
-        _inside = None
-        after = _state()
-        _theirs = None
-        if after != ours:
-            _theirs = after
-            _change(after, ours)
-        _their_errors = None
-        if copy_context() != context:
-            now, before = np.geterr(), context.run(np.geterr)
-            if now != before:
-                _their_errors = now
-                np.seterr(**before)
-        if mask is not None and _file_mask() != mask:
-            os.umask(mask)
-        if handlers and _handlers() != handlers:
-            for number, handler in zip(SIGNALS, handlers, strict=True):
-                # None: installed by C code, which Python cannot install again.
-                if handler is not None and _handler_of(int(number)) is not handler:
-                    signal.signal(number, handler)
+        try:
+            if alarm is not None:
+                _their_alarm = take_alarm(alarm, is_step)
+        except BaseException:  # it rang at the last moment
+            _their_alarm = take_alarm(alarm, is_step) if alarm is not None else None
+            raise
+        finally:
+            _inside = None
+            _their_errors = _put_numpy_back(context)
+            _put_back(ours, mask, handlers)
+
+
+def _put_numpy_back(context: Context) -> Any:
+    """Put back what numpy does about errors; what the environment wants, None: the same."""
+    if copy_context() == context:
+        return None
+    now, before = np.geterr(), context.run(np.geterr)
+    if now == before:
+        return None
+    np.seterr(**before)
+    return now
+
+
+def _put_back(ours: State, mask: int | None, handlers: tuple[Any, ...]) -> None:
+    global _theirs  # as the state that it describes
+    after = _state()
+    _theirs = None
+    if after != ours:
+        _theirs = after
+        _change(after, ours)
+    if mask is not None and _file_mask() != mask:
+        os.umask(mask)
+    if handlers and _handlers() != handlers:
+        for number, handler in zip(SIGNALS, handlers, strict=True):
+            # None: installed by C code, which Python cannot install again.
+            if handler is not None and _handler_of(int(number)) is not handler:
+                signal.signal(number, handler)
 
 
 def seed_global_generators(seed: int) -> None:

@@ -49,7 +49,10 @@ class Ping(RemoteFuture):
 
     def done(self) -> bool:
         """Whether a heartbeat has come, without waiting."""
-        if self.place is not None or self.is_replied():
+        if self.place is not None:
+            return True
+        if self.is_replied():
+            self._reader.forget(self)
             return True
         if not self._is_watched and time.monotonic() - self._asked_s > READ_EVERY_S:
             self._is_watched = True
@@ -91,6 +94,11 @@ class BeatReader:
                 self._thread = threading.Thread(target=self._run, name="heartbeats", daemon=True)
                 self._thread.start()
 
+    def forget(self, ping: Ping) -> None:
+        """Look for no beat any more."""
+        with self._lock:
+            self._pings.discard(ping)
+
     def _run(self) -> None:
         while True:
             with self._lock:
@@ -101,10 +109,6 @@ class BeatReader:
             for ping in pings:
                 with suppress(Exception):  # the store is away: the ping stays open
                     if ping.take(self._read(ping.key)):
-                        self._forget(ping)
+                        self.forget(ping)
             del pings, ping  # a reference would keep a dropped ping
             time.sleep(READ_EVERY_S)
-
-    def _forget(self, ping: Ping) -> None:
-        with self._lock:
-            self._pings.discard(ping)

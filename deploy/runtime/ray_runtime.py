@@ -178,6 +178,7 @@ class RayRuntime:
         import ray
 
         assert isinstance(handle, RemoteHandle)
+        self._pings.pop(handle, None)
         ray.kill(handle.remote)
 
     def pending_placement(self, handles: Sequence[Handle]) -> Future[list[bool]]:

@@ -13,12 +13,19 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from actors.environments import environment_spec, make_environment
+from actors.environments import environment_spec, make_environment, process_state
 from actors.environments.process_state import apart
 from common.config_sections import EnvConfig
 from common.errors import EnvironmentFailedError, UserError
 from support.acting import register
 from support.environments import actions_of
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_left():
+    yield
+    for name in ("_theirs", "_their_alarm", "_their_errors"):
+        setattr(process_state, name, None)
 
 
 class Acting(gym.Env):
