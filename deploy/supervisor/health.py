@@ -90,8 +90,9 @@ class HealthMonitor:
             if not slot.ready:
                 slot.ready, slot.ready_s, slot.unreadable_from_s = True, now, math.nan
             slot.suspect = False
-        if slot.ping is not None and slot.ready and now - slot.pinged_s > self._patience_s:
-            waited_s = now - slot.pinged_s
+        # A report made it ready: its ping of before waits behind the call, and comes next.
+        waited_s = now - max(slot.pinged_s, slot.ready_s)
+        if slot.ping is not None and slot.ready and waited_s > self._patience_s:
             return UnresponsiveError(f"{slot.part} sent no heartbeat for {waited_s:,.0f} s")
         age_s = min(age_s, now - slot.ready_s)  # the call began after the start of the process
         limit_s = self._config.call_timeout_s
