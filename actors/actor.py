@@ -49,7 +49,7 @@ class Actor:
         sequence = seed_sequence(config.seed, Role.ACTOR, index, incarnation)
         env_seed, rng_seed = integer_seeds(sequence, 2)
         copies = config.actors.envs
-        self._environment = make_environment(config.env, copies)
+        self._environment = make_environment(config.env, copies, seed=env_seed)
         spec = self._environment.spec
         self._agent = Agent(
             make_network(spec, config.network),

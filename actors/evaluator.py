@@ -60,8 +60,8 @@ class Evaluator:
         self._weights: Array | None = None
         evaluation = config.evaluation
         self._copies = min(evaluation.envs, evaluation.episodes)
-        self._environment = make_environment(config.env, self._copies, render)
         seeds = integer_seeds(seed_sequence(config.seed, role, 0, incarnation), 2)
+        self._environment = make_environment(config.env, self._copies, render, seeds[0])
         self._env_seed: int | None = seeds[0]
         spec = self.spec = self._environment.spec
         self._agent = Agent(

@@ -79,10 +79,10 @@ class EnvConfig(Section):
         description='legal actions: "info" reads info["action_mask"], "info:KEY" another entry, '
         '"method" calls action_masks(), "method:NAME" another method; none: all are legal',
     )
-    observation: Literal["state", "pixels", "picture", "grid", "vector"] = Field(
+    observation: Literal["state", "pixels", "picture", "grid", "planes", "vector"] = Field(
         "state",
-        description='"state": what the environment returns, as a picture, grid or vector by its '
-        'space; "picture", "grid" or "vector": likewise, as this; "pixels": rendered frames',
+        description='"state": what the environment returns, by its space; "picture", "grid", '
+        '"planes" or "vector": likewise, as this; "pixels": rendered frames',
     )
     scale: float | None = Field(
         None,

@@ -48,6 +48,19 @@ class FrameSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class TrialCost:
+    """What the first copy of an environment took, about.
+
+    Attributes:
+        bytes: of memory, without the modules that all copies share.
+        seconds: until its first step.
+    """
+
+    bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class EnvironmentSpec:
     """The properties of an environment that the rest of the program needs.
 
@@ -60,6 +73,7 @@ class EnvironmentSpec:
         max_episode_steps: env steps after which the environment itself cuts an episode off; None:
             it never does, or does not tell.
         masks_actions: some actions may be illegal in some states; see `env.action_mask`.
+        trial: what a trial copy took; None: there was none.
     """
 
     frame: FrameSpec
@@ -68,6 +82,7 @@ class EnvironmentSpec:
     protocol: dict[str, Any]
     max_episode_steps: int | None = None
     masks_actions: bool = False
+    trial: TrialCost | None = field(default=None, compare=False)
 
     @property
     def mask_bytes(self) -> int:

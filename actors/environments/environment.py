@@ -12,6 +12,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -20,11 +21,12 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from actors.environments.actions import ToActions
 from actors.environments.copies import Copies
 from actors.environments.masks import ActionMasks
-from actors.environments.member import place_of
+from actors.environments.member import noted_place, place_of
 from actors.environments.process_state import apart, seed_global_generators
 from common.config_sections import EnvConfig
 from common.errors import EnvironmentFailedError, UserError
 from common.types import Array, EnvironmentSpec, TimeStep
+from common.version import PACKAGES
 
 OWN_FOLDER = Path(__file__).parents[1]
 
@@ -106,6 +108,8 @@ class Environment:
             )
         self._steps = np.where(first, 0, self._steps + 1)
         self._done = np.asarray(terminated | truncated, bool)
+        if self._reads_lives:  # of the episode before, which tell nothing about a new one
+            self._lives = np.where(first, 0, self._lives)
         lives = self._lives_in(info)
         lost = (lives < self._lives) & ~first & ~self._done
         self._lives = lives
@@ -206,7 +210,7 @@ def reporting(env_id: str, method: str) -> Iterator[None]:
         EnvironmentFailedError: the environment raised any other error than a `UserError`.
     """
     try:
-        with apart():
+        with apart(is_step=method == "step"):
             yield
     except (UserError, EnvironmentFailedError):
         raise
@@ -218,12 +222,11 @@ def reporting(env_id: str, method: str) -> Iterator[None]:
             if OWN_FOLDER not in Path(frame.filename).parents
         ]
         own = [f for f in frames if f"{os.sep}gymnasium{os.sep}" not in f.filename] or frames
-        place = ""
-        if own:
-            place = f" ({Path(own[-1].filename).name}, line {own[-1].lineno}, in {own[-1].name})"
+        places = [f"{Path(f.filename).name}, line {f.lineno}, in {f.name}" for f in own[-1:]]
+        place = "; ".join(filter(None, (*places, noted_place(error))))
         raise EnvironmentFailedError(
             f"env.id={env_id}: {method}() raised {type(error).__name__}: "
-            f"{first_line(error)}{place}",
+            f"{first_line(error)}{_taken_name(error)}{f' ({place})' if place else ''}",
             "".join(traceback.format_list(own)),
         ) from error
 
@@ -231,8 +234,30 @@ def reporting(env_id: str, method: str) -> Iterator[None]:
 def cannot_be_made(config: EnvConfig, error: BaseException) -> UserError:
     """The error for a constructor that raised `error`."""
     return UserError(
-        f"env.id={config.id}: cannot be made ({type(error).__name__}: {first_line(error)})"
+        f"env.id={config.id}: cannot be made ({type(error).__name__}: {first_line(error)}"
+        f"{_taken_name(error)})"
     )
+
+
+def taken_package(error: BaseException) -> str | None:
+    """The package of raydqn's that a module of the user's was looked for in, if that is the cause.
+
+    Python has imported raydqn's `common` already when an environment imports one of its own.
+    """
+    name: Any = None
+    if isinstance(error, ImportError):
+        name = error.name
+    elif isinstance(error, AttributeError):
+        name = getattr(error.obj, "__name__", None) if isinstance(error.obj, ModuleType) else None
+    package = name.partition(".")[0] if isinstance(name, str) else None
+    return package if package in PACKAGES else None
+
+
+def _taken_name(error: BaseException) -> str:
+    package = taken_package(error)
+    if package is None:
+        return ""
+    return f"; `{package}` is a package of raydqn's: rename the package `{package}` of yours"
 
 
 def first_line(error: BaseException) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from gymnasium.envs.registration import EnvSpec
+from gymnasium.vector import VectorEnv
 
 from actors.environments.actions import numbered, parts_of
 from actors.environments.copies import Copies
@@ -20,7 +21,7 @@ from actors.environments.meaning import Meaning, meaning_of
 from actors.environments.member import CheckedMember
 from actors.environments.minatar import minatar_protocol
 from actors.environments.observations import empty_part, short
-from actors.environments.own_vector import is_plain_vector, own_vector
+from actors.environments.own_vector import has_own_vector, is_plain_vector, own_vector
 from actors.environments.pictures import (
     PictureObservation,
     picture_protocol,
@@ -51,7 +52,13 @@ def make_gymnasium(config: EnvConfig, copies: int, render: bool) -> Environment:
         raise
     declared = first.observation_space
     protocol = minatar_protocol(first)
-    vector = _own_vector(spec, config, copies, render, first)
+    vector: VectorEnv[Any, Any, Any] | Copies | None = None
+    if _may_have_own_vector(config, first) and has_own_vector(spec, config):
+        with reporting(config.id, "close"):
+            first.close()  # perhaps only one can exist
+        vector = own_vector(spec, config, copies, render)
+        if vector is None:
+            first = _make_member(spec, config, render, 0)
     if vector is None:
         vector, meaning = _copies(spec, config, copies, render, first)
     else:
@@ -84,20 +91,12 @@ def make_gymnasium(config: EnvConfig, copies: int, render: bool) -> Environment:
     )
 
 
-def _own_vector(
-    spec: EnvSpec, config: EnvConfig, copies: int, render: bool, first: CheckedMember
-) -> Any:
-    """The environment's own vectorised version, where it suits; closes the first copy then."""
-    if config.observation not in ("state", "vector") or not (
-        is_plain_vector(first.observation_space)
+def _may_have_own_vector(config: EnvConfig, first: CheckedMember) -> bool:
+    return (
+        config.observation in ("state", "vector")
+        and is_plain_vector(first.observation_space)
         and isinstance(first.action_space, gym.spaces.Discrete)
-    ):
-        return None
-    vector = own_vector(spec, config, copies, render)
-    if vector is not None:
-        with reporting(config.id, "close"):
-            first.close()
-    return vector
+    )
 
 
 def _copies(
@@ -203,7 +202,7 @@ def _wrap(env: gym.Env[Any, Any], config: EnvConfig) -> tuple[gym.Env[Any, Any],
     meaning = meaning_of(env.observation_space, config)
     if meaning == "picture":
         return PictureObservation(env, config), meaning
-    return (env if meaning == "grid" else flattened(env, config)), meaning
+    return (env if meaning in ("grid", "planes") else flattened(env, config)), meaning
 
 
 def _frames_of(
@@ -212,8 +211,8 @@ def _frames_of(
     """Shape and type of a frame, and how a batch of observations becomes frames."""
     if meaning == "picture":
         return FrameSpec(space.shape, "uint8", config.scale or 1 / 255), np.asarray
-    if meaning == "grid":
-        return grid_frames(space, config.scale)
+    if meaning in ("grid", "planes"):
+        return grid_frames(space, config.scale, channels_first=meaning == "planes")
     factors = None if config.scale else flattened_scale(declared)
     scale = config.scale or 1.0
     if factors is None:

@@ -14,7 +14,7 @@ import numpy as np
 from common.config_sections import EnvConfig
 from common.errors import UserError
 
-Meaning = Literal["picture", "grid", "vector"]
+Meaning = Literal["picture", "grid", "planes", "vector"]
 MIN_PICTURE = 32
 """Pixels: 8-bit observations with a shorter side may be a grid of codes as well as a picture."""
 COLOURS = (1, 3)
@@ -50,6 +50,13 @@ def meaning_of(space: gym.Space, config: EnvConfig) -> Meaning:  # type: ignore[
                 "[H, W, C]; use vector"
             )
         return "grid"
+    if asked == "planes":
+        if not isinstance(space, gym.spaces.Box) or len(space.shape) != 3:
+            raise UserError(
+                f"env.observation=planes: {config.id} returns {describe(space)}; planes are "
+                "[C, H, W]; use grid or vector"
+            )
+        return "planes"
     return _guess(space, config)
 
 

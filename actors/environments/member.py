@@ -9,6 +9,9 @@ import gymnasium as gym
 from actors.environments.observations import is_as_before, mismatch
 from common.errors import EnvironmentFailedError
 
+NOTE = "copy"
+"""First word of the place of an error, among the notes of the error."""
+
 
 class CheckedMember(gym.Wrapper[Any, Any, Any, Any]):
     """Holds each observation against the declared space: the first one as a whole, others cheaply.
@@ -35,8 +38,12 @@ class CheckedMember(gym.Wrapper[Any, Any, Any, Any]):
         Raises:
             EnvironmentFailedError: the observation is not as declared.
         """
-        result: Any = self.env.reset(**options)
         self._steps = 0
+        try:
+            result: Any = self.env.reset(**options)
+        except BaseException as error:
+            error.add_note(place_of(self._copy, 0))
+            raise
         if not isinstance(result, tuple) or len(result) != 2:
             raise self._error("reset()", f"returned {type(result).__name__}, not two values")
         self._check("reset()", result[0])
@@ -48,8 +55,12 @@ class CheckedMember(gym.Wrapper[Any, Any, Any, Any]):
         Raises:
             EnvironmentFailedError: the observation is not as declared.
         """
-        result = self.env.step(action)
         self._steps += 1
+        try:
+            result = self.env.step(action)
+        except BaseException as error:
+            error.add_note(place_of(self._copy, self._steps))
+            raise
         self._check("step()", result[0])
         return result
 
@@ -66,6 +77,12 @@ class CheckedMember(gym.Wrapper[Any, Any, Any, Any]):
         )
 
 
+def noted_place(error: BaseException) -> str | None:
+    """Copy and step of an error that an environment raised, if they are known."""
+    notes = [note for note in getattr(error, "__notes__", []) if note.startswith(NOTE)]
+    return notes[-1] if notes else None
+
+
 def place_of(copy: int, step: int) -> str:
     """Where something happened, for a message."""
-    return f"copy {copy}, step {step} of its episode"
+    return f"{NOTE} {copy}, step {step} of its episode"

@@ -19,14 +19,17 @@ def is_plain_vector(space: gym.Space[Any]) -> bool:
     return isinstance(space, gym.spaces.Box) and len(space.shape) == 1
 
 
+def has_own_vector(spec: EnvSpec, config: EnvConfig) -> bool:
+    """Whether there is a vectorised version that takes the place of single copies."""
+    if config.action_mask is not None:  # masks are read copy by copy
+        return False
+    return bool(spec.vector_entry_point and not spec.additional_wrappers and not config.wrappers)
+
+
 def own_vector(
     spec: EnvSpec, config: EnvConfig, copies: int, render: bool
 ) -> VectorEnv[Any, Any, Any] | None:
-    """The environment's own vectorised version; None if it has none in autoreset mode NEXT_STEP."""
-    if spec.vector_entry_point is None or spec.additional_wrappers or config.wrappers:
-        return None
-    if config.action_mask is not None:  # is read copy by copy
-        return None
+    """The environment's own vectorised version; None if it is not in autoreset mode NEXT_STEP."""
     try:
         with apart():
             vector = gym.make_vec(

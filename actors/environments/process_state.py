@@ -2,7 +2,8 @@
 
 A simulator may change the folder, install signal handlers, or switch torch's gradients off. Inside
 a call the environment finds the state that it left behind; after the call the program finds its
-own. Signal handlers are the exception: those of the program are always back.
+own. The handlers of the signals that end a run are the exception: those of the program are always
+back.
 """
 
 from __future__ import annotations
@@ -12,12 +13,18 @@ import random
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+import traceback
+import warnings
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from contextvars import Context, copy_context
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+
+from actors.environments.alarms import Alarm, alarm_of_now, resume_alarm, take_alarm
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE)
 _NUMBERS = tuple(map(int, SIGNALS))
@@ -25,45 +32,98 @@ _handler_of = getattr(signal, "_signal", signal).getsignal  # 0.1 µs; `signal.g
 
 _MAIN_THREAD = threading.main_thread().ident
 
-State = tuple[str | None, bool, torch.dtype, int, Any, Any, Any]
+State = tuple[str | None, bool, torch.dtype, int, Any, Any, Any, Sequence[Any]]
+
+PROCESS_STATUS = Path("/proc/self/status")
 
 _inside: int | None = None
 """The thread whose call of an environment is apart."""
 _theirs: State | None = None
 """What the environments of this process left behind, where it differs from the program's own."""
+_their_alarm: Alarm | None = None
+_their_errors: Any = None
+"""What numpy is to do about floating-point errors, likewise."""
+
+
+class OwnInterrupt(Exception):  # noqa: N818 # its name is that of what it replaces
+    """A KeyboardInterrupt that an environment has raised by itself."""
+
+
+OwnInterrupt.__name__ = KeyboardInterrupt.__name__
 
 
 @contextmanager
-def apart(fresh: bool = False) -> Iterator[None]:
+def apart(fresh: bool = False, is_step: bool = False) -> Iterator[None]:
     """Run a call of an environment, and undo its changes to the process afterwards.
 
     Within such a block another one changes nothing.
 
     Args:
         fresh: the call finds the program's own state, as a constructor expects it.
+        is_step: look only for what costs microseconds: not for the mask of new files, nor for an
+            alarm without a handler.
     """
-    global _theirs, _inside  # as the state that they describe
+    global _inside, _their_alarm, _their_errors  # as the state that they describe
     if _inside == threading.get_ident():
         yield
         return
-    ours, handlers = _state(), _handlers()
-    if _theirs is not None and not fresh:
-        _change(ours, _theirs)
+    ours, handlers, context = _state(), _handlers(), copy_context()
+    alarm = alarm_of_now() if handlers else None
+    mask = None if is_step else _file_mask()
+    if _theirs is not None:  # filters that a module has installed last
+        _change(ours, (*ours[:-1], _theirs[-1]) if fresh else _theirs)
+    if not fresh:
+        if _their_errors is not None:
+            np.seterr(**_their_errors)
+        if _their_alarm is not None and alarm is not None:
+            resume_alarm(_their_alarm)
     _inside = threading.get_ident()
     try:
         yield
+    except KeyboardInterrupt as error:
+        if _is_from_terminal(error, handlers):
+            raise
+        own = OwnInterrupt(*error.args)
+        own.__notes__ = getattr(error, "__notes__", [])
+        raise own.with_traceback(error.__traceback__) from None
     finally:
-        _inside = None
-        after = _state()
-        _theirs = None
-        if after != ours:
-            _theirs = after
-            _change(after, ours)
-        if handlers and _handlers() != handlers:
-            for number, handler in zip(SIGNALS, handlers, strict=True):
-                # None: installed by C code, which Python cannot install again.
-                if handler is not None and _handler_of(int(number)) is not handler:
-                    signal.signal(number, handler)
+        try:
+            if alarm is not None:
+                _their_alarm = take_alarm(alarm, is_step)
+        except BaseException:  # it rang at the last moment
+            _their_alarm = take_alarm(alarm, is_step) if alarm is not None else None
+            raise
+        finally:
+            _inside = None
+            _their_errors = _put_numpy_back(context)
+            _put_back(ours, mask, handlers)
+
+
+def _put_numpy_back(context: Context) -> Any:
+    """Put back what numpy does about errors; what the environment wants, None: the same."""
+    if copy_context() == context:
+        return None
+    now, before = np.geterr(), context.run(np.geterr)
+    if now == before:
+        return None
+    np.seterr(**before)
+    return now
+
+
+def _put_back(ours: State, mask: int | None, handlers: tuple[Any, ...]) -> None:
+    global _theirs  # as the state that it describes
+    after = _state()
+    _theirs = None
+    if after != ours:
+        _theirs = after
+        _change(after, ours)
+    if mask is not None and _file_mask() != mask:
+        os.umask(mask)
+    if handlers and _handlers() != handlers:
+        for number, handler in zip(SIGNALS, handlers, strict=True):
+            # None: installed by C code, which Python cannot install again.
+            if handler is not None and _handler_of(int(number)) is not handler:
+                signal.signal(number, handler)
 
 
 def seed_global_generators(seed: int) -> None:
@@ -85,11 +145,12 @@ def _state() -> State:
         torch.get_default_device(),
         sys.stdout,
         sys.stderr,
+        warnings.filters[:],
     )
 
 
 def _change(now: State, wanted: State) -> None:
-    folder, grad, dtype, threads, device, sys.stdout, sys.stderr = wanted
+    folder, grad, dtype, threads, device, sys.stdout, sys.stderr, filters = wanted
     if folder is not None and folder != now[0]:
         with suppress(OSError):  # it was removed
             os.chdir(folder)
@@ -101,6 +162,35 @@ def _change(now: State, wanted: State) -> None:
         torch.set_num_threads(threads)
     if device != now[4]:
         torch.set_default_device(None if device == torch.device("cpu") else device)
+    if filters != now[7]:
+        warnings.filters[:] = filters  # type: ignore[index] # a list, declared as a Sequence
+
+
+def _is_from_terminal(error: KeyboardInterrupt, handlers: tuple[Any, ...]) -> bool:
+    """Whether a signal may have caused the error, and not the environment itself.
+
+    Args:
+        error: out of a call of the environment.
+        handlers: the program's, as of `_handlers`.
+    """
+    if not handlers:  # signals arrive in the main thread
+        return False
+    handler = _handler_of(_NUMBERS[0])
+    if type(error) is not KeyboardInterrupt or handler is not handlers[0]:
+        return True
+    if handler is signal.default_int_handler:
+        return True
+    *_, (last, _) = traceback.walk_tb(error.__traceback__)
+    return last.f_code is getattr(handler, "__code__", None)
+
+
+def _file_mask() -> int | None:
+    """The mask of new files, where it can be read without setting it: other threads make files."""
+    with suppress(OSError, ValueError):
+        for line in PROCESS_STATUS.read_bytes().splitlines():
+            if line.startswith(b"Umask:"):
+                return int(line.split()[1], 8)
+    return None
 
 
 def _handlers() -> tuple[Any, ...]:

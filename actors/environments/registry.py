@@ -8,13 +8,12 @@ from typing import Any
 
 import gymnasium as gym
 
-from actors.environments.environment import first_line
+from actors.environments.environment import first_line, taken_package
 from actors.environments.minatar import PREFIX as MINATAR
 from actors.environments.minatar import register_minatar
 from actors.environments.process_state import apart
 from common.errors import UserError
 from common.suggestion import suggest
-from common.version import PACKAGES
 
 
 def find_registered(env_id: str) -> gym.envs.registration.EnvSpec:
@@ -56,9 +55,9 @@ def import_users_module(module: str, key: str) -> Any:
         with apart():
             return importlib.import_module(module)
     except (Exception, SystemExit) as error:  # a user's module may raise anything when imported
-        missing = (getattr(error, "name", None) or "") if isinstance(error, ImportError) else ""
-        package = missing.partition(".")[0]
-        if package in PACKAGES:
+        package = taken_package(error)
+        if package is not None:
+            missing = getattr(error, "name", None) or package
             raise UserError(
                 f"{key}: module {module} imports {missing}, but `{package}` is a package of "
                 f"raydqn's; rename the package `{package}` of yours"

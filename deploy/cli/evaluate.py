@@ -83,6 +83,9 @@ def _check_gif(file: Path) -> None:
 
 
 def _plot(options: argparse.Namespace, _: Overrides) -> int:
+    from deploy.reporting.matplotlib_folder import use_writable_folder
+
+    use_writable_folder()
     from deploy.reporting.plot import plot_runs
 
     out = options.out or options.run_folders[0] / "plot.png"

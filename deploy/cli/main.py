@@ -84,7 +84,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _end_soon(code: int) -> None:
-    """End the process in `END_S`, though threads of an environment would keep it."""
+    """End the process in `END_S`, though threads of an environment would keep it.
+
+    Child processes that an environment has left behind end first: Python would wait for some.
+    """
+    if "gymnasium" in sys.modules:
+        from deploy.runtime.children import end_children
+
+        end_children()
 
     def end() -> None:
         time.sleep(END_S)

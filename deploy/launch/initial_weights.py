@@ -11,6 +11,7 @@ from common import wire
 from common.config import Config
 from common.errors import UserError
 from common.types import Array, EnvironmentSpec
+from common.weights import unpack_weights
 from deploy.reporting.evaluation import check_weights, load_weights
 from deploy.runs.folder import RunFolder
 
@@ -40,6 +41,9 @@ def initial_weights(config: Config, spec: EnvironmentSpec) -> Array | None:
     except UserError as error:
         raise UserError(f"{source}: {error}") from None
     check_weights(weights, spec, config, source)
+    for name, tensor in unpack_weights(weights)[0].items():
+        if not bool(tensor.isfinite().all()):
+            raise UserError(f"{source}: holds NaN or infinity ({name}); use the weights of another")
     return weights
 
 

@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from common.checkpoint import Checkpoint
-from common.config import Config
 from common.config_toml import with_actors
 from common.errors import CheckpointError, RunFailedError, UserError
-from common.text import counted, shell_command
+from common.text import shell_command
 from common.types import EnvironmentSpec
 from common.version import VERSION
 from deploy.control.control_file import discard
@@ -23,6 +22,7 @@ from deploy.launch.run_events import RunEvents
 from deploy.launch.signals import stop_on_signals
 from deploy.reporting.summary import ABORTED, FAILED, summary_line
 from deploy.reporting.view import ProgressView
+from deploy.resources.copies import describe_copies
 from deploy.runs.checkpoint_schema import parse_state
 from deploy.runs.folder import LOG, RunFolder
 from deploy.runs.log import detail_of
@@ -170,20 +170,10 @@ def _supervisor(
             count = folder.config.actors.count or runtime.capacity([], 0).result()
             check_count(count, runtime)
             config = with_actors(folder.config, count)
-            events.notify(_copies(config))
+            events.notify(describe_copies(config, spec))
             initial = initial_weights(config, spec) if checkpoint is None else None
             program = build_program(config, spec, runtime, incarnation, checkpoint, initial)
         return Supervisor(program, folder, events, started_s)
-
-
-def _copies(config: Config) -> str:
-    """The copies of the environment that the run makes, in words."""
-    actors, evaluation = config.actors, config.evaluation
-    acting = actors.count * actors.envs
-    text = f"environments: {acting:,} in {counted(actors.count, 'actor')}"
-    if evaluation.every_learner_steps is None:
-        return f"{text}, none for evaluations"
-    return f"{text}, {min(evaluation.envs, evaluation.episodes):,} for evaluations"
 
 
 def _new_attempt(folder: RunFolder, checkpoint: Checkpoint | None, exact: bool) -> tuple[int, int]:

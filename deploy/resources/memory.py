@@ -138,14 +138,7 @@ def check_memory(
             config.check_capacity(shard_capacity(config, spec) * replay.shards)
         except ValueError as error:
             raise UserError(str(error)) from None
-    need = _item_bytes(config, spec)
-    if replay.compression == "none":
-        need += replay.shards * frame_capacity(config, spec) * spec.frame.nbytes
-    elif replay.capacity_bytes is not None:
-        need = replay.capacity_bytes
-    need = int(need * share)
-    if on_ray:
-        need += object_store_bytes(config, spec)
+    need = memory_need(config, spec, on_ray, share)
     available = int(MEMORY_SHARE * available_bytes())
     if need > available:
         hint = " or compress frames (replay.compression=lz4)"
@@ -164,6 +157,18 @@ def check_memory(
             f"shard (replay.shards={replay.shards}), but the largest message of an actor may bring "
             f"{largest:,}; set a larger one, or fewer replay.shards or actors.chunk_steps"
         )
+
+
+def memory_need(
+    config: Config, spec: EnvironmentSpec, on_ray: bool = False, share: float = 1.0
+) -> int:
+    """Bytes that the replay memory and its messages will need; see `check_memory`."""
+    replay, need = config.replay, _item_bytes(config, spec)
+    if replay.compression == "none":
+        need += replay.shards * frame_capacity(config, spec) * spec.frame.nbytes
+    elif replay.capacity_bytes is not None:
+        need = replay.capacity_bytes
+    return int(need * share) + (object_store_bytes(config, spec) if on_ray else 0)
 
 
 def available_bytes() -> int:

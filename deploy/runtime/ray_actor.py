@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import math
 import os
 import pickle
 import re
 import signal
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -28,10 +30,14 @@ from common.errors import (
 from common.handles import Future
 from common.parts import PartId
 from common.version import VERSION
+from deploy.runtime.beats import Beats
+from deploy.runtime.children import end_children
 from deploy.runtime.interface import Place
 from deploy.runtime.ray_private import name_process
 
 PR_SET_PDEATHSIG = 1
+CLOSE = "close"
+"""The last call of a part with environments."""
 RENAMED_AFTER_S = 0.2
 EXIT = re.compile(
     r"Worker exit type: (\S+)\s+Worker exit detail: (.*?)\s*(?:Some common|There are some|$)", re.M
@@ -81,7 +87,14 @@ class PartHost:
     report a dead remote, without the reason.
     """
 
-    def __init__(self, name: str, version: str, pickled: bytes, args: tuple[Any, ...]) -> None:
+    def __init__(
+        self,
+        name: str,
+        version: str,
+        pickled: bytes,
+        args: tuple[Any, ...],
+        beats_key: str | None = None,
+    ) -> None:
         """Create the part.
 
         Args:
@@ -89,9 +102,18 @@ class PartHost:
             version: of raydqn in the driver; this node must have the same.
             pickled: the class, pickled once more so that a failing import is an error like others.
             args: for its constructor.
+            beats_key: calls run in the main thread, and beats accompany long ones under that key;
+                None: pings have a thread of their own.
         """
+        self._beats: Beats | None = None
         self._error: BaseException | None = None
         end_with_parent()
+        if beats_key is not None:
+            # Ray's handler raises SystemExit, which a call would report as an error of its own.
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            # No terminal interrupts this process; a KeyboardInterrupt is the environment's own.
+            signal.signal(signal.SIGINT, lambda number, frame: None)
+            self._beats = Beats(beats_key)
         self._name = name
         type(self).__name__ = name  # Ray names an idle process after the class
         name_process(f"ray::{name}.__init__")
@@ -116,7 +138,15 @@ class PartHost:
         name_process(f"ray::{self._name}.{method}")
         if self._error is not None:
             raise self._error
-        return getattr(self._target, method)(*args)
+        if self._beats is None:
+            return getattr(self._target, method)(*args)
+        self._beats.call_from_s = time.monotonic()
+        try:
+            return getattr(self._target, method)(*args)
+        finally:
+            self._beats.call_from_s = math.inf
+            if method == CLOSE:
+                end_children()
 
     def ping(self) -> Place:
         """Where the part lives."""
@@ -174,17 +204,19 @@ class RemoteFuture:
 class RemoteHandle:
     """`Handle` over a remote. Travels inside arguments."""
 
-    def __init__(self, remote: Any, name: str, part: PartId) -> None:
+    def __init__(self, remote: Any, name: str, part: PartId, beats_key: str | None = None) -> None:
         """A handle to a remote that exists, or that Ray is starting.
 
         Args:
             remote: Ray's actor handle.
             name: in errors.
             part: that the remote is an incarnation of.
+            beats_key: see `PartHost`.
         """
         self.remote = remote
         self.name = name
         self.part = part
+        self.beats_key = beats_key
 
     def call(self, method: str, *args: Any) -> Future[Any]:
         """Queue the call; Ray keeps the order of one caller's calls."""

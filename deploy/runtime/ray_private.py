@@ -13,6 +13,7 @@ them up in the installed Ray, and finds private imports of Ray's in any other fi
 | `processes_in_own_groups` | `services.ConsolePopen` | 2.44 to 2.60 | never |
 | `loopback_only` | `ray_constants.ENABLE_RAY_CLUSTER` | 2.44 to 2.60 | never |
 | `name_process` | `_raylet.setproctitle` | 2.44 to 2.60 | never |
+| `publish`, `published`, `unpublish` | `internal_kv` | 2.60 | not looked up |
 | `reload_token` | `_raylet.AuthenticationTokenLoader`, `_raylet.Config` | 2.52 to 2.60 | never |
 | `no_other_ray` | `auto_init_hook.enable_auto_connect` | 2.60 | not looked up |
 | `messages_to` | `worker.print_to_stdstream` | 2.60 | not looked up |
@@ -36,6 +37,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+NAMESPACE = "raydqn"
+"""Of keys in Ray's key-value store."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +81,11 @@ PRIVATE_NAMES = (
         "ray._raylet",
         "setproctitle",
         "2.44 to 2.60 have it; without it a part's process has no name while the part is created",
+    ),
+    PrivateName(
+        "ray.experimental.internal_kv",
+        "_internal_kv_put",
+        "2.60 has it; without it a long call of an environment has no heartbeats",
     ),
     PrivateName("ray._raylet", "Config", "2.44 to 2.60 have it; it holds the mode of the token"),
     PrivateName(
@@ -232,6 +241,28 @@ def name_process(name: str) -> None:
     set_title = getattr(_raylet, "setproctitle", None)
     if set_title is not None:
         set_title(name)
+
+
+def publish(key: str, value: str) -> None:
+    """Store a short text on the cluster's head, for other processes of any node."""
+    from ray.experimental import internal_kv
+
+    internal_kv._internal_kv_put(key, value, overwrite=True, namespace=NAMESPACE)
+
+
+def published(key: str) -> str | None:
+    """The text that was stored last under that key, or None."""
+    from ray.experimental import internal_kv
+
+    value = internal_kv._internal_kv_get(key, namespace=NAMESPACE)
+    return None if value is None else value.decode()
+
+
+def unpublish(key: str) -> None:
+    """Remove what was stored under that key."""
+    from ray.experimental import internal_kv
+
+    internal_kv._internal_kv_del(key, namespace=NAMESPACE)
 
 
 def reload_token() -> None:

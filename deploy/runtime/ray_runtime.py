@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import threading
+import uuid
+import weakref
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Protocol, TypeVar
 
 from common.errors import UserError
 from common.handles import Future, Handle, Mapped, Ready
-from common.parts import PartId, part_name
+from common.parts import PartId, Role, part_name
 from common.version import VERSION
 from deploy.runtime import ray_private
 from deploy.runtime.interface import Place
+from deploy.runtime.ping import BeatReader, Ping
 from deploy.runtime.ray_actor import PartHost, RemoteFuture, RemoteHandle
 
 T = TypeVar("T")
 HEARTBEAT = "heartbeat"
 """Concurrency group of the calls that have a thread of their own."""
+IN_MAIN_THREAD = (Role.ACTOR, Role.EVALUATOR)
+"""Roles that hold environments, which may need the main thread of their process."""
+CRASH_WITHIN_S = 2.0
+"""A remote that is asked to crash during a longer call is killed through Ray."""
 QUERY = "a query to Ray"
 """Name of a task of the driver's own in errors."""
 
@@ -61,7 +70,9 @@ class RayRuntime:
         """
         self._placement = placement
         self._check = check
-        self._remote_class: Any = None
+        self._remote_classes: dict[bool, Any] = {}
+        self._reader = BeatReader()
+        self._pings: weakref.WeakKeyDictionary[Handle, Ping] = weakref.WeakKeyDictionary()
         self.autoscaling = placement.autoscaling
 
     def spawn(
@@ -83,44 +94,65 @@ class RayRuntime:
         options = {"name": public_name, **self._placement.options(part)}
         # Ray 2.60 has a class for it; 2.52 raises a ValueError.
         name_taken: type[Exception] = getattr(exceptions, "ActorAlreadyExistsError", ValueError)
+        in_main_thread = part.role in IN_MAIN_THREAD
+        key = f"beats/{uuid.uuid4().hex}" if in_main_thread else None
         try:
             remote = (
-                self._host_class()
+                self._host_class(in_main_thread)
                 .options(**options)
-                .remote(name, VERSION, cloudpickle.dumps(cls), args)
+                .remote(name, VERSION, cloudpickle.dumps(cls), args, key)
             )
         except name_taken:
             if public_name is None:
                 raise
             raise UserError(f"{public_name}: another run of that name has just begun") from None
-        return RemoteHandle(remote, name, part)
+        return RemoteHandle(remote, name, part, key)
 
-    def _host_class(self) -> Any:
-        """The class of all remotes: Ray exports it once, and a remote takes a millisecond."""
-        if self._remote_class is None:
+    def _host_class(self, in_main_thread: bool) -> Any:
+        """One of the two classes of remotes: Ray exports a class once, which takes 15 ms.
+
+        Args:
+            in_main_thread: calls run in the main thread of the process, one after another with
+                pings; otherwise heartbeats come from a thread of their own, however long a call
+                takes, and Ray has calls run in another thread, too.
+        """
+        if in_main_thread not in self._remote_classes:
             import ray
 
-            host = type(
-                PartHost.__name__,
-                (PartHost,),
-                {
-                    # Heartbeats come from a thread of their own, however long a call takes.
-                    "ping": ray.method(concurrency_group=HEARTBEAT)(PartHost.ping),
-                    "crash": ray.method(concurrency_group=HEARTBEAT)(PartHost.crash),
-                },
-            )
-            self._remote_class = ray.remote(concurrency_groups={HEARTBEAT: 1})(host)
-        return self._remote_class
+            groups: dict[str, Any] = {}
+            methods: dict[str, Any] = {}
+            if not in_main_thread:
+                groups = {"concurrency_groups": {HEARTBEAT: 1}}
+                in_group = ray.method(concurrency_group=HEARTBEAT)  # marks the function itself
+                methods = {
+                    "ping": in_group(lambda host: PartHost.ping(host)),
+                    "crash": in_group(lambda host: PartHost.crash(host)),
+                }
+            host = type(PartHost.__name__, (PartHost,), methods)
+            # A number of restarts is Ray's default; it makes `ray.remote` take options.
+            self._remote_classes[in_main_thread] = ray.remote(max_restarts=0, **groups)(host)
+        return self._remote_classes[in_main_thread]
 
     def ping(self, handle: Handle) -> Future[Place | None]:
-        """Request a heartbeat, which a thread of its own sends."""
+        """Request a heartbeat: a reply, or a beat during a call in the main thread."""
         assert isinstance(handle, RemoteHandle)
-        return RemoteFuture(handle.remote.ping.remote(), handle.name)
+        if handle.beats_key is None:
+            return RemoteFuture(handle.remote.ping.remote(), handle.name)
+        last = self._pings.get(handle)
+        is_queued = last is not None and not last.is_replied()  # one waits behind a call
+        reference = last.reference if last and is_queued else handle.remote.ping.remote()
+        ping = Ping(reference, handle.name, handle.beats_key, self._reader)
+        self._pings[handle] = ping
+        return ping
 
     def crash(self, handle: Handle) -> None:
         """Have the remote kill its own process, on whichever node it lives."""
         assert isinstance(handle, RemoteHandle)
         handle.remote.crash.remote()
+        if handle.beats_key is not None:  # a call may be under way
+            timer = threading.Timer(CRASH_WITHIN_S, _kill_if_alive, [handle])
+            timer.daemon = True
+            timer.start()
 
     def wait(self, futures: Sequence[Future[Any]], timeout_s: float) -> list[Future[Any]]:
         """The futures that are done, after waiting up to `timeout_s` for the first one.
@@ -146,6 +178,7 @@ class RayRuntime:
         import ray
 
         assert isinstance(handle, RemoteHandle)
+        self._pings.pop(handle, None)
         ray.kill(handle.remote)
 
     def pending_placement(self, handles: Sequence[Handle]) -> Future[list[bool]]:
@@ -201,3 +234,10 @@ class RayRuntime:
             assert isinstance(handle, RemoteHandle)
             parts[ray_private.id_of(handle.remote)] = handle.part
         return parts
+
+
+def _kill_if_alive(handle: RemoteHandle) -> None:
+    import ray
+
+    with suppress(Exception):  # it is dead, or Ray has ended
+        ray.kill(handle.remote)

@@ -1,8 +1,8 @@
 """The health monitor: which parts are dead, and which are unresponsive.
 
 The death of a part is the error of its own ping or call. An unresponsive part sends no heartbeat:
-every remote answers pings in a thread of its own, so a busy part does. A part that is not ready yet
-may be pending placement, for which there is no limit.
+every remote has a thread of its own for heartbeats, so a busy part sends them. A part that is not
+ready yet may be pending placement, for which there is no limit.
 """
 
 from __future__ import annotations
@@ -90,8 +90,9 @@ class HealthMonitor:
             if not slot.ready:
                 slot.ready, slot.ready_s, slot.unreadable_from_s = True, now, math.nan
             slot.suspect = False
-        if slot.ping is not None and slot.ready and now - slot.pinged_s > self._patience_s:
-            waited_s = now - slot.pinged_s
+        # A report made it ready: its ping of before waits behind the call, and comes next.
+        waited_s = now - max(slot.pinged_s, slot.ready_s)
+        if slot.ping is not None and slot.ready and waited_s > self._patience_s:
             return UnresponsiveError(f"{slot.part} sent no heartbeat for {waited_s:,.0f} s")
         age_s = min(age_s, now - slot.ready_s)  # the call began after the start of the process
         limit_s = self._config.call_timeout_s

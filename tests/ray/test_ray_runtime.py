@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import pickle
 import re
@@ -10,12 +11,14 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 
 import numpy as np
 import psutil
 import pytest
 
+from actors.environments.process_state import apart
 from common.config import Config
 from common.errors import RemoteDiedError, UserError
 from common.parts import LEARNER, actor
@@ -57,6 +60,27 @@ class Part:
 
     def pid(self) -> int:
         return os.getpid()
+
+    def start_child(self) -> int:
+        self.child = multiprocessing.Process(target=time.sleep, args=(600,))
+        self.child.start()
+        return self.child.pid
+
+    def close(self) -> None:
+        """Forgets its child."""
+
+    def alarm(self, seconds: float) -> str:
+        def ring(*_):
+            raise TimeoutError
+
+        with apart():
+            signal.signal(signal.SIGALRM, ring)
+            signal.setitimer(signal.ITIMER_REAL, seconds)
+            try:
+                time.sleep(60)
+            except TimeoutError:
+                return threading.current_thread().name
+        return "no alarm"
 
     def ask(self, other) -> int:
         return other.call("add", 1).result()
@@ -146,6 +170,29 @@ def test_a_part_answers_a_ping_when_it_is_made_or_could_not_be(runtime):
     handle = runtime.spawn(Part, 3, part=actor(0), incarnation=0)
     assert runtime.wait([runtime.ping(handle)], 30.0)
     assert handle.call("add", 1).result() == 4
+
+
+def test_an_environment_has_the_main_thread_and_a_long_call_of_it_sends_heartbeats(runtime):
+    # Python runs signal handlers in the main thread: a step may set itself a time limit.
+    handle = runtime.spawn(Part, 3, part=actor(0), incarnation=0)
+    assert handle.call("add", 1).result() == 4  # it is made
+    call = handle.call("alarm", 3.0)
+    ping = runtime.ping(handle)
+    place = ping.result()
+    assert call.done() != runtime.parallel, "the heartbeat comes during the call"
+    assert call.result() == "MainThread"
+    assert runtime.ping(handle).result() == place
+    if not runtime.parallel:
+        return
+    assert place.pid == handle.call("pid").result()
+    child = handle.call("start_child").result()
+    handle.call("close").result()
+    assert not psutil.pid_exists(child) or psutil.Process(child).status() == "zombie"
+    call = handle.call("wait", 60.0)
+    runtime.crash(handle)
+    for future in (call, runtime.ping(handle)):
+        with pytest.raises(RemoteDiedError):
+            future.result()
 
 
 def test_a_part_that_is_still_made_does_not_answer_a_ping(ray_runtime):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 from actors.environments import environment_spec
 from common.errors import UserError
@@ -69,6 +69,17 @@ def test_a_resume_continues_with_its_own_weights(tmp_path, other, monkeypatch):
     after = policy_in(checkpoints_in(run).newest().tensors["learner"])
     # Adam's moments of the steps before still move the weights, as little as the rate lets them.
     assert all(np.allclose(after[name], before[name], atol=1e-6) for name in before)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_weights_that_are_no_numbers_are_refused(tmp_path, other, value):
+    tensors = load_file(other / BEST)
+    name = sorted(tensors)[-1]
+    tensors[name].flat[0] = value
+    save_file(tensors, tmp_path / "bad.safetensors")
+    config = tiny(network={"init": str(tmp_path / "bad.safetensors")})
+    with pytest.raises(UserError, match=r"bad\.safetensors: holds NaN or infinity \(.*" + name):
+        initial_weights(config, environment_spec(config.env))
 
 
 @pytest.mark.parametrize(

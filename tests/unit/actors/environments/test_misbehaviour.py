@@ -435,6 +435,10 @@ def test_a_keyword_of_the_users_never_meets_ours(make):
         id="CartPole-v1", kwargs={"render_mode": "rgb_array"}, observation="pixels", copies=1
     )
     assert environment.reset(0).dtype == np.uint8
+    config = EnvConfig(id="CartPole-v1", kwargs={"render_mode": "rgb_array"})
+    environment = make_environment(config, 1, render=True)  # as of `evaluate --gif`
+    environment.reset(0)
+    assert environment.render()[0].dtype == np.uint8
 
 
 # --- kinds that a review found ------------------------------------------------------------------

@@ -199,7 +199,9 @@ def failure(environment):
 @pytest.mark.parametrize("observation", ["state", "pixels"])
 def test_an_error_is_told_with_the_environments_own_lines_and_none_of_ours(fragile, observation):
     error = failure(make_environment(fragile("step", observation=observation), 1))
-    assert str(error).endswith("(acting_test_fragile.py, line 26, in step)")
+    assert str(error).endswith(
+        "(acting_test_fragile.py, line 26, in step; copy 0, step 1 of its episode)"
+    )
     assert 'raise ZeroDivisionError("no fuel")' in error.trace
     assert error.trace.count("File ") == 1
 
@@ -227,6 +229,27 @@ def test_a_module_of_the_users_own_that_is_called_as_one_of_ours_is_told(module)
         "module acting_test_own_common imports common.rewards, but `common` is a package of "
         "raydqn's; rename the package `common` of yours"
     ) in refusal(id="acting_test_own_common:Mine-v0")
+
+
+IMPORTS = ("from common.rewards import A", "import common\n        common.rewards")
+
+
+@pytest.mark.parametrize("imports", IMPORTS)
+@pytest.mark.parametrize("method", ["__init__", "reset"])
+def test_a_name_of_ours_that_an_environment_imports_later_is_told(module, imports, method):
+    name = f"acting_test_late_{method.strip('_')}_{IMPORTS.index(imports)}"
+    module(
+        name,
+        f"import gymnasium as gym\n\nclass Mine(gym.Env):\n"
+        f"    observation_space = action_space = gym.spaces.Discrete(2)\n"
+        f"    def {method}(self, **kwargs):\n        {imports}\n\n"
+        f'gym.register("{name}-v0", entry_point=Mine)\n',
+    )
+    with pytest.raises(UserError) as caught:
+        environment_spec(EnvConfig(id=f"{name}:{name}-v0"))
+    assert "`common` is a package of raydqn's: rename the package `common` of yours" in str(
+        caught.value
+    )
 
 
 def test_a_misspelt_id_of_a_module_suggests_one_that_the_module_registered(module):

@@ -395,3 +395,15 @@ def test_a_slot_is_unchanged_if_its_part_cannot_be_started_and_is_not_pinged_whi
     asked = len(scene.runtime.pinged)
     assert scene.go_on(100.0) == []
     assert len(scene.runtime.pinged) == asked
+
+
+def test_a_part_that_its_report_made_ready_is_not_judged_by_a_ping_of_before():
+    # Where an environment has the main thread, the first ping waits behind the first call.
+    scene = starting(count=1, hung_after_s=10.0, call_timeout_s=None, start_timeout_s=600.0)
+    (slot,) = scene.slots
+    assert scene.go_on(60.0) == []
+    assert slot.ping is not None
+    slot.ready, slot.ready_s = True, scene.now  # as `Dispatch` does
+    assert scene.go_on(5.0) == []
+    ((_, error), *_) = scene.go_on(20.0)
+    assert str(error).startswith("actor-0 sent no heartbeat for 10")
