@@ -25,7 +25,7 @@ def own_vector(
     """The environment's own vectorised version; None if it has none in autoreset mode NEXT_STEP."""
     if spec.vector_entry_point is None or spec.additional_wrappers or config.wrappers:
         return None
-    if config.action_mask is not None:  # is read copy by copy
+    if config.action_mask is not None:  # masks are read copy by copy
         return None
     try:
         with apart():
