@@ -138,7 +138,8 @@ class ActionMasks:
                 ]
             )
         values = _numbers(mask)
-        if values.shape == self._bits:  # as `MultiBinary.sample` takes it; 2: both are legal
+        # As `MultiBinary.sample` takes it; 2: both are legal.
+        if values.shape == self._bits and values.dtype.kind in "iu":
             bits = values.reshape(-1)
             _truths(np.where(bits == 2, 1, bits))
             return self._combined(list(np.stack([bits != 1, bits != 0], axis=1)))

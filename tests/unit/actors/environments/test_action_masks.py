@@ -332,7 +332,7 @@ def test_a_part_without_a_mask_is_free():
 def test_a_mask_that_may_mean_either_is_refused():
     square = gym.spaces.MultiBinary(2)  # two parts of two, and four combinations
     parts = [[1, 0], [1, 1]]
-    for mask in (np.ones(4), np.array(parts), parts):
+    for mask in (np.ones(4), np.array(parts), parts, np.ones(2, bool)):
         for space in (square, gym.spaces.MultiDiscrete([2, 2])):
             with pytest.raises(
                 EnvironmentFailedError, match=r"shape .*; return a tuple with a mas"
