@@ -43,18 +43,22 @@ class Agent:
         Args:
             stacks: `[N, S, *frame]`.
             epsilons: `[N]`.
-            legal: `[N, A]` bool, the actions to choose among, at least one of each copy; None: all.
+            legal: `[N, A]` bool, the legal actions, at least one for each copy; None: all.
         """
         q = self._network(torch.from_numpy(stacks).to(self._device)).cpu().numpy()  # [N, A]
-        if legal is not None:
+        if legal is None:
+            greedy = q.argmax(axis=1)
+        else:
             q = np.where(legal, q, -np.inf)
-        greedy = q.argmax(axis=1)
+            # A legal action is greater than an illegal one, even where its Q value is −∞.
+            greedy = np.where(legal, np.maximum(q, np.finfo(q.dtype).min), q).argmax(axis=1)
         # The same number of random numbers for any ε: runs with another ε stay comparable.
         explore = self._rng.random(len(q)) < epsilons
         if legal is None:
             random = self._rng.integers(q.shape[1], size=len(q))
         else:  # the n-th of the legal actions
-            number = self._rng.integers(np.count_nonzero(legal, axis=1))
+            # `integers` draws nothing where there is one action.
+            number = (self._rng.random(len(q)) * np.count_nonzero(legal, axis=1)).astype(np.int64)
             random = (np.cumsum(legal, axis=1) > number[:, None]).argmax(axis=1)
         actions = np.where(explore, random, greedy)
         return Choice(actions, q[np.arange(len(q)), actions], q.max(axis=1))

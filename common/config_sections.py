@@ -77,7 +77,7 @@ class EnvConfig(Section):
     action_mask: str | None = Field(
         None,
         description='legal actions: "info" reads info["action_mask"], "info:KEY" another entry, '
-        '"method" calls action_masks(), "method:NAME" another method; none: all are legal',
+        '"method" calls action_masks(), "method:NAME" another method; none: every action is legal',
     )
     observation: Literal["state", "pixels", "picture", "grid", "planes", "vector"] = Field(
         "state",

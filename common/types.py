@@ -72,7 +72,7 @@ class EnvironmentSpec:
             printed with every score.
         max_episode_steps: env steps after which the environment itself cuts an episode off; None:
             it never does, or does not tell.
-        masks_actions: some actions may be illegal in some states; see `env.action_mask`.
+        masks_actions: the environment returns action masks; see `env.action_mask`.
         trial: what a trial copy took; None: there was none.
     """
 

@@ -24,13 +24,15 @@ def bellman_target(
         next_q_policy: `[B, A]`, the policy network's; if given, it chooses a' and the target
             network evaluates it (double Q-learning, van Hasselt et al. 2016, equation 4).
         legal: `[B, A]` bool, the actions among which a' is chosen; None: among all. A row without
-            a legal action gives some finite value, for a discount of 0 to cut.
+            a legal action gives an arbitrary finite value; its discount must be 0.
 
     Returns:
         `[B]`, without gradient.
     """
     chooser = next_q if next_q_policy is None else next_q_policy
     if legal is not None:
+        # A legal action is greater than an illegal one, even where its value is −∞.
+        chooser = chooser.clamp(min=torch.finfo(chooser.dtype).min)
         chooser = chooser.masked_fill(~legal, -torch.inf)
     next_action = chooser.argmax(dim=1, keepdim=True)
     value = next_q.gather(1, next_action).squeeze(1)

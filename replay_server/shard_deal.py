@@ -61,10 +61,7 @@ def deal(
                     f"stacks of {counted(before.stack, 'frame')}: must be {table.stack}"
                 )
             if before.mask_bytes != table.mask_bytes:
-                raise ValueError(
-                    f"action masks of {counted(before.mask_bytes, 'byte')}: must be "
-                    f"{table.mask_bytes}"
-                )
+                raise ValueError(f"{_masks(before)}: must have {_masks(table)}")
             table.expect_priority(saved.image.max_priority)
             sources.append(before)
     size = _chunk_items(table, frame)
@@ -72,6 +69,12 @@ def deal(
         with naming(storage.url, names[source]):  # unpacking frames may fail
             for chunk, times_sampled in chunks_of(sources[source], first, count, size):
                 insert_copied(table, chunk, times_sampled)
+
+
+def _masks(table: Table) -> str:
+    if not table.mask_bytes:
+        return "no action masks"
+    return f"action masks of {counted(table.mask_bytes, 'byte')}"
 
 
 def _chunk_items(table: Table, frame: FrameSpec) -> int:

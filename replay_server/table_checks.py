@@ -8,7 +8,7 @@ from common.text import counted
 from common.types import PAD, Array, Chunk
 
 MAX_MASK_BYTES = 1 << 20
-"""More than a network has outputs: a file that claims it is damaged."""
+"""Larger than any network needs. A file with a larger mask is damaged."""
 
 
 def check_sizes(
@@ -47,7 +47,8 @@ def check_mask(chunk: Chunk, mask_bytes: int) -> None:
     if mask is None:
         if mask_bytes:
             raise ValueError(
-                f"chunk without action masks: the table keeps {counted(mask_bytes, 'byte')} of each"
+                "chunk without action masks: the table keeps masks of "
+                f"{counted(mask_bytes, 'byte')}"
             )
         return
     if not mask_bytes:

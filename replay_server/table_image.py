@@ -88,7 +88,7 @@ def layout_of(table: Table) -> dict[str, Any]:
         "stack": table.stack,
         "alpha": table.alpha,
         "compression": "none" if table.codec is None else table.codec.kind,
-        # Not named without masks: the layout is then that of versions before there were any.
+        # Left out without masks: the layout then equals that of earlier versions.
         **({"mask_bytes": table.mask_bytes} if table.mask_bytes else {}),
     }
 

@@ -17,7 +17,7 @@ def item_dtype(stack: int, mask_bytes: int = 0) -> np.dtype[np.void]:
 
     Args:
         stack: S, frames in an observation.
-        mask_bytes: M; 0: items have no action mask, and the row no room for one.
+        mask_bytes: M; 0: items have no action mask.
     """
     return np.dtype(
         [

@@ -52,19 +52,20 @@ class Copies:
 
     def reset(self, seed: int | None = None) -> tuple[Array, dict[str, Any]]:
         """Begin an episode in every copy; copy i gets the seed `seed + i`."""
-        infos = []
+        infos, masks = [], []
         for i, member in enumerate(self.envs):
             observation, info = member.reset(seed=None if seed is None else seed + i)
             self._keep(i, observation)
             infos.append(info)
+            masks.append(self._mask(i, info))
         self._done[:] = False
-        return self._observations, self._read(infos)
+        return self._observations, self._read(infos, masks)
 
     def step(self, actions: Array) -> tuple[Array, Array, Array, Array, dict[str, Any]]:
         """One step of every copy; a copy whose episode has ended is reset instead."""
         reward = np.zeros(self.num_envs)
         terminated, truncated = np.zeros(self.num_envs, bool), np.zeros(self.num_envs, bool)
-        infos = []
+        infos, masks = [], []
         for i, member in enumerate(self.envs):
             if self._done[i]:
                 observation, info = member.reset()
@@ -72,8 +73,9 @@ class Copies:
                 observation, reward[i], terminated[i], truncated[i], info = member.step(actions[i])
             self._keep(i, observation)
             infos.append(info)
+            masks.append(None if terminated[i] else self._mask(i, info))
         self._done = terminated | truncated
-        return self._observations, reward, terminated, truncated, self._read(infos)
+        return self._observations, reward, terminated, truncated, self._read(infos, masks)
 
     def render(self) -> tuple[Any, ...]:
         """A picture of each copy."""
@@ -95,14 +97,16 @@ class Copies:
         with np.errstate(over="ignore"):  # it becomes infinite, which `Environment` refuses
             self._observations[copy] = observation
 
-    def _read(self, infos: Sequence[Any]) -> dict[str, Any]:
+    def _mask(self, copy: int, info: Any) -> Any:
+        """A copy's action mask, read before another copy may write over it."""
+        return None if self._mask_readers is None else self._mask_readers[copy](info)
+
+    def _read(self, infos: Sequence[Any], masks: Sequence[Any]) -> dict[str, Any]:
         read: dict[str, Any] = {}
         if self._reads_lives:
             read["lives"] = [
                 info.get("lives") if isinstance(info, dict) else None for info in infos
             ]
         if self._mask_readers is not None:
-            read["action_mask"] = [
-                reader(info) for reader, info in zip(self._mask_readers, infos, strict=True)
-            ]
+            read["action_mask"] = masks
         return read

@@ -38,8 +38,8 @@ class Environment:
         spec: what comes out.
         num_envs: N.
         frames_per_step: emulator frames per env step.
-        legal: `[N, A]` bool, the legal actions in the newest observations, at least one of each
-            copy; None: the environment has no action masks. A step makes a new array.
+        legal: `[N, A]` bool, the legal actions for the newest observations, at least one per copy;
+            None: the environment has no action masks. Each step makes a new array.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Environment:
             to_actions: batch of numbers 0 … A−1 → batch of actions.
             frames_per_step: emulator frames per env step.
             reads_lives: `info["lives"]` is the number of lives; otherwise it is not read.
-            masks: checks `info["action_mask"]`; None: it is not read.
+            masks: checks `info["action_mask"]`; None: masks are not read.
 
         Raises:
             UserError: another autoreset mode.

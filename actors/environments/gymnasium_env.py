@@ -11,12 +11,13 @@ import numpy as np
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import VectorEnv
 
-from actors.environments.actions import numbered, parts_of
+from actors.environments.actions import numbered
 from actors.environments.copies import Copies
 from actors.environments.environment import Environment, cannot_be_made, reporting
 from actors.environments.flattening import flattened, flattened_scale
 from actors.environments.grids import grid_frames
-from actors.environments.masks import ActionMasks, mask_readers
+from actors.environments.mask_readers import mask_readers
+from actors.environments.masks import ActionMasks
 from actors.environments.meaning import Meaning, meaning_of
 from actors.environments.member import CheckedMember
 from actors.environments.minatar import minatar_protocol
@@ -70,7 +71,7 @@ def make_gymnasium(config: EnvConfig, copies: int, render: bool) -> Environment:
     refuse_unused_keys(config, meaning)
     masks = None
     if config.action_mask is not None:
-        masks = ActionMasks(config, parts_of(first.action_space))
+        masks = ActionMasks(config, first.action_space)
     return Environment(
         vector,
         EnvironmentSpec(

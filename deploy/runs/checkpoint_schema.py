@@ -193,7 +193,13 @@ def check_restorable(checkpoint: Checkpoint, config: Config) -> RunState:
         was = saved[section][key]  # the default, if the key is newer than the checkpoint
         if was != wanted and key not in LEARNING_KEYS:
             raise UserError(
-                f"{section}.{key}={wanted}: the checkpoint {checkpoint} was made with {was}, "
-                f"it is of another {'environment' if section == 'env' else section}"
+                f"{section}.{key}={_told(wanted)}: the checkpoint {checkpoint} was made with "
+                f"{_told(was)}, it belongs to another "
+                f"{'environment' if section == 'env' else section}"
             )
     return state
+
+
+def _told(value: Any) -> str:
+    """A value as a configuration spells it."""
+    return "none" if value is None else str(value)

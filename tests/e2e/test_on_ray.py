@@ -21,6 +21,7 @@ from support.program import (
     TINY_OPTIONS,
     assert_all_gone,
     checkpoints_in,
+    command_of,
     descendants,
     learner_steps_in,
     raydqn,
@@ -37,16 +38,20 @@ BATCH = TINY["learner"]["batch_size"]
 
 
 PICKY = """
-import os, pathlib, gymnasium as gym
+import os, pathlib, gymnasium as gym, numpy as np
 from gymnasium.envs.classic_control import CartPoleEnv
 
 class Picky(CartPoleEnv):
-    "Where three copies live, in the evaluator, the process dies once."
-    copies = 0
+    "Where three copies live, in the evaluator, the process dies once. Refuses illegal actions."
+    copies = steps = 0
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
         Picky.copies += 1
+    def action_masks(self):
+        return np.array([True, self.steps % 4 != 0])
     def step(self, action):
+        assert self.action_masks()[action]
+        self.steps += 1
         mark = pathlib.Path(os.environ["PICKY_MARK"])
         if Picky.copies == 3 and not mark.exists():
             mark.touch()
@@ -74,7 +79,8 @@ def test_ray_is_started_once_more_and_trains_with_an_evaluator_that_is_replaced(
     run = tmp_path / "run"
     with running(
         *("train", "cartpole", "--json", "--run-dir", str(run), *TINY_OPTIONS),
-        *("--env.id", "picky:Picky-v0", "--stop.learner-steps", "600", "--stop.score", "none"),
+        *("--env.id", "picky:Picky-v0", "--env.action-mask", "method"),
+        *("--stop.learner-steps", "600", "--stop.score", "none"),
         *("--actors.count", "2", "--replay.shards", "3"),
         *("--evaluation.episodes", "3", "--evaluation.envs", "3"),
         cwd=tmp_path,
@@ -255,12 +261,17 @@ def test_a_signal_to_the_whole_group_in_the_middle_of_a_save_with_a_part_that_ha
     assert not saving(run)
 
 
+def rays(processes: list[psutil.Process]) -> list[psutil.Process]:
+    """Those that belong to Ray; a command has a process of its own for its standard error, too."""
+    return [one for one in processes if any("/ray/" in word for word in command_of(one))]
+
+
 def test_a_signal_while_ray_starts_is_told_at_once_and_leaves_no_process_behind(tmp_path):
     run = tmp_path / "run"
     with running(
         *("train", "cartpole", "--run-dir", str(run), *TINY_OPTIONS), own_group=True
     ) as process:
-        started = wait_for(lambda: descendants(process))
+        started = wait_for(lambda: rays(descendants(process)))
         os.killpg(process.pid, signal.SIGINT)
         begin = time.monotonic()
         lines = iter(process.stdout.readline, "")

@@ -41,5 +41,16 @@ def test_no_illegal_action_is_ever_taken(tmp_path, source, options):
     learner = checkpoints_in(run).newest().tensors["learner"]
     assert all(np.isfinite(tensor).all() for tensor in learner.values())
     other = {"stop": {"learner_steps": 100}, "env": {"action_mask": "none"}}
-    with pytest.raises(UserError, match=rf"env\.action_mask=None: .*was made with {source}"):
+    with pytest.raises(UserError, match=rf"env\.action_mask=none: .*was made with {source}, "):
         resume(run, other, inline=True)
+
+
+def test_taxi_is_trained_with_its_masks(tmp_path):
+    code, out, err = raydqn_here(
+        *("train", "cartpole", "--inline", "--json", "--run-dir", str(tmp_path / "run")),
+        *(*TINY_OPTIONS, "--env.id", "Taxi-v4", "--env.action-mask", "info"),
+        *("--evaluation.every-learner-steps", "none", "--stop.learner-steps", "5"),
+        *("--stop.score", "none"),
+    )
+    assert code == 0, err
+    assert summary_of(out)["learner_steps"] == 5

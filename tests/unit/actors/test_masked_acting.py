@@ -56,6 +56,36 @@ def test_the_greedy_action_and_the_greatest_q_value_are_those_of_legal_actions()
     assert choice.q_taken.tolist() == choice.q_max.tolist()
 
 
+class Constant(torch.nn.Module):
+    """The same Q values for every state."""
+
+    def __init__(self, q):
+        super().__init__()
+        self.q = torch.tensor(q)
+
+    def forward(self, stacks):
+        return self.q.expand(len(stacks), -1)
+
+
+def test_no_value_makes_an_illegal_action_the_greedy_one():
+    legal = np.array([[0, 0, 1], [0, 1, 1], [0, 1, 1]], bool)
+    stacks, epsilons = np.ones((3, 1, 3), np.float32), np.zeros(3)
+    for q in ([1.0, -np.inf, -np.inf], [np.inf, np.nan, -np.inf], [np.nan, -np.inf, np.nan]):
+        agent = Agent(Constant(q), torch.device("cpu"), np.random.default_rng(0))
+        actions = agent.select_actions(stacks, epsilons, legal).actions
+        assert legal[np.arange(3), actions].all()
+
+
+def test_an_agent_draws_as_many_random_numbers_for_any_mask():
+    states = []
+    for legal in (np.ones((6, 4), bool), np.eye(6, 4, dtype=bool) | (np.arange(6) > 3)[:, None]):
+        rng = np.random.default_rng(0)
+        agent = Agent(Constant([0.0] * 4), torch.device("cpu"), rng)
+        agent.select_actions(np.ones((6, 1, 3), np.float32), np.ones(6), legal)
+        states.append(rng.bit_generator.state)
+    assert states[0] == states[1]
+
+
 @pytest.fixture
 def taken():
     """What was done to all copies: no test sees what another left."""

@@ -37,6 +37,18 @@ def test_double_q_chooses_among_legal_actions():
 
 
 @pytest.mark.parametrize("double", [False, True])
+def test_a_legal_action_without_a_finite_value_is_chosen_before_an_illegal_one(double):
+    next_q = torch.tensor([[10.0, -torch.inf], [10.0, 3.0]])
+    target = bellman_target(
+        **NAMED,
+        next_q=next_q,
+        next_q_policy=torch.tensor([[5.0, -torch.inf]] * 2) if double else None,
+        legal=torch.tensor([[False, True]] * 2),
+    )
+    assert target.tolist() == [-torch.inf, 2.5]
+
+
+@pytest.mark.parametrize("double", [False, True])
 def test_an_empty_mask_of_a_terminal_state_gives_the_reward(double):
     next_q = torch.tensor([[1.0, 2.0]])
     target = bellman_target(

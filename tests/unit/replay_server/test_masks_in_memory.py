@@ -53,7 +53,7 @@ def test_a_mask_of_another_form_is_no_chunk(mask, said):
 @pytest.mark.parametrize(
     ("mask_bytes", "chunk_bytes", "said"),
     [
-        (2, 0, "without action masks: the table keeps 2 bytes of each"),
+        (2, 0, "without action masks: the table keeps masks of 2 bytes"),
         (0, 2, "with action masks: the table keeps none"),
         (2, 3, r"of uint8 \(6, 3\): must be uint8 \(6, 2\)"),
     ],
@@ -106,7 +106,11 @@ def test_a_checkpoint_without_masks_is_the_one_of_versions_before_them():
 @pytest.mark.parametrize(("before", "after"), [(0, 2), (2, 0), (2, 3)])
 def test_a_checkpoint_of_other_masks_is_refused(capacity, before, after):
     twinned, origin = saved(fresh_url(), mask_bytes=before)
-    with pytest.raises(CheckpointError, match=rf"masks of {before} bytes: must be {after}"):
+    has, wanted = (
+        f"action masks of {count} bytes" if count else "no action masks"
+        for count in (before, after)
+    )
+    with pytest.raises(CheckpointError, match=rf"\({has}: must have {wanted}\)"):
         twinned.restored(origin, mask_bytes=after, capacity=capacity)
 
 

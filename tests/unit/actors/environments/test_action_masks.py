@@ -7,8 +7,11 @@ import re
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 
 from actors.environments import environment_spec, make_environment
+from actors.environments.actions import numbered
+from actors.environments.masks import ActionMasks
 from common.config_sections import EnvConfig
 from common.errors import EnvironmentFailedError
 from support.acting import COUNTING, needs_atari, register
@@ -53,6 +56,41 @@ class ToldEnv(gym.Env):
         )  # fmt: skip
 
 
+class OverEnv(ToldEnv):
+    """Methods that raise."""
+
+    def action_masks(self):
+        if self.steps == 2:
+            raise RuntimeError("the game is over")
+        return ALL
+
+    @property
+    def broken(self):
+        raise ValueError("no game is loaded")
+
+    def of_player(self, player):
+        return ALL
+
+
+class SharedEnv(ToldEnv):
+    """All copies write the mask into one array."""
+
+    mask = np.zeros(3, np.int8)
+    copies = 0
+
+    def __init__(self, inside="array", render_mode=None):
+        super().__init__()
+        self.inside, self.own = inside, SharedEnv.copies % 3
+        SharedEnv.copies += 1
+
+    def _told(self):
+        self.mask[:] = np.arange(3) == self.own
+        return self.mask if self.inside == "array" else (self.mask,)
+
+    def action_masks(self):
+        return self._told()
+
+
 class TellsItsOwn(gym.Wrapper):
     """Only the last action is legal; an info of its own."""
 
@@ -61,6 +99,8 @@ class TellsItsOwn(gym.Wrapper):
 
 
 TOLD = register("Told", ToldEnv, disable_env_checker=True)
+OVER = register("Over", OverEnv, disable_env_checker=True)
+SHARED = register("Shared", SharedEnv, disable_env_checker=True)
 ALL = np.ones(3, bool)
 
 
@@ -127,6 +167,27 @@ def test_a_truncated_state_has_its_own_mask(make):
     assert np.array_equal(environment.legal, legal_in(step.observation))
 
 
+@pytest.mark.parametrize("source", ["info", "method"])
+@pytest.mark.parametrize("inside", ["array", "tuple"])
+def test_a_mask_that_all_copies_share_is_read_before_the_next_copy_steps(make, source, inside):
+    SharedEnv.copies = 0
+    environment = make(3, id=SHARED, kwargs={"inside": inside}, action_mask=source)
+    environment.reset(0)
+    assert np.array_equal(environment.legal, np.eye(3, dtype=bool))
+    environment.step(actions_of(0, 1, 2))
+    assert np.array_equal(environment.legal, np.eye(3, dtype=bool))
+
+
+def test_the_masks_of_taxi_are_read(make):
+    environment = make(2, id="Taxi-v4", action_mask="info")
+    environment.reset(0)
+    for _ in range(20):
+        step = environment.step(environment.legal.argmin(axis=1))
+        # Each illegal action leaves the taxi where it is, an illegal drop costs 10.
+        assert not environment.legal.all(axis=1).any()
+        assert (step.reward < 0).all()
+
+
 def test_without_the_key_no_mask_is_read(make):
     environment = make(2, id=LEGAL_MOVES)
     environment.reset(0)
@@ -155,7 +216,7 @@ def test_an_environment_without_such_a_method_is_refused():
     message = refusal(id=COUNTING, action_mask="method:legal")
     assert message.startswith("env.action_mask=method:legal: ActingTest/Counting-v0 has no method")
     message = refusal(id="CartPole-v1", action_mask="method")  # it has a vectorised version
-    assert "CartPole-v1 has no method action_masks(); name another one" in message
+    assert "CartPole-v1 has no method action_masks(); name another method" in message
 
 
 @needs_atari
@@ -199,6 +260,64 @@ def test_masks_of_each_part_of_an_action_are_combined(mask):
     assert legal_of(mask, actions=PAIR) == [[True, False, True, False, False, False]]
 
 
+def sampled(space, rng):
+    """A mask as `space.sample` takes it, and whether it allows an action."""
+    if isinstance(space, gym.spaces.MultiBinary):
+        mask = rng.integers(3, size=space.shape).astype(np.int8)
+        return mask, lambda action: ((mask == 2) | (mask == action)).all()
+
+    def of_part(size):
+        part = (rng.random(size) < 0.5).astype(np.int8)
+        part[rng.integers(size)] = 1
+        return part
+
+    if space.nvec.ndim == 1:
+        mask = flat = tuple(of_part(size) for size in space.nvec)
+    else:
+        mask = tuple(tuple(of_part(size) for size in row) for row in space.nvec)
+        flat = sum(mask, ())
+    return mask, lambda action: all(
+        part[number] for part, number in zip(flat, (action - space.start).reshape(-1), strict=True)
+    )
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        gym.spaces.MultiDiscrete([2, 3, 2]),
+        gym.spaces.MultiDiscrete([2, 2]),
+        gym.spaces.MultiDiscrete([3, 2], start=[5, -1]),
+        gym.spaces.MultiDiscrete([[2, 3], [2, 2]]),
+        gym.spaces.MultiDiscrete([[3], [2]], start=[[1], [7]]),
+        gym.spaces.MultiBinary(1),
+        gym.spaces.MultiBinary(2),
+        gym.spaces.MultiBinary([2, 2]),
+    ],
+    ids=str,
+)
+def test_the_forms_of_gymnasiums_sample_are_masks(space):
+    """Each bit of a combined mask is that of the action with its number."""
+    rng = np.random.default_rng(0)
+    count, to_actions = numbered(space, "any")
+    masks = ActionMasks(EnvConfig(id="any", action_mask="info"), space)
+    actions = to_actions(np.arange(count))
+    for _ in range(10):
+        mask, allows = sampled(space, rng)
+        (legal,) = masks.legal([mask], np.zeros(1, bool), np.zeros(1, int))
+        assert legal.tolist() == [bool(allows(action)) for action in actions]
+        sample = space.sample(mask)
+        assert any((sample == action).all() for action in actions[legal])
+
+
+def test_masks_of_several_types_are_read_together():
+    given = [np.array([1, 0, 1], kind) for kind in (bool, np.int8, np.uint64, float)]
+    for masks in (given, given[:3], [*given[1:], [1, 0, 1]]):
+        expected = [[True, False, True]] * len(masks)
+        reader = ActionMasks(EnvConfig(id="any", action_mask="info"), gym.spaces.Discrete(3))
+        zeros = np.zeros(len(masks), int)
+        assert reader.legal(masks, zeros == 1, zeros).tolist() == expected
+
+
 def test_an_action_of_one_part_may_have_its_mask_in_a_tuple():
     single = gym.spaces.MultiDiscrete([3])
     assert legal_of((np.array([0, 1, 1]),), actions=single) == [[False, True, True]]
@@ -212,9 +331,13 @@ def test_a_part_without_a_mask_is_free():
 
 def test_a_mask_that_may_mean_either_is_refused():
     square = gym.spaces.MultiBinary(2)  # two parts of two, and four combinations
-    with pytest.raises(EnvironmentFailedError, match=r"shape \(4,\).*a tuple with a mask of each"):
-        legal_of(np.ones(4), actions=square)
-    assert legal_of(np.array([[1, 0], [0, 1]]), actions=square) == [[True, False, False, True]]
+    parts = [[1, 0], [1, 1]]
+    for mask in (np.ones(4), np.array(parts), parts, np.ones(2, bool)):
+        for space in (square, gym.spaces.MultiDiscrete([2, 2])):
+            with pytest.raises(
+                EnvironmentFailedError, match=r"shape .*; return a tuple with a mas"
+            ):
+                legal_of(mask, actions=space)
     assert legal_of(([1, 0], [1, 1]), actions=square) == [[True, True, False, False]]
 
 
@@ -231,9 +354,10 @@ def test_a_mask_that_may_mean_either_is_refused():
         (np.array([1, np.nan, 1]), "holds nan (copy 1"),
         (np.array([2, 0, 1]), "holds 2 (copy 1"),
         (np.array([-1, 0, 1]), "holds -1 (copy 1"),
-        ("110", "is '110', of <U3 (copy 1"),
-        ({"a": 1}, "is \"{'a': 1}\", of object (copy 1"),
+        ("110", "is '110', of type <U3 (copy 1"),
+        ({"a": 1}, "is \"{'a': 1}\", of type object (copy 1"),
         ([1, [0, 1], 1], "is '[1, [0, 1], 1]', no array (copy 1"),
+        (torch.ones(3, requires_grad=True), "is 'tensor("),
         (np.zeros(3), "allows no action in a state that is not terminal (copy 1, step 2 of its"),
     ],
 )
@@ -271,12 +395,39 @@ def test_a_terminal_state_needs_no_mask_and_a_truncated_one_does(last):
         environment.step(actions_of(0))
 
 
-def test_the_mask_of_a_terminal_state_is_held_against_the_actions_too():
-    environment = told(ALL, ALL, np.zeros(4), ends="terminated")
+@pytest.mark.parametrize("last", [[], np.zeros(4), "none", 3])
+@pytest.mark.parametrize("source", ["info", "method:legal_moves"])
+def test_the_mask_of_a_terminal_state_is_not_read(source, last):
+    before = [ALL] * (2 if source == "info" else 4)  # the infos take every second one
+    environment = told(*before, last, source=source, copies=2, ends="terminated")
     environment.reset(0)
-    environment.step(actions_of(0))
-    with pytest.raises(EnvironmentFailedError, match=r"shape \(4,\)"):
+    for _ in range(2):
+        environment.step(actions_of(0, 0))
+    assert environment.legal.tolist() == [[True] * 3] * 2
+
+
+def test_a_method_is_called_in_no_terminal_state_but_in_truncated_ones():
+    environment = make_environment(
+        EnvConfig(id=OVER, kwargs={"masks": [ALL], "ends": "terminated"}, action_mask="method"), 1
+    )
+    environment.reset(0)
+    for _ in range(7):  # the last one is the first of an episode
         environment.step(actions_of(0))
+    environment._vector.envs[0].unwrapped.ends = "truncated"
+    error = r"action_masks\(\) raised RuntimeError: the game is over"
+    with pytest.raises(EnvironmentFailedError, match=error):
+        environment.step(actions_of(0))
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("broken", "ValueError: no game is loaded"), ("of_player", "TypeError: OverEnv.of_player()")],
+)
+def test_an_error_of_the_method_names_the_method(name, said):
+    config = EnvConfig(id=OVER, kwargs={"masks": [ALL]}, action_mask=f"method:{name}")
+    with pytest.raises(EnvironmentFailedError) as caught:
+        make_environment(config, 1).reset(0)
+    assert str(caught.value).startswith(f"env.id={OVER}: {name}() raised {said}")
 
 
 def test_what_an_observation_shows_is_the_mask():
