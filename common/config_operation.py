@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 from pydantic import Field
 
 from common.config_sections import Section
+
+MIN_HUNG_AFTER_S = 2.0
+"""Shortest limit on Ray: a heartbeat takes up to 0.6 s and two of its intervals to be seen."""
+HEARTBEATS_BEFORE_HUNG = 8
+MAX_HEARTBEAT_EVERY_S = 5.0
 
 
 class CheckpointConfig(Section):
@@ -49,7 +55,9 @@ class SupervisionConfig(Section):
     """When the supervisor gives up a part and replaces it."""
 
     hung_after_s: float | None = Field(
-        60.0, gt=0, description="seconds without a heartbeat from its process; none: never"
+        60.0,
+        gt=0,
+        description="seconds without a heartbeat from its process, on Ray at least 2; none: never",
     )
     call_timeout_s: float | None = Field(
         600.0,
@@ -63,6 +71,12 @@ class SupervisionConfig(Section):
         description="seconds until the first heartbeat of a part that starts, not counting its "
         "wait for a node; none: for ever",
     )
+
+    @property
+    def heartbeat_every_s(self) -> float:
+        """Interval of heartbeats during a long call: so short that several fit into the limit."""
+        limit_s = math.inf if self.hung_after_s is None else self.hung_after_s
+        return min(max(limit_s, MIN_HUNG_AFTER_S) / HEARTBEATS_BEFORE_HUNG, MAX_HEARTBEAT_EVERY_S)
 
 
 class PlacementConfig(Section):

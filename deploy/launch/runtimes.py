@@ -17,6 +17,7 @@ from deploy.launch.signals import STOP_REASONS, StartInterrupted, deferred_signa
 from deploy.resources.copies import check_copies
 from deploy.resources.memory import check_memory, object_store_bytes
 from deploy.runtime.connect import as_user_errors, joined_cluster
+from deploy.runtime.heartbeats import check_hung_after
 from deploy.runtime.inline import InlineRuntime
 from deploy.runtime.interface import Runtime
 from deploy.runtime.local_ray import local_ray
@@ -55,6 +56,8 @@ def open_runtime(
     Raises:
         UserError: the configuration is not valid, or there is no such cluster.
     """
+    if not inline:
+        check_hung_after(config.supervision)
     if address is not None:
         events.notify(f"joining the cluster at {address} …")
         _check(config, spec, here=False)

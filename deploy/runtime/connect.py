@@ -60,10 +60,12 @@ def joined_cluster(
         with as_user_errors(f"--address={address}"):
             _check_name(run)
             placement = Cluster(config, events)
+        runtime = RayRuntime(placement, heartbeat_every_s=config.supervision.heartbeat_every_s)
         try:
-            yield RayRuntime(placement)
+            yield runtime
         finally:
             placement.free()
+            runtime.remove_heartbeats()
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from common.config import Config
+from common.config_operation import SupervisionConfig
 from common.errors import RunFailedError, UserError, first_line
 from common.handles import Future, Ready
 from common.parts import LEARNER, PartId
@@ -135,7 +136,9 @@ def local_ray(
             )
             _start(start, processes, notify, folder)
         with messages_to(record):
-            yield RayRuntime(OneMachine(config), CoreProcesses(processes, _logs(folder)).check)
+            supervision = SupervisionConfig() if config is None else config.supervision
+            watch = CoreProcesses(processes, _logs(folder))
+            yield RayRuntime(OneMachine(config), watch.check, supervision.heartbeat_every_s)
 
 
 class CoreProcesses:

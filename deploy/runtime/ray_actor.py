@@ -30,8 +30,8 @@ from common.errors import (
 from common.handles import Future
 from common.parts import PartId
 from common.version import VERSION
-from deploy.runtime.beats import Beats
 from deploy.runtime.children import end_children
+from deploy.runtime.heartbeats import HEARTBEAT_EVERY_S, Heartbeats
 from deploy.runtime.interface import Place
 from deploy.runtime.ray_private import name_process
 
@@ -93,7 +93,8 @@ class PartHost:
         version: str,
         pickled: bytes,
         args: tuple[Any, ...],
-        beats_key: str | None = None,
+        heartbeat_key: str | None = None,
+        heartbeat_every_s: float = HEARTBEAT_EVERY_S,
     ) -> None:
         """Create the part.
 
@@ -102,18 +103,19 @@ class PartHost:
             version: of raydqn in the driver; this node must have the same.
             pickled: the class, pickled once more so that a failing import is an error like others.
             args: for its constructor.
-            beats_key: calls run in the main thread, and beats accompany long ones under that key;
-                None: pings have a thread of their own.
+            heartbeat_key: calls run in the main thread, and long ones send heartbeats under that
+                key; None: a separate thread answers pings.
+            heartbeat_every_s: see `Heartbeats`.
         """
-        self._beats: Beats | None = None
+        self._heartbeats: Heartbeats | None = None
         self._error: BaseException | None = None
         end_with_parent()
-        if beats_key is not None:
+        if heartbeat_key is not None:
             # Ray's handler raises SystemExit, which a call would report as an error of its own.
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             # No terminal interrupts this process; a KeyboardInterrupt is the environment's own.
             signal.signal(signal.SIGINT, lambda number, frame: None)
-            self._beats = Beats(beats_key)
+            self._heartbeats = Heartbeats(heartbeat_key, heartbeat_every_s)
         self._name = name
         type(self).__name__ = name  # Ray names an idle process after the class
         name_process(f"ray::{name}.__init__")
@@ -138,13 +140,13 @@ class PartHost:
         name_process(f"ray::{self._name}.{method}")
         if self._error is not None:
             raise self._error
-        if self._beats is None:
+        if self._heartbeats is None:
             return getattr(self._target, method)(*args)
-        self._beats.call_from_s = time.monotonic()
+        self._heartbeats.call_from_s = time.monotonic()
         try:
             return getattr(self._target, method)(*args)
         finally:
-            self._beats.call_from_s = math.inf
+            self._heartbeats.call_from_s = math.inf
             if method == CLOSE:
                 end_children()
 
@@ -204,19 +206,21 @@ class RemoteFuture:
 class RemoteHandle:
     """`Handle` over a remote. Travels inside arguments."""
 
-    def __init__(self, remote: Any, name: str, part: PartId, beats_key: str | None = None) -> None:
+    def __init__(
+        self, remote: Any, name: str, part: PartId, heartbeat_key: str | None = None
+    ) -> None:
         """A handle to a remote that exists, or that Ray is starting.
 
         Args:
             remote: Ray's actor handle.
             name: in errors.
             part: that the remote is an incarnation of.
-            beats_key: see `PartHost`.
+            heartbeat_key: see `PartHost`.
         """
         self.remote = remote
         self.name = name
         self.part = part
-        self.beats_key = beats_key
+        self.heartbeat_key = heartbeat_key
 
     def call(self, method: str, *args: Any) -> Future[Any]:
         """Queue the call; Ray keeps the order of one caller's calls."""

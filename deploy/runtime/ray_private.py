@@ -33,7 +33,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -258,11 +258,12 @@ def published(key: str) -> str | None:
     return None if value is None else value.decode()
 
 
-def unpublish(key: str) -> None:
-    """Remove what was stored under that key."""
+def unpublish(prefix: str) -> None:
+    """Remove every text whose key begins so; a store that does not respond keeps them."""
     from ray.experimental import internal_kv
 
-    internal_kv._internal_kv_del(key, namespace=NAMESPACE)
+    with suppress(Exception):
+        internal_kv._internal_kv_del(prefix, del_by_prefix=True, namespace=NAMESPACE)
 
 
 def reload_token() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 import uuid
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -14,8 +15,9 @@ from common.handles import Future, Handle, Mapped, Ready
 from common.parts import PartId, Role, part_name
 from common.version import VERSION
 from deploy.runtime import ray_private
+from deploy.runtime.heartbeats import HEARTBEAT_EVERY_S
 from deploy.runtime.interface import Place
-from deploy.runtime.ping import BeatReader, Ping
+from deploy.runtime.ping import HeartbeatReader, Ping
 from deploy.runtime.ray_actor import PartHost, RemoteFuture, RemoteHandle
 
 T = TypeVar("T")
@@ -25,6 +27,8 @@ IN_MAIN_THREAD = (Role.ACTOR, Role.EVALUATOR)
 """Roles that hold environments, which may need the main thread of their process."""
 CRASH_WITHIN_S = 2.0
 """A remote that is asked to crash during a longer call is killed through Ray."""
+REMOVE_S = 2.0
+"""Longest wait for the removal of heartbeats at the end."""
 QUERY = "a query to Ray"
 """Name of a task of the driver's own in errors."""
 
@@ -61,18 +65,27 @@ class RayRuntime:
 
     parallel = True
 
-    def __init__(self, placement: Placement, check: Callable[[], object] = lambda: None) -> None:
+    def __init__(
+        self,
+        placement: Placement,
+        check: Callable[[], object] = lambda: None,
+        heartbeat_every_s: float = HEARTBEAT_EVERY_S,
+    ) -> None:
         """A runtime without remotes.
 
         Args:
             placement: decides which node a remote goes to.
             check: called before each wait; raises an error if Ray itself has ended.
+            heartbeat_every_s: see `Heartbeats`.
         """
         self._placement = placement
         self._check = check
         self._remote_classes: dict[bool, Any] = {}
-        self._reader = BeatReader()
+        self._heartbeat_every_s = heartbeat_every_s
+        self._heartbeat_keys = f"heartbeat/{uuid.uuid4().hex}/"  # prefix of this runtime's keys
+        self._reader = HeartbeatReader(heartbeat_every_s)
         self._pings: weakref.WeakKeyDictionary[Handle, Ping] = weakref.WeakKeyDictionary()
+        self._crashing: list[tuple[RemoteHandle, float]] = []  # with the time to kill it
         self.autoscaling = placement.autoscaling
 
     def spawn(
@@ -95,12 +108,12 @@ class RayRuntime:
         # Ray 2.60 has a class for it; 2.52 raises a ValueError.
         name_taken: type[Exception] = getattr(exceptions, "ActorAlreadyExistsError", ValueError)
         in_main_thread = part.role in IN_MAIN_THREAD
-        key = f"beats/{uuid.uuid4().hex}" if in_main_thread else None
+        key = f"{self._heartbeat_keys}{uuid.uuid4().hex}" if in_main_thread else None
         try:
             remote = (
                 self._host_class(in_main_thread)
                 .options(**options)
-                .remote(name, VERSION, cloudpickle.dumps(cls), args, key)
+                .remote(name, VERSION, cloudpickle.dumps(cls), args, key, self._heartbeat_every_s)
             )
         except name_taken:
             if public_name is None:
@@ -113,8 +126,8 @@ class RayRuntime:
 
         Args:
             in_main_thread: calls run in the main thread of the process, one after another with
-                pings; otherwise heartbeats come from a thread of their own, however long a call
-                takes, and Ray has calls run in another thread, too.
+                pings; otherwise a separate thread answers pings, however long a call takes, and Ray
+                has calls run in another thread, too.
         """
         if in_main_thread not in self._remote_classes:
             import ray
@@ -134,25 +147,26 @@ class RayRuntime:
         return self._remote_classes[in_main_thread]
 
     def ping(self, handle: Handle) -> Future[Place | None]:
-        """Request a heartbeat: a reply, or a beat during a call in the main thread."""
+        """Request a heartbeat: a reply, or a heartbeat of a call in the main thread."""
         assert isinstance(handle, RemoteHandle)
-        if handle.beats_key is None:
+        if handle.heartbeat_key is None:
             return RemoteFuture(handle.remote.ping.remote(), handle.name)
         last = self._pings.get(handle)
         is_queued = last is not None and not last.is_replied()  # one waits behind a call
         reference = last.reference if last and is_queued else handle.remote.ping.remote()
-        ping = Ping(reference, handle.name, handle.beats_key, self._reader)
+        ping = Ping(reference, handle.name, handle.heartbeat_key, self._reader)
         self._pings[handle] = ping
         return ping
 
     def crash(self, handle: Handle) -> None:
-        """Have the remote kill its own process, on whichever node it lives."""
+        """Have the remote kill its own process, on whichever node it lives.
+
+        A remote that does so only after its current call is killed by a later `wait`.
+        """
         assert isinstance(handle, RemoteHandle)
         handle.remote.crash.remote()
-        if handle.beats_key is not None:  # a call may be under way
-            timer = threading.Timer(CRASH_WITHIN_S, _kill_if_alive, [handle])
-            timer.daemon = True
-            timer.start()
+        if handle.heartbeat_key is not None:  # a call may be under way
+            self._crashing.append((handle, time.monotonic() + CRASH_WITHIN_S))
 
     def wait(self, futures: Sequence[Future[Any]], timeout_s: float) -> list[Future[Any]]:
         """The futures that are done, after waiting up to `timeout_s` for the first one.
@@ -163,6 +177,7 @@ class RayRuntime:
         import ray
 
         self._check()
+        self._kill_crashing()
         by_reference = {f.reference: f for f in futures if isinstance(f, RemoteFuture)}
         references = list(by_reference)
         if not references:
@@ -179,7 +194,16 @@ class RayRuntime:
 
         assert isinstance(handle, RemoteHandle)
         self._pings.pop(handle, None)
+        self._crashing = [(one, due_s) for one, due_s in self._crashing if one is not handle]
         ray.kill(handle.remote)
+
+    def remove_heartbeats(self) -> None:
+        """Remove the heartbeats of this runtime's remotes from a cluster that stays."""
+        remove = threading.Thread(
+            target=ray_private.unpublish, args=[self._heartbeat_keys], daemon=True
+        )
+        remove.start()
+        remove.join(REMOVE_S)  # Ray's store may not respond
 
     def pending_placement(self, handles: Sequence[Handle]) -> Future[list[bool]]:
         """For each part, whether Ray still looks for a node for it.
@@ -227,6 +251,12 @@ class RayRuntime:
             lambda actor_id: None if actor_id is None else by_id[actor_id],
         )
 
+    def _kill_crashing(self) -> None:
+        now = time.monotonic()
+        for handle in [handle for handle, due_s in self._crashing if due_s <= now]:
+            with suppress(Exception):  # it is dead
+                self.kill(handle)
+
     def _parts_by_id(self, handles: Sequence[Handle]) -> dict[str, PartId]:
         """Part ids by Ray's hexadecimal ids of their remotes."""
         parts = {}
@@ -234,10 +264,3 @@ class RayRuntime:
             assert isinstance(handle, RemoteHandle)
             parts[ray_private.id_of(handle.remote)] = handle.part
         return parts
-
-
-def _kill_if_alive(handle: RemoteHandle) -> None:
-    import ray
-
-    with suppress(Exception):  # it is dead, or Ray has ended
-        ray.kill(handle.remote)

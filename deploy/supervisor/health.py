@@ -1,8 +1,8 @@
 """The health monitor: which parts are dead, and which are unresponsive.
 
-The death of a part is the error of its own ping or call. An unresponsive part sends no heartbeat:
-every remote has a thread of its own for heartbeats, so a busy part sends them. A part that is not
-ready yet may be pending placement, for which there is no limit.
+The death of a part is the error of its own ping or call. An unresponsive part sends no heartbeat.
+Every remote sends heartbeats from a separate thread, so a busy part is not unresponsive. A part
+that is not ready yet may be pending placement, for which there is no limit.
 """
 
 from __future__ import annotations

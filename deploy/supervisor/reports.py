@@ -12,6 +12,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
+from common.config_operation import SupervisionConfig
 from common.errors import RemoteDiedError
 from common.handles import Future
 from common.text import counted
@@ -22,6 +23,7 @@ from deploy.runs.metrics_file import MetricsWriter
 from deploy.supervisor.context import Context
 from deploy.supervisor.fleet import Fleet
 from deploy.supervisor.slots import Slot
+from deploy.supervisor.timeouts import Timeouts
 
 
 class Reports:
@@ -189,6 +191,10 @@ class Reports:
                 yield row(slot, rate=rate, unit="learner steps/s")
             else:
                 yield row(slot)
+        overdue_after_s = env_worker_overdue_s(
+            self._context.timeouts, self._context.config.supervision
+        )
+        row = partial(part_status, now=now, overdue_after_s=overdue_after_s)
         for slot in fleet.env_workers:
             yield row(slot, rate=slot.rate, unit="env steps/s")
 
@@ -210,6 +216,14 @@ class Reports:
     def unfinished(self) -> dict[str, Any]:
         """The summary of the work so far, for a run that fails: its last weights are unknown."""
         return {**self.summary("", {}), "weights_sha256": None}
+
+
+def env_worker_overdue_s(timeouts: Timeouts, config: SupervisionConfig) -> float:
+    """Age of a ping at which an actor or evaluator is shown as unresponsive.
+
+    During a long call a heartbeat takes two of its intervals to be seen.
+    """
+    return max(timeouts.overdue_after_s, 3 * config.heartbeat_every_s)
 
 
 def part_status(

@@ -17,7 +17,8 @@ class Timeouts:
         control_every_s: shortest interval between two reads of the control file, or two polls of
             the control service.
         heartbeat_every_s: interval between two pings of a part without calls of its own.
-        overdue_after_s: a part whose heartbeat is overdue for so long is shown as unresponsive.
+        overdue_after_s: a part whose heartbeat is overdue for so long is shown as unresponsive;
+            actors and evaluator only after three intervals of heartbeats (`SupervisionConfig`).
         away_s: a longer pause between two looks (a suspended laptop, a stopped driver) is not
             counted as a part's silence.
         stable_after_s: a part that ran for so long has not failed at its start.

@@ -93,7 +93,7 @@ class SlowPart:
         time.sleep(5.0)
 
 
-MANY_GPUS = {"learner": {"device": "cuda:99"}}
+MANY_GPUS = {"learner": {"device": "cuda:99"}, "supervision": {"hung_after_s": 4.0}}
 
 
 @pytest.fixture(scope="module")
@@ -190,6 +190,10 @@ def test_an_environment_has_the_main_thread_and_a_long_call_of_it_sends_heartbea
     assert not psutil.pid_exists(child) or psutil.Process(child).status() == "zombie"
     call = handle.call("wait", 60.0)
     runtime.crash(handle)
+    deadline = time.monotonic() + 15
+    while not runtime.wait([call], 0.2) and time.monotonic() < deadline:
+        pass  # as the control loop does
+    assert call.done()
     for future in (call, runtime.ping(handle)):
         with pytest.raises(RemoteDiedError):
             future.result()
