@@ -1,4 +1,4 @@
-"""What a trial copy of an environment takes: memory and time."""
+"""Memory and time that a trial copy of an environment takes."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ class Trial:
         self._bytes, self._from_s = _bytes_taken(), time.monotonic()
 
     def cost(self) -> TrialCost:
-        """What has been taken since; a copy that exists now is counted with its own processes."""
+        """Memory and time since then; a copy that exists now counts with its own processes."""
         seconds = time.monotonic() - self._from_s
         return TrialCost(max(0, _bytes_taken() - self._bytes), seconds)
 
 
 def _import_modules(config: EnvConfig) -> None:
-    """All copies of a process share these."""
+    """Import the environment's modules, which all copies of a process share."""
     if is_atari(config.id):
         with suppress(ImportError):
             importlib.import_module("ale_py.vector_env")
@@ -50,9 +50,11 @@ def _import_modules(config: EnvConfig) -> None:
 
 
 def _bytes_taken() -> int:
-    """Memory of this process, and what those below it do not share with another one."""
+    """Memory of this process and those below it that they do not share with other processes."""
     process = psutil.Process()
-    taken = int(process.memory_info().rss)
+    memory = process.memory_info()
+    # On Linux "shared" are maps of files and shared memory: other processes read the same.
+    taken = int(memory.rss - getattr(memory, "shared", 0))
     for child in process.children(recursive=True):
         with suppress(psutil.Error):  # it has ended
             taken += int(child.memory_full_info().uss)

@@ -14,7 +14,7 @@ from common.text import counted
 from common.types import EnvironmentSpec
 from deploy.launch.run_events import RunEvents
 from deploy.launch.signals import STOP_REASONS, StartInterrupted, deferred_signals
-from deploy.resources.copies import check_copies
+from deploy.resources.copies import warning_of_copies
 from deploy.resources.memory import check_memory, object_store_bytes
 from deploy.runtime.connect import as_user_errors, joined_cluster
 from deploy.runtime.heartbeats import check_hung_after
@@ -68,7 +68,9 @@ def open_runtime(
                 yield runtime
         return
     check_memory(config, spec, on_ray=not inline)  # before a part allocates any
-    check_copies(config, spec, on_ray=not inline)
+    warning = warning_of_copies(config, spec, on_ray=not inline)
+    if warning is not None:
+        events.notify(warning, logging.WARNING)
     if inline:
         _check(config, spec)
         _warn_of_short_episodes(config, spec, events)

@@ -1,23 +1,22 @@
-"""The copies of the environment that a run makes, and what they take."""
+"""The copies of the environment that a run makes, with their memory and time."""
 
 from __future__ import annotations
 
 import socket
 
 from common.config import Config
-from common.errors import UserError
 from common.text import counted
 from common.types import EnvironmentSpec
 from deploy.resources.memory import MEMORY_SHARE, available_bytes, memory_need
 
 TOLD_BYTES = 256 << 20
-"""Copies that take more altogether are told."""
+"""The run reports the memory of copies that take more than this together."""
 TOLD_S = 10.0
-"""Likewise, to make them one after another."""
+"""The run reports the time of copies that take longer to make, one after another."""
 
 
 def describe_copies(config: Config, spec: EnvironmentSpec) -> str:
-    """The copies in words, with what they take if that is much."""
+    """The copies in words, with their memory and time if that is much."""
     actors, evaluation = config.actors, config.evaluation
     text = f"environments: {_acting(config):,} in {counted(actors.count, 'actor')}"
     if evaluation.every_learner_steps is None:
@@ -28,35 +27,40 @@ def describe_copies(config: Config, spec: EnvironmentSpec) -> str:
     if cost is None or (copies * cost.bytes < TOLD_BYTES and copies * cost.seconds < TOLD_S):
         return text
     return (
-        f"{text}; each takes about {_mib(cost.bytes)} and {cost.seconds:.1f} s to make, all "
-        f"{_mib(copies * cost.bytes)}"
+        f"{text}; each takes about {_size(cost.bytes)} and {cost.seconds:.1f} s to make; together "
+        f"up to {_size(copies * cost.bytes)}"
     )
 
 
-def check_copies(config: Config, spec: EnvironmentSpec, on_ray: bool) -> None:
-    """Compare what the copies will need beside the replay memory with what this machine has.
+def warning_of_copies(config: Config, spec: EnvironmentSpec, on_ray: bool) -> str | None:
+    """Compare the memory of the copies and the replay memory with the memory of this machine.
+
+    Copies may share what the first one took: modules that its constructor imports, data that its
+    class keeps, a simulator that serves them all. A run that fits would be refused, and no key
+    would let it pass. Therefore this is a warning.
 
     Args:
         config: of a run with all parts on this machine; without a number of actors, one is counted.
         spec: of its environment.
         on_ray: see `check_memory`.
 
-    Raises:
-        UserError: it does not fit.
+    Returns:
+        The warning if they may not fit, else None.
     """
     if spec.trial is None:
-        return
+        return None
     copies = _acting(config) + _evaluating(config)
     need, replay = copies * spec.trial.bytes, memory_need(config, spec, on_ray)
     available = int(MEMORY_SHARE * available_bytes())
-    if need > TOLD_BYTES and need + replay > available:
-        raise UserError(
-            f"env.id={config.env.id}: its copies ({copies:,}) need about {need / 2**30:.1f} GiB of "
-            f"memory (the first one took {_mib(spec.trial.bytes)}), and the replay memory "
-            f"{replay / 2**30:.1f} GiB, but {available / 2**30:.1f} GiB ({MEMORY_SHARE:.0%} of "
-            f"what {socket.gethostname()} has free) may be used; set smaller actors.envs, "
-            "actors.count, evaluation.envs or replay.capacity"
-        )
+    if need <= TOLD_BYTES or need + replay <= available:
+        return None
+    return (
+        f"{copies:,} copies of {config.env.id} may need up to {_size(need)} of memory (the trial "
+        f"copy took {_size(spec.trial.bytes)}) and the replay memory {_size(replay)}, but "
+        f"{_size(available)} are available ({MEMORY_SHARE:.0%} of the free memory of "
+        f"{socket.gethostname()}); if that is too little, reduce actors.envs, actors.count, "
+        "evaluation.envs or replay.capacity"
+    )
 
 
 def _acting(config: Config) -> int:
@@ -70,5 +74,7 @@ def _evaluating(config: Config) -> int:
     return min(evaluation.envs, evaluation.episodes)
 
 
-def _mib(number: int) -> str:
+def _size(number: int) -> str:
+    if number >= 1 << 30:
+        return f"{number / 2**30:,.1f} GiB"
     return f"{number / 2**20:,.0f} MiB"

@@ -23,6 +23,7 @@ from common.config import Config
 from common.errors import RemoteDiedError, UserError
 from common.parts import LEARNER, actor
 from common.version import VERSION
+from deploy.runtime import ray_private
 from deploy.runtime.inline import InlineRuntime
 from deploy.runtime.interface import check_count
 from deploy.runtime.local_ray import OneMachine, local_ray
@@ -197,6 +198,9 @@ def test_an_environment_has_the_main_thread_and_a_long_call_of_it_sends_heartbea
     for future in (call, runtime.ping(handle)):
         with pytest.raises(RemoteDiedError):
             future.result()
+    assert ray_private.published(handle.heartbeat_key) is not None
+    runtime.remove_heartbeats()
+    assert ray_private.published(handle.heartbeat_key) is None
 
 
 def test_a_part_that_is_still_made_does_not_answer_a_ping(ray_runtime):
