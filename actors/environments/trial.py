@@ -20,7 +20,7 @@ class Trial:
     """Measures from its own creation on; modules of the environment are imported before."""
 
     def __init__(self, config: EnvConfig) -> None:
-        """Begin.
+        """Begin to measure.
 
         Args:
             config: of the environment that will be made.

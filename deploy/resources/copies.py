@@ -55,11 +55,11 @@ def warning_of_copies(config: Config, spec: EnvironmentSpec, on_ray: bool) -> st
     if need <= TOLD_BYTES or need + replay <= available:
         return None
     return (
-        f"{copies:,} copies of {config.env.id} may need up to {_size(need)} of memory (the trial "
-        f"copy took {_size(spec.trial.bytes)}) and the replay memory {_size(replay)}, but "
-        f"{_size(available)} are available ({MEMORY_SHARE:.0%} of the free memory of "
-        f"{socket.gethostname()}); if that is too little, reduce actors.envs, actors.count, "
-        "evaluation.envs or replay.capacity"
+        f"env.id={config.env.id}: {counted(copies, 'environment')} may need up to {_size(need)} of "
+        f"memory (the trial copy took {_size(spec.trial.bytes)}) and the replay memory "
+        f"{_size(replay)}, but {_size(available)} are available ({MEMORY_SHARE:.0%} of the free "
+        f"memory of {socket.gethostname()}); if that is too little, reduce actors.envs, "
+        "actors.count, evaluation.envs or replay.capacity"
     )
 
 

@@ -52,11 +52,12 @@ def test_of_copies_that_may_not_fit_into_memory_a_run_warns(monkeypatch):
     assert warning_of_copies(config, spec_of(100), on_ray=False) is None
     text = warning_of_copies(config, spec_of(200), on_ray=False)
     assert text.startswith(
-        "10 copies of CartPole-v1 may need up to 2.0 GiB of memory (the trial copy took 200 MiB) and"
+        "env.id=CartPole-v1: 10 environments may need up to 2.0 GiB of memory (the trial copy took "
+        "200 MiB) and the replay memory "
     )
     assert text.endswith(
-        " MiB, but 1.6 GiB are available (80% of the free memory of laptop); if that is too little, "
-        "reduce actors.envs, actors.count, evaluation.envs or replay.capacity"
+        " MiB, but 1.6 GiB are available (80% of the free memory of laptop); if that is too "
+        "little, reduce actors.envs, actors.count, evaluation.envs or replay.capacity"
     )
 
 
