@@ -101,19 +101,19 @@ def test_long_calls_send_heartbeats_and_short_ones_none(monkeypatch):
     store, removed = {}, []
     monkeypatch.setattr(heartbeats.ray_private, "publish", store.__setitem__)
     monkeypatch.setattr(heartbeats.ray_private, "unpublish", removed.append)
-    one = Heartbeats("key", 0.02)
-    for _ in range(6):
+    one = Heartbeats("key", 0.1)
+    for _ in range(20):
         one.call_from_s = time.monotonic()
         time.sleep(0.01)
     one.call_from_s = math.inf
-    time.sleep(0.04)
+    time.sleep(0.1)
     assert not store
     one.call_from_s = time.monotonic()
     wait_for(lambda: json.loads(store.get("key", "[0]"))[0] > 2)
     one.call_from_s = math.inf
-    time.sleep(0.05)
+    time.sleep(0.1)
     last = store["key"]
-    time.sleep(0.05)
+    time.sleep(0.15)
     assert store["key"] == last
     assert removed == [], "the next long call stores another value there"
     assert any(thread.name == "heartbeat" for thread in threading.enumerate())
