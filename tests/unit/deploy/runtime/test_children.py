@@ -8,6 +8,7 @@ import sys
 import psutil
 import pytest
 
+from deploy.cli.main import main
 from deploy.runtime import children
 from deploy.runtime.children import end_children, spare_children
 
@@ -34,6 +35,16 @@ def test_children_from_before_the_command_are_spared_with_all_below_them():
             finally:
                 for process in (left, before, below):
                     process.kill()
+
+
+def test_a_command_spares_the_children_that_it_finds(capsys):
+    with subprocess.Popen(SLEEP) as before:
+        try:
+            assert main(("presets",)) == 0
+            assert end_children() == 0
+            assert before.poll() is None
+        finally:
+            before.kill()
 
 
 def test_processes_that_cannot_be_listed_end_nothing(monkeypatch):
