@@ -1,7 +1,7 @@
-"""SIGALRM: the one timer of a process, and its handler, of which an environment may make use.
+"""The alarm of the process (timer and handler of SIGALRM), which an environment may use.
 
-An alarm of the environment runs while the environment does: it stops with a call, and goes on with
-the next one.
+An environment's alarm runs during the environment's calls only: it pauses after a call and resumes
+with the next one.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ _signal: Any = getattr(signal, "_signal", signal)  # without Python's wrapper: 0
 NUMBER = int(signal.SIGALRM)
 DEFAULTS = (int(signal.SIG_DFL), int(signal.SIG_IGN))
 SOONEST_S = 1e-6
+TOLERANCE_S = 0.01
+"""Difference between the timer and the expected remainder that is no change."""
 
 
 class Alarm(NamedTuple):
@@ -32,10 +34,14 @@ class Alarm(NamedTuple):
     at_s: float
 
 
-def alarm_of_now() -> Alarm:
-    """The state now; without a handler the timer is taken to be off, which saves a system call."""
+def alarm_of_now(is_step: bool) -> Alarm:
+    """The state now.
+
+    Args:
+        is_step: without a handler the timer is taken to be off, which saves a system call.
+    """
     handler = _signal.getsignal(NUMBER)
-    if handler in DEFAULTS:
+    if is_step and handler in DEFAULTS:
         return Alarm(handler, 0.0, 0.0, 0.0)
     left_s, every_s = _signal.getitimer(signal.ITIMER_REAL)
     return Alarm(handler, left_s, every_s, time.monotonic())
@@ -50,8 +56,8 @@ def resume_alarm(alarm: Alarm) -> None:
         _signal.setitimer(signal.ITIMER_REAL, alarm.left_s, alarm.every_s)
 
 
-def take_alarm(ours: Alarm, is_step: bool) -> Alarm | None:
-    """Stop an environment's alarm, and put back the program's own.
+def exchange_alarm(ours: Alarm, is_step: bool) -> Alarm | None:
+    """Stop the environment's alarm and restore the program's.
 
     Args:
         ours: the program's, before the call.
@@ -64,12 +70,29 @@ def take_alarm(ours: Alarm, is_step: bool) -> Alarm | None:
     if handler is ours.handler and not ours.left_s and is_step:
         return None
     left_s, every_s = _signal.getitimer(signal.ITIMER_REAL)
-    now_s = time.monotonic()
-    ours_left_s = max(ours.left_s - (now_s - ours.at_s), SOONEST_S) if ours.left_s else 0.0
-    theirs = Alarm(handler, left_s, every_s, now_s)
-    if handler is ours.handler:
-        was_stopped = bool(ours.left_s and not left_s and ours_left_s > SOONEST_S)
-        if not was_stopped and (ours.left_s or not left_s):
-            return None  # as before, or the program's own has rung
-    resume_alarm(ours._replace(left_s=ours_left_s))
+    theirs = Alarm(handler, left_s, every_s, time.monotonic())
+    expected_s = _remainder_s(ours, theirs.at_s)
+    if handler is ours.handler and _is_unchanged(theirs, ours, expected_s):
+        return None
+    resume_alarm(ours._replace(left_s=max(expected_s, SOONEST_S) if ours.left_s else 0.0))
     return theirs
+
+
+def _remainder_s(alarm: Alarm, now_s: float) -> float:
+    """What the timer shows now if it has run on; 0 or less: it has rung, once and for all."""
+    if not alarm.left_s:
+        return 0.0
+    left_s = alarm.left_s - (now_s - alarm.at_s)
+    return left_s % alarm.every_s if left_s <= 0 and alarm.every_s else left_s
+
+
+def _is_unchanged(now: Alarm, before: Alarm, expected_s: float) -> bool:
+    """Whether the timer has run on; expected_s: see `_remainder_s`."""
+    if not before.left_s:
+        return not now.left_s
+    if expected_s <= 0 and not before.every_s:
+        return True  # it has rung; a new timer may be one that the program's handler has set
+    difference_s = abs(now.left_s - expected_s)
+    if before.every_s:  # the timer shows all of its interval where 0 is expected
+        difference_s = min(difference_s, abs(before.every_s - difference_s))
+    return now.every_s == before.every_s and difference_s <= TOLERANCE_S

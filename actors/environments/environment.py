@@ -257,7 +257,7 @@ def _taken_name(error: BaseException) -> str:
     package = taken_package(error)
     if package is None:
         return ""
-    return f"; `{package}` is a package of raydqn's: rename the package `{package}` of yours"
+    return f"; raydqn has a package `{package}`, too: rename yours"
 
 
 def first_line(error: BaseException) -> str:

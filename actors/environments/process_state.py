@@ -18,13 +18,15 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import Context, copy_context
+from functools import partial
 from pathlib import Path
+from types import CodeType
 from typing import Any
 
 import numpy as np
 import torch
 
-from actors.environments.alarms import Alarm, alarm_of_now, resume_alarm, take_alarm
+from actors.environments.alarms import Alarm, alarm_of_now, exchange_alarm, resume_alarm
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE)
 _NUMBERS = tuple(map(int, SIGNALS))
@@ -68,17 +70,16 @@ def apart(fresh: bool = False, is_step: bool = False) -> Iterator[None]:
         yield
         return
     ours, handlers, context = _state(), _handlers(), copy_context()
-    alarm = alarm_of_now() if handlers else None
+    alarm = alarm_of_now(is_step) if handlers else None
     mask = None if is_step else _file_mask()
-    if _theirs is not None:  # filters that a module has installed last
-        _change(ours, (*ours[:-1], _theirs[-1]) if fresh else _theirs)
-    if not fresh:
-        if _their_errors is not None:
-            np.seterr(**_their_errors)
-        if _their_alarm is not None and alarm is not None:
-            resume_alarm(_their_alarm)
-    _inside = threading.get_ident()
     try:
+        _inside = threading.get_ident()
+        if _theirs is not None:  # filters that a module has installed last
+            _change(ours, (*ours[:-1], _theirs[-1]) if fresh else _theirs)
+        if _their_errors is not None and not fresh:
+            np.seterr(**_their_errors)
+        if _their_alarm is not None and alarm is not None and not fresh:
+            resume_alarm(_their_alarm)  # the last: it may ring at once
         yield
     except KeyboardInterrupt as error:
         if _is_from_terminal(error, handlers):
@@ -89,20 +90,23 @@ def apart(fresh: bool = False, is_step: bool = False) -> Iterator[None]:
     finally:
         try:
             if alarm is not None:
-                _their_alarm = take_alarm(alarm, is_step)
+                _their_alarm = exchange_alarm(alarm, is_step)
         except BaseException:  # it rang at the last moment
-            _their_alarm = take_alarm(alarm, is_step) if alarm is not None else None
+            _their_alarm = exchange_alarm(alarm, is_step) if alarm is not None else None
             raise
         finally:
             _inside = None
-            _their_errors = _put_numpy_back(context)
-            _put_back(ours, mask, handlers)
+            try:
+                _put_back(ours, mask, handlers)
+            finally:
+                _their_errors = _put_numpy_back(context)
 
 
 def _put_numpy_back(context: Context) -> Any:
     """Put back what numpy does about errors; what the environment wants, None: the same."""
-    if copy_context() == context:
-        return None
+    with suppress(Exception):  # of values that cannot be compared, such as arrays
+        if copy_context() == context:
+            return None
     now, before = np.geterr(), context.run(np.geterr)
     if now == before:
         return None
@@ -166,8 +170,10 @@ def _change(now: State, wanted: State) -> None:
         warnings.filters[:] = filters  # type: ignore[index] # a list, declared as a Sequence
 
 
-def _is_from_terminal(error: KeyboardInterrupt, handlers: tuple[Any, ...]) -> bool:
+def _is_from_terminal(error: BaseException, handlers: tuple[Any, ...]) -> bool:
     """Whether a signal may have caused the error, and not the environment itself.
+
+    A handler that is written in Python has a frame in the traceback. Python's default has none.
 
     Args:
         error: out of a call of the environment.
@@ -175,13 +181,27 @@ def _is_from_terminal(error: KeyboardInterrupt, handlers: tuple[Any, ...]) -> bo
     """
     if not handlers:  # signals arrive in the main thread
         return False
-    handler = _handler_of(_NUMBERS[0])
-    if type(error) is not KeyboardInterrupt or handler is not handlers[0]:
+    possible = filter(callable, (handlers[0], _handler_of(_NUMBERS[0])))
+    codes = set(map(_code_of, possible))
+    if None in codes:
         return True
-    if handler is signal.default_int_handler:
-        return True
-    *_, (last, _) = traceback.walk_tb(error.__traceback__)
-    return last.f_code is getattr(handler, "__code__", None)
+    links: list[BaseException] = []
+    link: BaseException | None = error
+    while link is not None and link not in links:
+        links.append(link)
+        link = link.__cause__ or link.__context__
+    frames = (frame for link in links for frame, _ in traceback.walk_tb(link.__traceback__))
+    return any(frame.f_code in codes for frame in frames)
+
+
+def _code_of(handler: Any) -> CodeType | None:
+    """The code of a function, method, callable object or partial; None: not in Python."""
+    while isinstance(handler, partial):
+        handler = handler.func
+    if not hasattr(handler, "__code__"):
+        handler = handler.__call__
+    code: CodeType | None = getattr(handler, "__code__", None)
+    return code
 
 
 def _file_mask() -> int | None:

@@ -137,6 +137,9 @@ def _run(given: Sequence[str]) -> int:
         raise
     if overrides and options.parser.keys is Keys.NONE:
         raise UserError(f"{_first_option(overrides)}: {options.command} takes no keys")
+    from deploy.runtime.children import spare_children
+
+    spare_children()
     code: int = options.run(options, overrides)
     return code
 

@@ -43,7 +43,7 @@ def initial_weights(config: Config, spec: EnvironmentSpec) -> Array | None:
     check_weights(weights, spec, config, source)
     for name, tensor in unpack_weights(weights)[0].items():
         if not bool(tensor.isfinite().all()):
-            raise UserError(f"{source}: holds NaN or infinity ({name}); use the weights of another")
+            raise UserError(f"{source}: contains NaN or infinity in {name}; use other weights")
     return weights
 
 

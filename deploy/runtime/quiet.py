@@ -60,7 +60,7 @@ def without_native_lines() -> Iterator[None]:
         _direct = os.fdopen(os.dup(before), "w", 1, errors="backslashreplace")
     reader, writer = os.pipe()
     try:
-        subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, "-I", "-S", "-c", FILTER, str(os.getpid())],
             stdin=reader, stdout=subprocess.DEVNULL, stderr=before, start_new_session=True,
         )  # fmt: skip
@@ -85,6 +85,8 @@ def without_native_lines() -> Iterator[None]:
             os.write(2, END)
         os.dup2(before, 2)
         os.close(before)
+        with suppress(subprocess.TimeoutExpired):  # nothing reads the standard error
+            process.wait(FILTERED_WITHIN_S)
 
 
 def be_command() -> None:
@@ -95,6 +97,8 @@ def be_command() -> None:
 
 _is_command = False
 _direct: TextIO | None = None
+FILTERED_WITHIN_S = 1.0
+"""Time that the filter has for the last lines."""
 END = b"\0raydqn: end"
 FILTER = f"""
 import os, re, select, signal, sys
@@ -111,8 +115,8 @@ while not ended:
     if ready and not data or not ready and os.getppid() != parent:
         break
     data = rest + data
-    ended = data.endswith(end)
-    lines = data.removesuffix(end).splitlines(keepends=True)
+    ended = end in data
+    lines = data.replace(end, b"").splitlines(keepends=True)
     is_whole = ended or not ready or not lines or lines[-1].endswith((b"\\n", b"\\r"))
     rest = b"" if is_whole else lines.pop()
     for line in lines:

@@ -15,6 +15,7 @@ import signal
 import socket
 import threading
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -80,6 +81,22 @@ def collecting_no_garbage() -> Iterator[None]:
             gc.enable()
 
 
+def without_interrupt(error: BaseException, where: str) -> BaseException:
+    """The error, or an EnvironmentFailedError in place of a KeyboardInterrupt.
+
+    No terminal reaches a remote, so an environment has raised it.
+
+    Args:
+        error: of the part.
+        where: the part and its method.
+    """
+    if not isinstance(error, KeyboardInterrupt):
+        return error
+    text = f": {first_line(error)}" if str(error) else ""
+    trace = traceback.format_list(traceback.extract_tb(error.__traceback__)[-1:])
+    return EnvironmentFailedError(f"{where} raised {type(error).__name__}{text}", "".join(trace))
+
+
 class PartHost:
     """Holds the part in the remote's process.
 
@@ -128,8 +145,10 @@ class PartHost:
             with collecting_no_garbage():
                 cls: type = pickle.loads(pickled)
             self._target: Any = cls(*args)
-        except Exception as error:  # of any kind: the first caller gets it
-            self._error = error
+        except (Exception, KeyboardInterrupt) as error:  # of any kind: the first caller gets it
+            self._error = without_interrupt(error, f"{name}: constructor")
+            if heartbeat_key is not None:
+                end_children()
         # When the constructor is over, Ray shows the class's former name until a call ends.
         timer = threading.Timer(RENAMED_AFTER_S, name_process, [f"ray::{name}"])
         timer.daemon = True
@@ -140,15 +159,17 @@ class PartHost:
         name_process(f"ray::{self._name}.{method}")
         if self._error is not None:
             raise self._error
-        if self._heartbeats is None:
-            return getattr(self._target, method)(*args)
-        self._heartbeats.call_from_s = time.monotonic()
+        if self._heartbeats is not None:
+            self._heartbeats.call_from_s = time.monotonic()
         try:
             return getattr(self._target, method)(*args)
+        except KeyboardInterrupt as error:
+            raise without_interrupt(error, f"{self._name}: {method}()") from error
         finally:
-            self._heartbeats.call_from_s = math.inf
-            if method == CLOSE:
-                end_children()
+            if self._heartbeats is not None:
+                self._heartbeats.call_from_s = math.inf
+                if method == CLOSE:
+                    end_children()
 
     def ping(self) -> Place:
         """Where the part lives."""

@@ -27,7 +27,7 @@ def in_a_small_place(script: str, tmp_path: Path) -> subprocess.CompletedProcess
         env={"PLACE": str(place), "RUN": str(tmp_path / "run"), "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=240,
     )
 
 

@@ -16,7 +16,7 @@ FUZZER = TESTS / "support" / "fuzz_wire.py"
 
 @pytest.mark.skipif(find_spec("atheris") is None, reason="atheris is not installed (make setup)")
 def test_no_bytes_end_in_anything_but_a_message_or_a_wire_error(tmp_path):
-    subprocess.run([sys.executable, FUZZER, "--seeds", tmp_path], check=True, timeout=60)
+    subprocess.run([sys.executable, FUZZER, "--seeds", tmp_path], check=True, timeout=240)
     options = (f"-max_total_time={SECONDS}", "-seed=1", "-max_len=4096")
     done = subprocess.run(
         [sys.executable, FUZZER, tmp_path, *options, f"-artifact_prefix={tmp_path}/"],

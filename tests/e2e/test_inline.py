@@ -260,7 +260,7 @@ def test_a_run_is_changed_from_another_terminal_while_it_trains(tmp_path):
         assert code == 2
         assert "samples_per_insert_error=10: must be at least 384" in err
         interrupt(process)
-        out, err = process.communicate(timeout=30)
+        out, err = process.communicate(timeout=120)
         assert process.returncode == 0, err
     assert out.count("applied: learner.samples_per_insert 4 → 12") == 1
     code, _, err = raydqn_here(*change)
@@ -276,7 +276,7 @@ def test_ctrl_c_saves_and_says_how_to_resume(tmp_path):
     ) as process:
         wait_for(lambda: learner_steps_in(run) > 50)
         interrupt(process)
-        out, err = process.communicate(timeout=30)
+        out, err = process.communicate(timeout=120)
         assert process.returncode == 0, err
         assert ": interrupted (SIGINT); score" in out
         assert f"to continue: raydqn resume {run}\n" in out
@@ -305,7 +305,7 @@ def test_ctrl_c_twice_stops_at_once(tmp_path):
         time.sleep(1)
         assert process.poll() is None, "the first is a request"
         interrupt(process)
-        out, err = process.communicate(timeout=15)
+        out, err = process.communicate(timeout=120)
         assert process.returncode == 130
         assert "saving a checkpoint; a second Ctrl-C stops at once" in out
         assert err.strip() == "raydqn: stopped at once; nothing to resume"
@@ -390,6 +390,6 @@ def test_a_signal_before_the_run_begins_is_told_and_the_command_can_be_repeated(
             wait_for(reached.exists, 30)
             reached.unlink()
             process.terminate()
-            _, err = process.communicate(timeout=30)
+            _, err = process.communicate(timeout=120)
         assert process.returncode == code
         assert err.splitlines() == ["raydqn: stopped before the run began; nothing to resume"]

@@ -130,7 +130,7 @@ def test_a_run_whose_only_actor_hangs_stops_with_one_line_and_no_orphan(tmp_path
         children = descendants(process)
         (actor,) = remotes_named(process, "actor-0")
         actor.send_signal(signal.SIGSTOP)
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=120)
         assert process.returncode == 1
         assert len(err.strip().splitlines()) == 1, err
         assert "no transition was inserted and no sample drawn for 5 s" in err
@@ -252,7 +252,7 @@ def test_a_signal_to_the_whole_group_in_the_middle_of_a_save_with_a_part_that_ha
         assert all(os.getpgid(child.pid) != process.pid for child in processes)
         wait_for(lambda: saving(run))
         os.killpg(process.pid, signal.SIGTERM)
-        out, err = process.communicate(timeout=90)
+        out, err = process.communicate(timeout=120)
         assert process.returncode == 0, err
         assert summary_of(out)["stop_reason"] == "terminated"
         assert_all_gone(processes)
@@ -281,7 +281,7 @@ def test_a_signal_while_ray_starts_is_told_at_once_and_leaves_no_process_behind(
         assert told_s < 5, "within a second, where no other test takes the cores"
         os.killpg(process.pid, signal.SIGTERM)  # on it, Ray raises SystemExit
         # A start that fails is not noticed before its 30 s are over.
-        out, err = process.communicate(timeout=90)
+        out, err = process.communicate(timeout=120)
         assert "while Ray starts" not in out, "told once"
         assert process.returncode == 130
         assert err == "raydqn: stopped before the run began; nothing to resume\n"

@@ -73,7 +73,7 @@ def as_user(uid: int, **asked):
         input=json.dumps({"uid": uid, **asked}),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=240,
         check=False,
     )
     assert done.returncode == 0, done.stderr

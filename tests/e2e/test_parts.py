@@ -102,9 +102,9 @@ def test_every_part_that_dies_or_hangs_restarts_and_no_process_is_left_behind(tm
             left = descendants(process)
             process.send_signal(signal.SIGTERM)
             # docs/reliability.md promises 15 s, of a machine without other tests.
-            out, err = process.communicate(timeout=40)
+            out, err = process.communicate(timeout=120)
             assert process.returncode == 0, err
-            said, _ = chaos.communicate(timeout=30)
+            said, _ = chaos.communicate(timeout=120)
         assert said.count("requested: kill") >= 2, said
         assert "the run has ended" in said
         assert chaos.returncode == 0
@@ -177,7 +177,7 @@ def test_an_environment_may_be_slow_and_is_replaced_when_it_dies_or_hangs_until_
         before = learner_steps_in(run)
         wait_for(lambda: learner_steps_in(run) > before + 50)
         (tmp_path / "hopeless").touch()
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=120)
     assert process.returncode == 1
     died, hung, *hopeless = restarts_of("actor-0", out)
     assert "did not finish its call within 8 s" in hung

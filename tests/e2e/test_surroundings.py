@@ -103,7 +103,7 @@ def test_matplotlib_says_nothing_without_a_home_folder():
         environment.pop(name, None)
     done = subprocess.run(
         [sys.executable, "-c", code],
-        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=True,
+        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240, check=True,
     )  # fmt: skip
     assert done.stderr == ""
     assert not os.path.exists(done.stdout.strip()), "the temporary folder is removed"  # noqa: PTH110

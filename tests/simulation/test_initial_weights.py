@@ -78,7 +78,7 @@ def test_weights_that_are_no_numbers_are_refused(tmp_path, other, value):
     tensors[name].flat[0] = value
     save_file(tensors, tmp_path / "bad.safetensors")
     config = tiny(network={"init": str(tmp_path / "bad.safetensors")})
-    with pytest.raises(UserError, match=r"bad\.safetensors: holds NaN or infinity \(.*" + name):
+    with pytest.raises(UserError, match=r"bad\.safetensors: contains NaN or infinity in .*" + name):
         initial_weights(config, environment_spec(config.env))
 
 

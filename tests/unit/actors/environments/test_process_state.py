@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import random
 import signal
+import sys
 import time
 import warnings
 from contextlib import suppress
+from contextvars import ContextVar
+from functools import partial
 
 import gymnasium as gym
 import numpy as np
@@ -113,6 +116,100 @@ def test_the_programs_own_alarm_goes_on_whatever_the_environment_does():
         signal.signal(signal.SIGALRM, before)
 
 
+@pytest.fixture
+def own_alarm():
+    """Sets the program's alarm: `set(left_s, every_s, handler)`; returns what it rang."""
+    rung = []
+
+    def set_alarm(left_s, every_s=0.0, handler=lambda *_: rung.append(1)):
+        signal.signal(signal.SIGALRM, handler)
+        signal.setitimer(signal.ITIMER_REAL, left_s, every_s)
+        return rung
+
+    before, timer = signal.getsignal(signal.SIGALRM), signal.getitimer(signal.ITIMER_REAL)
+    yield set_alarm
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, before)
+    signal.setitimer(signal.ITIMER_REAL, *timer)
+
+
+@pytest.mark.parametrize("theirs", [(0,), (1,), (1, 1), (100, 5)])
+@pytest.mark.parametrize("every_s", [0, 200])
+def test_the_programs_timer_is_restored_if_the_environment_sets_it(own_alarm, theirs, every_s):
+    environment = acting(act=lambda: signal.setitimer(signal.ITIMER_REAL, *theirs))
+    own_alarm(100, every_s)
+    for _ in range(2):
+        step(environment)
+        left_s, interval_s = signal.getitimer(signal.ITIMER_REAL)
+        assert 95 < left_s <= 100
+        assert interval_s == every_s
+
+
+def test_a_timer_that_has_rung_goes_on_as_the_program_has_set_it(own_alarm):
+    def act():
+        time.sleep(0.04)
+        if off:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+
+    def set_anew(*_):
+        signal.setitimer(signal.ITIMER_REAL, 50)
+
+    environment, off = acting(act=act), True
+    rung = own_alarm(0.01, 100)
+    step(environment)
+    assert 95 < signal.getitimer(signal.ITIMER_REAL)[0] <= 100
+    assert rung == [1]
+    off = False
+    own_alarm(0.01, 0, set_anew)
+    step(environment)
+    assert 45 < signal.getitimer(signal.ITIMER_REAL)[0] <= 50
+
+
+def test_an_alarm_of_the_programs_without_a_handler_runs_on_in_a_reset(own_alarm):
+    own_alarm(100, 0, signal.SIG_DFL)
+    acting()
+    assert 95 < signal.getitimer(signal.ITIMER_REAL)[0] <= 100
+
+
+def test_an_alarm_that_rings_before_the_call_leaves_the_programs_state(tmp_path, monkeypatch):
+    def act():
+        os.chdir(tmp_path)
+        np.seterr(over="raise")
+        signal.signal(signal.SIGALRM, ring)
+        signal.setitimer(signal.ITIMER_REAL, 50)
+
+    def rings(alarm):
+        raise TooLate
+
+    before = (os.getcwd(), np.geterr(), signal.getsignal(signal.SIGALRM))  # noqa: PTH109
+    environment = acting(act=act)
+    step(environment)
+    with monkeypatch.context() as patch:
+        patch.setattr(process_state, "resume_alarm", rings)
+        with pytest.raises(EnvironmentFailedError, match="raised TooLate"):
+            step(environment)
+    after = (os.getcwd(), np.geterr(), signal.getsignal(signal.SIGALRM))  # noqa: PTH109
+    assert after == before
+    step(environment)
+    assert os.getcwd() == before[0], "later calls are kept apart, too"  # noqa: PTH109
+
+
+def test_a_context_variable_with_an_array_does_not_matter(tmp_path):
+    variable = ContextVar("variable", default=None)
+
+    def act():
+        variable.set(np.zeros(2))
+        os.chdir(tmp_path)
+
+    before = os.getcwd()  # noqa: PTH109
+    variable.set(np.ones(2))
+    try:
+        step(acting(act=act))
+        assert os.getcwd() == before  # noqa: PTH109
+    finally:
+        variable.set(None)
+
+
 def test_a_watchdog_without_a_handler_does_not_kill_the_program():
     before = signal.signal(signal.SIGALRM, signal.SIG_DFL)
     left = signal.setitimer(signal.ITIMER_REAL, 0)
@@ -143,6 +240,7 @@ def test_numpys_errors_and_the_filters_of_warnings_are_kept_apart():
     assert seen[1:] == [("raise", "always")] * 2, "the environment finds what it left"
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="the mask is read from /proc")
 def test_the_mask_of_new_files_is_the_programs_own(tmp_path):
     before = os.umask(0o022)
     try:
@@ -209,3 +307,61 @@ def test_an_interrupt_from_the_terminal_stays_one():
     environment = acting(act=lambda: signal.raise_signal(signal.SIGINT))
     with pytest.raises(KeyboardInterrupt):
         step(environment)
+
+
+class Stopped(KeyboardInterrupt):
+    pass
+
+
+def raise_interrupt(kind, number=0, frame=None):
+    raise kind
+
+
+def stop_in_helper(number, frame):
+    raise_interrupt(KeyboardInterrupt)
+
+
+class Handler:
+    def __call__(self, number, frame):
+        raise KeyboardInterrupt
+
+
+HANDLERS = [
+    stop_in_helper,
+    partial(raise_interrupt, KeyboardInterrupt),
+    Handler(),
+    Handler().__call__,
+]
+
+
+@pytest.mark.usefixtures("handled")
+@pytest.mark.parametrize("handler", HANDLERS)
+@pytest.mark.parametrize("is_the_programs", [True, False])
+def test_an_interrupt_of_any_handler_is_one_from_the_terminal(handler, is_the_programs):
+    def act():
+        if not is_the_programs:
+            signal.signal(signal.SIGINT, handler)
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            if raises_anew:
+                raise Stopped from None
+            raise
+
+    if is_the_programs:
+        signal.signal(signal.SIGINT, handler)
+    for raises_anew in (False, True):  # noqa: B007 # read in `act`
+        with pytest.raises(KeyboardInterrupt):
+            step(acting(act=act))
+
+
+@pytest.mark.usefixtures("handled")
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, Stopped])
+def test_an_interrupt_without_a_signal_is_the_environments_whatever_handler_it_has(kind):
+    def act():
+        signal.signal(signal.SIGINT, Handler())
+        raise kind
+
+    with pytest.raises((EnvironmentFailedError, KeyboardInterrupt)) as caught:
+        step(acting(act=act))
+    assert "raised KeyboardInterrupt" in str(caught.value)

@@ -247,9 +247,7 @@ def test_a_name_of_ours_that_an_environment_imports_later_is_told(module, import
     )
     with pytest.raises(UserError) as caught:
         environment_spec(EnvConfig(id=f"{name}:{name}-v0"))
-    assert "`common` is a package of raydqn's: rename the package `common` of yours" in str(
-        caught.value
-    )
+    assert "raydqn has a package `common`, too: rename yours" in str(caught.value)
 
 
 def test_a_misspelt_id_of_a_module_suggests_one_that_the_module_registered(module):

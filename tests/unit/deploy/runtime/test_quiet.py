@@ -41,12 +41,23 @@ def test_raw_lines_of_ray_are_left_out_and_all_others_reach_the_user():
             logging.warning("a warning")
             subprocess.run(["sh", "-c", "echo of a child >&2"])
             os.write(2, b"no end")
+        os.write(2, b"\\n")
         logging.warning("afterwards")
         os.write(2, f"{RAY_LINE}\\n".encode())
     """)
     # Python's own lines take no way through the filter: their place among the others is open.
     expected = ["raydqn: failed: a message", "WARNING:root:a warning", "of a child", "no end"]
     assert sorted(lines) == sorted([*expected, "WARNING:root:afterwards", RAY_LINE])
+
+
+def test_the_filter_passes_on_its_last_lines_before_children_are_killed():
+    lines = errors_of("""
+        from deploy.runtime.children import end_children
+        with without_native_lines():
+            os.write(2, b"the last\\n")
+        end_children()
+    """)
+    assert lines == ["the last"]
 
 
 @pytest.mark.parametrize(
