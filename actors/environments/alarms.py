@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 _signal: Any = getattr(signal, "_signal", signal)  # without Python's wrapper: 0.1 µs, not 2.5
 NUMBER = int(signal.SIGALRM)
-DEFAULTS = (int(signal.SIG_DFL), int(signal.SIG_IGN))
 SOONEST_S = 1e-6
 TOLERANCE_S = 0.01
 """Difference between the timer and the expected remainder that is no change."""
@@ -34,17 +33,10 @@ class Alarm(NamedTuple):
     at_s: float
 
 
-def alarm_of_now(is_step: bool) -> Alarm:
-    """The state now.
-
-    Args:
-        is_step: without a handler the timer is taken to be off, which saves a system call.
-    """
-    handler = _signal.getsignal(NUMBER)
-    if is_step and handler in DEFAULTS:
-        return Alarm(handler, 0.0, 0.0, 0.0)
+def alarm_of_now() -> Alarm:
+    """The state now."""
     left_s, every_s = _signal.getitimer(signal.ITIMER_REAL)
-    return Alarm(handler, left_s, every_s, time.monotonic())
+    return Alarm(_signal.getsignal(NUMBER), left_s, every_s, time.monotonic())
 
 
 def resume_alarm(alarm: Alarm) -> None:
@@ -56,23 +48,18 @@ def resume_alarm(alarm: Alarm) -> None:
         _signal.setitimer(signal.ITIMER_REAL, alarm.left_s, alarm.every_s)
 
 
-def exchange_alarm(ours: Alarm, is_step: bool) -> Alarm | None:
+def exchange_alarm(ours: Alarm) -> Alarm | None:
     """Stop the environment's alarm and restore the program's.
 
     Args:
         ours: the program's, before the call.
-        is_step: an alarm without a handler need not be found.
 
     Returns:
         What the environment left behind; None if it left nothing.
     """
-    handler = _signal.getsignal(NUMBER)
-    if handler is ours.handler and not ours.left_s and is_step:
-        return None
-    left_s, every_s = _signal.getitimer(signal.ITIMER_REAL)
-    theirs = Alarm(handler, left_s, every_s, time.monotonic())
+    theirs = alarm_of_now()
     expected_s = _remainder_s(ours, theirs.at_s)
-    if handler is ours.handler and _is_unchanged(theirs, ours, expected_s):
+    if theirs.handler is ours.handler and _is_unchanged(theirs, ours, expected_s):
         return None
     resume_alarm(ours._replace(left_s=max(expected_s, SOONEST_S) if ours.left_s else 0.0))
     return theirs

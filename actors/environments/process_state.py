@@ -62,15 +62,14 @@ def apart(fresh: bool = False, is_step: bool = False) -> Iterator[None]:
 
     Args:
         fresh: the call finds the program's own state, as a constructor expects it.
-        is_step: look only for what costs microseconds: not for the mask of new files, nor for an
-            alarm without a handler.
+        is_step: look only for what costs microseconds: not for the mask of new files.
     """
     global _inside, _their_alarm, _their_errors  # as the state that they describe
     if _inside == threading.get_ident():
         yield
         return
     ours, handlers, context = _state(), _handlers(), copy_context()
-    alarm = alarm_of_now(is_step) if handlers else None
+    alarm = alarm_of_now() if handlers else None
     mask = None if is_step else _file_mask()
     try:
         _inside = threading.get_ident()
@@ -90,9 +89,9 @@ def apart(fresh: bool = False, is_step: bool = False) -> Iterator[None]:
     finally:
         try:
             if alarm is not None:
-                _their_alarm = exchange_alarm(alarm, is_step)
+                _their_alarm = exchange_alarm(alarm)
         except BaseException:  # it rang at the last moment
-            _their_alarm = exchange_alarm(alarm, is_step) if alarm is not None else None
+            _their_alarm = exchange_alarm(alarm) if alarm is not None else None
             raise
         finally:
             _inside = None

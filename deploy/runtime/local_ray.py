@@ -25,6 +25,7 @@ from deploy.runtime.ray_private import (
     loopback_only,
     messages_to,
     no_other_ray,
+    packages_first,
     processes_in_own_groups,
 )
 from deploy.runtime.ray_runtime import RayRuntime
@@ -32,6 +33,8 @@ from deploy.runtime.temp_folder import private_temp_folder
 
 ENDED_WITHIN_S = 10.0
 """Time limit for each process of Ray's to be gone after SIGKILL."""
+PACKAGES = Path(__file__).resolve().parents[2]
+"""The folder with raydqn's packages."""
 CORE_PROGRAMS = ("gcs_server", "raylet")
 START_TRIES = 3
 START_TIMED_OUT = "timed out during startup"
@@ -93,8 +96,7 @@ def local_ray(
         object_store_bytes: shared memory for data on its way between processes.
         config: of the run.
         notify: receives a line before the start, and before each retry.
-        check: called before each step of the start, where an exception from it ends the start
-            safely.
+        check: called before each step of the start; an exception from it ends the start safely.
         record: receives messages of Ray's own, in another thread.
         warn: receives a line if Ray starts without a token.
 
@@ -132,6 +134,7 @@ def local_ray(
                 log_to_driver=False,
                 logging_level="error",
                 object_store_memory=object_store_bytes,
+                job_config=packages_first(PACKAGES),
                 _temp_dir=str(folder),
             )
             _start(start, processes, notify, folder)

@@ -12,6 +12,7 @@ them up in the installed Ray, and finds private imports of Ray's in any other fi
 | `resources_left` | `state.available_resources_per_node` | 2.44 to 2.60 | never |
 | `processes_in_own_groups` | `services.ConsolePopen` | 2.44 to 2.60 | never |
 | `loopback_only` | `ray_constants.ENABLE_RAY_CLUSTER` | 2.44 to 2.60 | never |
+| `packages_first` | `JobConfig._py_driver_sys_path` | 2.60 | not looked up |
 | `name_process` | `_raylet.setproctitle` | 2.44 to 2.60 | never |
 | `publish`, `published`, `unpublish` | `internal_kv` | 2.60 | not looked up |
 | `reload_token` | `_raylet.AuthenticationTokenLoader`, `_raylet.Config` | 2.52 to 2.60 | never |
@@ -32,14 +33,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-NAMESPACE = "raydqn"
-"""Of keys in Ray's key-value store."""
+NAMESPACE = "raydqn"  # of keys in Ray's key-value store
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,8 +234,24 @@ def loopback_only() -> Iterator[None]:
         ray_constants.ENABLE_RAY_CLUSTER = before
 
 
+class _LastStaysLast(list[str]):
+    def extend(self, folders: Iterable[str]) -> None:
+        self[:0] = folders
+
+
+def packages_first(folder: Path) -> Any:
+    """A configuration of Ray's job with which workers look for modules in that folder first.
+
+    Otherwise a `learner.py` in the working folder would take the place of raydqn's package.
+    """
+    from ray.job_config import JobConfig
+
+    # Ray adds the working folder; a worker puts one after another in front of `sys.path`.
+    return JobConfig(_py_driver_sys_path=_LastStaysLast([str(folder)]))
+
+
 def name_process(name: str) -> None:
-    """Show a name in process lists; Ray does so after each call, with the name of the class."""
+    """Show a name in process lists, as Ray does after each call with the name of the class."""
     from ray import _raylet
 
     set_title = getattr(_raylet, "setproctitle", None)

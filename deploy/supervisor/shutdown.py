@@ -9,7 +9,13 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any, Protocol
 
-from common.errors import CheckpointError, EnvironmentFailedError, RemoteDiedError, RunFailedError
+from common.errors import (
+    CheckpointError,
+    EnvironmentFailedError,
+    RemoteDiedError,
+    RunFailedError,
+    one_line,
+)
 from common.handles import Future, Handle
 from common.types import Array
 from deploy.runs.checkpoint_writer import CheckpointJob
@@ -303,7 +309,7 @@ class Shutdown:
                 text = f"learner did not return its state within {limit_s:g} s: not saved"
                 self._context.notify(text, logging.WARNING)
             elif job.error is not None:
-                text = f"not saved: {job.error}"
+                text = f"not saved: {one_line(job.error)}"
                 self._context.notify(text, logging.WARNING, detail_of(job.error))
 
     def resume_hint(self) -> str:

@@ -13,6 +13,7 @@ import sys
 import tempfile
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import psutil
@@ -123,6 +124,15 @@ def test_each_remote_computes_with_one_thread_whatever_the_command_was_given(ray
     handle = ray_runtime.spawn(Part, 0, part=actor(0), incarnation=0)
     assert handle.call("threads").result() == "1"
     assert os.environ["OMP_NUM_THREADS"] == "3", "what was there before Ray's start is back"
+
+
+def test_raydqns_packages_come_before_modules_of_the_working_folder(ray_runtime):
+    path = ray_runtime.run_on(actor(0), lambda: sys.path)
+    assert path.index(str(ROOT)) == 0
+    # As the driver asks for it: modules of the user's are found behind them.
+    config = ray_private.packages_first(Path("/packages"))
+    config._py_driver_sys_path.extend(["/script", "/working/folder"])
+    assert config._py_driver_sys_path == ["/script", "/working/folder", "/packages"]
 
 
 def test_no_remote_waits_for_gpus_unknown_to_ray(ray_runtime):

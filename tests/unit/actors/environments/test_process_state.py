@@ -94,6 +94,14 @@ def test_an_alarm_that_is_left_pending_rings_in_the_environment_only():
     assert seen == ["set", "rung"]
 
 
+def test_an_alarm_without_a_handler_does_not_end_the_program():
+    environment = acting(act=lambda: signal.setitimer(signal.ITIMER_REAL, 30))
+    before_s, _ = signal.getitimer(signal.ITIMER_REAL)  # that of the test's time limit, or 0
+    for _ in range(2):
+        step(environment)
+        assert signal.getitimer(signal.ITIMER_REAL) == (pytest.approx(before_s, abs=5), 0)
+
+
 def test_the_programs_own_alarm_goes_on_whatever_the_environment_does():
     rung = []
 
