@@ -40,7 +40,7 @@ def test_an_episode_may_outlast_any_number_of_checkpoints(tmp_path):
     # checkpoints, and an episode of Sleep-v0 has 200.
     env = {"id": "deploy.bench.sleep_env:Sleep-v0", "kwargs": {"step_s": 0.0}}
     over = {"env": env, "evaluation": {"every_learner_steps": 10**6, "episodes": 1, "envs": 1}}
-    config = config_of(10, **over, stop={"learner_steps": 150})
+    config = config_of(10, **over, stop={"learner_steps": 120})
     assert config.exact_episode_steps == 20
     summary = train(config, tmp_path / "kept")
     assert summary["episodes"] > 0
