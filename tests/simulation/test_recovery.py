@@ -447,8 +447,14 @@ def test_a_weight_store_that_dies_before_the_only_evaluation_is_restarted_for_it
 
 
 def test_a_weight_store_that_always_dies_costs_the_last_score_and_not_the_end(tmp_path):
-    stop, timeouts = {"learner_steps": 60}, {"save_s": 0.3}
-    supervisor, _ = crashing(tmp_path / "run", [], SideBySide(), timeouts=timeouts, stop=stop)
+    supervisor, _ = crashing(
+        tmp_path / "run",
+        [],
+        SideBySide(),
+        timeouts={"save_s": 0.5},
+        stop={"learner_steps": 60},
+        checkpoint={"every_learner_steps": None, "every_s": None},  # only the last: in time
+    )
     evaluate = supervisor.evaluation.begin
 
     def late() -> None:
