@@ -338,6 +338,7 @@ def test_a_part_that_works_in_each_short_incarnation_may_die_often(tmp_path, par
         view,
         stop={"learner_steps": None, "wall_s": 60.0},
         learner={"samples_per_insert": 4.0},  # a shard that gets nothing makes no progress
+        report={"every_s": 0.05},
     )
     summary = supervisor.run()
     assert summary["stop_reason"] == "terminated", view.lines
