@@ -16,7 +16,7 @@ from deploy.runs.folder import RunFolder
 from support.fakes import tiny
 from support.program import TINY_OPTIONS
 
-EVERY = {"every_learner_steps": 40, "every_s": None, "keep": 10}
+EVERY = {"every_learner_steps": 20, "every_s": None, "keep": 10}
 
 
 @pytest.fixture
@@ -24,8 +24,9 @@ def trained(tmp_path, monkeypatch):
     """A run of which the storage is elsewhere: its folder, the URL of its checkpoints."""
     monkeypatch.chdir(tmp_path)
     config = tiny(
-        stop={"learner_steps": 120},
-        evaluation={"every_learner_steps": 40},
+        stop={"learner_steps": 60},
+        evaluation={"every_learner_steps": 20},
+        learner={"samples_per_insert": 16.0},
         checkpoint={**EVERY, "storage": str(tmp_path / "storage")},
     )
     run = tmp_path / "runs" / "mine"
@@ -42,7 +43,7 @@ def test_a_run_whose_folder_is_gone_has_its_best_policy_and_records_again(traine
     assert fetch_run(url).resolve() == run
     assert {name: (run / name).read_bytes() for name in names} == before
     assert len(list(run.glob("events.out.tfevents.*"))) == 1
-    summary = resume(run, {"stop": {"learner_steps": 160}})
+    summary = resume(run, {"stop": {"learner_steps": 80}})
     assert summary["best_score"] >= best
     assert load_weights(RunFolder.open(run), "best")[1].startswith("best evaluation, learner step")
 
@@ -54,7 +55,7 @@ def test_a_best_policy_that_is_missing_is_told(trained):
     source = load_weights(RunFolder.open(run), "best")[1]
     assert source.startswith("checkpoint 0")
     assert "weights of the best evaluation, score " in source
-    resume(run, {"stop": {"learner_steps": 160}})
+    resume(run, {"stop": {"learner_steps": 80}})
     assert "the weights of the best evaluation" in (run / "run.log").read_text()
     assert RunFolder.open(run).best_score() is not None, "the next one counts as the best"
 
@@ -77,7 +78,7 @@ def test_the_best_policy_is_never_replaced_by_a_worse_one(trained, how):
             shutil.rmtree(Path(folder.checkpoints.storage.url) / name)
         train(folder.config, run, restart=True)
     else:
-        resume(run, {"stop": {"learner_steps": 160}}, checkpoint_name=oldest)
+        resume(run, {"stop": {"learner_steps": 80}}, checkpoint_name=oldest)
     assert (run / "best.safetensors").read_bytes() == best
     assert json.loads((run / "summary.json").read_text())["best_score"] == 499.0
 
@@ -101,21 +102,21 @@ def test_the_same_command_begins_continues_and_ends(tmp_path, monkeypatch, capsy
         return json.loads(out.splitlines()[-1])["learner_steps"]
 
     log = tmp_path / "runs" / "mine" / "run.log"
-    assert steps_of(command(50)) == 50
-    again = command(50)  # ended well: systemd or a Job tries no more
+    assert steps_of(command(20)) == 20
+    again = command(20)  # ended well: systemd or a Job tries no more
     assert "nothing to do: " in again
-    assert steps_of(again) == 50
+    assert steps_of(again) == 20
     (log.parent / "summary.json").unlink()  # killed before it was written
-    assert json.loads(command(50).splitlines()[-1]) == {
+    assert json.loads(command(20).splitlines()[-1]) == {
         "run": "runs/mine", "stop_reason": "learner_steps"
     }  # fmt: skip
-    assert steps_of(command(80)) == 80  # continues
+    assert steps_of(command(40)) == 40  # continues
     shutil.rmtree(tmp_path / "runs")  # another machine, with an empty disk
-    assert steps_of(command(100)) == 100
+    assert steps_of(command(60)) == 60
     assert log.read_text().count("attempt ") == 3
     # Before the first checkpoint there is nothing to continue from: it begins again.
     shutil.rmtree(tmp_path / "storage")
-    assert steps_of(command(60)) == 60
+    assert steps_of(command(30)) == 30
     assert log.read_text().count("attempt ") == 4, "the log is kept"
 
 
@@ -138,13 +139,13 @@ def test_a_stale_folder_takes_the_better_policy_and_the_records_of_another_machi
         score, returns, learner_steps, version = 499.0, [499.0], int(meta["learner_steps"]), 7
 
     Report.weights = weights
-    resume(run, {"stop": {"learner_steps": 160}})
+    resume(run, {"stop": {"learner_steps": 80}})
     folder.save_best(Report)
     assert folder.records.finish(10)
     best, lines = (run / "best.safetensors").read_bytes(), (run / "metrics.jsonl").read_bytes()
     shutil.rmtree(run)
     stale.rename(run)
-    summary = resume(run, {"stop": {"learner_steps": 200}})
+    summary = resume(run, {"stop": {"learner_steps": 100}})
     assert summary["best_score"] == 499.0
     assert (run / "best.safetensors").read_bytes() == best
     assert (run / "metrics.jsonl").read_bytes().startswith(lines)

@@ -25,14 +25,16 @@ from support.fakes import (
     tiny,
 )
 
-DIE_AFTER_STEPS = 100
+DIE_AFTER_STEPS = 50
 
 
 AND_LONG_AFTER = 600
 """Learner steps of a run that must outlast a restart on a fast machine, too."""
 
 
-def run_with_deaths(path, parts, runtime=None, every=40, evaluate_every=10**6, steps=200):
+def run_with_deaths(
+    path, parts, runtime=None, every=20, evaluate_every=10**6, steps=100, after=DIE_AFTER_STEPS
+):
     """A run to its end in which these parts died: (its supervisor, its view, its summary)."""
     config = tiny(
         stop={"learner_steps": steps},
@@ -43,7 +45,7 @@ def run_with_deaths(path, parts, runtime=None, every=40, evaluate_every=10**6, s
         learner={"samples_per_insert": 16.0},
         report={"every_s": 0.001},  # in every tick: they die after the same steps on any machine
     )
-    view = Crashing(parts, DIE_AFTER_STEPS)
+    view = Crashing(parts, after)
     view.supervisor = supervisor_for(config, path, view, runtime)
     return view.supervisor, view, view.supervisor.run()
 
@@ -62,12 +64,14 @@ ALL = [WEIGHT_STORE, shard(0), shard(1), LEARNER, actor(0)]
     ids=lambda p: "+".join(map(str, p)) if isinstance(p, list) else p.__name__,
 )
 def test_every_part_that_dies_is_restarted_and_the_run_ends_as_planned(tmp_path, parts, runtime):
-    evaluate_every = 50 if parts == ALL else 10**6
+    evaluate_every = 25 if parts == ALL else 10**6
+    # The learner does not wait for a shard or the weight store: the run must outlast the restart.
+    steps = 100 if LEARNER in parts or actor(0) in parts else 150
     supervisor, view, summary = run_with_deaths(
-        tmp_path / "run", parts, runtime(), evaluate_every=evaluate_every
+        tmp_path / "run", parts, runtime(), evaluate_every=evaluate_every, steps=steps
     )
     assert summary["stop_reason"] == "learner_steps"
-    assert summary["learner_steps"] == 200
+    assert summary["learner_steps"] == steps
     assert summary["restarts"] == len(parts)
     for part in parts:
         (line,) = [line for line in view.lines if line.startswith(f"{part} ")]
@@ -84,10 +88,12 @@ def test_every_part_that_dies_is_restarted_and_the_run_ends_as_planned(tmp_path,
 
 
 def test_a_learner_that_died_continues_from_the_newest_checkpoint(tmp_path):
-    supervisor, view, _ = run_with_deaths(tmp_path / "run", [LEARNER], every=45)
+    supervisor, view, _ = run_with_deaths(
+        tmp_path / "run", [LEARNER], every=45, steps=200, after=100
+    )
     names = supervisor.context.folder.checkpoints.names()
     steps = [int(name.rpartition("-")[2]) for name in names]
-    assert view.looked[LEARNER] == max(step for step in steps if step <= DIE_AFTER_STEPS)
+    assert view.looked[LEARNER] == max(step for step in steps if step <= 100)
     assert steps == sorted(set(steps)), "what was done again was not saved twice"
     assert steps[-1] == 200
     (restart,) = [event for event in view.events if event[1].startswith("learner died: ")]
@@ -102,18 +108,20 @@ def test_a_learner_that_died_continues_from_the_newest_checkpoint(tmp_path):
 
 def test_a_learner_that_died_before_the_first_checkpoint_begins_at_step_0(tmp_path):
     supervisor, view, summary = run_with_deaths(
-        tmp_path / "run", [LEARNER], every=None, evaluate_every=100
+        tmp_path / "run", [LEARNER], every=None, evaluate_every=50
     )
     assert view.looked[LEARNER] == 0
-    assert summary["learner_steps"] == 200
-    assert supervisor.context.counters.samples > 200 * 32, (
+    assert summary["learner_steps"] == 100
+    assert supervisor.context.counters.samples > 100 * 32, (
         "the samples of the dead learner are counted"
     )
-    assert supervisor.evaluation.next_steps > 200
+    assert supervisor.evaluation.next_steps > 100
 
 
 def test_a_shard_that_died_is_restored_from_the_newest_checkpoint(tmp_path):
-    supervisor, view, _ = run_with_deaths(tmp_path / "run", [shard(0)], steps=AND_LONG_AFTER)
+    supervisor, view, _ = run_with_deaths(
+        tmp_path / "run", [shard(0)], every=40, steps=AND_LONG_AFTER, after=100
+    )
     back = view.looked[shard(0)]
     assert back.shard == 0
     assert back.size > 0
@@ -150,8 +158,9 @@ def test_weight_versions_go_up_after_the_weight_store_and_the_learner_died(tmp_p
 
 @pytest.mark.parametrize("part", [LEARNER, shard(0), WEIGHT_STORE], ids=str)
 def test_a_part_that_dies_whenever_it_is_made_ends_the_run(tmp_path, monkeypatch, part):
-    view = Crashing([part])
-    supervisor = supervisor_for(tiny(), tmp_path / "run", view, SideBySide(), failed_save_s=0.1)
+    view = Crashing([part], after_steps=20)
+    config = tiny(report={"every_s": 0.01})
+    supervisor = supervisor_for(config, tmp_path / "run", view, SideBySide(), failed_save_s=0.1)
     view.supervisor = supervisor
 
     def stillborn(*args):
@@ -184,7 +193,7 @@ def test_a_shard_whose_part_of_all_checkpoints_is_damaged_begins_empty(tmp_path)
         checkpoint={"every_learner_steps": 50, "every_s": None},
         evaluation={"every_learner_steps": 10**6, "episodes": 2, "envs": 2},
     )
-    view = Damaging([shard(1)], DIE_AFTER_STEPS)
+    view = Damaging([shard(1)], 100)
     view.looks = False
     view.supervisor = supervisor_for(config, tmp_path / "run", view, HostedRuntime())
     summary = view.supervisor.run()

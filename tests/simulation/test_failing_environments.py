@@ -13,7 +13,7 @@ FADING_ID = {"id": "fading_envs:Fading-v0"}
 
 def test_an_error_of_the_environment_inline_is_a_failure_and_the_learner_is_saved(tmp_path, fading):
     supervisor = supervisor_for(tiny(env=FADING_ID), tmp_path / "run")
-    fading.fuel, fading.at = 1_000, ("step",)
+    fading.fuel, fading.at = 500, ("step",)
     with pytest.raises(RunFailedError, match=r"step\(\) raised ZeroDivisionError.*raydqn resume"):
         supervisor.run()
     assert saved_counters(tmp_path / "run")["learner_steps"] > 0
@@ -23,7 +23,7 @@ def test_a_part_that_cannot_be_made_again_ends_the_run_and_the_learner_is_saved(
     view = Messages()
     config = tiny(env=FADING_ID, evaluation={"every_learner_steps": 10**6})
     supervisor = supervisor_for(config, tmp_path / "run", view, HostedRuntime())
-    fading.fuel, fading.at = 1_000, ("step", "init")
+    fading.fuel, fading.at = 500, ("step", "init")
     with pytest.raises(RunFailedError, match=r"actor-0 failed 4 times.*cannot be made.*resume"):
         supervisor.run()
     counters = saved_counters(tmp_path / "run")
@@ -41,11 +41,11 @@ def test_a_part_that_can_be_made_again_at_a_later_try_continues(tmp_path, fading
     config = tiny(
         env=FADING_ID,
         evaluation={"every_learner_steps": 10**6},
-        stop={"learner_steps": 400},
+        stop={"learner_steps": 200},
     )
     view = Refuelling()
     supervisor = supervisor_for(config, tmp_path / "run", view, HostedRuntime())
-    fading.fuel, fading.at = 1_000, ("step", "init")
+    fading.fuel, fading.at = 500, ("step", "init")
     assert supervisor.run()["restarts"] == 3
     assert ["cannot be made" in line for line in view.lines] == [False, True, True]
 
@@ -54,11 +54,12 @@ def test_a_part_that_can_be_made_again_at_a_later_try_continues(tmp_path, fading
 def test_a_first_evaluator_that_cannot_be_made_ends_the_run_and_the_learner_is_saved(
     tmp_path, fading, runtime
 ):
-    supervisor = supervisor_for(tiny(env=FADING_ID), tmp_path / "run", Messages(), runtime)
+    config = tiny(env=FADING_ID, evaluation={"every_learner_steps": 40})
+    supervisor = supervisor_for(config, tmp_path / "run", Messages(), runtime)
     fading.copies = 0
     with pytest.raises(RunFailedError, match=r"cannot be made \(ConnectionError: no more"):
         supervisor.run()
-    assert saved_counters(tmp_path / "run")["learner_steps"] >= 100
+    assert saved_counters(tmp_path / "run")["learner_steps"] >= 40
 
 
 def test_a_users_mistake_that_only_a_part_finds_at_the_start_stays_one(tmp_path, fading):

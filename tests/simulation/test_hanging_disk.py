@@ -28,6 +28,7 @@ from support.fakes import Messages, SideBySide, supervisor_for, tiny
 from support.hanging_disk import hanging_disk
 
 NO_EVALUATION = {"every_learner_steps": 10**6, "episodes": 2, "envs": 2}
+LITTLE_ACTING = {"samples_per_insert": 16.0}
 FOREVER = {"learner_steps": None, "score": None, "wall_s": 60.0}
 
 
@@ -39,7 +40,7 @@ def _tensorboard_is_imported():
 
 
 class Watching(Messages):
-    """A view that keeps all reports, and has the disk hang after 100 learner steps."""
+    """A view that keeps all reports, and has the disk hang after 50 learner steps."""
 
     def __init__(self, disk) -> None:
         super().__init__()
@@ -50,7 +51,7 @@ class Watching(Messages):
 
     def update(self, report) -> None:
         self.reports.append(report)
-        if self.hung_at is None and report["learner_steps"] >= 100:
+        if self.hung_at is None and report["learner_steps"] >= 50:
             self.hung_at = report["learner_steps"]
             self.begin()
             self.disk.hang()
@@ -75,7 +76,7 @@ def run_on(view, run, monkeypatch, timeouts, **over):
         return view.supervisor
 
     monkeypatch.setattr("deploy.launch.run.Supervisor", supervisor)
-    config = tiny(stop=FOREVER, evaluation=NO_EVALUATION, **over)
+    config = tiny(stop=FOREVER, evaluation=NO_EVALUATION, learner=LITTLE_ACTING, **over)
     folder = RunFolder.create(run, config)
     spec = environment_spec(config.env)
     return run_parts(folder, spec, None, SideBySide(), view, time.monotonic())
@@ -91,7 +92,7 @@ class Answering(Watching):
 
     def look(self, steps) -> None:
         if self.disk.hangs:
-            if steps > 200 and self.has("an access has taken") and self.has("restarted"):
+            if steps > 100 and self.has("an access has taken") and self.has("restarted"):
                 assert sum("an access has taken" in line for line in self.lines) == 1, "once"
                 self.answered_at = len(self.reports)
                 self.disk.answer()
@@ -172,7 +173,7 @@ class Stopping(Watching):
     signalled_s = 0.0
 
     def look(self, steps) -> None:
-        if steps > 100 and not self.signalled_s:
+        if steps > 50 and not self.signalled_s:
             self.signalled_s = time.monotonic()
             signal.raise_signal(signal.SIGTERM)
 

@@ -12,7 +12,7 @@ from deploy.launch.train import train
 from support.fakes import Messages, supervisor_for, tiny
 from support.program import reports_in
 
-STEPS = 200
+STEPS = 100
 
 
 def config_of(every_learner_steps, **over):
@@ -40,7 +40,7 @@ def test_an_episode_may_outlast_any_number_of_checkpoints(tmp_path):
     # checkpoints, and an episode of Sleep-v0 has 200.
     env = {"id": "deploy.bench.sleep_env:Sleep-v0", "kwargs": {"step_s": 0.0}}
     over = {"env": env, "evaluation": {"every_learner_steps": 10**6, "episodes": 1, "envs": 1}}
-    config = config_of(10, **over, stop={"learner_steps": 150})
+    config = config_of(10, **over, stop={"learner_steps": 120})
     assert config.exact_episode_steps == 20
     summary = train(config, tmp_path / "kept")
     assert summary["episodes"] > 0
@@ -64,8 +64,8 @@ def test_exact_checkpoints_warn_where_episodes_would_be_cut_short():
 
 @pytest.mark.parametrize("exact", [False, True])
 def test_an_evaluation_that_is_due_with_a_checkpoint_takes_place(tmp_path, exact):
-    every = {"every_learner_steps": 50}
-    config = config_of(50, evaluation=every, checkpoint={"exact": exact})
+    every = {"every_learner_steps": 30}
+    config = config_of(30, evaluation=every, checkpoint={"exact": exact})
     supervisor = supervisor_for(config, tmp_path / "run")
     evaluated, take = [], supervisor.context.records.evaluation
     supervisor.context.records.evaluation = lambda report: (
@@ -73,14 +73,16 @@ def test_an_evaluation_that_is_due_with_a_checkpoint_takes_place(tmp_path, exact
         take(report),
     )[1]
     supervisor.run()
-    # Due at multiples of 50; a call of the learner's may be 10 steps long.
-    assert [steps // 50 for steps in evaluated] == [1, 2, 3, 4]
-    assert all(steps % 50 < 10 for steps in evaluated)
+    # Due at multiples of 30, and at the end; a call of the learner's may be 10 steps long.
+    *due, last = evaluated
+    assert [steps // 30 for steps in due] == [1, 2, 3]
+    assert all(steps % 30 < 10 for steps in due)
+    assert last == STEPS
 
 
 def test_an_evaluation_that_was_due_when_the_run_was_saved_takes_place_after_a_resume(tmp_path):
     run = tmp_path / "run"
-    config = config_of(50, evaluation={"every_learner_steps": 80}, stop={"learner_steps": 170})
+    config = config_of(50, evaluation={"every_learner_steps": 40}, stop={"learner_steps": 90})
     supervisor = supervisor_for(config, run)
     # As on Ray, where the run continues during an evaluation: it is in progress at the checkpoint.
     supervisor.evaluation.begin_if_due = lambda: False
@@ -88,6 +90,6 @@ def test_an_evaluation_that_was_due_when_the_run_was_saved_takes_place_after_a_r
     supervisor.checkpoints.write_if_due = lambda now, evaluating: iter(())
     summary = supervisor.run()
     assert summary["score"] is None
-    assert resume(run, {"stop": {"learner_steps": 175}})["score"] is not None
+    assert resume(run, {"stop": {"learner_steps": 95}})["score"] is not None
     scored = [line["learner_steps"] for line in reports_in(run) if line["score"] is not None]
-    assert min(scored) <= 175
+    assert min(scored) <= 95

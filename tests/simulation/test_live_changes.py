@@ -36,7 +36,7 @@ def test_a_run_takes_a_change_over_records_it_and_says_so(tmp_path, always_looki
     run = tmp_path / "run"
     text = "[learner]\nsamples_per_insert = 16.0\nsamples_per_insert_error = 1000\n"
     view = Asking(run, 60, text)
-    config = tiny(stop={"learner_steps": 400}, report={"every_s": 0.01}, evaluation=NO_EVALUATION)
+    config = tiny(stop={"learner_steps": 300}, report={"every_s": 0.01}, evaluation=NO_EVALUATION)
     summary = train(config, run, view=view)
     assert (
         "applied: learner.samples_per_insert 4 → 16, learner.samples_per_insert_error none → 1000"
@@ -56,33 +56,33 @@ def test_a_run_takes_a_change_over_records_it_and_says_so(tmp_path, always_looki
     learnt = (summary["learner_steps"] - first["learner_steps"]) * 32
     assert learnt / inserted == pytest.approx(16, rel=0.2)
     # A resume keeps it.
-    again = resume(run, {"stop": {"learner_steps": 440}})
+    again = resume(run, {"stop": {"learner_steps": 340}})
     assert again["samples_per_insert"] == pytest.approx(16, rel=0.1)
 
 
 def test_checkpoints_come_at_the_new_interval_from_then_on(tmp_path, always_looking):
     run = tmp_path / "run"
-    view = Asking(run, 40, "[checkpoint]\nevery_learner_steps = 30\n")
+    view = Asking(run, 20, "[checkpoint]\nevery_learner_steps = 20\n")
     checkpoint = {"every_learner_steps": 10_000, "keep": 100}
     config = tiny(
-        stop={"learner_steps": 280}, report=OFTEN, checkpoint=checkpoint, evaluation=NO_EVALUATION
+        stop={"learner_steps": 160}, report=OFTEN, checkpoint=checkpoint, evaluation=NO_EVALUATION
     )
     train(config, run, view=view)
-    assert "applied: checkpoint.every_learner_steps 10000 → 30" in view.lines
+    assert "applied: checkpoint.every_learner_steps 10000 → 20" in view.lines
     names = RunFolder.open(run).checkpoints.names()
     steps = sorted(int(name.rpartition("-")[2]) for name in names)
-    assert steps[0] >= 40
+    assert steps[0] >= 20
     assert len(steps) >= 6
     between = [b - a for a, b in pairwise(steps[:-1])]
-    assert min(between) >= 30
-    assert max(between) < 30 + TINY["learner"]["train_steps"]
+    assert min(between) >= 20
+    assert max(between) < 20 + TINY["learner"]["train_steps"]
 
 
 def test_the_same_seed_and_no_change_still_give_the_same_weights(tmp_path, always_looking):
-    config = tiny(stop={"learner_steps": 120}, report=OFTEN)
+    config = tiny(stop={"learner_steps": 60}, report=OFTEN)
     same = "[learner]\nsamples_per_insert = 4.0\n"
     plain = train(config, tmp_path / "a")
-    asked = train(config, tmp_path / "b", view=Asking(tmp_path / "b", 50, same))
+    asked = train(config, tmp_path / "b", view=Asking(tmp_path / "b", 20, same))
     assert plain["weights_sha256"] == asked["weights_sha256"]
 
 
@@ -92,9 +92,9 @@ def test_a_damaged_request_is_named_and_removed_and_the_run_continues(tmp_path, 
         "[learner", "[learner]\nsamples_per_insert = -1.0\n", "[learner]\nbatch_size = 3\n",
         "[learner]\nsamples_per_insert_error = 1.0\n", "[learner]\nsamples_per_insert = [",
     ]  # fmt: skip
-    view = Asking(run, 50, *damaged)
-    config = tiny(stop={"learner_steps": 250}, report=OFTEN, evaluation=NO_EVALUATION)
-    assert train(config, run, view=view)["learner_steps"] == 250
+    view = Asking(run, 20, *damaged)
+    config = tiny(stop={"learner_steps": 120}, report=OFTEN, evaluation=NO_EVALUATION)
+    assert train(config, run, view=view)["learner_steps"] == 120
     said = [line for line in view.lines if "nothing was changed" in line]
     assert len(said) == len(damaged), "each is named once"
     assert "batch_size: cannot be changed" in said[2]
@@ -108,8 +108,8 @@ def test_a_change_that_cannot_be_recorded_is_not_made(tmp_path, always_looking, 
 
     monkeypatch.setattr(RunFolder, "save_config", disk_full)
     run = tmp_path / "run"
-    view = Asking(run, 50, "[learner]\nsamples_per_insert = 16.0\n")
-    config = tiny(stop={"learner_steps": 150}, report=OFTEN, evaluation=NO_EVALUATION)
+    view = Asking(run, 20, "[learner]\nsamples_per_insert = 16.0\n")
+    config = tiny(stop={"learner_steps": 80}, report=OFTEN, evaluation=NO_EVALUATION)
     summary = train(config, run, view=view)
     assert any("No space left on device; nothing was changed" in line for line in view.lines)
     assert summary["samples_per_insert"] == pytest.approx(4, rel=0.2)
@@ -117,10 +117,10 @@ def test_a_change_that_cannot_be_recorded_is_not_made(tmp_path, always_looking, 
 
 def test_a_request_to_an_earlier_attempt_is_not_taken(tmp_path, always_looking):
     run = tmp_path / "run"
-    train(tiny(stop={"learner_steps": 50}), run)
+    train(tiny(stop={"learner_steps": 20}), run)
     (run / CONTROL).write_text("[learner]\nsamples_per_insert = 16.0\n")
     view = Asking(run, 0)
-    resume(run, {"stop": {"learner_steps": 120}}, view=view)
+    resume(run, {"stop": {"learner_steps": 50}}, view=view)
     assert not any("changed" in line for line in view.lines)
     assert not (run / CONTROL).exists()
 
@@ -128,7 +128,7 @@ def test_a_request_to_an_earlier_attempt_is_not_taken(tmp_path, always_looking):
 def test_a_request_that_came_too_late_does_not_stay(tmp_path, monkeypatch):
     use_timeouts(monkeypatch, control_every_s=1e9)
     run = tmp_path / "run"
-    train(tiny(stop={"learner_steps": 50}), run, view=Asking(run, 0, "[learner]\n"))
+    train(tiny(stop={"learner_steps": 20}), run, view=Asking(run, 0, "[learner]\n"))
     assert not (run / CONTROL).exists()
 
 

@@ -32,7 +32,7 @@ from support.fakes import (
 )
 
 NO_EVALUATION = {"every_learner_steps": 10**6, "episodes": 2, "envs": 2}
-STEPS, DIE_AFTER_STEPS = 200, 100
+STEPS, DIE_AFTER_STEPS = 100, 50
 
 
 def config_for(**over):
@@ -40,12 +40,17 @@ def config_for(**over):
         **{
             "stop": {"learner_steps": STEPS},
             "replay": {"shards": 2},
-            "checkpoint": {"every_learner_steps": 40, "every_s": None},
+            "learner": {"samples_per_insert": 16.0},
+            "checkpoint": {"every_learner_steps": 20, "every_s": None},
             "evaluation": NO_EVALUATION,
+            "report": {"every_s": 0.01},  # parts die at a report: soon after these steps
         }
         | over
     )
 
+
+LONGER = {"stop": {"learner_steps": 200}, "learner": {"samples_per_insert": 4.0}}
+"""Of a run that does not wait for the part that died, and must outlast its restart."""
 
 SOON = {"restore_retry_s": 0.01, "failed_save_s": 0.2}
 
@@ -64,8 +69,10 @@ def crashing(path, parts, runtime, view=None, timeouts=None, **over):
 class Outage(Crashing):
     """When the parts die the storage cannot be listed, for some time from the first try."""
 
-    def __init__(self, parts, monkeypatch, seconds, what="error") -> None:
-        super().__init__(parts, DIE_AFTER_STEPS)
+    def __init__(
+        self, parts, monkeypatch, seconds, what="error", after_steps=DIE_AFTER_STEPS
+    ) -> None:
+        super().__init__(parts, after_steps)
         self.seconds, self.from_s, self.begun = seconds, None, False
         self.names: list[str] = []
         sizes = LocalStorage.sizes
@@ -100,10 +107,13 @@ class Outage(Crashing):
 def test_a_part_that_dies_while_the_storage_is_away_comes_back_when_it_is_back(
     tmp_path, monkeypatch, part, runtime, what
 ):
-    view = Outage([part], monkeypatch, 0.025, what)
-    supervisor, _ = crashing(tmp_path / "run", None, runtime(), view)
+    after_steps, longer = (DIE_AFTER_STEPS, {}) if part == LEARNER else (100, LONGER)
+    view = Outage([part], monkeypatch, 0.025, what, after_steps)
+    supervisor, _ = crashing(tmp_path / "run", None, runtime(), view, **longer)
     summary = supervisor.run()
-    assert summary["learner_steps"] == STEPS
+    assert summary["learner_steps"] == (
+        STEPS if part == LEARNER else LONGER["stop"]["learner_steps"]
+    )
     assert summary["restarts"] == 1
     newest = int(view.names[-1].rpartition("-")[2])
     if part == LEARNER:
@@ -125,7 +135,8 @@ def test_a_storage_that_stays_away_ends_the_run_and_costs_no_checkpoint(tmp_path
 
 
 def test_a_shard_that_cannot_read_its_part_for_a_while_comes_back_with_it(tmp_path, monkeypatch):
-    supervisor, view = crashing(tmp_path / "run", [shard(1)], HostedRuntime())
+    view = Crashing([shard(1)], 100)
+    supervisor, _ = crashing(tmp_path / "run", None, HostedRuntime(), view, **LONGER)
     read, failures = LocalStorage.read, []
 
     def flaky(storage, name):
@@ -138,7 +149,7 @@ def test_a_shard_that_cannot_read_its_part_for_a_while_comes_back_with_it(tmp_pa
     view.looks = False
     summary = supervisor.run()
     assert len(failures) == 3
-    assert summary["learner_steps"] == STEPS
+    assert summary["learner_steps"] == LONGER["stop"]["learner_steps"]
     assert supervisor.restore_source.corrupt == set(), "not for good: the storage was to blame"
     assert supervisor.restore_source.restored_from[shard(1)]
     assert not any("starts empty" in line for line in view.lines)
@@ -166,7 +177,7 @@ def test_a_learner_without_a_sound_checkpoint_does_not_begin_at_step_0(tmp_path)
 def test_a_checkpoint_that_goes_while_it_is_read_is_not_damaged_its_successor_is_read(
     tmp_path, monkeypatch
 ):
-    keep = {"every_learner_steps": 40, "every_s": None, "keep": 1}
+    keep = {"every_learner_steps": 20, "every_s": None, "keep": 1}
     supervisor, view = crashing(tmp_path / "run", [LEARNER], InlineRuntime(), checkpoint=keep)
     load, overtaken = CheckpointStore.load, []
 
@@ -228,7 +239,7 @@ def test_the_learner_continues_with_the_other_shards_until_one_is_back(tmp_path)
         None,
         Starting(part_name(shard(1), 1)),
         view,
-        stop={"learner_steps": 250, "wall_s": 60.0},
+        stop={"learner_steps": 150, "wall_s": 60.0},
         learner={"stall_timeout_s": 4.0},
     )
     assert supervisor.run()["stop_reason"] == "learner_steps"
@@ -321,7 +332,13 @@ class Again(Crashing):
 def test_a_part_that_works_in_each_short_incarnation_may_die_often(tmp_path, part):
     view = Again(part, 4)  # one more than may fail in a row
     supervisor, _ = crashing(
-        tmp_path / "run", None, SideBySide(), view, stop={"learner_steps": None, "wall_s": 60.0}
+        tmp_path / "run",
+        None,
+        SideBySide(),
+        view,
+        stop={"learner_steps": None, "wall_s": 60.0},
+        learner={"samples_per_insert": 4.0},  # a shard that gets nothing makes no progress
+        report={"every_s": 0.05},
     )
     summary = supervisor.run()
     assert summary["stop_reason"] == "terminated", view.lines
@@ -348,18 +365,19 @@ def failing(supervisor, at):
 
 
 def test_a_learner_that_fails_by_an_error_of_its_own_is_replaced(tmp_path):
-    supervisor, view = crashing(tmp_path / "run", [], HostedRuntime())
+    stop = {"learner_steps": 200}
+    supervisor, view = crashing(tmp_path / "run", [], HostedRuntime(), stop=stop)
     at = [30, 60, 90, 120, 150, 180]
     failing(supervisor, lambda steps: bool(at) and steps >= at[0] and bool(at.pop(0)))
     summary = supervisor.run()
-    assert summary["learner_steps"] == STEPS
+    assert summary["learner_steps"] == 200
     assert summary["restarts"] == 6, "each time it had got further"
     assert "learner failed: CUDA error: uncorrectable ECC error; restarted" in view.lines
 
 
 def test_a_learner_that_fails_at_the_same_step_again_and_again_ends_the_run(tmp_path):
     supervisor, view = crashing(tmp_path / "run", [], HostedRuntime())
-    failing(supervisor, lambda steps: steps >= 50)
+    failing(supervisor, lambda steps: steps >= 25)
     with pytest.raises(RunFailedError, match=r"learner failed 4 times in a row; .*CUDA error"):
         supervisor.run()
     # The learner may have been a little ahead of what was reported, and saved so: it got on.
@@ -430,8 +448,14 @@ def test_a_weight_store_that_dies_before_the_only_evaluation_is_restarted_for_it
 
 
 def test_a_weight_store_that_always_dies_costs_the_last_score_and_not_the_end(tmp_path):
-    stop, timeouts = {"learner_steps": 60}, {"save_s": 0.3}
-    supervisor, _ = crashing(tmp_path / "run", [], SideBySide(), timeouts=timeouts, stop=stop)
+    supervisor, _ = crashing(
+        tmp_path / "run",
+        [],
+        SideBySide(),
+        timeouts={"save_s": 0.5},
+        stop={"learner_steps": 60},
+        checkpoint={"every_learner_steps": None, "every_s": None},  # only the last: in time
+    )
     evaluate = supervisor.evaluation.begin
 
     def late() -> None:
@@ -464,6 +488,7 @@ def test_after_a_signal_all_waits_together_have_a_limit(tmp_path):
         [],
         SideBySide(),
         timeouts={"signal_drain_s": 0.3, "signal_s": 0.6, "failed_save_s": 30.0},
+        stop={"learner_steps": 10**6},
         learner={"stall_timeout_s": None},
     )
 

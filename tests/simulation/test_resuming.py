@@ -28,8 +28,8 @@ from support.program import TINY
 def config_of(**over):
     quiet = {
         "evaluation": {"every_learner_steps": 10**6},
-        "checkpoint": {"every_learner_steps": 60, "every_s": None},
-        "stop": {"learner_steps": 250},
+        "checkpoint": {"every_learner_steps": 30, "every_s": None},
+        "stop": {"learner_steps": 125},
         "learner": {"samples_per_insert": 8.0},
     }
     return make_config("cartpole", overrides=merge(TINY, merge(quiet, over)))
@@ -80,7 +80,7 @@ def test_a_run_whose_folder_is_gone_does_not_repeat_its_first_attempt(
     for attempt in (1, 2):
         shutil.rmtree(tmp_path / "run" if attempt == 1 else tmp_path / "runs")
         path = fetch_run(f"file://{tmp_path}/store/run")
-        over = {"replay": {"shards": 2 + attempt}, "stop": {"learner_steps": 250 + 70 * attempt}}
+        over = {"replay": {"shards": 2 + attempt}, "stop": {"learner_steps": 125 + 35 * attempt}}
         resume(path, over, inline=False)
         assert (path / "lives").read_text() == str(attempt + 1)
     assert as_on_ray == [0, ATTEMPT_STRIDE, 2 * ATTEMPT_STRIDE]
@@ -147,10 +147,10 @@ def test_a_storage_is_found_from_another_folder_too(tmp_path, monkeypatch):
 
 def test_a_resume_from_an_older_checkpoint_leaves_the_newer_ones_whole(tmp_path):
     run = tmp_path / "run"
-    train(config_of(stop={"learner_steps": 400}), run)
+    train(config_of(stop={"learner_steps": 200}), run)
     store = store_at(run / "checkpoints")
     oldest, *newer = unharmed(store)
-    steps = store.load(oldest).state["learner"]["learner_steps"] + 61
+    steps = store.load(oldest).state["learner"]["learner_steps"] + 31
     over = {"learner": {"samples_per_insert": 2.0}, "stop": {"learner_steps": steps}}
     resume(run, over, checkpoint_name=oldest)
     assert newer[-1] in unharmed(store)
@@ -166,7 +166,7 @@ def test_a_bad_segment_that_all_checkpoints_share_costs_the_memory_and_not_the_r
     path = run / "checkpoints" / shared[0]
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
-    longer = {"stop": {"learner_steps": 300}}
+    longer = {"stop": {"learner_steps": 150}}
     for content, said in ((data, "damaged"), (data[:-1], "cut off")):
         path.write_bytes(content)
         for name in (None, *store.names()):
@@ -178,12 +178,12 @@ def test_a_bad_segment_that_all_checkpoints_share_costs_the_memory_and_not_the_r
                 str(caught.value),
             )
     summary = resume(run, {**longer, "checkpoint": {"replay": False}})
-    assert summary["learner_steps"] == 300
+    assert summary["learner_steps"] == 150
     newest = store.newest()
     assert newest.state["shards"] == 0
     # And then with a memory again.
-    over = {"stop": {"learner_steps": 370}, "checkpoint": {"replay": True}}
-    assert resume(run, over)["learner_steps"] == 370
+    over = {"stop": {"learner_steps": 185}, "checkpoint": {"replay": True}}
+    assert resume(run, over)["learner_steps"] == 185
     assert store.newest().state["shards"] == 1
 
 
@@ -194,9 +194,9 @@ def test_a_bad_file_of_one_checkpoint_costs_that_one(tmp_path):
     (run / "checkpoints" / newest / "shard-0.rdqn").write_bytes(b"")
     for name in (None, newest):
         with pytest.raises(UserError, match=f"the one before it: --checkpoint {before}$"):
-            resume(run, {"stop": {"learner_steps": 300}}, checkpoint_name=name)
+            resume(run, {"stop": {"learner_steps": 150}}, checkpoint_name=name)
     with pytest.raises(UserError, match=r"000099-step-00000001: not a checkpoint"):
-        resume(run, {"stop": {"learner_steps": 300}}, checkpoint_name="000099-step-00000001")
+        resume(run, {"stop": {"learner_steps": 150}}, checkpoint_name="000099-step-00000001")
 
 
 # --- what a resume continues --------------------------------------------------------------------

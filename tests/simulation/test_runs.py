@@ -41,7 +41,7 @@ def test_a_checkpoint_that_cannot_be_written_does_not_end_the_run(tmp_path, monk
     monkeypatch.setattr(CheckpointStore, "commit", disk_full_at_first)
     view = Messages()
     config = tiny(
-        stop={"learner_steps": 120}, checkpoint={"every_s": None, "every_learner_steps": 20}
+        stop={"learner_steps": 80}, checkpoint={"every_s": None, "every_learner_steps": 20}
     )
     supervisor_for(config, tmp_path / "run", view).run()
     said = [line for line in view.lines if "could not be written" in line]
@@ -52,8 +52,8 @@ def test_a_checkpoint_that_cannot_be_written_does_not_end_the_run(tmp_path, monk
 
 
 def test_inline_all_actors_are_ready_even_if_an_attempt_begins_at_the_very_end(tmp_path):
-    stop = {"learner_steps": 100}
-    config = tiny(stop=stop, checkpoint={"every_s": None, "every_learner_steps": 100})
+    stop = {"learner_steps": 50}
+    config = tiny(stop=stop, checkpoint={"every_s": None, "every_learner_steps": 50})
     supervisor_for(config, tmp_path / "run").run()
     told = [(report["actors"], report["actors_up"]) for report in reports_in(tmp_path / "run")]
     assert set(told) == {(1, 1)}
@@ -92,7 +92,7 @@ def test_reports_and_best_weights_that_cannot_be_written_do_not_end_the_run(tmp_
     view = Messages()
     run = tmp_path / "run"
     config = tiny(
-        stop={"learner_steps": 200},
+        stop={"learner_steps": 100},
         evaluation={"every_learner_steps": 20},
         report={"every_s": 0.001},
     )
@@ -103,7 +103,7 @@ def test_reports_and_best_weights_that_cannot_be_written_do_not_end_the_run(tmp_
         "run continues"
     ]
     assert set(failures) == {"write", "save_best"}
-    assert read_metrics(run)[-1]["learner_steps"] == 200, "written again when it can be"
+    assert read_metrics(run)[-1]["learner_steps"] == 100, "written again when it can be"
 
 
 def test_a_last_checkpoint_that_cannot_be_written_is_a_failure(tmp_path, monkeypatch):
@@ -222,7 +222,7 @@ def ended(run):
 
 def test_a_run_that_fails_records_the_error_and_the_newest_counters(tmp_path, fading, capsys):
     run = tmp_path / "run"
-    fading.at, fading.fuel = ("step",), 3_000
+    fading.at, fading.fuel = ("step",), 1_000
     config = tiny(env={"id": "fading_envs:Fading-v0"}, stop={"learner_steps": 10**6})
     with pytest.raises(RunFailedError) as caught:
         train(config, run)

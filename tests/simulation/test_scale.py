@@ -50,8 +50,8 @@ def test_a_run_continues_with_more_actors_and_with_fewer_and_nothing_is_lost(
     tmp_path, always_looking
 ):
     run = tmp_path / "run"
-    view = Asks(run, [(500, 4), (2_000, 1)])
-    config = tiny(stop={"env_steps": 4_000, "score": None}, report={"every_s": 0.001})
+    view = Asks(run, [(500, 4), (1_500, 1)])
+    config = tiny(stop={"env_steps": 3_000, "score": None}, report={"every_s": 0.001})
     summary = train(config, run, view=view)
     assert "applied: actors.count 1 → 4" in view.lines
     assert "applied: actors.count 4 → 1" in view.lines
@@ -354,7 +354,7 @@ def test_requests_at_the_service_are_applied_however_seldom_the_run_reports(tmp_
         def update(self, report):
             reports.append(report)
 
-    config = tiny(stop={"learner_steps": 200, "score": None}, report={"every_s": 1_000.0})
+    config = tiny(stop={"learner_steps": 60, "score": None}, report={"every_s": 1_000.0})
     folder = RunFolder.create(tmp_path / "run", config)
     supervisor = supervisor_in(folder, runtime=Limited(), control_every_s=0.0)
     supervisor.context.view, reports = Reporting(folder.path, []), []

@@ -98,7 +98,7 @@ def test_a_learner_that_hangs_over_a_checkpoint_does_not_hold_up_the_loop(tmp_pa
     assert hanging.asked.count("state") == 2, "one at a time"
 
 
-LAST = 500
+LAST = 300
 
 
 def test_a_checkpoint_is_written_when_the_learners_state_comes(tmp_path):
