@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from weakref import WeakSet
 
 import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
@@ -29,6 +30,11 @@ from common.types import Array, EnvironmentSpec, TimeStep
 from common.version import PACKAGES
 
 OWN_FOLDER = Path(__file__).parents[1]
+ONLY_ONE = (
+    "another copy is open: if one alone can exist, set actors.count=1, actors.envs=1, "
+    "evaluation.envs=1 and evaluation.every_learner_steps=none"
+)
+_open: WeakSet[Environment] = WeakSet()
 
 
 class Environment:
@@ -83,6 +89,7 @@ class Environment:
         self._steps: Array = np.zeros(self.num_envs, np.int64)
         self._done: Array = np.zeros(self.num_envs, bool)
         self._lives: Array = np.zeros(self.num_envs, np.int64)
+        _open.add(self)
 
     def reset(self, seed: int | None = None) -> Array:
         """Begin an episode in every copy; returns the first frames, `[N, *frame]`."""
@@ -139,6 +146,7 @@ class Environment:
 
     def close(self) -> None:
         """Free the resources of the copies."""
+        _open.discard(self)
         with reporting(self._name, "close"):
             self._vector.close()
 
@@ -231,11 +239,12 @@ def reporting(env_id: str, method: str) -> Iterator[None]:
         ) from error
 
 
-def cannot_be_made(config: EnvConfig, error: BaseException) -> UserError:
-    """The error for a constructor that raised `error`."""
+def cannot_be_made(config: EnvConfig, error: BaseException, copy: int = 0) -> UserError:
+    """The error for a constructor that raised `error`; `copy` counts those made with it."""
+    is_second = copy or any(other._name == config.id for other in _open)
     return UserError(
         f"env.id={config.id}: cannot be made ({type(error).__name__}: {first_line(error)}"
-        f"{_taken_name(error)})"
+        f"{_taken_name(error)}){f'; {ONLY_ONE}' if is_second else ''}"
     )
 
 

@@ -174,7 +174,7 @@ def _make_member(spec: EnvSpec, config: EnvConfig, render: bool, copy: int) -> C
     except UserError:
         raise
     except (Exception, SystemExit) as error:  # an environment's constructor may raise anything
-        raise cannot_be_made(config, error) from error
+        raise cannot_be_made(config, error, copy) from error
 
 
 def _wrapper(name: str) -> Callable[[gym.Env[Any, Any]], gym.Env[Any, Any]]:

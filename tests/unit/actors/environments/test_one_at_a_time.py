@@ -9,6 +9,7 @@ from gymnasium.vector import AutoresetMode
 
 from actors.environments import make_environment
 from common.config_sections import EnvConfig
+from common.errors import UserError
 from support.acting import CountingEnv, register
 from support.environments import actions_of, refusal
 
@@ -46,6 +47,16 @@ def test_an_own_vectorised_version_is_made_when_the_first_copy_is_closed(mode):
     environment.step(actions_of(0))
     environment.close()
     assert not LoneEnv.is_open
+
+
+@pytest.mark.parametrize("copies", [1, 2])
+def test_a_second_copy_that_cannot_be_made_says_how_to_train_with_one(make, copies):
+    env_id = register("LoneEnv", LoneEnv)
+    if copies == 1:
+        make(id=env_id, copies=1)
+    with pytest.raises(UserError, match=r"address in use.*; another copy is open.*envs=1"):
+        make(id=env_id, copies=copies)
+    LoneEnv.is_open = False
 
 
 class LivesEnv(gym.Env):
