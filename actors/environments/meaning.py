@@ -101,7 +101,7 @@ def _guess(space: gym.Space, config: EnvConfig) -> Meaning:  # type: ignore[type
             raise UserError(
                 f"env.id={config.id}: pictures of shape {space.shape}; must be [H, W], [H, W, 1], "
                 "[H, W, 3], [1, H, W] or [3, H, W], one at a time (env.stack stacks them); or set "
-                "env.observation to grid or vector"
+                "env.observation to grid, planes (channels first) or vector"
             )
         if min(_sides(space.shape)) < MIN_PICTURE:
             raise UserError(
