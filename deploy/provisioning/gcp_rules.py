@@ -11,11 +11,13 @@ from deploy.provisioning.cluster_file import ClusterFile, get_nested
 from deploy.provisioning.findings import Finding, error, warning
 from deploy.provisioning.machine_rules import NodeFacts, find_machine_mistakes, processor_in
 from deploy.provisioning.machine_table import (
+    GCP_CLASSES,
     TABLE_OF,
     TAKES_GPUS,
     WITH_GPUS,
     X86,
     Machine,
+    gcp_class_is_known,
     gcp_family_is_known,
     gcp_machine,
     gcp_sizes,
@@ -116,6 +118,15 @@ def _names(place: str, type_name: str, added: int | None) -> Iterator[Finding]:
             f"{place}.machineType",
             type_name,
             f"unknown, unless newer than the {TABLE_OF['gcp']}{do}",
+        )
+    elif not gcp_class_is_known(type_name):
+        kind = "-".join(type_name.split("-")[1:2])
+        example = suggest(kind, GCP_CLASSES, lambda near: type_name.replace(kind, near, 1))
+        yield warning(
+            f"{place}.machineType",
+            type_name,
+            f"unknown, unless newer than the {TABLE_OF['gcp']}"
+            f"{example or ': put one such as n2-standard-8'}",
         )
     family = type_name.partition("-")[0]
     if (

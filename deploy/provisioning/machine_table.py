@@ -117,6 +117,10 @@ _FAMILIES = (
     "a2", "a3", "a4", "a4x", "c2", "c2d", "c3", "c3d", "c4", "c4a", "c4d", "e2", "g2", "g4", "h3",
     "h4d", "m1", "m2", "m3", "m4", "n1", "n2", "n2d", "n4", "n4a", "n4d", "t2a", "t2d", "x4", "z3",
 )  # fmt: skip
+GCP_CLASSES = (
+    "standard", "highmem", "highcpu", "highgpu", "megagpu", "ultragpu", "edgegpu", "maxgpu",
+    "megamem", "ultramem", "hypermem",
+)  # fmt: skip
 TAKES_GPUS = ("n1",)
 """Families to which GPUs can be added; others have them, or have none."""
 WITH_GPUS = ("a2", "a3", "a4", "a4x", "g2", "g4")
@@ -173,6 +177,12 @@ def gcp_sizes(name: str) -> Iterable[str]:
     sizes = _SIZES.get(family_class, ())
     known = sizes and size.isdigit() and int(size) not in sizes
     return [f"{family_class}-{one}" for one in sizes] if known else []
+
+
+def gcp_class_is_known(name: str) -> bool:
+    """Whether the name has the form of a type of Google Cloud's, of one of its classes."""
+    form = re.fullmatch(r"\w+-([a-z]+)-\d+g?(-\w+)*", name)
+    return name in _SMALL or "custom-" in name or (form is not None and form[1] in GCP_CLASSES)
 
 
 def gcp_family_is_known(name: str) -> bool:

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any
 
+from common.errors import shorten
+from common.suggestion import closest
 from deploy.provisioning.aws_rules import find_on_aws
 from deploy.provisioning.azure_rules import find_on_azure
 from deploy.provisioning.cluster_file import (
@@ -138,11 +140,10 @@ def _roles(cluster: ClusterFile) -> Iterator[Finding]:
     offered = frozenset().union(*(node.offers for node in nodes if node.most))
     for role in (LEARNER_NODES, ACTOR_NODES):
         if role not in offered:
-            yield warning(
-                "resources",
-                None,
-                f"no node type offers {role}: its parts run on any node with room",
-            )
+            text = f"no node type offers {role}: its parts run on any node with room"
+            near = closest(role, offered - {LEARNER_NODES, ACTOR_NODES})
+            meant = f"; did you mean {role} by {shorten(near)}?" if near else ""
+            yield warning("resources", None, text + meant)
     head = nodes[0]
     actors_follow_cpus = ACTOR_NODES not in offered and (head.cpus or 0) > 0
     if ACTOR_NODES in head.offers or actors_follow_cpus:

@@ -166,6 +166,9 @@ FAULTS = [
     ("gcp", put(*OF_ACTORS, "machineType", "n22-standard-16"),
      "warning: actors.node_config.machineType=n22-standard-16: unknown, unless newer than the list "
      "of 2026-11; did you mean n2-standard-16?"),
+    ("gcp", put(*OF_ACTORS, "machineType", "n2-standart-16"),
+     "warning: actors.node_config.machineType=n2-standart-16: unknown, unless newer than the list "
+     "of 2026-11; did you mean n2-standard-16?"),
     ("gcp", put(*OF_ACTORS, "guestAccelerators", [{"acceleratorType": "a", "acceleratorCount": 1}]),
      "error: actors.node_config.guestAccelerators=1: n2-standard-16 takes none: put a machine type "
      "of n1, or one that has GPUs, such as g2-standard-8"),
@@ -275,6 +278,8 @@ GOOD = [
                                                                        {"a": "b"}))),
     ("gcp", put(*OF_ACTORS, "machineType", "n2-custom-16-65536-ext")),
     ("gcp", put(*OF_ACTORS, "machineType", "c3-standard-22-lssd")),
+    ("gcp", put(*OF_ACTORS, "machineType", "m1-ultramem-40")),
+    ("gcp", put(*OF_ACTORS, "machineType", "x4-megamem-960-metal")),
     ("gcp", put(*CONFIG, "machineType", "a2-highgpu-1g")),
     ("gcp", many(put(*CONFIG, "machineType", "n1-standard-8"), put(
         *CONFIG, "guestAccelerators",

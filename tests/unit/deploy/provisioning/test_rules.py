@@ -125,6 +125,9 @@ FAULTS = [
     ("aws", put(*LEARNER, {"CPU": 8, "GPU": 1}),
      ["warning: resources: no node type offers raydqn_learner: its parts run on any node with "
       "room"]),
+    ("aws", put(*LEARNER, {"CPU": 8, "GPU": 1, "raydqn_lerner": 1000}),
+     ["warning: resources: no node type offers raydqn_learner: its parts run on any node with "
+      "room; did you mean raydqn_learner by raydqn_lerner?"]),
     ("aws", put(*LEARNER, {"GPU": 1, "raydqn_learner": 1000}),
      ["error: available_node_types.learner.resources.CPU: is missing: must state the amount that "
       "a node offers"]),
