@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -64,6 +65,12 @@ class Misfit:
         return (warning if self.doubtful else error)(key, self.value, self.advice)
 
 
+AMOUNTS = ("resources.limits", "resources.requests")
+QUANTITY = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([numkMGTPE]|[KMGTPE]i|[eE][+-]?\d+)?")
+"""Of Kubernetes."""
+A_QUANTITY = "must be a quantity of Kubernetes, such as 500m, 16 or 32Gi"
+
+
 @cache
 def field_table(name: str) -> FieldTable:
     """One of the tables: `aws`, `gcp`, `kuberay`."""
@@ -119,6 +126,8 @@ class _Walk:
             if isinstance(value, Mapping):
                 for name, inner in value.items():
                     yield from self._inner(shape["map"], inner, place, name)
+                    if place.endswith(AMOUNTS) and not QUANTITY.fullmatch(str(inner)):
+                        yield Misfit(f"{place}.{name}", inner, A_QUANTITY)
             else:
                 yield Misfit(place, value, "must have keys")
         else:

@@ -56,6 +56,13 @@ def test_a_misspelt_field_is_found_in_every_depth(plant, place, near):
         (put(*HEAD, "rayStartParams", "num-cpus", 0),
          "RayJob spec.rayClusterSpec.headGroupSpec.rayStartParams.num-cpus=0: must be a text: put "
          "it in quotes"),
+        *(
+            (put(*CONTAINER, "resources", "requests", {name: amount}),
+             "RayJob spec.rayClusterSpec.workerGroupSpecs.0.template.spec.containers.0."
+             f"resources.requests.{name}={amount}: must be a quantity of Kubernetes, such as "
+             "500m, 16 or 32Gi")
+            for name, amount in (("memory", "32GiB"), ("cpu", "16c"))
+        ),
         (put(*CONTAINER, "env", [{"name": "A", "value": True}]),
          "RayJob spec.rayClusterSpec.workerGroupSpecs.0.template.spec.containers.0.env.0.value="
          "True: must be a text: put it in quotes"),
