@@ -6,9 +6,10 @@ from typing import Any
 
 import gymnasium as gym
 
-from actors.environments.observations import is_as_before, mismatch
+from actors.environments.observations import is_as_before, mismatch, short
 from common.errors import EnvironmentFailedError
 
+NO_NUMBERS = (type(None), str, bytes)
 NOTE = "copy"
 """First word of the place of an error, among the notes of the error."""
 
@@ -62,6 +63,9 @@ class CheckedMember(gym.Wrapper[Any, Any, Any, Any]):
             error.add_note(place_of(self._copy, self._steps))
             raise
         self._check("step()", result[0])
+        if isinstance(result[1], NO_NUMBERS):  # NumPy would make numbers of them
+            text = f"returned the reward {short(result[1])}, which is no number"
+            raise self._error("step()", text)
         return result
 
     def _check(self, method: str, observation: Any) -> None:

@@ -107,6 +107,13 @@ def test_a_reward_that_is_no_number_is_named(reward):
     assert "reward is " in failure_of(odd(reward=reward))
 
 
+@pytest.mark.parametrize("reward", [None, "1.0", b"1"])
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Gymnasium's own checker sees some of them, too
+def test_a_reward_of_another_type_is_named(reward):
+    says = f"step() returned the reward {reward!r}, which is no number (copy 0, step 3"
+    assert says in failure_of(odd(reward=lambda: reward))
+
+
 @pytest.mark.parametrize(
     ("space", "see", "says"),
     [
