@@ -25,18 +25,22 @@ class Alarm(NamedTuple):
         left_s: until the timer rings; 0: it is off.
         every_s: afterwards; 0: once.
         at_s: `time.monotonic()` of this state.
+        doubt_s: time that it took to read; `at_s` is its end.
     """
 
     handler: Any
     left_s: float
     every_s: float
     at_s: float
+    doubt_s: float = 0.0
 
 
 def alarm_of_now() -> Alarm:
     """The state now."""
+    before_s = time.monotonic()
     left_s, every_s = _signal.getitimer(signal.ITIMER_REAL)
-    return Alarm(_signal.getsignal(NUMBER), left_s, every_s, time.monotonic())
+    at_s = time.monotonic()
+    return Alarm(_signal.getsignal(NUMBER), left_s, every_s, at_s, at_s - before_s)
 
 
 def resume_alarm(alarm: Alarm) -> None:
@@ -82,4 +86,5 @@ def _is_unchanged(now: Alarm, before: Alarm, expected_s: float) -> bool:
     difference_s = abs(now.left_s - expected_s)
     if before.every_s:  # the timer shows all of its interval where 0 is expected
         difference_s = min(difference_s, abs(before.every_s - difference_s))
-    return now.every_s == before.every_s and difference_s <= TOLERANCE_S
+    doubt_s = TOLERANCE_S + now.doubt_s + before.doubt_s
+    return now.every_s == before.every_s and difference_s <= doubt_s

@@ -71,6 +71,12 @@ QUANTITY = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([numkMGTPE]|[KMGTPE]i|[eE][+-]?\d
 A_QUANTITY = "must be a quantity of Kubernetes, such as 500m, 16 or 32Gi"
 
 
+def _may_be_quantity(value: Any) -> bool:
+    """Whether a value is a quantity, or is reported for its type."""
+    is_amount = isinstance(value, int | float | str) and not isinstance(value, bool)
+    return not is_amount or QUANTITY.fullmatch(str(value).strip()) is not None
+
+
 @cache
 def field_table(name: str) -> FieldTable:
     """One of the tables: `aws`, `gcp`, `kuberay`."""
@@ -126,7 +132,7 @@ class _Walk:
             if isinstance(value, Mapping):
                 for name, inner in value.items():
                     yield from self._inner(shape["map"], inner, place, name)
-                    if place.endswith(AMOUNTS) and not QUANTITY.fullmatch(str(inner)):
+                    if place.endswith(AMOUNTS) and not _may_be_quantity(inner):
                         yield Misfit(f"{place}.{name}", inner, A_QUANTITY)
             else:
                 yield Misfit(place, value, "must have keys")

@@ -121,7 +121,8 @@ def _names(place: str, type_name: str, added: int | None) -> Iterator[Finding]:
         )
     elif not gcp_class_is_known(type_name):
         kind = "-".join(type_name.split("-")[1:2])
-        example = suggest(kind, GCP_CLASSES, lambda near: type_name.replace(kind, near, 1))
+        others = () if kind in GCP_CLASSES else GCP_CLASSES
+        example = suggest(kind, others, lambda near: type_name.replace(kind, near, 1))
         yield warning(
             f"{place}.machineType",
             type_name,

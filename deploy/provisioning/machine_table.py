@@ -182,7 +182,8 @@ def gcp_sizes(name: str) -> Iterable[str]:
 def gcp_class_is_known(name: str) -> bool:
     """Whether the name has the form of a type of Google Cloud's, of one of its classes."""
     form = re.fullmatch(r"\w+-([a-z]+)-\d+g?(-\w+)*", name)
-    return name in _SMALL or "custom-" in name or (form is not None and form[1] in GCP_CLASSES)
+    is_plain = name in _SMALL or "custom-" in name or name.startswith("x4-")
+    return is_plain or (form is not None and form[1] in GCP_CLASSES)
 
 
 def gcp_family_is_known(name: str) -> bool:

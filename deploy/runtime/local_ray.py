@@ -29,12 +29,10 @@ from deploy.runtime.ray_private import (
     processes_in_own_groups,
 )
 from deploy.runtime.ray_runtime import RayRuntime
-from deploy.runtime.temp_folder import private_temp_folder
+from deploy.runtime.temp_folder import package_links, private_temp_folder
 
 ENDED_WITHIN_S = 10.0
 """Time limit for each process of Ray's to be gone after SIGKILL."""
-PACKAGES = Path(__file__).resolve().parents[2]
-"""The folder with raydqn's packages."""
 CORE_PROGRAMS = ("gcs_server", "raylet")
 START_TRIES = 3
 START_TIMED_OUT = "timed out during startup"
@@ -112,7 +110,7 @@ def local_ray(
         import ray  # not before: it reads the token's variables when it is imported
 
         notify("starting Ray …")
-        folder = _temp_folder()
+        folder, packages = _folders()
         # Also after a signal during the start: no process must stay.
         started: list[subprocess.Popen[Any]] = []
         stack.enter_context(no_other_ray())
@@ -134,7 +132,7 @@ def local_ray(
                 log_to_driver=False,
                 logging_level="error",
                 object_store_memory=object_store_bytes,
-                job_config=packages_first(PACKAGES),
+                job_config=packages_first(packages),
                 _temp_dir=str(folder),
             )
             _start(start, processes, notify, folder)
@@ -178,9 +176,11 @@ def _program(process: subprocess.Popen[Any]) -> str:
     return Path(str(command[0])).name if isinstance(command, list) and command else ""
 
 
-def _temp_folder() -> Path:
+def _folders() -> tuple[Path, Path]:
+    """Ray's own, and that of links to raydqn's packages."""
     try:
-        return private_temp_folder()
+        folder = private_temp_folder()
+        return folder, package_links(folder)
     except OSError as error:
         raise UserError(
             f"Ray does not start on this machine: no folder for its files ({error}); set TMPDIR "

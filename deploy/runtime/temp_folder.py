@@ -7,11 +7,14 @@ enter.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
 import tempfile
 from contextlib import suppress
 from pathlib import Path
+
+from common.version import PACKAGES
 
 SOCKET_BYTES = 107
 """Largest length of a socket's path."""
@@ -36,6 +39,25 @@ def private_temp_folder() -> Path:
     if not _is_private(folder):  # another user has made it
         folder = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=SHORT))
     return folder / "ray"
+
+
+def package_links(folder: Path) -> Path:
+    """A folder with links to raydqn's packages and nothing else, for the front of `sys.path`.
+
+    Args:
+        folder: Ray's, of `private_temp_folder`.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    root = Path(__file__).resolve().parents[2]
+    of_root = hashlib.sha256(os.fsencode(root)).hexdigest()[:12]
+    links = folder.parent / f"packages-{of_root}"
+    links.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for name in PACKAGES:
+        with suppress(FileExistsError):
+            (links / name).symlink_to(root / name)
+    return links
 
 
 def _is_private(folder: Path) -> bool:

@@ -23,7 +23,7 @@ from actors.environments.process_state import apart
 from common.config import Config
 from common.errors import RemoteDiedError, UserError
 from common.parts import LEARNER, actor
-from common.version import VERSION
+from common.version import PACKAGES, VERSION
 from deploy.runtime import ray_private
 from deploy.runtime.inline import InlineRuntime
 from deploy.runtime.interface import check_count
@@ -127,8 +127,9 @@ def test_each_remote_computes_with_one_thread_whatever_the_command_was_given(ray
 
 
 def test_raydqns_packages_come_before_modules_of_the_working_folder(ray_runtime):
-    path = ray_runtime.run_on(actor(0), lambda: sys.path)
-    assert path.index(str(ROOT)) == 0
+    first = ray_runtime.run_on(actor(0), lambda: Path(sys.path[0]))
+    assert sorted(link.name for link in first.iterdir()) == sorted(PACKAGES)
+    assert (first / "deploy").resolve() == ROOT / "deploy"
     # As the driver asks for it: modules of the user's are found behind them.
     config = ray_private.packages_first(Path("/packages"))
     config._py_driver_sys_path.extend(["/script", "/working/folder"])
