@@ -50,7 +50,7 @@ def parts_of(space: gym.Space[Any]) -> tuple[int, ...]:
     if isinstance(space, gym.spaces.MultiDiscrete):
         return tuple(int(size) for size in space.nvec.reshape(-1))
     if isinstance(space, gym.spaces.MultiBinary):
-        return (2,) * int(np.prod(space.shape))
+        return (2,) * math.prod(space.shape)
     assert isinstance(space, gym.spaces.Discrete)
     return (int(space.n),)
 

@@ -20,7 +20,7 @@ def is_plain_vector(space: gym.Space[Any]) -> bool:
 
 
 def has_own_vector(spec: EnvSpec, config: EnvConfig) -> bool:
-    """Whether there is a vectorised version that takes the place of single copies."""
+    """Whether the environment's own vectorised version replaces single copies."""
     if config.action_mask is not None:  # masks are read copy by copy
         return False
     return bool(spec.vector_entry_point and not spec.additional_wrappers and not config.wrappers)

@@ -23,7 +23,7 @@ def describe_copies(config: Config, spec: EnvironmentSpec) -> str:
         text += ", none for evaluations"
     else:
         text += f", {_evaluating(config):,} for evaluations"
-    cost, copies = spec.trial, _acting(config) + _evaluating(config)
+    cost, copies = spec.trial, _copies(config)
     if cost is None or (copies * cost.bytes < TOLD_BYTES and copies * cost.seconds < TOLD_S):
         return text
     return (
@@ -35,9 +35,9 @@ def describe_copies(config: Config, spec: EnvironmentSpec) -> str:
 def warning_of_copies(config: Config, spec: EnvironmentSpec, on_ray: bool) -> str | None:
     """Compare the memory of the copies and the replay memory with the memory of this machine.
 
-    Copies may share what the first one took: modules that its constructor imports, data that its
-    class keeps, a simulator that serves them all. A run that fits would be refused, and no key
-    would let it pass. Therefore this is a warning.
+    A refusal would also stop runs that fit, and no key would let them pass: copies may share the
+    memory of the first one, such as modules that its constructor imports, data that its class
+    keeps, or a simulator that serves them all.
 
     Args:
         config: of a run with all parts on this machine; without a number of actors, one is counted.
@@ -49,7 +49,7 @@ def warning_of_copies(config: Config, spec: EnvironmentSpec, on_ray: bool) -> st
     """
     if spec.trial is None:
         return None
-    copies = _acting(config) + _evaluating(config)
+    copies = _copies(config)
     need, replay = copies * spec.trial.bytes, memory_need(config, spec, on_ray)
     available = int(MEMORY_SHARE * available_bytes())
     if need <= TOLD_BYTES or need + replay <= available:
@@ -61,6 +61,10 @@ def warning_of_copies(config: Config, spec: EnvironmentSpec, on_ray: bool) -> st
         f"memory of {socket.gethostname()}); if that is too little, reduce actors.envs, "
         "actors.count, evaluation.envs or replay.capacity"
     )
+
+
+def _copies(config: Config) -> int:
+    return _acting(config) + _evaluating(config)
 
 
 def _acting(config: Config) -> int:

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import torch
 
-from actors.environments import process_state
 from common.errors import RunFailedError
 from deploy.launch.train import train
 from support.acting import register
+from support.environments import forget_states
 from support.fakes import tiny
 from support.program import checkpoints_in, reports_in
 
@@ -25,8 +25,7 @@ FEW = {"stop": {"learner_steps": 20}}
 @pytest.fixture(autouse=True)
 def _nothing_is_left():
     yield
-    for name in ("_theirs", "_their_alarm", "_their_errors"):
-        setattr(process_state, name, None)
+    forget_states()
 
 
 class ChangesState(gym.Env):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from actors.environments import make_environment
+from actors.environments import make_environment, process_state
 from common.config_sections import EnvConfig
 from common.errors import UserError
 from support.acting import needs_atari, needs_minatar
@@ -34,3 +34,9 @@ def play(environment, steps, seed=0):
     rng = np.random.default_rng(seed)
     shape = (steps, environment.num_envs)
     return [environment.step(row) for row in rng.integers(environment.spec.num_actions, size=shape)]
+
+
+def forget_states() -> None:
+    """Forget the state of the process that the environments of a test want in their next call."""
+    for name in ("_theirs", "_their_alarm", "_their_errors"):
+        setattr(process_state, name, None)

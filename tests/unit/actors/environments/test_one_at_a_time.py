@@ -1,4 +1,4 @@
-"""Environments of which one can exist, lives that are told late, grids with channels first."""
+"""Environments that allow a single copy, late reports of lives, grids with channels first."""
 
 from __future__ import annotations
 

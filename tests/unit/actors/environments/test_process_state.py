@@ -21,14 +21,13 @@ from actors.environments.process_state import apart
 from common.config_sections import EnvConfig
 from common.errors import EnvironmentFailedError, UserError
 from support.acting import register
-from support.environments import actions_of
+from support.environments import actions_of, forget_states
 
 
 @pytest.fixture(autouse=True)
 def _nothing_is_left():
     yield
-    for name in ("_theirs", "_their_alarm", "_their_errors"):
-        setattr(process_state, name, None)
+    forget_states()
 
 
 class Acting(gym.Env):

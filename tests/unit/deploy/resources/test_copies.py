@@ -1,4 +1,4 @@
-"""Memory and time of the copies of an environment are told, and compared with the machine."""
+"""The reported memory and time of an environment's copies, and the warning about memory."""
 
 from __future__ import annotations
 
