@@ -6,6 +6,7 @@ import math
 
 from pydantic import Field, model_validator
 
+from common.config_network import NetworkConfig
 from common.config_operation import (
     CheckpointConfig,
     PlacementConfig,
@@ -19,7 +20,6 @@ from common.config_sections import (
     EvaluationConfig,
     ExplorationConfig,
     LearnerConfig,
-    NetworkConfig,
     ReplayConfig,
     Section,
     StopConfig,

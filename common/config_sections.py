@@ -146,46 +146,6 @@ class EnvConfig(Section):
         return self
 
 
-NOTEBOOK_HIDDEN = (24, 32)
-NATURE_CONVOLUTIONS = ((32, 8, 4), (64, 4, 2), (64, 3, 1))
-"""Channels that come out, side of the kernel, stride."""
-
-
-class NetworkConfig(Section):
-    """The deep Q-network: a stack of frames in, one q(s, a) per action out."""
-
-    kind: Literal["mlp", "nature-cnn", "notebook"] = Field(
-        "mlp",
-        description='"mlp"; "nature-cnn" (pictures of 36×36 pixels or more); "notebook": 24 → 32',
-    )
-    hidden: tuple[int, ...] = Field(
-        (128, 128),
-        description='units of the hidden layers (after the convolutions; not "notebook")',
-    )
-    dueling: bool = Field(
-        False,
-        description="separate streams for value and advantage; the last hidden layer is theirs",
-    )
-    init: str | None = Field(
-        None,
-        description="run folder (its best weights) or .safetensors file: weights to start with",
-    )
-
-    @model_validator(mode="after")
-    def _sizes(self) -> NetworkConfig:
-        if any(n < 1 for n in self.hidden):
-            raise ValueError(f"hidden={list(self.hidden)}: each layer must have at least 1 unit")
-        if self.kind == "nature-cnn" and not self.hidden:
-            raise ValueError(
-                "hidden=[]: nature-cnn needs at least one layer after its convolutions"
-            )
-        if self.dueling and not self.hidden:
-            raise ValueError("dueling=true: needs at least one hidden layer, for its streams")
-        if self.kind == "notebook" and self.dueling:
-            raise ValueError("dueling=true: the notebook's network has no dueling streams")
-        return self
-
-
 class ExplorationConfig(Section):
     """ε: the probability of a random action."""
 

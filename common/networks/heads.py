@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from common.networks.torsos import hidden_layer
+
 
 class Dueling(nn.Module):
     """q(s, a) = v(s) + advantage(s, a) − mean of advantages (Wang et al. 2016, equation 9).
@@ -12,11 +14,13 @@ class Dueling(nn.Module):
     is a linear function of the features, which a single linear layer expresses as well.
     """
 
-    def __init__(self, inputs: int, hidden: int, num_actions: int) -> None:
-        """A head on `inputs` features, with `hidden` units in each stream."""
+    def __init__(
+        self, inputs: int, hidden: int, num_actions: int, layer_norm: bool = False
+    ) -> None:
+        """A head on `inputs` features, with `hidden` units in each stream, normalised or not."""
         super().__init__()
-        self.value = _stream(inputs, hidden, 1)
-        self.advantage = _stream(inputs, hidden, num_actions)
+        self.value = _stream(inputs, hidden, 1, layer_norm)
+        self.advantage = _stream(inputs, hidden, num_actions, layer_norm)
 
     def forward(self, features: Tensor) -> Tensor:
         """`[B, inputs]` → `[B, A]`."""
@@ -25,5 +29,5 @@ class Dueling(nn.Module):
         return q
 
 
-def _stream(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, outputs))
+def _stream(inputs: int, hidden: int, outputs: int, layer_norm: bool) -> nn.Sequential:
+    return nn.Sequential(*hidden_layer(inputs, hidden, layer_norm), nn.Linear(hidden, outputs))

@@ -11,9 +11,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from common.config_sections import NOTEBOOK_HIDDEN, NetworkConfig
+from common.config_network import NetworkConfig
+from common.network_shapes import NOTEBOOK_HIDDEN, is_convolutional
 from common.networks.heads import Dueling
-from common.networks.torsos import checked_picture, nature_torso
+from common.networks.torsos import checked_picture, convolutions, hidden_layer
 from common.types import EnvironmentSpec
 
 
@@ -32,12 +33,14 @@ class QNetwork(nn.Module):
         """
         super().__init__()
         self._scale = spec.frame.scale
-        self._is_convolution = config.kind == "nature-cnn"
+        self._is_convolution = is_convolutional(config.kind)
         shape = spec.frame.shape
         layers: list[nn.Module] = []
         if self._is_convolution:
             channels, height, width = checked_picture(spec.frame, config.kind)
-            torso, features = nature_torso(channels * spec.stack, height, width)
+            torso, features = convolutions(
+                config.kind, channels * spec.stack, height, width, config.layer_norm
+            )
             layers.append(torso)
         else:
             features = spec.stack * int(torch.Size(shape).numel())
@@ -45,10 +48,10 @@ class QNetwork(nn.Module):
         layers.append(nn.Flatten())
         # The last hidden layer of a dueling network is in its streams, one for each.
         for units in hidden[:-1] if config.dueling else hidden:
-            layers += [nn.Linear(features, units), nn.ReLU()]
+            layers += hidden_layer(features, units, config.layer_norm)
             features = units
         if config.dueling:
-            layers.append(Dueling(features, hidden[-1], spec.num_actions))
+            layers.append(Dueling(features, hidden[-1], spec.num_actions, config.layer_norm))
         else:
             layers.append(nn.Linear(features, spec.num_actions))
         self.layers = nn.Sequential(*layers)

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from torch import nn
 
-from common.config_sections import NATURE_CONVOLUTIONS
 from common.errors import UserError
+from common.network_shapes import CONVOLUTIONS, min_pixels, sides_left
 from common.types import FrameSpec
-
-NATURE_MIN_PIXELS = 36
 
 
 def checked_picture(frame: FrameSpec, kind: str) -> tuple[int, int, int]:
@@ -16,7 +14,7 @@ def checked_picture(frame: FrameSpec, kind: str) -> tuple[int, int, int]:
 
     Args:
         frame: shape and type of a frame.
-        kind: `network.kind`, for messages.
+        kind: `network.kind`, a convolutional one.
 
     Raises:
         UserError: the frames are vectors, or pictures too small for the torso.
@@ -27,29 +25,47 @@ def checked_picture(frame: FrameSpec, kind: str) -> tuple[int, int, int]:
             f"{frame.shape[0]}; use mlp, or env.observation=pixels"
         )
     channels, height, width = frame.shape
-    if min(height, width) < NATURE_MIN_PIXELS:
+    least = min_pixels(kind)
+    if min(height, width) < least:
+        fitting = [name for name in CONVOLUTIONS if min_pixels(name) <= min(height, width)]
+        advice = f"; use {' or '.join(fitting)}" if fitting else "; use mlp"
         raise UserError(
-            f"network.kind={kind}: needs pictures of {NATURE_MIN_PIXELS}×{NATURE_MIN_PIXELS} "
-            f"pixels or more, not {height}×{width}"
+            f"network.kind={kind}: needs pictures of {least}×{least} or larger, "
+            f"not {height}×{width}{advice}"
         )
     return channels, height, width
 
 
-def nature_torso(channels: int, height: int, width: int) -> tuple[nn.Module, int]:
-    """The convolutions of Mnih et al. 2015 (Methods, "Model architecture"), and how many features.
+def convolutions(
+    kind: str, channels: int, height: int, width: int, layer_norm: bool = False
+) -> tuple[nn.Module, int]:
+    """The convolutions of a kind, and how many features they give.
 
     Args:
+        kind: `network.kind`, a convolutional one.
         channels: of the input: stack × channels of a frame.
         height, width: of a frame, pixels.
+        layer_norm: normalise what each convolution gives over channels, height and width, with a
+            gain and a bias for each channel.
     """
-
-    def out(size: int) -> int:
-        for _, kernel, stride in NATURE_CONVOLUTIONS:
-            size = (size - kernel) // stride + 1
-        return size
-
     layers: list[nn.Module] = []
-    for outputs, kernel, stride in NATURE_CONVOLUTIONS:
-        layers += [nn.Conv2d(channels, outputs, kernel_size=kernel, stride=stride), nn.ReLU()]
+    for outputs, kernel, stride in CONVOLUTIONS[kind]:
+        layers.append(nn.Conv2d(channels, outputs, kernel_size=kernel, stride=stride))
+        if layer_norm:
+            layers.append(nn.GroupNorm(1, outputs))
+        layers.append(nn.ReLU())
         channels = outputs
-    return nn.Sequential(*layers), channels * out(height) * out(width)
+    rows, columns = sides_left(kind, height, width)
+    return nn.Sequential(*layers), channels * rows * columns
+
+
+def hidden_layer(inputs: int, units: int, layer_norm: bool = False) -> list[nn.Module]:
+    """A fully connected layer with its ReLU.
+
+    Args:
+        inputs: features that come in.
+        units: features that come out.
+        layer_norm: normalise over the units before the ReLU (Ba et al. 2016).
+    """
+    norm = [nn.LayerNorm(units)] if layer_norm else []
+    return [nn.Linear(inputs, units), *norm, nn.ReLU()]

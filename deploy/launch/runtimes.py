@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 
 from common.config import Config
+from common.network_shapes import warning_of_torso
 from common.text import counted
 from common.types import EnvironmentSpec
 from deploy.launch.run_events import RunEvents
@@ -58,6 +59,7 @@ def open_runtime(
     """
     if not inline:
         check_hung_after(config.supervision)
+    _warn(warning_of_torso(config.network, spec), events)
     if address is not None:
         events.notify(f"joining the cluster at {address} …")
         _check(config, spec, here=False)
@@ -68,9 +70,7 @@ def open_runtime(
                 yield runtime
         return
     check_memory(config, spec, on_ray=not inline)  # before a part allocates any
-    warning = warning_of_copies(config, spec, on_ray=not inline)
-    if warning is not None:
-        events.notify(warning, logging.WARNING)
+    _warn(warning_of_copies(config, spec, on_ray=not inline), events)
     if inline:
         _check(config, spec)
         _warn_of_short_episodes(config, spec, events)
@@ -106,6 +106,11 @@ def _start_ray(
         runtime = stack.enter_context(ray)
         checking.result()
     return runtime
+
+
+def _warn(warning: str | None, events: RunEvents) -> None:
+    if warning is not None:
+        events.notify(warning, logging.WARNING)
 
 
 def _warn_of_short_episodes(config: Config, spec: EnvironmentSpec, events: RunEvents) -> None:

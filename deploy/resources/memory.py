@@ -11,8 +11,8 @@ from pathlib import Path
 import psutil
 
 from common.config import Config
-from common.config_sections import NATURE_CONVOLUTIONS, NOTEBOOK_HIDDEN
 from common.errors import UserError
+from common.network_shapes import parameter_count
 from common.text import counted
 from common.types import EnvironmentSpec
 from replay_server.codec import GROUP_FRAMES
@@ -223,26 +223,4 @@ def object_store_bytes(config: Config, spec: EnvironmentSpec) -> int:
 
 def learner_bytes(config: Config, spec: EnvironmentSpec) -> int:
     """Bytes of a learner's state: policy net, target net, and two moments of each parameter."""
-    return 4 * 4 * parameter_count(config, spec)
-
-
-def parameter_count(config: Config, spec: EnvironmentSpec) -> int:
-    """Parameters of the network that `make_network` makes, without torch, whose import is slow."""
-    network, count = config.network, 0
-    features = spec.stack * math.prod(spec.frame.shape)
-    if network.kind == "nature-cnn":
-        channels, *sides = spec.frame.shape
-        inputs = spec.stack * channels
-        for outputs, kernel, stride in NATURE_CONVOLUTIONS:
-            count += outputs * (inputs * kernel**2 + 1)
-            sides = [max(0, (side - kernel) // stride + 1) for side in sides]
-            inputs = outputs
-        features = inputs * math.prod(sides)
-    hidden = NOTEBOOK_HIDDEN if network.kind == "notebook" else network.hidden
-    for units in hidden[:-1] if network.dueling else hidden:
-        count += units * (features + 1)
-        features = units
-    if not network.dueling:
-        return count + spec.num_actions * (features + 1)
-    streams = sum(outputs * (hidden[-1] + 1) for outputs in (1, spec.num_actions))
-    return count + 2 * hidden[-1] * (features + 1) + streams
+    return 4 * 4 * parameter_count(config.network, spec)

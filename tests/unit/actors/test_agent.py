@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from actors.agent import Agent
-from common.config_sections import NetworkConfig
+from common.config_network import NetworkConfig
 from common.networks import make_network
 from common.types import EnvironmentSpec, FrameSpec
 from common.weights import pack_weights

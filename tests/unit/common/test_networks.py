@@ -2,8 +2,9 @@ import pytest
 import torch
 from torch import nn
 
-from common.config_sections import NetworkConfig
+from common.config_network import NetworkConfig
 from common.errors import UserError
+from common.network_shapes import warning_of_torso
 from common.networks import (
     Dueling,
     QNetwork,
@@ -21,6 +22,9 @@ NOTEBOOK = EnvironmentSpec(
 ATARI = EnvironmentSpec(
     FrameSpec((1, 84, 84), "uint8", 1 / 255), stack=4, num_actions=6, protocol={}
 )
+
+PONG42 = EnvironmentSpec(FrameSpec((1, 42, 42), "uint8", 1 / 255), 4, num_actions=6, protocol={})
+MINATAR = EnvironmentSpec(FrameSpec((7, 10, 10), "uint8", 1.0), 1, num_actions=6, protocol={})
 
 
 def observation(spec, count):
@@ -78,6 +82,9 @@ def test_the_convolutions_are_those_of_nature():
         (NOTEBOOK, NetworkConfig(kind="nature-cnn", hidden=(8,))),
         (ATARI, NetworkConfig(kind="nature-cnn", hidden=(8,), dueling=True)),
         (ATARI, NetworkConfig(kind="mlp", hidden=(8,))),
+        (ATARI, NetworkConfig(kind="small-cnn", hidden=(8,), layer_norm=True)),
+        (VECTOR, NetworkConfig(hidden=(8, 8), dueling=True, layer_norm=True)),
+        (MINATAR, NetworkConfig(kind="minatar-cnn", hidden=(8,), layer_norm=True)),
     ],
 )
 @pytest.mark.parametrize("count", [1, 3])
@@ -176,14 +183,65 @@ def test_a_convolution_on_vectors_is_a_users_error():
 @pytest.mark.parametrize(("height", "width"), [(35, 84), (84, 35)])
 def test_a_convolution_on_tiny_pictures_is_a_users_error(height, width):
     spec = EnvironmentSpec(FrameSpec((1, height, width), "uint8", 1 / 255), 4, 6, {})
-    with pytest.raises(UserError, match=f"36×36 pixels or more, not {height}×{width}"):
+    advice = f"36×36 or larger, not {height}×{width}; use small-cnn or minatar-cnn"
+    with pytest.raises(UserError, match=advice):
         make_network(spec, NetworkConfig(kind="nature-cnn"))
 
 
-def test_the_smallest_picture_allowed_works():
-    spec = EnvironmentSpec(FrameSpec((1, 36, 36), "uint8", 1 / 255), 1, 2, {})
-    network = make_network(spec, NetworkConfig(kind="nature-cnn", hidden=(8,)))
+@pytest.mark.parametrize(
+    ("kind", "side"), [("nature-cnn", 36), ("small-cnn", 18), ("minatar-cnn", 3)]
+)
+def test_the_smallest_picture_allowed_works(kind, side):
+    spec = EnvironmentSpec(FrameSpec((1, side, side), "uint8", 1 / 255), 1, 2, {})
+    network = make_network(spec, NetworkConfig(kind=kind, hidden=(8,)))
     assert network(observation(spec, 1)).shape == (1, 2)
+    smaller = EnvironmentSpec(FrameSpec((1, side, side - 1), "uint8", 1 / 255), 1, 2, {})
+    with pytest.raises(UserError, match=f"{kind}: needs pictures of {side}×{side} or larger"):
+        make_network(smaller, NetworkConfig(kind=kind, hidden=(8,)))
+
+
+@pytest.mark.parametrize(
+    ("spec", "kind", "hidden", "features"),
+    [
+        # Young and Tian 2019: 16 filters of 3×3, then 128 units.
+        (MINATAR, "minatar-cnn", 128, 16 * 8 * 8),
+        (PONG42, "small-cnn", 256, 32 * 7 * 7),
+        (PONG42, "nature-cnn", 256, 64),
+    ],
+)
+def test_torsos_leave_as_many_features(spec, kind, hidden, features):
+    network = make_network(spec, NetworkConfig(kind=kind, hidden=(hidden,)))
+    assert linears(network)[0] == (features, hidden)
+
+
+def test_layer_norm_makes_q_independent_of_the_scale_of_the_weights():
+    network = make_network(ATARI, NetworkConfig(kind="small-cnn", hidden=(8,), layer_norm=True))
+    norms = [m for m in network.modules() if isinstance(m, nn.GroupNorm | nn.LayerNorm)]
+    assert [type(m) for m in norms] == [nn.GroupNorm] * 3 + [nn.LayerNorm]
+    batch = observation(ATARI, 2)
+    before = network(batch)
+    with torch.no_grad():
+        for module in network.modules():
+            if isinstance(module, nn.Conv2d):
+                module.weight *= 5
+                module.bias *= 5
+    torch.testing.assert_close(network(batch), before, rtol=1e-2, atol=1e-3)
+
+
+def test_convolutions_that_leave_one_pixel_are_told():
+    def warning(kind, spec):
+        return warning_of_torso(NetworkConfig(kind=kind, hidden=(8,)), spec)
+
+    told = warning("nature-cnn", PONG42)
+    assert "sees a picture of 42×42 as one pixel, and 64 features are left" in told
+    assert told.endswith("use network.kind=small-cnn or larger pictures")
+    for kind, spec in [
+        ("small-cnn", PONG42),
+        ("nature-cnn", ATARI),
+        ("minatar-cnn", MINATAR),
+        ("mlp", VECTOR),
+    ]:
+        assert warning(kind, spec) is None
 
 
 def weights(seed):

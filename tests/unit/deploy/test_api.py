@@ -68,9 +68,9 @@ class View:
 
 CONFIG = load_config()
 WRONG = [
-    (load_config, {"preset": 5}, "preset=5: must be one of cartpole, cartpole-pixels, pong"),
+    (load_config, {"preset": 5}, "preset=5: must be one of acrobot, apex-cluster, atari, "),
     (load_config, {"preset": None}, "preset=None: must be one of"),
-    (load_config, {"preset": "atari"}, "preset atari: unknown"),
+    (load_config, {"preset": "doom"}, "preset doom: unknown"),
     (load_config, {"file": 5}, "file=5: must be the path of a TOML file, or None"),
     (load_config, {"file": "no.toml"}, "file='no.toml': must be a TOML file that exists"),
     (load_config, {"overrides": 5}, 'overrides=5: must be a dict by section, such as {"learner"'),

@@ -288,7 +288,7 @@ def test_evaluate_films_an_episode(tmp_path, capsys, finished_run):
 
 
 def test_every_preset_is_sound_and_its_configuration_reads_back(capsys):
-    assert preset_names() == ["cartpole", "cartpole-pixels", "pong"]
+    assert {"cartpole", "minatar-breakout", "pong"} <= set(preset_names())
     for name in preset_names():
         assert main(("config", name)) == 0
         text = capsys.readouterr().out

@@ -21,7 +21,7 @@ CASES = [
     ("", NAMES),
     ("tr", {"train"}),
     ("train ", set(preset_names())),
-    ("train cartpole-", {"cartpole-pixels"}),
+    ("train cartpole-", {"cartpole-pixels", "cartpole-thrifty"}),
     ("train --inl", {"--inline"}),
     ("train cartpole --inline --learner.batch-", {"--learner.batch-size"}),
     ("resume some/run --seed 3 --see", {"--seed"}),
@@ -29,7 +29,7 @@ CASES = [
     ("evaluate some/run --weights ", {"best", "latest"}),
     ("set some/run --learner.", {f"--{k.replace('_', '-')}" for k in LIVE_KEYS if "learner." in k}),
     ("bench s", {name for name in BENCHMARKS if name.startswith("s")}),
-    ("config c", {"cartpole", "cartpole-pixels"}),
+    ("config c", {"cartpole", "cartpole-pixels", "cartpole-thrifty"}),
     ("cluster ", {"check", "submit", "token"}),
     ("cluster submit --na", {"--name"}),
     ("cluster check file.yaml --network.k", {"--network.kind"}),
@@ -75,7 +75,7 @@ def test_bash_completes_a_value_behind_an_equals_sign(scripts):
         *("nature-cnn", "notebook")
     }
     assert bash_candidates(scripts / "bash", "train --network.kind =") == {
-        *("mlp", "nature-cnn", "notebook")
+        *("mlp", "nature-cnn", "small-cnn", "minatar-cnn", "notebook")
     }
 
 

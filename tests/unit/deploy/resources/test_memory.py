@@ -11,6 +11,7 @@ from actors.actor import Actor
 from actors.environments import environment_spec
 from common.errors import UserError
 from common.handles import InlineHandle
+from common.network_shapes import parameter_count
 from common.networks import make_network
 from common.types import EnvironmentSpec, FrameSpec
 from common.weights import WeightStore
@@ -22,7 +23,6 @@ from deploy.resources.memory import (
     check_memory,
     frame_capacity,
     object_store_bytes,
-    parameter_count,
     shard_capacity,
     shard_frame_bytes,
 )
@@ -77,14 +77,19 @@ def test_the_object_store_holds_everything_under_way_and_grows_with_it():
         ("notebook", (4,), False),
         ("nature-cnn", (3, 84, 61), False),
         ("nature-cnn", (1, 36, 40), True),
+        ("small-cnn", (1, 42, 42), True),
+        ("minatar-cnn", (7, 10, 10), False),
     ],
 )
-def test_parameters_are_counted_as_they_are_made(kind, shape, dueling):
+@pytest.mark.parametrize("layer_norm", [False, True])
+def test_parameters_are_counted_as_they_are_made(kind, shape, dueling, layer_norm):
+    if kind == "notebook" and layer_norm:
+        return
     spec = EnvironmentSpec(FrameSpec(shape, "uint8", 1 / 255), 3, 5, {})
-    network = {"kind": kind, "dueling": dueling, "hidden": [37, 11]}
+    network = {"kind": kind, "dueling": dueling, "hidden": [37, 11], "layer_norm": layer_norm}
     config = make_config("cartpole", overrides={"network": network})
     made = make_network(spec, config.network)
-    assert parameter_count(config, spec) == sum(p.numel() for p in made.parameters())
+    assert parameter_count(config.network, spec) == sum(p.numel() for p in made.parameters())
 
 
 def test_the_object_store_holds_the_state_of_a_large_learner_twice():

@@ -1,0 +1,112 @@
+"""The layers of each kind of network as numbers, without torch, whose import is slow.
+
+`common.networks` makes the modules from them; a run's memory is computed from them.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+from common.config_network import NetworkConfig
+from common.types import EnvironmentSpec
+
+NOTEBOOK_HIDDEN = (24, 32)
+"""Units of the hidden layers of the notebook's network."""
+
+
+class Convolution(NamedTuple):
+    """A convolution without padding, followed by a ReLU."""
+
+    outputs: int
+    kernel: int
+    stride: int
+
+    def side(self, size: int) -> int:
+        """Pixels that are left of a side of `size` pixels; 0: the side is too short."""
+        return max(0, (size - self.kernel) // self.stride + 1)
+
+
+CONVOLUTIONS = {
+    # Mnih et al. 2015, Methods, "Model architecture"
+    "nature-cnn": (Convolution(32, 8, 4), Convolution(64, 4, 2), Convolution(64, 3, 1)),
+    # finer strides, for pictures of about 42×42: 32 × 7 × 7 features are left of them
+    "small-cnn": (Convolution(16, 4, 2), Convolution(32, 4, 2), Convolution(32, 3, 1)),
+    # Young and Tian 2019 (MinAtar), section 3.2
+    "minatar-cnn": (Convolution(16, 3, 1),),
+}
+"""The convolutional torsos, by `network.kind`."""
+
+
+def is_convolutional(kind: str) -> bool:
+    """Whether networks of a `network.kind` begin with convolutions."""
+    return kind in CONVOLUTIONS
+
+
+def sides_left(kind: str, height: int, width: int) -> tuple[int, int]:
+    """Height and width of what the last convolution of a kind gives; 0: the picture is too small.
+
+    Args:
+        kind: a convolutional one.
+        height, width: of a picture, pixels.
+    """
+    for convolution in CONVOLUTIONS[kind]:
+        height, width = convolution.side(height), convolution.side(width)
+    return height, width
+
+
+def min_pixels(kind: str) -> int:
+    """The shortest side of a picture that a convolutional kind can take."""
+    side = 1
+    for convolution in reversed(CONVOLUTIONS[kind]):
+        side = (side - 1) * convolution.stride + convolution.kernel
+    return side
+
+
+def warning_of_torso(network: NetworkConfig, spec: EnvironmentSpec) -> str | None:
+    """A warning where the convolutions leave one position of the picture, else None.
+
+    The position of things in the picture is then lost to the layers that follow.
+
+    Args:
+        network: of the configuration.
+        spec: of pictures that the convolutions can take.
+    """
+    kind = network.kind
+    if not is_convolutional(kind) or not spec.frame.is_picture:
+        return None
+    _, height, width = spec.frame.shape
+    if sides_left(kind, height, width) != (1, 1):
+        return None
+    outputs = CONVOLUTIONS[kind][-1].outputs
+    finer = [
+        name
+        for name in CONVOLUTIONS
+        if min(sides_left(name, height, width)) > 1 and name != "minatar-cnn"
+    ]
+    advice = f"network.kind={finer[0]} or larger pictures" if finer else "larger pictures"
+    return (
+        f"network.kind={kind}: its last convolution sees a picture of {height}×{width} as one "
+        f"pixel, and {outputs} features are left of it; little may be learnt, use {advice}"
+    )
+
+
+def parameter_count(network: NetworkConfig, spec: EnvironmentSpec) -> int:
+    """Parameters of the network that `make_network` makes."""
+    count = 0
+    norm = 2 if network.layer_norm else 0  # gain and bias of each unit or channel
+    features = spec.stack * math.prod(spec.frame.shape)
+    if is_convolutional(network.kind):
+        inputs = spec.stack * spec.frame.shape[0]
+        for outputs, kernel, _ in CONVOLUTIONS[network.kind]:
+            count += outputs * (inputs * kernel**2 + 1 + norm)
+            inputs = outputs
+        features = inputs * math.prod(sides_left(network.kind, *spec.frame.shape[1:]))
+    hidden = NOTEBOOK_HIDDEN if network.kind == "notebook" else network.hidden
+    for units in hidden[:-1] if network.dueling else hidden:
+        count += units * (features + 1 + norm)
+        features = units
+    if not network.dueling:
+        return count + spec.num_actions * (features + 1)
+    streams = sum(outputs * (hidden[-1] + 1) for outputs in (1, spec.num_actions))
+    return count + 2 * hidden[-1] * (features + 1 + norm) + streams
