@@ -55,7 +55,7 @@ $(VENV)/bin/python:
 
 $(VENV)/.installed: $(VENV)/bin/python pyproject.toml constraints.txt
 	@echo "installing raydqn and its dependencies into $(VENV): this takes minutes the first time"
-	$(PIP_INSTALL) --constraint constraints.txt --editable '.[atari,fast,minatar]'
+	$(PIP_INSTALL) --constraint constraints.txt --editable '.[atari,box2d,fast,minatar]'
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/bin/python pyproject.toml constraints.txt

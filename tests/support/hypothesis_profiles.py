@@ -9,7 +9,7 @@ import os
 
 from hypothesis import settings
 
-EXAMPLES = {"development": 25, "ci": 100}
+EXAMPLES = {"development": 10, "ci": 100}
 """Examples of a test that asks for no number of its own."""
 
 
