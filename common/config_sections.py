@@ -273,6 +273,11 @@ class LearnerConfig(Section):
 
     device: str = Field("auto", description='"auto": CUDA when there is one, else CPU; or a device')
     threads: int = Field(1, ge=1, description="CPU threads of torch in the learner")
+    precision: Literal["fp32", "tf32", "bf16"] = Field(
+        "fp32",
+        description='of the learner\'s products: "tf32" (on a GPU) or "bf16" (all layers but the '
+        "last) are faster and less exact; weights are float32",
+    )
     batch_size: int = Field(256, ge=1, description="transitions per learner step")
     learning_rate: float = Field(5e-4, gt=0, description="Adam's step size")
     adam_epsilon: float = Field(1e-5, gt=0, description="Adam's ε")

@@ -21,6 +21,7 @@ from common.types import Array, EnvironmentSpec, LearnerReport, Transition
 from common.weights import pack_weights, unpack_weights
 from learner.losses import bellman_target, taken, unpack_mask, weighted_loss
 from learner.optimizer import Adam
+from learner.precision import Forward
 from learner.prefetch import DeviceBatchGroup, Stager
 from replay_server.sampler import BatchGroup, ReplaySampler
 
@@ -74,6 +75,7 @@ class Learner:
         torch.set_num_threads(learner.threads)
         self._device = choose_device(learner.device)
         self._described = describe_device(self._device)
+        self._forward = Forward(learner.precision, self._device)
         (weight_seed,) = integer_seeds(seed_sequence(config.seed, Role.NETWORK), 1)
         self._policy = make_network(spec, config.network, weight_seed).to(self._device)
         self._target = make_network(spec, config.network, weight_seed).to(self._device)
@@ -273,8 +275,10 @@ class Learner:
         """
         learner = self._config.learner
         with torch.no_grad():
-            next_q = self._target(transition.next_observation)
-            next_q_policy = self._policy(transition.next_observation) if learner.double else None
+            next_q = self._forward(self._target, transition.next_observation)
+            next_q_policy = None
+            if learner.double:
+                next_q_policy = self._forward(self._policy, transition.next_observation)
             mask = transition.next_mask
             target = bellman_target(
                 transition.reward,
@@ -283,7 +287,7 @@ class Learner:
                 next_q_policy,
                 None if mask is None else unpack_mask(mask, next_q.shape[1]),
             )
-        q = taken(self._policy(transition.observation), transition.action)
+        q = taken(self._forward(self._policy, transition.observation), transition.action)
         td_error = target - q
         loss = weighted_loss(td_error, weight, learner.huber_delta)
         self._optimizer.zero_grad()

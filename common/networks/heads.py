@@ -2,9 +2,25 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from common.networks.torsos import hidden_layer
+
+
+class Output(nn.Linear):
+    """The linear layer of Q values, which computes in float32 under torch's autocast, too.
+
+    bfloat16 keeps three digits, too few for the difference of two Q values.
+    """
+
+    def forward(self, features: Tensor) -> Tensor:
+        """`[B, inputs]` → `[B, outputs]` float32."""
+        kind = features.device.type
+        if not torch.is_autocast_enabled(kind):
+            return super().forward(features)
+        with torch.autocast(kind, enabled=False):
+            return super().forward(features.float())
 
 
 class Dueling(nn.Module):
@@ -30,4 +46,4 @@ class Dueling(nn.Module):
 
 
 def _stream(inputs: int, hidden: int, outputs: int, layer_norm: bool) -> nn.Sequential:
-    return nn.Sequential(*hidden_layer(inputs, hidden, layer_norm), nn.Linear(hidden, outputs))
+    return nn.Sequential(*hidden_layer(inputs, hidden, layer_norm), Output(hidden, outputs))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from common.config_network import NetworkConfig
 from common.network_shapes import NOTEBOOK_HIDDEN, is_convolutional
-from common.networks.heads import Dueling
+from common.networks.heads import Dueling, Output
 from common.networks.torsos import checked_picture, convolutions, hidden_layer
 from common.types import EnvironmentSpec
 
@@ -53,7 +53,7 @@ class QNetwork(nn.Module):
         if config.dueling:
             layers.append(Dueling(features, hidden[-1], spec.num_actions, config.layer_norm))
         else:
-            layers.append(nn.Linear(features, spec.num_actions))
+            layers.append(Output(features, spec.num_actions))
         self.layers = nn.Sequential(*layers)
         if self._is_convolution:  # channels last: faster on CPU and GPU alike
             # torch's stubs lack this overload, its documentation has it

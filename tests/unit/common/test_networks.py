@@ -13,6 +13,7 @@ from common.networks import (
     make_network,
     shape_difference,
 )
+from common.networks.heads import Output
 from common.types import EnvironmentSpec, FrameSpec
 
 VECTOR = EnvironmentSpec(FrameSpec((4,), "float32", 1.0), stack=1, num_actions=2, protocol={})
@@ -43,7 +44,7 @@ def test_the_notebooks_network_is_height_width_3_to_24_to_32_to_actions():
     network = make_network(NOTEBOOK, NetworkConfig(kind="notebook"))
     assert linears(network) == [(40 * 90 * 3, 24), (24, 32), (32, 2)]
     kinds = [type(layer) for layer in network.layers]
-    assert kinds == [nn.Flatten, nn.Linear, nn.ReLU, nn.Linear, nn.ReLU, nn.Linear]
+    assert kinds == [nn.Flatten, nn.Linear, nn.ReLU, nn.Linear, nn.ReLU, Output]
     assert network(observation(NOTEBOOK, 5)).shape == (5, 2)
 
 
