@@ -87,6 +87,7 @@ def local_ray(
     check: Callable[[], object] = lambda: None,
     record: Callable[[str], object] = lambda text: None,
     warn: Callable[[str], object] = lambda line: None,
+    cpus: int = 1,
 ) -> Iterator[RayRuntime]:
     """A Ray of this process's own, stopped at the end of the block.
 
@@ -97,6 +98,8 @@ def local_ray(
         check: called before each step of the start; an exception from it ends the start safely.
         record: receives messages of Ray's own, in another thread.
         warn: receives a line if Ray starts without a token.
+        cpus: that Ray counts with. The remotes of a run request none of them, since its
+            configuration decides how many there are.
 
     Raises:
         UserError: Ray does not start, or its token is switched off (see `own_token`).
@@ -127,7 +130,7 @@ def local_ray(
             start = partial(
                 ray.init,
                 address="local",  # never join a cluster that happens to be there
-                num_cpus=1,  # the configuration decides how many remotes there are
+                num_cpus=cpus,
                 include_dashboard=False,
                 log_to_driver=False,
                 logging_level="error",
