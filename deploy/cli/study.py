@@ -6,11 +6,11 @@ import argparse
 import json
 import sys
 
-from common.errors import UserError
+from common.errors import RunFailedError, UserError
 from common.text import counted, printable, shell_command
 from deploy.cli.arguments import path
 from deploy.cli.command import Command, Parser
-from deploy.cli.exit_codes import INTERRUPTED, TRIALS_FAILED, TRY_AGAIN
+from deploy.cli.exit_codes import FAILURE, INTERRUPTED, TRIALS_FAILED, TRY_AGAIN
 from deploy.cli.output import outlast_output
 from deploy.cli.overrides import Overrides
 
@@ -20,7 +20,9 @@ STATUS = "status"
 def _add_study(parser: Parser) -> None:
     parser.usage = "raydqn study [options] FILE\n       raydqn study status [--json] STUDY"
     parser.add_argument("file", metavar="FILE", help="the study file, in TOML; or: status STUDY")
-    parser.add_argument("study", nargs="?", metavar="STUDY", help="of status: the study's folder")
+    parser.add_argument(
+        "study", nargs="?", metavar="STUDY", help="folder of a study, for status (default: none)"
+    )
     parser.add_argument(
         "--study-dir",
         type=path,
@@ -50,6 +52,10 @@ def _study(options: argparse.Namespace, _: Overrides) -> int:
     except KeyboardInterrupt as error:
         print("raydqn: stopped at once; the same command continues the study", file=sys.stderr)
         return TRY_AGAIN if isinstance(error, StartInterrupted) else INTERRUPTED
+    except RunFailedError as error:
+        again = "the same command continues the study"
+        print(f"raydqn: failed: {printable(error)}; {again}", file=sys.stderr)
+        return FAILURE
     finally:
         view.close()
     print(printable(totals(record)))

@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, Protocol, TextIO
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from common.text import counted, printable
 from deploy.reporting.view import PLAIN_EVERY_S, duration, number
@@ -85,10 +86,11 @@ class LiveStudyView:
             console=Console(file=stream), auto_refresh=False, redirect_stdout=False,
             redirect_stderr=False,
         )  # fmt: skip
-        self._live.start()
 
     def update(self, record: StudyRecord) -> None:
-        """Redraw the table."""
+        """Redraw the table. It appears with the first trial, so that early errors stay plain."""
+        if not self._live.is_started:
+            self._live.start()
         self._live.update(study_table(record, MAX_ROWS), refresh=True)
 
     def notify(self, text: str) -> None:
@@ -103,15 +105,15 @@ class LiveStudyView:
 def show_study(record: StudyRecord, console: Console | None = None) -> None:
     """Print all trials of a study, and the totals."""
     console = console or Console()
-    console.print(study_table(record), markup=False, highlight=False)
+    console.print(study_table(record))
     for trial in record.trials:
         if trial.error:
             text = printable(f"{trial.name}: {trial.error}")
             console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
-def study_table(record: StudyRecord, limit: int | None = None) -> Table:
-    """A table of the trials, with the totals as its caption.
+def study_table(record: StudyRecord, limit: int | None = None) -> Group:
+    """A table of the trials, and a line with the totals below.
 
     Args:
         record: the study.
@@ -120,37 +122,50 @@ def study_table(record: StudyRecord, limit: int | None = None) -> Table:
     trials = record.trials
     if limit is not None and len(trials) > limit:
         trials = sorted(trials, key=lambda trial: ORDER.index(trial.status))[:limit]
-    table = Table(
-        box=None, pad_edge=False, caption=totals(record), caption_justify="left",
-        caption_style="",
-    )  # fmt: skip
-    for name in ("trial", "status", "env steps", "score", "best", "wall"):
-        table.add_column(name, justify="left" if name in ("trial", "status") else "right")
+    table = Table(box=None, pad_edge=False)
+    names = ["trial", "status", "env steps", "score", "best", "wall"]
+    if any(trial.parameters for trial in trials):
+        names.append("sample")
+    for name in names:
+        is_text = name in ("trial", "status", "sample")
+        table.add_column(name, justify="left" if is_text else "right", no_wrap=name != "sample")
     for trial in trials:
-        table.add_row(
+        cells = [
             printable(trial.name),
             trial.status,
             f"{trial.env_steps:,}",
             number(trial.score),
             number(trial.best_score),
             duration(trial.wall_s),
-        )
+            printable(_sample(trial)),
+        ]
+        table.add_row(*map(Text, cells[: len(names)]))
     hidden = len(record.trials) - len(trials)
     if hidden:
         table.add_row(f"… and {counted(hidden, 'trial')} more")
-    return table
+    return Group(table, Text(printable(totals(record))))
+
+
+def _sample(trial: TrialRecord) -> str:
+    """`learning_rate=0.00031 batch_size=64`."""
+    return " ".join(
+        f"{key.rpartition('.')[2]}={value:.4g}"
+        if isinstance(value, float)
+        else f"{key.rpartition('.')[2]}={value}"
+        for key, value in trial.parameters.items()
+    )
 
 
 def trial_line(trial: TrialRecord) -> str:
     """`cartpole-s1: finished after 0:12; score 492.1 (best 495.0), 60,000 env steps`."""
-    if trial.status == "running" and not trial.env_steps:
-        return f"{trial.name}: running"
-    how = f"failed: {trial.error}" if trial.status == "failed" else trial.status
+    if not trial.env_steps:
+        return ": ".join(filter(None, (trial.name, trial.status, trial.error)))
     numbers = (
         f"score {number(trial.score)} (best {number(trial.best_score)}), "
         f"{counted(trial.env_steps, 'env step')}"
     )
-    return f"{trial.name}: {how} after {duration(trial.wall_s)}; {numbers}"
+    text = f"{trial.name}: {trial.status} after {duration(trial.wall_s)}; {numbers}"
+    return f"{text}: {trial.error}" if trial.error else text
 
 
 def totals(record: StudyRecord) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -205,5 +206,5 @@ def _error_line(command: TrialCommand) -> str:
         lines = [line.strip() for line in text.splitlines() if line.strip()]
         ours = [line for line in lines if line.startswith("raydqn: ")]
         for line in [*ours[-1:], *lines[-1:]]:
-            return shorten(line.removeprefix("raydqn: "), 300)
+            return shorten(re.sub(r"^raydqn: (error: )?", "", line), 300)
     return ""

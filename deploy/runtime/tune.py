@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
+from common.errors import RunFailedError, one_line
 from deploy.runtime.environment import environment
 from deploy.runtime.local_ray import local_ray
 from deploy.runtime.trial_process import (
@@ -32,6 +33,7 @@ OBJECT_STORE_BYTES = 128 << 20
 SETTINGS = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "RAY_AIR_NEW_OUTPUT": "0",  # it prints tables even where nothing is to be printed
     # Before its first evaluation a run has no score.
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
     "TUNE_WARN_INSUFFICENT_RESOURCE_THRESHOLD_S": "0",
@@ -108,6 +110,9 @@ def run_trials(queue: TrialQueue, folder: Path, parallel: int, settings: SearchS
         folder: of the study.
         parallel: trials at a time.
         settings: of a search; without one, Tune takes the trials in their order.
+
+    Raises:
+        RunFailedError: Tune, or its Ray, has failed.
     """
     from deploy.runtime.tune_trial import StudyTrial
     from ray import tune
@@ -131,9 +136,12 @@ def run_trials(queue: TrialQueue, folder: Path, parallel: int, settings: SearchS
                 name="trials",
                 storage_path=str(files.absolute()),
                 callbacks=[_callback(queue)],
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
                 verbose=0,
             ),
         ).fit()
+    except Exception as error:  # Ray has no class of its own for it
+        raise RunFailedError(f"Ray Tune failed: {one_line(error)}") from error
     finally:
         for name, level in levels.items():
             logging.getLogger(name).setLevel(level)
@@ -198,6 +206,9 @@ def _searcher(queue: TrialQueue, parallel: int, settings: SearchSettings) -> Any
         def restore(self, checkpoint_path: str) -> None:
             """Nothing: Tune restores no study."""
 
+        def __reduce__(self) -> tuple[type, tuple[()]]:
+            return object, ()  # in Tune's own files, which are never read
+
     return StudySearcher()
 
 
@@ -225,5 +236,8 @@ def _callback(queue: TrialQueue) -> Any:
         ) -> None:
             why = "its worker ended"
             queue.ended(_name_of(trial), FAILED, why, trial.last_result or {})
+
+        def __reduce__(self) -> tuple[type, tuple[()]]:
+            return object, ()  # in Tune's own files, which are never read
 
     return StudyCallback()

@@ -179,15 +179,19 @@ def first_change(
     return None
 
 
-def in_words(trials: Sequence[TrialRecord], total: int) -> str:
-    """`6 trials: 2 presets × 3 seeds`, for a line at the start."""
+def in_words(file: StudyFile, trials: Sequence[TrialRecord], total: int) -> str:
+    """`6 trials (2 presets × 3 seeds)`, for a line at the start."""
+    noun = "variant" if file.search is None else "sample"
+    variants = len({trial.variant for trial in trials})
+    if file.search is not None and file.search.searcher == "optuna":
+        variants = total
     parts = [
-        counted(len(found), noun)
-        for found, noun in (
-            ({trial.preset for trial in trials}, "preset"),
-            ({trial.variant for trial in trials} - {""}, "variant"),
-            ({trial.seed for trial in trials}, "seed"),
+        counted(count, name)
+        for count, name in (
+            (len(file.all_presets), "preset"),
+            (variants, noun),
+            (len(file.seeds), "seed"),
         )
-        if found
+        if count > 1
     ]
-    return f"{counted(total, 'trial')}: {' × '.join(parts)}" if parts else counted(total, "trial")
+    return counted(total, "trial") + (f" ({' × '.join(parts)})" if parts else "")

@@ -93,7 +93,7 @@ def run_study(
         )
         write_atomically(path / GIVEN, source.read_bytes())
         runner.save()
-        view.notify(f"study {name}: {in_words(trials, total)}; {runner.remaining()} to run")
+        view.notify(f"study {name}: {in_words(file, trials, total)}; {runner.remaining()} to run")
         if runner.remaining():
             _run(runner, configs, space)
         return replace(runner.record(), running=False)

@@ -87,7 +87,7 @@ def test_plain_lines_tell_what_changes(tmp_path, monkeypatch):
     view.update(record)
     view.update(record)
     assert stream.getvalue() == "b: finished after 0:05; score 7.0 (best 7.0), 1 env step\n"
-    record.trials[2] = replace(record.trials[2], status="running")
+    record.trials[2] = replace(record.trials[2], status="running", error="")
     view.update(record)
     assert stream.getvalue().splitlines()[1:] == ["c: running"]
     monkeypatch.setattr(study_view, "PLAIN_EVERY_S", 0.0)

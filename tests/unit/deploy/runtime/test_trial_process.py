@@ -69,7 +69,7 @@ def test_env_steps_alone_are_a_result_where_a_scheduler_asks(command):
         ("exit 0", "finished", ""),
         ("exit 75", "interrupted", ""),
         ("exit 130", "interrupted", ""),
-        ("echo progress; echo 'raydqn: error: no luck'; exit 2", "failed", "error: no luck"),
+        ("echo progress; echo 'raydqn: error: no luck'; exit 2", "failed", "no luck"),
         ("echo; echo 'KeyError: 3'; exit 1", "failed", "KeyError: 3"),
         ("exit 9", "failed", "exit code 9"),
     ],
@@ -123,7 +123,7 @@ def test_the_real_program_runs_raydqn_with_its_cores(tmp_path):
 
 def test_the_program_pins_itself_and_ends_with_its_parent(tmp_path):
     core = min(os.sched_getaffinity(0))
-    tail = "import time; print(os.sched_getaffinity(0), os.getpid(), flush=True); time.sleep(60)"
+    tail = "import time; print(os.sched_getaffinity(0), flush=True); time.sleep(60)"
     program = trial_process.PROGRAM.replace('runpy.run_module("deploy"', f'{tail}; print("deploy"')
     parent = (
         "import os, subprocess, sys; "
@@ -134,13 +134,10 @@ def test_the_program_pins_itself_and_ends_with_its_parent(tmp_path):
         [sys.executable, "-c", parent], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
         line = process.stdout.readline()
-        assert line.startswith(f"{{{core}}} ")
-        child = int(line.split()[-1])
+        assert line == f"{{{core}}}\n"
         process.send_signal(signal.SIGKILL)
         process.wait()
         assert process.stdout.read() == ""  # the child has ended, too
-    with pytest.raises(ProcessLookupError):
-        os.kill(child, 0)
 
 
 def test_two_trials_do_not_share_cores(tmp_path, monkeypatch):
