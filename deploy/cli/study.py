@@ -53,8 +53,8 @@ def _study(options: argparse.Namespace, _: Overrides) -> int:
         print("raydqn: stopped at once; the same command continues the study", file=sys.stderr)
         return TRY_AGAIN if isinstance(error, StartInterrupted) else INTERRUPTED
     except RunFailedError as error:
-        again = "the same command continues the study"
-        print(f"raydqn: failed: {printable(error)}; {again}", file=sys.stderr)
+        text = f"raydqn: failed: {printable(error)}; the same command continues the study"
+        print(text, file=sys.stderr)
         return FAILURE
     finally:
         view.close()
@@ -96,7 +96,7 @@ def _status(options: argparse.Namespace) -> int:
 COMMANDS = (
     Command(
         "study",
-        "many runs from one file: presets, variants, seeds, or a search",
+        "many runs from one file: presets × seeds, or a search",
         _study,
         _add_study,
         more="Run every trial of a study file, as many at a time as this machine holds, each in a "

@@ -14,9 +14,11 @@ from rich.table import Table
 from rich.text import Text
 
 from common.text import counted, printable
-from deploy.reporting.view import PLAIN_EVERY_S, duration, number
+from deploy.reporting.view import duration, number
 from deploy.runs.study_folder import STATUSES, StudyRecord, TrialRecord
 
+PLAIN_EVERY_S = 30.0
+"""Seconds without a line, until plain output says how far the study is."""
 MAX_ROWS = 30
 """Trials in the live table."""
 ORDER = ("running", "failed", "finished", "stopped", "pending")
@@ -169,7 +171,7 @@ def trial_line(trial: TrialRecord) -> str:
 
 
 def totals(record: StudyRecord) -> str:
-    """`study NAME: 3 of 6 trials over (3 finished); 2 running, 1 pending; best …; 1:10 of runs`."""
+    """`study sweep: 3 of 6 trials over (2 running, 3 finished); best …; 1:10 in all runs`."""
     over = sum(trial.is_over for trial in record.trials)
     counts = {status: record.count(status) for status in STATUSES}
     shown = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
@@ -180,7 +182,7 @@ def totals(record: StudyRecord) -> str:
     return (
         f"study {record.name}: {over} of {counted(record.total, 'trial')} over ({shown}){best}; "
         f"{counted(sum(trial.env_steps for trial in record.trials), 'env step')}, "
-        f"{duration(sum(trial.wall_s for trial in record.trials))} of runs"
+        f"{duration(sum(trial.wall_s for trial in record.trials))} in all runs"
     )
 
 

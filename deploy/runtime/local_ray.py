@@ -98,15 +98,12 @@ def local_ray(
         check: called before each step of the start; an exception from it ends the start safely.
         record: receives messages of Ray's own, in another thread.
         warn: receives a line if Ray starts without a token.
-        cpus: that Ray counts with. The remotes of a run request none of them, since its
-            configuration decides how many there are.
+        cpus: that Ray counts with; the remotes of a run request none.
 
     Raises:
         UserError: Ray does not start, or its token is switched off (see `own_token`).
     """
-    ray_module = sys.modules.get("ray")
-    if ray_module is not None and ray_module.is_initialized():
-        raise UserError("Ray runs in this process already: end it first (ray.shutdown())")
+    _check_no_ray()
     with ExitStack() as stack:
         allow_no_token = config is not None and config.security.allow_no_token
         stack.enter_context(own_token(allow_no_token, warn))
@@ -143,6 +140,12 @@ def local_ray(
             supervision = SupervisionConfig() if config is None else config.supervision
             watch = CoreProcesses(processes, _logs(folder))
             yield RayRuntime(OneMachine(config), watch.check, supervision.heartbeat_every_s)
+
+
+def _check_no_ray() -> None:
+    ray_module = sys.modules.get("ray")
+    if ray_module is not None and ray_module.is_initialized():
+        raise UserError("Ray runs in this process already: end it first (ray.shutdown())")
 
 
 class CoreProcesses:

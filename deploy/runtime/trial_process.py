@@ -59,7 +59,8 @@ class TrialCommand:
         stop: a file that asks for a clean end when it appears.
         folder: the working folder.
         cores: for it alone; 0: it shares all.
-        every_env_steps: longest distance of two results, apart from new scores.
+        every_env_steps: longest distance of two results.
+        last_env_steps: where the run ends: from there on, its end is the next result.
     """
 
     name: str
@@ -70,6 +71,7 @@ class TrialCommand:
     folder: Path
     cores: int = 0
     every_env_steps: float = float("inf")
+    last_env_steps: float = float("inf")
 
 
 @dataclass(slots=True)
@@ -143,7 +145,7 @@ class TrialProcess:
             self._process.send_signal(signal.SIGTERM)
 
     def _is_news(self, numbers: Mapping[str, Any]) -> bool:
-        if "score" not in numbers:
+        if "score" not in numbers or numbers["env_steps"] >= self.command.last_env_steps:
             return False
         ahead = numbers["env_steps"] - self._seen.get("env_steps", 0)
         is_new = numbers["score"] != self._seen.get("score")

@@ -39,6 +39,8 @@ SETTINGS = {
     "TUNE_WARN_INSUFFICENT_RESOURCE_THRESHOLD_S": "0",
     "TUNE_FORCE_TRIAL_CLEANUP_S": str(round(2 * SAVED_WITHIN_S)),
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    # Ray would kill a run whose worker ends; it saves itself instead (see `trial_process`).
+    "RAY_kill_child_processes_on_worker_exit": "0",
 }
 LOGGERS = ("ray.tune", "ray.train", "ray.air")
 

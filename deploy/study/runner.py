@@ -147,6 +147,7 @@ class StudyRunner:
             words += ["--inline"]
         if place.inline and self.file.cores > 1 and "threads" not in _learner_values(trial):
             words += ["--learner.threads", self.file.cores]
+        limit = config_of(trial, self.source).stop.env_steps
         return TrialCommand(
             name=trial.name,
             words=tuple(str(word if not isinstance(word, Path) else word.absolute())
@@ -157,6 +158,7 @@ class StudyRunner:
             folder=Path.cwd(),
             cores=self.file.cores if place.inline else 0,
             every_env_steps=self.every_env_steps,
+            last_env_steps=limit if limit is not None else float("inf"),
         )  # fmt: skip
 
 

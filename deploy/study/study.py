@@ -32,6 +32,7 @@ from deploy.runs.study_folder import (
     is_study,
     load_study,
     locked,
+    refreshed,
 )
 from deploy.runtime.quiet import without_native_lines
 from deploy.runtime.trial_process import SAVED_WITHIN_S
@@ -86,7 +87,10 @@ def run_study(
         recorded = load_study(path).trials if is_study(path) else []
         if file.search is not None and file.search.searcher == "optuna":
             planned = _replanned(file, path, recorded, source)
-        trials = continued(planned, recorded, source, retry_failed)
+        trials = [
+            trial if trial.is_over else refreshed(trial)
+            for trial in continued(planned, recorded, source, retry_failed)
+        ]
         total = max(len(trials), _total(file, trials))
         runner = StudyRunner(
             file, source, path, name, {trial.name: trial for trial in trials}, total, view

@@ -43,7 +43,7 @@ def text_of(table) -> str:
 def test_the_totals_are_one_line(tmp_path):
     assert totals(study(tmp_path)) == (
         "study sweep: 2 of 4 trials over (1 pending, 1 running, 1 finished, 1 failed); best score "
-        "7.0: b; 1,001 env steps, 1:20 of runs"
+        "7.0: b; 1,001 env steps, 1:20 in all runs"
     )
 
 

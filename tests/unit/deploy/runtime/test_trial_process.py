@@ -55,12 +55,14 @@ def test_each_new_score_is_a_result(command):
 
 
 def test_env_steps_alone_are_a_result_where_a_scheduler_asks(command):
-    process = TrialProcess(replace(command, words=("exec sleep 5",), every_env_steps=10))
+    script = "sleep 0.3; exit 0"
+    process = TrialProcess(replace(command, words=(script,), every_env_steps=10, last_env_steps=30))
     write_run(command.run, {"env_steps": 7, "score": 2.0})
     process.next_result()
     write_run(command.run, {"env_steps": 17, "score": 2.0})
     assert process.next_result()["env_steps"] == 17
-    process.stop()
+    write_run(command.run, {"env_steps": 30, "score": 3.0})
+    assert process.next_result()["done"]  # a scheduler must not stop what is about to end
 
 
 @pytest.mark.parametrize(
