@@ -39,7 +39,8 @@ def _study(options: argparse.Namespace, _: Overrides) -> int:
     if options.file == STATUS:
         return _status(options)
     if options.study is not None:
-        raise UserError(f"study {printable(options.file)} {printable(options.study)}: one FILE")
+        given = f"{printable(options.file)} {printable(options.study)}"
+        raise UserError(f"study {given}: takes one FILE, or status STUDY")
     from deploy.launch.signals import StartInterrupted, interrupting
     from deploy.reporting.study_view import make_study_view, study_summary, totals, trial_line
     from deploy.study.study import run_study

@@ -123,8 +123,8 @@ def make_scheduler(settings: SearchSettings) -> Any | None:
         )
     else:
         return None
-    for past in settings.past:
-        _replay(scheduler, past)
+    for number, past in enumerate(settings.past):
+        _replay(scheduler, number, past)
     return scheduler
 
 
@@ -135,11 +135,11 @@ class _Replayed:
         self.trial_id = f"past-{number}"
 
 
-def _replay(scheduler: Any, past: PastTrial) -> None:
+def _replay(scheduler: Any, number: int, past: PastTrial) -> None:
     """Tell a scheduler what a trial scored, as if it had run it."""
     if past.failed or not past.results:
         return
-    trial = _Replayed(id(past))
+    trial = _Replayed(number)
     scheduler.on_trial_add(None, trial)
     for result in past.results:
         scheduler.on_trial_result(None, trial, dict(result))
