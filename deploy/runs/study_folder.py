@@ -77,8 +77,8 @@ class TrialRecord:
 
     @property
     def has_begun(self) -> bool:
-        """Whether its run has begun, so that its configuration must stay as it is."""
-        return self.status != "pending" or self.env_steps > 0 or self.run.is_dir()
+        """Whether it has been trained, so that its configuration must stay as it is."""
+        return self.env_steps > 0 or self.status in ("running", "finished", "stopped")
 
 
 @dataclass(frozen=True, slots=True)

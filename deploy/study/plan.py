@@ -152,10 +152,12 @@ def continued(
 def _continued(
     planned: TrialRecord, before: TrialRecord | None, source: object, retry_failed: bool
 ) -> TrialRecord:
-    if before is None or not before.has_begun:
+    if before is None:
         return planned
     change = first_change(before.overrides, planned.overrides)
     if change is not None:
+        if not before.has_begun:  # such as one that failed at once, and was corrected
+            return planned
         key, was, now = change
         raise UserError(
             f"{source}: trial {planned.name} has begun with {key}={was}, and the file now has "

@@ -95,6 +95,15 @@ def test_a_file_may_add_trials_and_change_those_that_have_not_begun(tmp_path):
     assert after[1].overrides["learner"] == {"gamma": 0.7}
 
 
+def test_a_trial_that_failed_at_once_may_be_corrected(tmp_path):
+    before = [replace(trial, status="failed", error="no") for trial in plan(tmp_path)[:2]]
+    after = continued(plan(tmp_path, STUDY.replace("0.8", "0.7")), before, "x")
+    assert [trial.status for trial in after[:2]] == ["failed", "pending"]
+    trained = [replace(trial, env_steps=3) for trial in before]
+    with pytest.raises(UserError, match="has begun"):
+        continued(plan(tmp_path, STUDY.replace("0.8", "0.7")), trained, "x")
+
+
 def test_a_file_may_not_change_or_drop_a_trial_that_has_begun(tmp_path):
     begun = [replace(trial, status="running") for trial in plan(tmp_path)[:2]]
     with pytest.raises(UserError, match=r"cartpole-b-s1 has begun with learner\.gamma=0\.8, and"):

@@ -43,7 +43,7 @@ class FakeTune:
 
     def run_trials(self, queue, folder, parallel, settings):
         self.settings = settings
-        assert folder.is_absolute()
+        assert not (folder / "stop").exists()
         while queue.remaining() and not queue.stopping:
             command = queue.take() or queue.add(next(self.samples))
             if command is None:
@@ -120,6 +120,7 @@ def test_a_killed_study_goes_on_where_it_was(tmp_path, tune):
     with pytest.raises(SystemExit):
         run(tmp_path)
     assert statuses(read_study(tmp_path / "study")) == ["finished", "pending", "pending"]
+    (tmp_path / "study" / "stop").touch()  # it was asked to end, too
     tune.outcomes, tune.commands = {}, []
     assert statuses(run(tmp_path, STUDY.replace("3]", "3, 4]"))) == ["finished"] * 4
     assert len(tune.commands) == 3
