@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from contextlib import closing
 
 from common.errors import RunFailedError, UserError
 from common.text import counted, printable, shell_command
@@ -48,7 +49,7 @@ def _study(options: argparse.Namespace, _: Overrides) -> int:
     outlast_output()
     view = make_study_view()
     try:
-        with interrupting():
+        with interrupting(), closing(view):
             record = run_study(path(options.file), options.study_dir, view, options.retry_failed)
     except KeyboardInterrupt as error:
         print("raydqn: stopped at once; the same command continues the study", file=sys.stderr)
@@ -57,8 +58,6 @@ def _study(options: argparse.Namespace, _: Overrides) -> int:
         text = f"raydqn: failed: {printable(error)}; the same command continues the study"
         print(text, file=sys.stderr)
         return FAILURE
-    finally:
-        view.close()
     print(printable(totals(record)))
     failed = [trial for trial in record.trials if trial.status == "failed"]
     for trial in failed:
