@@ -45,7 +45,7 @@ from deploy.study.study_file import AUTO, StudyFile, load_study_file, study_name
 
 STUDIES = Path("studies")
 """The folder of study folders."""
-TRIAL_BYTES = 1 << 29
+TRIAL_BYTES = 640 << 20
 """What a trial takes beside its replay memory: Python and torch, twice, and a worker of Ray's."""
 GRACE_SHARE = 10
 """By default a trial gets the first tenth of its env steps from the scheduler."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from deploy.cli.exit_codes import TRIALS_FAILED
-from deploy.runs.study_folder import is_study, read_study
+from deploy.runs.study_folder import read_study
 from support.program import TINY, raydqn, reports_in, running, summary_of, wait_for
 from support.studies import write_study_file
 
@@ -17,7 +17,7 @@ def values(section: str, given: dict) -> str:
 
 STUDY = f"""
 preset = "cartpole"
-parallel = 2
+parallel = 1
 [overrides]
 {chr(10).join(values(section, given) for section, given in TINY.items())}
 stop.score = "none"
@@ -29,17 +29,13 @@ network.init = "not/there"
 """
 
 
-def states(folder) -> list[str]:
-    return [trial.status for trial in read_study(folder).trials] if is_study(folder) else []
-
-
 def test_a_killed_study_with_a_failing_trial_goes_on_and_ends(tmp_path):
     file = write_study_file(tmp_path, STUDY)
     folder = tmp_path / "study"
     command = ("study", str(file), "--study-dir", str(folder), "--json")
     run = folder / "runs" / "cartpole-good-s1"
     with running(*command) as process:
-        wait_for(lambda: "failed" in states(folder) and list(run.glob("checkpoints/0*")))
+        wait_for(lambda: list(run.glob("checkpoints/0*")) or process.poll() is not None)
         process.kill()
     begun = read_study(folder)
     assert [(trial.name, trial.status) for trial in begun.trials] == [

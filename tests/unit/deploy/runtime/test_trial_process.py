@@ -144,6 +144,10 @@ def test_the_program_pins_itself_and_ends_with_its_parent(tmp_path):
 
 def test_two_trials_do_not_share_cores(tmp_path, monkeypatch):
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1, 2})
+    monkeypatch.setattr("psutil.cpu_percent", lambda *_, percpu: [80.0, 9.0, 0.0])
+    with own_cores(1, tmp_path) as idle:
+        assert idle == (1,)  # a few percent do not count
+    monkeypatch.setattr("psutil.cpu_percent", lambda *_, percpu: [0.0])
     with own_cores(2, tmp_path) as one:
         assert one == (0, 1)
         with own_cores(1, tmp_path) as other, own_cores(1, tmp_path) as none:
