@@ -19,17 +19,18 @@ from common.config_sections import NONE, Section
 from common.errors import UserError
 
 
-def _known_keys(model: type[BaseModel], prefix: str = "") -> dict[str, FieldInfo]:
+def known_keys(model: type[BaseModel], prefix: str = "") -> dict[str, FieldInfo]:
+    """The keys of a configuration as `section.name`, with type, default and description."""
     keys: dict[str, FieldInfo] = {}
     for name, info in model.model_fields.items():
         if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
-            keys |= _known_keys(info.annotation, f"{prefix}{name}.")
+            keys |= known_keys(info.annotation, f"{prefix}{name}.")
         else:
             keys[prefix + name] = info
     return keys
 
 
-KEYS = _known_keys(Config)
+KEYS = known_keys(Config)
 """Every key as `section.name`, with its default and description."""
 
 

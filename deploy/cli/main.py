@@ -29,7 +29,7 @@ from pathlib import Path
 from common.errors import EnvironmentFailedError, UserError
 from common.text import printable
 from common.version import PACKAGES, VERSION
-from deploy.cli import active_run, bench, cluster, completion, configuration, evaluate, train
+from deploy.cli import active_run, bench, cluster, completion, configuration, evaluate, study, train
 from deploy.cli.command import Command
 from deploy.cli.command import parse as parse_command
 from deploy.cli.exit_codes import FAILURE, INTERRUPTED, USER_ERROR
@@ -47,6 +47,7 @@ _BEFORE_COMPLETION: tuple[Command, ...] = (
     *cluster.COMMANDS,
     *configuration.COMMANDS,
     *bench.COMMANDS,
+    *study.COMMANDS,
 )
 END_S = 10.0
 """Time that a process has to end after its command."""

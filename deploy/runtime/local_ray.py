@@ -87,6 +87,7 @@ def local_ray(
     check: Callable[[], object] = lambda: None,
     record: Callable[[str], object] = lambda text: None,
     warn: Callable[[str], object] = lambda line: None,
+    cpus: int = 1,
 ) -> Iterator[RayRuntime]:
     """A Ray of this process's own, stopped at the end of the block.
 
@@ -97,13 +98,12 @@ def local_ray(
         check: called before each step of the start; an exception from it ends the start safely.
         record: receives messages of Ray's own, in another thread.
         warn: receives a line if Ray starts without a token.
+        cpus: that Ray counts with; the remotes of a run request none.
 
     Raises:
         UserError: Ray does not start, or its token is switched off (see `own_token`).
     """
-    ray_module = sys.modules.get("ray")
-    if ray_module is not None and ray_module.is_initialized():
-        raise UserError("Ray runs in this process already: end it first (ray.shutdown())")
+    _check_no_ray()
     with ExitStack() as stack:
         allow_no_token = config is not None and config.security.allow_no_token
         stack.enter_context(own_token(allow_no_token, warn))
@@ -127,7 +127,7 @@ def local_ray(
             start = partial(
                 ray.init,
                 address="local",  # never join a cluster that happens to be there
-                num_cpus=1,  # the configuration decides how many remotes there are
+                num_cpus=cpus,
                 include_dashboard=False,
                 log_to_driver=False,
                 logging_level="error",
@@ -140,6 +140,12 @@ def local_ray(
             supervision = SupervisionConfig() if config is None else config.supervision
             watch = CoreProcesses(processes, _logs(folder))
             yield RayRuntime(OneMachine(config), watch.check, supervision.heartbeat_every_s)
+
+
+def _check_no_ray() -> None:
+    ray_module = sys.modules.get("ray")
+    if ray_module is not None and ray_module.is_initialized():
+        raise UserError("Ray runs in this process already: end it first (ray.shutdown())")
 
 
 class CoreProcesses:
