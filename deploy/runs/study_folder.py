@@ -170,9 +170,7 @@ def refreshed(trial: TrialRecord, running: bool = True) -> TrialRecord:
         summary = json.loads((trial.run / SUMMARY).read_text(encoding="utf-8"))
         report = {**report, **summary} if isinstance(summary, dict) else report
     kept = ("score", "best_score", "env_steps", "wall_s")
-    numbers = {
-        name: report[name] for name in kept if isinstance(report.get(name), (int, float))
-    }
+    numbers = {name: report[name] for name in kept if isinstance(report.get(name), (int, float))}
     status = trial.status if running or trial.status != "running" else "pending"
     return replace(trial, status=status, **numbers)
 
