@@ -104,7 +104,7 @@ def _lines(result: Mapping[str, Any]) -> Iterator[str]:
     yield f"median {result['median']:g}, interquartile mean {result['iqm']:g}; {interval}"
     ended = ", ".join(f"{number:,} {how}" for how, number in result["ended"].items())
     yield (
-        f"lengths: mean {result['mean_length']:g} env steps, from {result['min_length']:,} to "
+        f"lengths: mean {counted(result['mean_length'], 'env step')}, from {result['min_length']:,} to "
         f"{result['max_length']:,}; endings: {ended}"
     )
     copies = "1 copy" if result["copies"] == 1 else f"{result['copies']:,} copies"

@@ -1,4 +1,4 @@
-"""What bounded the speed of a run, from the shares of time in its reports."""
+"""What bounded the speed of runs, from the shares of time in their reports."""
 
 from __future__ import annotations
 
@@ -9,19 +9,37 @@ from typing import Any
 
 MOST = 0.5
 """A side that waits for this share of the time is bounded by the other one."""
+LEARNER, ACTORS = "learner busy", "actors busy, on average"
+ENV, POLICY = "environment steps", "choices of actions"
+ACTORS_WAIT, LEARNER_WAITS = "actors waited for the learner", "learner waited for the actors"
 
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """What bounded a run.
+    """What the time of a run was spent on.
 
     Attributes:
-        verdict: one sentence without a full stop.
-        shares: of the run's time, from 0 to 1, by what it was spent on.
+        inline: whether the parts took turns in one process: then the shares add up to 1.
+        shares: of the run's time, from 0 to 1, by name.
     """
 
-    verdict: str
+    inline: bool
     shares: dict[str, float]
+
+    @property
+    def verdict(self) -> str:
+        """What bounded the run, in words."""
+        shares = self.shares
+        if self.inline:
+            most = max(shares, key=lambda name: shares[name])
+            return f"one process, which spent most of its time ({shares[most]:.0%}) on {most}"
+        if shares[ACTORS_WAIT] >= MOST:
+            return f"the learner: the actors waited for it in {shares[ACTORS_WAIT]:.0%} of the time"
+        if shares[LEARNER_WAITS] >= MOST:
+            what = ENV if shares[ENV] >= shares[POLICY] else POLICY
+            waited = f"{shares[LEARNER_WAITS]:.0%}"
+            return f"the actors, mostly by {what}: the learner waited in {waited} of the time"
+        return "neither side alone: actors and learner kept up with each other"
 
     def in_words(self) -> str:
         """The verdict and the shares in one line."""
@@ -29,63 +47,48 @@ class Bounds:
         return f"{self.verdict} ({shares})"
 
 
+def mean_bounds(found: Sequence[Bounds]) -> Bounds | None:
+    """The mean over runs of one configuration; None: no run has told."""
+    if not found:
+        return None
+    alike = [one for one in found if one.inline == found[0].inline]
+    shares = {
+        name: math.fsum(one.shares[name] for one in alike) / len(alike) for name in alike[0].shares
+    }
+    return Bounds(found[0].inline, shares)
+
+
 def bounds_of(reports: Sequence[Mapping[str, Any]], inline: bool) -> Bounds | None:
-    """What bounded a run; None if its reports do not tell.
+    """What the time of a run was spent on; None if its reports do not tell.
 
     Args:
         reports: of the run, in their order.
         inline: whether the parts took turns in one process.
     """
-    learning = _share(reports, "learner_busy")
-    acting = _share(reports, "actor_busy", factor="actors" if inline else None)
+    # Busy shares of actors are means over actors; in one process, their times add up.
+    actors = ("actors",) if inline else ()
+    learning, acting = _share(reports, "learner_busy"), _share(reports, "actor_busy", *actors)
     if learning is None or acting is None:
         return None
-    env = _share(reports, "env_share", of="actor_busy", factor="actors" if inline else None) or 0.0
-    policy = (
-        _share(reports, "policy_share", of="actor_busy", factor="actors" if inline else None) or 0.0
+    env = _share(reports, "env_share", "actor_busy", *actors) or 0.0
+    policy = _share(reports, "policy_share", "actor_busy", *actors) or 0.0
+    if not inline:
+        waiting = _waiting(reports)
+        shares = {LEARNER: learning, ACTORS: acting, ENV: env, POLICY: policy}
+        return Bounds(
+            False,
+            {**shares, ACTORS_WAIT: waiting["actors"], LEARNER_WAITS: waiting["learner"]},
+        )
+    return Bounds(
+        True,
+        {
+            "learner steps": learning,
+            ENV: env,
+            POLICY: policy,
+            "writing to the memory": max(0.0, acting - env - policy),
+            "start, evaluations, checkpoints, reports": max(0.0, 1 - learning - acting),
+        },
     )
-    if inline:
-        rest = max(0.0, 1 - learning - acting)
-        return _of_one_process(
-            {
-                "learner steps": learning,
-                "environment steps": env,
-                "choices of actions": policy,
-                "writing to the memory": max(0.0, acting - env - policy),
-                "start, evaluations, checkpoints, reports": rest,
-            }
-        )
-    return _of_two_sides(learning, acting, env, policy, _waiting(reports))
-
-
-def _of_one_process(shares: dict[str, float]) -> Bounds:
-    most = max(shares, key=lambda name: shares[name])
-    return Bounds(f"one process, which spent most of its time ({shares[most]:.0%}) on {most}",
-                  shares)  # fmt: skip
-
-
-def _of_two_sides(
-    learning: float, acting: float, env: float, policy: float, waiting: dict[str, float]
-) -> Bounds:
-    shares = {
-        "learner busy": learning,
-        "actors busy, on average": acting,
-        "of it environment steps": env,
-        "of it choices of actions": policy,
-        "actors waited for the learner": waiting["actors"],
-        "learner waited for the actors": waiting["learner"],
-    }
-    if waiting["actors"] >= MOST:
-        verdict = f"the learner: the actors waited for it in {waiting['actors']:.0%} of the time"
-    elif waiting["learner"] >= MOST:
-        what = "environment steps" if env >= policy else "choices of actions"
-        verdict = (
-            f"the actors, mostly by {what}: the learner waited for them in "
-            f"{waiting['learner']:.0%} of the time"
-        )
-    else:
-        verdict = "neither side alone: actors and learner kept up with each other"
-    return Bounds(verdict, shares)
 
 
 def _waiting(reports: Sequence[Mapping[str, Any]]) -> dict[str, float]:
@@ -94,28 +97,16 @@ def _waiting(reports: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     for report, seconds in _intervals(reports):
         total += seconds
         side = report.get("limiter_waiting")
-        if side in waited:
+        if isinstance(side, str) and side in waited:
             waited[side] += seconds
     return {side: seconds / total if total else 0.0 for side, seconds in waited.items()}
 
 
-def _share(
-    reports: Sequence[Mapping[str, Any]],
-    key: str,
-    of: str | None = None,
-    factor: str | None = None,
-) -> float | None:
-    """Mean of a share over the time of a run, between 0 and 1; None: no report has it.
-
-    Args:
-        reports: of the run.
-        key: of the share.
-        of: another share that it is a share of.
-        factor: a number that it is multiplied by.
-    """
+def _share(reports: Sequence[Mapping[str, Any]], *names: str) -> float | None:
+    """Mean over the time of a run of a product of numbers, between 0 and 1; None: none has them."""
     total = summed = 0.0
     for report, seconds in _intervals(reports):
-        values = [report.get(name) for name in (key, of, factor) if name is not None]
+        values = [report.get(name) for name in names]
         numbers = [v for v in values if isinstance(v, (int, float)) and math.isfinite(v)]
         if len(numbers) == len(values):
             total += seconds

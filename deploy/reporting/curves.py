@@ -10,7 +10,7 @@ import numpy as np
 from common.types import Array
 from deploy.reporting.aggregate import CONFIDENCE
 
-POINTS = 120
+POINTS = 200
 """Places of the grid."""
 REPEATS = 2_000
 """Times that the bootstrap draws."""
@@ -53,7 +53,7 @@ class Band:
     @property
     def is_cut(self) -> bool:
         """Whether a curve goes on after the band has ended."""
-        return self.longest > 1.01 * float(self.x[-1])
+        return self.longest > float(self.x[-1])
 
 
 def at(curve: Curve, grid: Array) -> Array:

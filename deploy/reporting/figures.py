@@ -73,13 +73,17 @@ def _draw_group(axis: Axes, line: Line, colour: str, number: int, singles: bool)
     if band is None:
         return
     if band.low is not None and band.high is not None:
-        axis.fill_between(band.x, band.low, band.high, color=colour, alpha=0.2, linewidth=0)
+        axis.fill_between(
+            band.x, band.low, band.high, color=colour, alpha=0.2, linewidth=0, step="post"
+        )
     dash = DASHES[number % len(DASHES)]
     style = (0, tuple(map(float, dash.split()))) if dash else "-"
     if len(band.x) == 1:  # one place in common is no line
         axis.plot(band.x, band.mean, "o", color=colour, markersize=5)
     else:
-        axis.plot(band.x, band.mean, color=colour, linewidth=2, linestyle=style)
+        axis.plot(
+            band.x, band.mean, color=colour, linewidth=2, linestyle=style, drawstyle="steps-post"
+        )
 
 
 def _drawn(curve: Curve) -> tuple[np.ndarray, np.ndarray]:

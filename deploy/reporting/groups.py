@@ -236,14 +236,21 @@ def _tell_apart(tasks: Sequence[Task], keys: Sequence[str]) -> None:
 
 
 def _label(groups: Sequence[Group], members: Sequence[Sequence[Given]]) -> None:
-    """Name each group: as its study does, or by the keys that differ from other groups."""
+    """Name each group: as its study does, or by the keys that differ from other groups.
+
+    A source with a single group gives it its name alone.
+    """
     different = differing([group.values for group in groups])
     given = [_only({one.variant for one in few}) for few in members]
+    sources = [group.source for group in groups]
     for group, variant in zip(groups, given, strict=True):
+        if group.source and sources.count(group.source) == 1:
+            group.label = group.source
+            continue
         unique = variant and given.count(variant) == 1
         keys = _words(group.values, different) if different and not unique else ""
-        names = [group.source, variant or "", keys]
-        group.label = ": ".join(filter(None, names)) or "one configuration"
+        group.label = ": ".join(filter(None, (group.source, variant, keys)))
+        group.label = group.label or "one configuration"
     labels = [group.label for group in groups]
     for number, group in enumerate(groups, 1):
         if labels.count(group.label) > 1:  # its keys beyond the first few differ

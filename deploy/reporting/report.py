@@ -26,7 +26,10 @@ from deploy.reporting.run_record import RunRecord
 from deploy.runs.folder import RunFolder
 
 HTML, MARKDOWN = ".html", ".md"
-MAX_EPISODE_MESSAGE = 200
+MAX_MESSAGE = 200
+"""Characters of an error of an environment."""
+MAX_NAMES = 4
+"""Names in a title."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +106,7 @@ def _view(found: Input, tasks: Sequence[Task], options: Options) -> ReportView:
                  for remark in group.remarks]  # fmt: skip
     problems += [("study", remark) for remark in found.remarks]
     return ReportView(
-        title=options.title or f"Report on {words.joined(found.sources)}",
+        title=options.title or f"Report on {_names(found.sources)}",
         made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         version=VERSION,
         summary=_summary(found, tasks, groups),
@@ -112,6 +115,12 @@ def _view(found: Input, tasks: Sequence[Task], options: Options) -> ReportView:
         tasks=views,
         overall=overall_rows(tasks),
     )
+
+
+def _names(sources: Sequence[str]) -> str:
+    if len(sources) <= MAX_NAMES:
+        return words.joined(sources)
+    return f"{sources[0]} and {len(sources) - 1} more"
 
 
 def _named(group: Group, task: Task) -> str:
@@ -176,7 +185,7 @@ def _typical(task: Task) -> RunRecord | None:
 
 
 def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:MAX_EPISODE_MESSAGE]
+    return " ".join(str(error).split())[:MAX_MESSAGE]
 
 
 # --- files ---------------------------------------------------------------------------------------
@@ -237,4 +246,4 @@ def _template(name: str) -> str:
 
 def _escaped(text: object) -> str:
     """Text of any kind in Markdown: nothing in it is markup."""
-    return re.sub(r"([\\`*_{}\[\]<>()#+!|~$&])", r"\\\1", printable(text))
+    return re.sub(r"([\\`*_{}\[\]<>|~$&])", r"\\\1", printable(text))

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from common.errors import UserError
+from common.text import counted
 from deploy.reporting.groups import Given, by_name
 from deploy.reporting.run_record import Unreadable, read_run
 from deploy.runs.folder import is_run
@@ -97,7 +98,8 @@ def _runs_of_study(study: StudyRecord, found: Input) -> list[tuple[Path, str, st
         else:
             pending += 1
     if pending:
-        found.remarks.append(f"study {study.name}: {pending} of {study.total} trials to come")
+        trials = counted(study.total, "trial")
+        found.remarks.append(f"study {study.name}: {pending} of {trials} to come")
     return runs
 
 

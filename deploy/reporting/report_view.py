@@ -13,14 +13,18 @@ from common.config_toml import to_toml
 from common.text import counted
 from deploy.reporting import figures, words
 from deploy.reporting.aggregate import Aggregate, Estimate
+from deploy.reporting.bounded import mean_bounds
 from deploy.reporting.comparison import Overall, Pair, overall_of, pairs_of
 from deploy.reporting.groups import Group, Task, differing, shown
 from deploy.reporting.human_scores import normalised
 from deploy.reporting.protocol import explain
 from deploy.reporting.run_record import RunRecord
 
-FEW_SEEDS = 5
-"""With fewer seeds, bootstrap intervals are clearly too narrow."""
+COVERAGE = {2: 50, 3: 75, 4: 80, 5: 84, 6: 86, 7: 87, 8: 88, 9: 89}
+"""How often, in per cent, a 95 % interval of so few normal values holds their true mean."""
+
+MAX_CUTS = 4
+"""Groups whose ends a caption names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +58,7 @@ class GroupView:
     env_steps: str
     wall: str
     remarks: list[str]
-    bounds: list[tuple[str, str]]  # seed, verdict with shares
+    bounds: str
     command: str
     versions: str
     machines: list[str]
@@ -150,27 +154,33 @@ def task_view(task: Task, number: int, compare: bool) -> TaskView:
 
 
 def _score_in_words(task: Task) -> str:
-    counted_runs = [run for group in task.groups for run in group.counted]
-    fresh = {len(run.fresh) for run in counted_runs if run.fresh}
+    counting = [run for group in task.groups for run in group.counted]
+    fresh = {len(run.fresh) for run in counting if run.fresh}
     if fresh:
-        episodes = words.joined(f"{number:,}" for number in sorted(fresh))
         return (
-            f"The score of a run is the mean return of {episodes} episodes, played for this report "
+            f"The score of a run is the mean return of {_episodes(fresh)}, played for this report "
             "with the weights of its best evaluation and with seeds that the run did not use."
         )
-    episodes = words.joined(
-        f"{number:,}" for number in sorted({run.config.evaluation.episodes for run in counted_runs})
-    ) if counted_runs else "no"  # fmt: skip
+    if not counting:
+        return "No run has a score."
+    episodes = _episodes({run.config.evaluation.episodes for run in counting})
     text = (
-        f"The score of a run is the mean return of its last evaluation ({episodes} episodes with "
-        "the weights of that time), not of its best one."
+        f"The score of a run is the mean return of its last evaluation ({episodes} with the "
+        "weights of that time), not of its best one."
     )
-    if any(run.ending == "stop.score reached" for run in counted_runs):
+    if any(run.ending == "stop.score reached" for run in counting):
         text += (
             " Runs that end when an evaluation reaches stop.score are scored by that very "
             "evaluation, which flatters them a little: raydqn report --episodes 100 plays others."
         )
     return text
+
+
+def _episodes(numbers: set[int]) -> str:
+    """`100 episodes`, `20 and 100 episodes`."""
+    if len(numbers) == 1:
+        return counted(min(numbers), "episode")
+    return f"{words.joined(f'{number:,}' for number in sorted(numbers))} episodes"
 
 
 def _group_view(group: Group, task: Task, number: int) -> GroupView:
@@ -188,6 +198,7 @@ def _group_view(group: Group, task: Task, number: int) -> GroupView:
         for attempt in attempts
         if isinstance(attempt.get("machine"), dict)
     )
+    bounds = mean_bounds([run.bounds for run in runs if run.bounds is not None])
     versions = [a["versions"] for a in attempts if isinstance(a.get("versions"), dict)]
     return GroupView(
         label=group.label,
@@ -204,9 +215,7 @@ def _group_view(group: Group, task: Task, number: int) -> GroupView:
         ),
         wall=_median_and_range([run.wall_s for run in group.counted], words.duration),
         remarks=[*_on_seeds(group), *group.remarks],
-        bounds=[
-            (str(run.config.seed), run.bounds.in_words()) for run in runs if run.bounds is not None
-        ],
+        bounds=bounds.in_words() if bounds is not None else "",
         command=_command(runs[0]),
         versions=words.versions_text(versions),
         machines=list(machines),
@@ -221,8 +230,11 @@ def _on_seeds(group: Group) -> list[str]:
     count = len(group.counted)
     if count == 1:
         return ["one seed: no interval, no band; other seeds may differ a lot"]
-    if 1 < count < FEW_SEEDS:
-        return [f"{counted(count, 'seed')}: the intervals are narrower than the truth"]
+    if count in COVERAGE:
+        return [
+            f"{counted(count, 'seed')}: the 95 % interval of so few holds the true mean in about "
+            f"{COVERAGE[count]} % of cases (of normal scores)"
+        ]
     return []
 
 
@@ -282,7 +294,8 @@ def _figure(task: Task, number: int, over: str) -> FigureView | None:
         "seed. A score holds until the next evaluation."
     )
     if cuts:
-        caption += f" Mean and band end with the shortest run: {'; '.join(cuts)}."
+        caption += " Mean and band end with the shortest run"
+        caption += f": {'; '.join(cuts)}." if len(cuts) <= MAX_CUTS else "."
     title = f"Score over {label}"
     return FigureView(
         f"curves-{number}-{over.removesuffix('_s').replace('_', '-')}",

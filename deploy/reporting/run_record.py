@@ -20,7 +20,7 @@ from common.types import Array
 from deploy.reporting.bounded import Bounds, bounds_of
 from deploy.reporting.summary import FAILED, reason_in_words
 from deploy.runs.attempts import read_attempts
-from deploy.runs.folder import CONFIG, LOG, METRICS, SUMMARY, is_locked, is_run
+from deploy.runs.folder import CONFIG, LOG, METRICS, STATUS, SUMMARY, is_locked, is_run
 from deploy.runs.log import last_events
 from deploy.runs.metrics_file import read_metrics
 
@@ -129,7 +129,7 @@ def _read(path: Path, name: str) -> RunRecord:
         why = f"it has no {CONFIG}" if path.exists() else "it is not there"
         raise UserError(f"{path}: not a run folder ({why})")
     config = build(load_toml(path / CONFIG), str(path / CONFIG))
-    summary = _summary(path)
+    summary = _json(path / SUMMARY)
     state, ending = _state(path, summary)
     try:
         reports = read_metrics(path)
@@ -169,13 +169,13 @@ def _read(path: Path, name: str) -> RunRecord:
     )
 
 
-def _summary(path: Path) -> dict[str, Any]:
-    """The summary of a run; empty if there is none, or none that can be read."""
+def _json(path: Path) -> dict[str, Any]:
+    """The object in a file; empty if there is none, or none that can be read."""
     try:
-        summary = json.loads((path / SUMMARY).read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return summary if isinstance(summary, dict) else {}
+    return found if isinstance(found, dict) else {}
 
 
 def _state(path: Path, summary: Mapping[str, Any]) -> tuple[State, str]:
@@ -249,9 +249,14 @@ def _device(summary: Mapping[str, Any], last: Mapping[str, Any]) -> str | None:
 
 
 def _is_inline(path: Path, attempts: list[dict[str, Any]]) -> bool:
-    """Whether the run ran in one process; a run of an earlier version says so in its log."""
-    modes = [str(one.get("mode")) for one in attempts or _attempts_in_log(path)]
-    return bool(modes) and all(mode.startswith("one process") for mode in modes)
+    """Whether the run ran in one process; that of an earlier version says so in log or status."""
+    modes = [str(one.get("mode") or "") for one in attempts or _attempts_in_log(path)]
+    if any(modes):
+        return all(mode.startswith("one process") for mode in modes)
+    parts = _json(path / STATUS).get("parts")  # of one process they have no process ids
+    return isinstance(parts, list) and not any(
+        part.get("pid") for part in parts if isinstance(part, dict)
+    )
 
 
 def _attempts_in_log(path: Path) -> list[dict[str, Any]]:

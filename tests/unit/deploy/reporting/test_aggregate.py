@@ -19,6 +19,7 @@ from deploy.reporting.aggregate import (
     probability_of_improvement,
     trimmed_mean,
 )
+from deploy.reporting.report_view import COVERAGE
 from support.hypothesis_profiles import examples
 
 SCORES = st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=30)
@@ -115,3 +116,14 @@ def test_the_probability_of_improvement_is_mann_and_whitneys_u(first, second):
     got = probability_of_improvement(first, second)
     assert got == pytest.approx(u / (len(first) * len(second)))
     assert got + probability_of_improvement(second, first) == pytest.approx(1.0)
+
+
+def test_intervals_of_few_values_hold_the_mean_as_often_as_a_page_says():
+    generator = np.random.default_rng(0)
+    for count in (2, 3, 5):
+        samples = generator.normal(size=(300, count))
+        held = 0
+        for number, sample in enumerate(samples):
+            found = estimate([sample], mean_of_tasks, repeats=300, seed=number)
+            held += found.low <= 0 <= found.high
+        assert held / len(samples) == pytest.approx(COVERAGE[count] / 100, abs=0.08)

@@ -257,7 +257,7 @@ def test_the_page_tells_machine_versions_command_and_what_bounded_the_run(tmp_pa
     assert group.machines == ["A processor, 2 usable cores, 24 GiB of memory, Linux 6.1"]
     assert group.versions == "raydqn 0.1.0, Python 3.11.7, torch 2.13.0"
     assert group.command == "raydqn train cartpole --inline --seed 3"
-    assert "most of its time (50%) on learner steps" in group.bounds[0][1]
+    assert "most of its time (50%) on learner steps" in group.bounds
 
 
 @pytest.mark.parametrize(
@@ -269,7 +269,7 @@ def test_on_ray_the_side_that_the_other_waits_for_bounds_the_run(tmp_path, waiti
     path = made_up_run(tmp_path / "a", mode="Ray on this machine")
     lines = [report_line(n, 1.0, limiter_waiting=waiting) for n in (1, 2, 3)]
     (path / METRICS).write_text("\n".join(lines))
-    assert group_of(report_on(path)).bounds[0][1].startswith(verdict)
+    assert group_of(report_on(path)).bounds.startswith(verdict)
 
 
 def test_the_film_is_of_the_run_of_median_score_and_a_failure_is_told(tmp_path, monkeypatch):
