@@ -104,8 +104,8 @@ def _lines(result: Mapping[str, Any]) -> Iterator[str]:
     yield f"median {result['median']:g}, interquartile mean {result['iqm']:g}; {interval}"
     ended = ", ".join(f"{number:,} {how}" for how, number in result["ended"].items())
     yield (
-        f"lengths: mean {counted(result['mean_length'], 'env step')}, from {result['min_length']:,} to "
-        f"{result['max_length']:,}; endings: {ended}"
+        f"lengths: mean {counted(result['mean_length'], 'env step')}, from "
+        f"{result['min_length']:,} to {result['max_length']:,}; endings: {ended}"
     )
     copies = "1 copy" if result["copies"] == 1 else f"{result['copies']:,} copies"
     yield (

@@ -180,7 +180,7 @@ def _episodes(numbers: set[int]) -> str:
     """`100 episodes`, `20 and 100 episodes`."""
     if len(numbers) == 1:
         return counted(min(numbers), "episode")
-    return f"{words.joined(f'{number:,}' for number in sorted(numbers))} episodes"
+    return words.joined(f"{number:,}" for number in sorted(numbers)) + " episodes"
 
 
 def _group_view(group: Group, task: Task, number: int) -> GroupView:
