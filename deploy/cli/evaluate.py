@@ -107,10 +107,10 @@ def _lines(result: Mapping[str, Any]) -> Iterator[str]:
         f"lengths: mean {counted(result['mean_length'], 'env step')}, from "
         f"{result['min_length']:,} to {result['max_length']:,}; endings: {ended}"
     )
-    copies = "1 copy" if result["copies"] == 1 else f"{result['copies']:,} copies"
     yield (
-        f"seeds: {copies} of the environment, reset with seed {result['env_seed']}; the run itself "
-        f"(seed {result['run_seed']}) played its episodes with other seeds"
+        f"seeds: {result['env_seed']} for the first reset of the environment "
+        f"({result['copies']:,} in parallel); the run itself, of seed {result['run_seed']}, played "
+        "its episodes with other seeds"
     )
     yield f"weights: {result['weights']}"
     yield f"protocol: {in_words(result['protocol'])}"

@@ -101,7 +101,7 @@ def test_the_returns_of_all_episodes_are_written_to_a_file(folder, tmp_path, cap
     out = capsys.readouterr().out
     assert "median " in out
     assert "95% bootstrap interval over episodes of this policy" in out
-    assert "played its episodes with other seeds" in out
+    assert "the run itself, of seed 1, played its episodes with other seeds" in out
     assert "protocol: env=CartPole-v1" in out
     for wrong, says in (("a.txt", "must end in .csv"), ("/nowhere/a.csv", "there is no folder")):
         assert main(("evaluate", str(folder.path), "--returns", wrong)) == 2
