@@ -22,7 +22,7 @@ DASHES = ("", "6 2", "2 2", "6 2 2 2")
 """Patterns of lines in SVG, so that groups differ without colours too."""
 SINGLE_LINES = 12
 """With more groups than this, single seeds are not drawn."""
-STEPS = 240
+STEPS = 200
 """Evaluations of a run that are drawn, at the most; of more, those known at so many places."""
 # Colours that no group has: what a page replaces by its own.
 TEXT, GRID = "#010203", "#040506"
@@ -130,7 +130,33 @@ def _svg(figure: Figure) -> str:
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :].rstrip()
     svg = re.sub(r'<g id="[^"]*">', "<g>", svg)
-    return re.sub(r"\d+\.\d{3,}", lambda found: f"{float(found[0]):.2f}", svg)
+    return re.sub(r' d="([^"]*)"', lambda found: f' d="{_short_path(found[1])}"', svg)
+
+
+def _short_path(path: str) -> str:
+    """A path of straight lines in tenths of a point; steps take one number each."""
+    words = path.split()
+    if set(filter(str.isalpha, words)) - set("MLz"):
+        return path
+    parts, last = [], ("", "")
+    numbers = iter(words)
+    for word in numbers:
+        if word == "z":
+            parts.append(word)
+            continue
+        point = (_tenths(next(numbers)), _tenths(next(numbers)))
+        if word == "M":
+            parts.append(f"M{point[0]} {point[1]}")
+        elif point[1] == last[1]:
+            parts.append(f"H{point[0]}" if point[0] != last[0] else "")
+        else:
+            parts.append(f"V{point[1]}" if point[0] == last[0] else f"L{point[0]} {point[1]}")
+        last = point
+    return "".join(parts)
+
+
+def _tenths(number: str) -> str:
+    return f"{float(number):.1f}".removesuffix(".0")
 
 
 def colour_of(number: int, groups: int) -> str:

@@ -18,10 +18,17 @@ from common.storage import write_atomically
 from common.text import counted, printable
 from common.version import VERSION
 from deploy.reporting import words
+from deploy.reporting.comparison import overall_of
 from deploy.reporting.evaluation import PAGE_WIDTH, evaluate, film_episode, small_gif
 from deploy.reporting.groups import Given, Group, Task, tasks_of
 from deploy.reporting.report_input import Input, read_input
-from deploy.reporting.report_view import ReportView, TaskView, overall_rows, task_view
+from deploy.reporting.report_view import (
+    ReportView,
+    TaskView,
+    overall_rows,
+    overall_sentences,
+    task_view,
+)
 from deploy.reporting.run_record import RunRecord
 from deploy.runs.folder import RunFolder
 
@@ -101,6 +108,7 @@ def check_file(file: Path) -> None:
 def _view(found: Input, tasks: Sequence[Task], options: Options) -> ReportView:
     views = [task_view(task, number, options.compare) for number, task in enumerate(tasks, 1)]
     groups = [group for task in tasks for group in task.groups]
+    overall = overall_of(tasks)
     problems = [(one.name, one.reason) for one in found.unreadable]
     problems += [(_named(group, task), remark) for task in tasks for group in task.groups
                  for remark in group.remarks]  # fmt: skip
@@ -113,7 +121,8 @@ def _view(found: Input, tasks: Sequence[Task], options: Options) -> ReportView:
         compare=options.compare,
         problems=problems,
         tasks=views,
-        overall=overall_rows(tasks),
+        overall=overall_rows(overall),
+        overall_pairs=overall_sentences(overall) if options.compare else [],
     )
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from itertools import combinations
 from statistics import median
 from typing import Any
 
@@ -14,7 +15,7 @@ from common.text import counted
 from deploy.reporting import figures, words
 from deploy.reporting.aggregate import Aggregate, Estimate
 from deploy.reporting.bounded import mean_bounds
-from deploy.reporting.comparison import Overall, Pair, overall_of, pairs_of
+from deploy.reporting.comparison import Overall, Pair, pairs_of
 from deploy.reporting.groups import Group, Task, differing, shown
 from deploy.reporting.human_scores import normalised
 from deploy.reporting.protocol import explain
@@ -122,7 +123,7 @@ class ReportView:
     problems: list[tuple[str, str]]
     tasks: list[TaskView]
     overall: list[tuple[str, str, Cell, Cell, Cell]]
-    notes: list[str] = field(default_factory=list)
+    overall_pairs: list[str]
 
 
 def task_view(task: Task, number: int, compare: bool) -> TaskView:
@@ -336,9 +337,24 @@ def _verdict(apart: bool | None) -> str:
     return "do not overlap" if apart else "overlap"
 
 
-def overall_rows(tasks: Sequence[Task]) -> list[tuple[str, str, Cell, Cell, Cell]]:
+def overall_rows(found: Sequence[Overall]) -> list[tuple[str, str, Cell, Cell, Cell]]:
     """Human-normalised scores over several games: label, games, mean, median, IQM."""
-    return [_overall_row(one) for one in overall_of(tasks)]
+    return [_overall_row(one) for one in found]
+
+
+def overall_sentences(found: Sequence[Overall]) -> list[str]:
+    """For each pair of methods, whether their intervals overlap; only over the same games."""
+    sentences = []
+    for first, second in combinations(found, 2):
+        names = f"{first.label} and {second.label}"
+        if set(first.games) != set(second.games):
+            sentences.append(f"{names} are not compared: their games are not the same.")
+            continue
+        mine, other = first.aggregate, second.aggregate
+        means = _verdict(mine.mean.is_apart_from(other.mean))
+        iqms = _verdict(mine.iqm.is_apart_from(other.iqm))
+        sentences.append(f"{names}: intervals of the means {means}, of the IQMs {iqms}.")
+    return sentences
 
 
 def _overall_row(one: Overall) -> tuple[str, str, Cell, Cell, Cell]:

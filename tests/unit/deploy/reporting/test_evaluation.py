@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
+
 import pytest
+from PIL import Image
 
 from actors.environments import Environment
 from actors.evaluator import Evaluator
@@ -13,7 +16,7 @@ from common.weights import WeightStore
 from deploy.cli.main import main
 from deploy.launch.presets import make_config
 from deploy.launch.train import train
-from deploy.reporting.evaluation import evaluate, film
+from deploy.reporting.evaluation import PAGE_PICTURES, evaluate, film, film_episode, small_gif
 from deploy.reporting.protocol import explain
 from deploy.runs.folder import RunFolder
 from support.program import TINY
@@ -56,8 +59,6 @@ def test_an_environment_that_cannot_be_filmed_says_why(folder, tmp_path, monkeyp
 
 
 def test_where_nothing_is_rendered_the_frames_themselves_are_filmed(tmp_path, monkeypatch):
-    from PIL import Image
-
     pixels = {"observation": "pixels", "width": 20, "height": 10}
     over = {"env": pixels, "stop": {"learner_steps": 1}, "evaluation": {"max_episode_steps": 3}}
     run = tmp_path / "run"
@@ -134,3 +135,14 @@ def test_the_protocol_of_a_game_in_sentences():
     assert "No sticky actions" in text
     assert "a lost life ends nothing" in text
     assert "No episode begins with no-ops." in text
+
+
+def test_a_film_for_a_page_is_narrow_and_has_fewer_pictures_where_it_is_long(folder):
+    pictures, ret = film_episode(folder, max_width=90)
+    assert pictures[0].size == (90, 60)
+    assert ret == len(pictures), "CartPole pays 1 per step"
+    many = [pictures[0], pictures[-1]] * 400
+    with Image.open(io.BytesIO(small_gif(many))) as film:
+        assert film.format == "GIF"
+        assert film.size == (90, 60)
+        assert film.n_frames <= PAGE_PICTURES

@@ -12,6 +12,7 @@ from PIL import Image
 from common.errors import UserError
 from deploy.cli.main import main
 from deploy.reporting import report as report_module
+from deploy.reporting.figures import _short_path
 from deploy.reporting.report import Options, html, write_report
 from deploy.runs.folder import METRICS
 from deploy.runs.study_folder import RECORD, StudyRecord, TrialRecord, save_study
@@ -355,3 +356,10 @@ def test_an_old_run_without_a_record_of_its_attempts_is_shown(tmp_path):
     assert group.versions == "raydqn 0.0.9, Python 3.11.2"
     assert group.machines == []
     assert json.loads(json.dumps(group.runs))
+
+
+def test_a_path_in_tenths_leads_where_the_whole_one_does():
+    whole = "M 10.04 20.0 L 10.04 30.111 L 15.5 30.111 L 16.26 31 L 16.26 31 z M 1 2 L 3 2"
+    assert _short_path(whole) == "M10 20V30.1H15.5L16.3 31zM1 2H3"
+    curved = "M 0 3 C 0.79 3 1.55 2.68 2.12 2.12 z"
+    assert _short_path(curved) == curved
