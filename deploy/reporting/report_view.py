@@ -63,6 +63,7 @@ class GroupView:
     command: str
     versions: str
     machines: list[str]
+    hosts: int
     devices: str
     runs: list[list[str]]
 
@@ -220,6 +221,7 @@ def _group_view(group: Group, task: Task, number: int) -> GroupView:
         command=_command(runs[0]),
         versions=words.versions_text(versions),
         machines=list(machines),
+        hosts=max(run.hosts for run in runs),
         devices=words.joined(dict.fromkeys(run.device for run in runs if run.device))
         if any(run.device for run in runs)
         else "",

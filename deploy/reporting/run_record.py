@@ -62,6 +62,7 @@ class RunRecord:
         protocol: what the score depends on.
         attempts: records of its attempts, as `deploy.runs.attempts` writes them.
         device: of the learner, with torch's version; None: not known.
+        hosts: number of hosts of its parts, as its last status has them; 0: not known.
         bounds: what bounded its speed; None: its reports do not tell.
         remarks: what is missing or was left out.
         fresh: raw returns of episodes that were played for the report; None: none were.
@@ -81,6 +82,7 @@ class RunRecord:
     protocol: Mapping[str, Any]
     attempts: list[dict[str, Any]]
     device: str | None
+    hosts: int
     bounds: Bounds | None
     remarks: list[str] = field(default_factory=list)
     fresh: list[float] | None = None
@@ -120,7 +122,7 @@ def read_run(path: Path, name: str | None = None) -> RunRecord | Unreadable:
         return Unreadable(path, name, str(error))
     except OSError as error:
         return Unreadable(path, name, f"{path}: cannot be read ({error.strerror or error})")
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:
         return Unreadable(path, name, f"{path}: is damaged ({type(error).__name__}: {error})")
 
 
@@ -146,7 +148,7 @@ def _read(path: Path, name: str) -> RunRecord:
     attempts = read_attempts(path)
     if not attempts:
         remarks.append("it did not record its machine: an earlier version of raydqn ran it")
-    protocol = summary.get("protocol")
+    protocol, parts = summary.get("protocol"), _parts(path)
     return RunRecord(
         path=path,
         name=name,
@@ -164,7 +166,8 @@ def _read(path: Path, name: str) -> RunRecord:
         protocol=protocol if isinstance(protocol, dict) else _configured(config),
         attempts=attempts or _attempts_in_log(path),
         device=_device(summary, last),
-        bounds=bounds_of(kept, _is_inline(path, attempts)),
+        hosts=len({part.get("host") for part in parts} - {None}),
+        bounds=bounds_of(kept, _is_inline(path, attempts, parts)),
         remarks=remarks,
     )
 
@@ -248,15 +251,18 @@ def _device(summary: Mapping[str, Any], last: Mapping[str, Any]) -> str | None:
     return next((device for device in found if isinstance(device, str)), None)
 
 
-def _is_inline(path: Path, attempts: list[dict[str, Any]]) -> bool:
+def _is_inline(path: Path, attempts: list[dict[str, Any]], parts: list[dict[str, Any]]) -> bool:
     """Whether the run ran in one process; that of an earlier version says so in log or status."""
     modes = [str(one.get("mode") or "") for one in attempts or _attempts_in_log(path)]
     if any(modes):
         return all(mode.startswith("one process") for mode in modes)
-    parts = _json(path / STATUS).get("parts")  # of one process they have no process ids
-    return isinstance(parts, list) and not any(
-        part.get("pid") for part in parts if isinstance(part, dict)
-    )
+    return bool(parts) and not any(part.get("pid") for part in parts)  # they are in one process
+
+
+def _parts(path: Path) -> list[dict[str, Any]]:
+    """The parts in the last status of a run; none if it has no status."""
+    parts = _json(path / STATUS).get("parts")
+    return [part for part in parts if isinstance(part, dict)] if isinstance(parts, list) else []
 
 
 def _attempts_in_log(path: Path) -> list[dict[str, Any]]:

@@ -159,10 +159,11 @@ def test_atari_scores_are_human_normalised_and_aggregated_over_games(tmp_path):
 
 
 def test_compare_says_where_intervals_do_not_overlap(tmp_path):
-    for study, scores in (("low", (10.0, 11.0, 12.0)), ("high", (50.0, 60.0, 70.0))):
+    for study, steps, scores in (("low", 1, (10.0, 11.0, 12.0)), ("high", 3, (50.0, 60.0, 70.0))):
         for seed, score in enumerate(scores, 1):
             (tmp_path / study).mkdir(exist_ok=True)
-            made_up_run(tmp_path / study / f"{seed}", seed, (None, score))
+            over = {"learner": {"n_step": steps}}
+            made_up_run(tmp_path / study / f"{seed}", seed, (None, score), over)
     view = report_on(tmp_path / "low", tmp_path / "high", compare=True)
     assert [group.label for group in view.tasks[0].groups] == ["low", "high"]
     (pair,) = view.tasks[0].pairs
@@ -256,6 +257,10 @@ def test_the_page_tells_machine_versions_command_and_what_bounded_the_run(tmp_pa
     made_up_run(tmp_path / "a", 3)
     group = group_of(report_on(tmp_path / "a"))
     assert group.machines == ["A processor, 2 usable cores, 24 GiB of memory, Linux 6.1"]
+    hosts = [{"host": name} for name in ("a", "b", "b", None)]
+    (tmp_path / "a" / "status.json").write_text(json.dumps({"parts": hosts}))
+    assert group_of(report_on(tmp_path / "a")).hosts == 2
+    assert "the run's parts ran on 2 hosts" in html(report_on(tmp_path / "a"))
     assert group.versions == "raydqn 0.1.0, Python 3.11.7, torch 2.13.0"
     assert group.command == "raydqn train cartpole --inline --seed 3"
     assert "most of its time (50%) on learner steps" in group.bounds
@@ -363,3 +368,25 @@ def test_a_path_in_tenths_leads_where_the_whole_one_does():
     assert _short_path(whole) == "M10 20V30.1H15.5L16.3 31zM1 2H3"
     curved = "M 0 3 C 0.79 3 1.55 2.68 2.12 2.12 z"
     assert _short_path(curved) == curved
+
+
+@pytest.mark.parametrize(
+    "strange",
+    [None, "x", [], [{}], {"a": [1]}, True, -1, 10**320, 1e400],
+    ids=lambda one: f"{one!r:.9}",
+)
+def test_strange_values_in_files_end_in_no_traceback(tmp_path, strange):
+    keys = ("score", "best_score", "env_steps", "wall_s", "learner_steps", "device", "protocol")
+    path = made_up_run(tmp_path / "run", 1)
+    summary = {**dict.fromkeys(keys, strange), "stop_reason": "env_steps"}
+    (path / "summary.json").write_text(json.dumps(summary))
+    shares = ("learner_busy", "actor_busy", "actors", "limiter_waiting", "score")
+    report = json.loads(report_line(1, 5.0))
+    lines = [json.dumps({**report, key: strange}) for key in ("wall_s", *shares)]
+    (path / METRICS).write_text("\n".join([report_line(1, 5.0), *lines]))
+    (path / "status.json").write_text(json.dumps({"parts": [{"host": strange}, strange]}))
+    record = dict.fromkeys(("command", "mode", "versions", "machine"), strange)
+    (path / "attempts.jsonl").write_text(json.dumps(record))
+    out = tmp_path / "page.html"
+    write_report([path], [out, tmp_path / "page.md"], Options(film=False))
+    assert "run" in out.read_text()
