@@ -68,7 +68,18 @@ def draw(lines: Sequence[Line], over: str) -> Figure:
 def _draw_group(axis: Axes, line: Line, colour: str, number: int, singles: bool) -> None:
     for curve in line.curves if singles else ():
         x, y = _drawn(curve)
-        axis.plot(x, y, color=colour, alpha=0.4, linewidth=0.9, drawstyle="steps-post")
+        dot = "o" if len(curve.x) == 1 else None  # it may be at the very end of the run
+        axis.plot(
+            x,
+            y,
+            color=colour,
+            alpha=0.4,
+            linewidth=0.9,
+            drawstyle="steps-post",
+            marker=dot,
+            markersize=4,
+            markevery=[0],
+        )
     band = line.band
     if band is None:
         return

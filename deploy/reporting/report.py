@@ -123,6 +123,7 @@ def _view(found: Input, tasks: Sequence[Task], options: Options) -> ReportView:
         tasks=views,
         overall=overall_rows(overall),
         overall_pairs=overall_sentences(overall) if options.compare else [],
+        studies=found.studies,
     )
 
 

@@ -6,6 +6,7 @@ A study is read from its record (`deploy.runs.study_folder`).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from common.text import counted
 from deploy.reporting.groups import Given, by_name
 from deploy.reporting.run_record import Unreadable, read_run
 from deploy.runs.folder import is_run
-from deploy.runs.study_folder import StudyRecord, TrialRecord, is_study, read_study
+from deploy.runs.study_folder import GIVEN, StudyRecord, TrialRecord, is_study, read_study
 
 
 @dataclass(slots=True)
@@ -26,12 +27,14 @@ class Input:
         unreadable: the others, each with a reason.
         remarks: on studies: trials that have not begun, or failed before their run began.
         sources: name of each argument.
+        studies: name of each study, and the text of its file.
     """
 
     given: list[Given] = field(default_factory=list)
     unreadable: list[Unreadable] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
     sources: list[str] = field(default_factory=list)
+    studies: list[tuple[str, str]] = field(default_factory=list)
 
 
 def read_input(paths: Sequence[Path], compare: bool) -> Input:
@@ -89,6 +92,9 @@ def _runs_in(path: Path, found: Input) -> list[tuple[Path, str, str]]:
 
 def _runs_of_study(study: StudyRecord, found: Input) -> list[tuple[Path, str, str]]:
     pending = study.total - len(study.trials)
+    with suppress(OSError):
+        text = (study.path / GIVEN).read_text(encoding="utf-8", errors="replace")
+        found.studies.append((study.name, text))
     runs = []
     for trial in study.trials:
         if is_run(trial.run):

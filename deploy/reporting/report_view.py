@@ -125,6 +125,7 @@ class ReportView:
     tasks: list[TaskView]
     overall: list[tuple[str, str, Cell, Cell, Cell]]
     overall_pairs: list[str]
+    studies: list[tuple[str, str]]
 
 
 def task_view(task: Task, number: int, compare: bool) -> TaskView:
@@ -282,7 +283,7 @@ def _figure(task: Task, number: int, over: str) -> FigureView | None:
     for group, line in zip(task.groups, lines, strict=True):
         band = line.band
         if band is None:
-            texts.append(f"{group.label}: no curve")
+            texts.append(f"{group.label}: no place that all runs have in common")
             continue
         end = f"{band.x[-1]:,.0f} {label}"
         low_high = ""

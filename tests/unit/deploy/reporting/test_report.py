@@ -187,7 +187,10 @@ def test_a_study_names_its_variants_and_the_trials_to_come(tmp_path):
     trials.append(TrialRecord("bad", "cartpole", "bad", 1, failed, status="failed", error="boom"))
     save_study(StudyRecord("mine", study, "score", trials, total=7))
     assert (study / RECORD).is_file()
+    (study / "study.toml").write_text('preset = "cartpole"\n')
     view = report_on(study)
+    assert view.studies == [("mine", 'preset = "cartpole"\n')]
+    assert "raydqn study study.toml" in html(view)
     assert {group.label: group.mean.value for group in view.tasks[0].groups} == {
         "three": "30.00",
         "one": "10.00",
@@ -390,3 +393,12 @@ def test_strange_values_in_files_end_in_no_traceback(tmp_path, strange):
     out = tmp_path / "page.html"
     write_report([path], [out, tmp_path / "page.md"], Options(film=False))
     assert "run" in out.read_text()
+
+
+def test_runs_whose_only_evaluation_came_at_their_end_are_dots(tmp_path):
+    for seed, number in ((1, 3), (2, 4)):
+        made_up_run(tmp_path / f"r{seed}", seed, (None,) * number + (50.0,))
+    view = report_on(tmp_path)
+    figure = view.tasks[0].figures[0]
+    assert "no place that all runs have in common" in figure.alternative
+    assert [line.get_marker() for line in figure.figure.axes[0].lines] == ["o", "o"]
