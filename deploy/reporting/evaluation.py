@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -236,7 +237,10 @@ def small_gif(pictures: Sequence[Image.Image]) -> bytes:
 def _picture(evaluator: Evaluator, max_width: int | None) -> Image.Image:
     """The rendered environment; the agent's own frame where it renders nothing."""
     try:
-        image = Image.fromarray(evaluator.render()[0])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Gymnasium's, on what an environment renders
+            rendered = evaluator.render()[0]
+        image = Image.fromarray(_colours_of(rendered))
     except (UserError, EnvironmentFailedError) as error:
         frame = evaluator.frames[0]
         if frame.ndim != 3 or frame.dtype != np.uint8:
@@ -244,7 +248,24 @@ def _picture(evaluator: Evaluator, max_width: int | None) -> Image.Image:
         image = Image.fromarray(frame[0] if frame.shape[0] == 1 else frame.transpose(1, 2, 0))
     if image.height < GIF_MIN_HEIGHT:
         factor = -(-GIF_MIN_HEIGHT // image.height)
-        image = image.resize((image.width * factor, image.height * factor))
+        size = (image.width * factor, image.height * factor)
+        image = image.resize(size, Image.Resampling.NEAREST)
     if max_width is not None and image.width > max_width:
         image = image.resize((max_width, max(1, round(image.height * max_width / image.width))))
     return image
+
+
+def _colours_of(rendered: Array) -> Array:
+    """A rendered picture, `[H, W]` or `[H, W, 3]`, in 8 bits.
+
+    Raises:
+        UserError: it is none. Fractions from 0 to 1, as MinAtar renders them, are one.
+    """
+    if rendered.ndim not in (2, 3) or (rendered.ndim == 3 and rendered.shape[2] not in (3, 4)):
+        raise UserError(f"--gif: render() returned shape {rendered.shape}, which is no picture")
+    if rendered.dtype == np.uint8:
+        return rendered
+    values = np.nan_to_num(rendered.astype(np.float64))
+    fractions = rendered.dtype.kind == "f" and values.max(initial=0.0) <= 1.0
+    colours: Array = np.clip(np.round(values * (255 if fractions else 1)), 0, 255).astype(np.uint8)
+    return colours

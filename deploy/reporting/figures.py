@@ -53,7 +53,8 @@ def draw(lines: Sequence[Line], over: str) -> Figure:
     axis = figure.subplots()
     for number, (line, colour) in enumerate(zip(lines, palette(len(lines)), strict=True)):
         _draw_group(axis, line, colour, number, len(lines) <= SINGLE_LINES)
-    axis.set_xlim(left=0)
+    ends = [curve.end for line in lines for curve in line.curves]
+    axis.set_xlim(0, 1.03 * max(ends) or 1.0)
     axis.set_xlabel(LABELS[over], color=TEXT)
     axis.set_ylabel("score", color=TEXT)
     axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))

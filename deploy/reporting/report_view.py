@@ -24,6 +24,11 @@ from deploy.reporting.run_record import RunRecord
 COVERAGE = {2: 50, 3: 75, 4: 80, 5: 84, 6: 86, 7: 87, 8: 88, 9: 89}
 """How often, in per cent, a 95 % interval of so few normal values holds their true mean."""
 
+ONE_SEED = "Each line is a single seed. A score holds until the next evaluation."
+SEVERAL_SEEDS = (
+    "Thick: mean over seeds, and the 95 % bootstrap interval over seeds as a band; thin: each seed. "
+    "A score holds until the next evaluation."
+)
 MAX_CUTS = 4
 """Groups whose ends a caption names."""
 
@@ -293,10 +298,7 @@ def _figure(task: Task, number: int, over: str) -> FigureView | None:
         texts.append(f"{group.label}: {words.score(float(band.mean[-1]))}{low_high} at {end}")
         if band.is_cut:
             cuts.append(f"{group.label} at {band.x[-1]:,.0f} of {band.longest:,.0f} {label}")
-    caption = (
-        "Thick: mean over seeds, and the 95 % bootstrap interval over seeds as a band; thin: each "
-        "seed. A score holds until the next evaluation."
-    )
+    caption = ONE_SEED if all(len(line.curves) <= 1 for line in lines) else SEVERAL_SEEDS
     if cuts:
         caption += " Mean and band end with the shortest run"
         caption += f": {'; '.join(cuts)}." if len(cuts) <= MAX_CUTS else "."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -16,7 +17,14 @@ from common.weights import WeightStore
 from deploy.cli.main import main
 from deploy.launch.presets import make_config
 from deploy.launch.train import train
-from deploy.reporting.evaluation import PAGE_PICTURES, evaluate, film, film_episode, small_gif
+from deploy.reporting.evaluation import (
+    PAGE_PICTURES,
+    _colours_of,
+    evaluate,
+    film,
+    film_episode,
+    small_gif,
+)
 from deploy.reporting.protocol import explain
 from deploy.runs.folder import RunFolder
 from support.program import TINY
@@ -146,3 +154,25 @@ def test_a_film_for_a_page_is_narrow_and_has_fewer_pictures_where_it_is_long(fol
         assert film.format == "GIF"
         assert film.size == (90, 60)
         assert film.n_frames <= PAGE_PICTURES
+
+
+def test_a_game_that_renders_fractions_is_filmed(tmp_path, monkeypatch):
+    """MinAtar's pictures are floats of 10×10."""
+    over = {"env": {"id": "MinAtar/Breakout-v1"}, "stop": {"learner_steps": 1, "score": None}}
+    run = tmp_path / "run"
+    short = {"evaluation": {"max_episode_steps": 3}}
+    train(make_config("cartpole", overrides=merge(merge(TINY, over), short)), run)
+    gif = tmp_path / "film.gif"
+    film(RunFolder.open(run), gif)
+    with Image.open(gif) as pictures:
+        assert pictures.size == (160, 160)
+        assert len(pictures.convert("RGB").getcolors()) > 2
+
+
+def test_what_is_rendered_becomes_a_picture_of_8_bits_or_is_refused():
+    fractions = np.array([[[0.0, 0.5, 1.0]]])
+    assert _colours_of(fractions).tolist() == [[[0, 128, 255]]]
+    assert _colours_of(np.array([[0, 300]])).tolist() == [[0, 255]]
+    assert _colours_of(np.array([[0.0, 200.0]])).tolist() == [[0, 200]]
+    with pytest.raises(UserError, match=r"shape \(2, 2, 7\), which is no picture"):
+        _colours_of(np.zeros((2, 2, 7)))
