@@ -7,6 +7,7 @@ is one configuration on one task; its seeds are its sample.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,9 +29,10 @@ TASK_KEYS = ("id", "kwargs", "wrappers", "sticky_actions", "frame_skip", "noop_m
 """Keys of `env` that belong to the task; others are the agent's view of it."""
 TASK_EVALUATION = ("epsilon", "max_episode_steps")
 """Keys of `evaluation` that belong to the task."""
+MANY_GROUPS = 6
+"""More groups than this are ordered by their means."""
 NAMED = 3
 """Differing keys that a label names."""
-DURATIONS = ("env_steps", "wall_s")
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,10 +140,17 @@ def _task(members: Sequence[Given]) -> Task:
         by_group.setdefault(key, []).append(one)
     groups = [_group(few) for few in by_group.values()]
     _label(groups, list(by_group.values()))
+    if len(groups) > MANY_GROUPS:  # a search, say: the best first
+        groups.sort(key=lambda group: -_mean(group.scores))
     recorded = [one.run.protocol for one in members if one.run.state != "running"]
     protocol = max(recorded or [members[0].run.protocol], key=len)
     env_id = members[0].run.config.env.id
     return Task(env_id, env_id, atari_game(env_id, protocol), protocol, groups)
+
+
+def _mean(scores: Sequence[float]) -> float:
+    """The mean; −∞ of no scores."""
+    return float(np.mean(scores)) if scores else -math.inf
 
 
 def _group(members: Sequence[Given]) -> Group:

@@ -16,7 +16,7 @@ from deploy.reporting import figures, words
 from deploy.reporting.aggregate import Aggregate, Estimate
 from deploy.reporting.bounded import mean_bounds
 from deploy.reporting.comparison import Overall, Pair, pairs_of
-from deploy.reporting.groups import Group, Task, differing, shown
+from deploy.reporting.groups import MANY_GROUPS, Group, Task, differing, shown
 from deploy.reporting.human_scores import normalised
 from deploy.reporting.protocol import explain
 from deploy.reporting.run_record import RunRecord
@@ -26,8 +26,8 @@ COVERAGE = {2: 50, 3: 75, 4: 80, 5: 84, 6: 86, 7: 87, 8: 88, 9: 89}
 
 ONE_SEED = "Each line is a single seed. A score holds until the next evaluation."
 SEVERAL_SEEDS = (
-    "Thick: mean over seeds, and the 95 % bootstrap interval over seeds as a band; thin: each seed. "
-    "A score holds until the next evaluation."
+    "Thick: mean over seeds, and the 95 % bootstrap interval over seeds as a band; thin: each "
+    "seed. A score holds until the next evaluation."
 )
 MAX_CUTS = 4
 """Groups whose ends a caption names."""
@@ -314,11 +314,19 @@ def _figure(task: Task, number: int, over: str) -> FigureView | None:
 
 
 def _differences(task: Task) -> list[list[str]]:
-    """A header and a row per key that differs between the groups; empty: none does."""
+    """A header and a row per key that differs between the groups; empty: none does.
+
+    Of many groups, each has a row.
+    """
     tables = [group.values for group in task.groups]
     keys = differing(tables)
     if not keys:
         return []
+    if len(tables) > MANY_GROUPS:
+        rows = [
+            [group.label, *(shown(group.values.get(key)) for key in keys)] for group in task.groups
+        ]
+        return [["configuration", *keys], *rows]
     header = ["key", *(group.label for group in task.groups)]
     return [header, *([key, *(shown(table.get(key)) for table in tables)] for key in keys)]
 

@@ -402,3 +402,23 @@ def test_runs_whose_only_evaluation_came_at_their_end_are_dots(tmp_path):
     figure = view.tasks[0].figures[0]
     assert "no place that all runs have in common" in figure.alternative
     assert [line.get_marker() for line in figure.figure.axes[0].lines] == ["o", "o"]
+
+
+def test_many_configurations_are_ordered_by_their_means(tmp_path):
+    for number in range(8):
+        over = {"learner": {"learning_rate": 1e-4 * (number + 1)}}
+        made_up_run(tmp_path / f"r{number}", 1, (None, float(number % 5)), over)
+    task = report_on(tmp_path).tasks[0]
+    assert [group.mean.value[0] for group in task.groups] == [
+        "4",
+        "3",
+        "2",
+        "2",
+        "1",
+        "1",
+        "0",
+        "0",
+    ]
+    assert task.differences[0] == ["configuration", "learner.learning_rate"]
+    assert len(task.differences) == 9
+    assert len({group.colour for group in task.groups}) == 8
