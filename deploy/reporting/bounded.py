@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from deploy.runs.json_values import finite_number
+
 MOST = 0.5
 """A side that waits for this share of the time is bounded by the other one."""
 LEARNER, ACTORS = "learner busy", "actors busy, on average"
@@ -106,9 +108,9 @@ def _share(reports: Sequence[Mapping[str, Any]], *names: str) -> float | None:
     """Mean over the time of a run of a product of numbers, between 0 and 1; None: none has them."""
     total = summed = 0.0
     for report, seconds in _intervals(reports):
-        values = [report.get(name) for name in names]
-        numbers = [v for v in values if isinstance(v, (int, float)) and math.isfinite(v)]
-        if len(numbers) == len(values):
+        found = [finite_number(report.get(name)) for name in names]
+        numbers = [number for number in found if number is not None]
+        if len(numbers) == len(names):
             total += seconds
             summed += seconds * math.prod(numbers)
     return min(1.0, max(0.0, summed / total)) if total else None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +20,7 @@ from deploy.reporting.bounded import Bounds, bounds_of
 from deploy.reporting.summary import FAILED, reason_in_words
 from deploy.runs.attempts import read_attempts
 from deploy.runs.folder import CONFIG, LOG, METRICS, STATUS, SUMMARY, is_locked, is_run
+from deploy.runs.json_values import finite_number
 from deploy.runs.log import last_events
 from deploy.runs.metrics_file import read_metrics
 
@@ -166,7 +166,7 @@ def _read(path: Path, name: str) -> RunRecord:
         protocol=protocol if isinstance(protocol, dict) else _configured(config),
         attempts=attempts or _attempts_in_log(path),
         device=_device(summary, last),
-        hosts=len({part.get("host") for part in parts} - {None}),
+        hosts=len({str(part["host"]) for part in parts if part.get("host")}),
         bounds=bounds_of(kept, _is_inline(path, attempts, parts)),
         remarks=remarks,
     )
@@ -233,11 +233,7 @@ def _scores(reports: Iterable[Mapping[str, Any]]) -> Scores:
 
 def _numbers(*values: Any) -> list[float]:
     """Those of the values that are finite numbers."""
-    return [
-        float(value)
-        for value in values
-        if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    ]
+    return [number for value in values if (number := finite_number(value)) is not None]
 
 
 def _configured(config: Config) -> dict[str, Any]:
