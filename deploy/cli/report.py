@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
@@ -40,6 +41,9 @@ def _add_report(parser: Parser) -> None:
         help="play so many other episodes with the best weights of each run, and score it by them "
         "(default: none; its last evaluation is its score)",
     )
+    parser.add_argument(
+        "--json", action="store_true", help="print the numbers of the report as one JSON object"
+    )
     parser.add_argument("--no-film", action="store_true", help="leave out the film of the agent")
     parser.add_argument(
         "--title", metavar="TEXT", default="", help="of the page (default: the names of the RUNs)"
@@ -51,6 +55,7 @@ def _report(options: argparse.Namespace, _: Overrides) -> int:
 
     use_writable_folder()
     from deploy.reporting.report import Options, write_report
+    from deploy.runs.json_values import without_nan
 
     first: Path = options.run_folders[0]
     files = [options.out] if options.out else [first / name for name in FILES]
@@ -60,6 +65,10 @@ def _report(options: argparse.Namespace, _: Overrides) -> int:
         Options(options.compare, not options.no_film, options.episodes or 0, options.title),
         say=lambda line: print(f"raydqn: {printable(line)}", file=sys.stderr, flush=True),
     )
+    if options.json:
+        files_written = [str(file) for file in files]
+        print(json.dumps(without_nan({**view.numbers, "files": files_written}), default=str))
+        return 0
     print(view.summary)
     if view.problems:
         print(f"{counted(len(view.problems), 'remark')} on what does not count: see the page")

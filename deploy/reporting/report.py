@@ -22,6 +22,7 @@ from deploy.reporting.comparison import overall_of
 from deploy.reporting.evaluation import PAGE_WIDTH, evaluate, film_episode, small_gif
 from deploy.reporting.groups import Given, Group, Task, tasks_of
 from deploy.reporting.report_input import Input, read_input
+from deploy.reporting.report_numbers import numbers_of
 from deploy.reporting.report_view import (
     ReportView,
     TaskView,
@@ -124,6 +125,7 @@ def _view(found: Input, tasks: Sequence[Task], options: Options) -> ReportView:
         overall=overall_rows(overall),
         overall_pairs=overall_sentences(overall) if options.compare else [],
         studies=found.studies,
+        numbers=numbers_of(tasks, overall),
     )
 
 

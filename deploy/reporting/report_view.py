@@ -75,24 +75,28 @@ class GroupView:
 
 @dataclass(slots=True)
 class FigureView:
-    """A figure, its name in a file, its title, its text alternative, and its caption."""
+    """A figure: its name in a file, its title, its text alternative, and its caption."""
 
     name: str
     title: str
     alternative: str
     caption: str
-    figure: Figure
-    groups: int
+    lines: list[figures.Line]
+    over: str
+
+    def draw(self) -> Figure:
+        """The figure; it is drawn anew each time."""
+        return figures.draw(self.lines, self.over)
 
     @property
     def inline(self) -> str:
         """SVG for a page."""
-        return figures.to_inline_svg(self.figure, self.alternative, self.groups)
+        return figures.to_inline_svg(self.draw(), self.alternative, len(self.lines))
 
     @property
     def file(self) -> str:
         """SVG for a file."""
-        return figures.to_svg(self.figure)
+        return figures.to_svg(self.draw())
 
 
 @dataclass(slots=True)
@@ -131,6 +135,7 @@ class ReportView:
     overall: list[tuple[str, str, Cell, Cell, Cell]]
     overall_pairs: list[str]
     studies: list[tuple[str, str]]
+    numbers: dict[str, Any]
 
 
 def task_view(task: Task, number: int, compare: bool) -> TaskView:
@@ -308,8 +313,8 @@ def _figure(task: Task, number: int, over: str) -> FigureView | None:
         title,
         f"{title}, {task.name}. {'; '.join(texts)}.",
         caption,
-        figures.draw(lines, over),
-        len(lines),
+        lines,
+        over,
     )
 
 

@@ -13,8 +13,9 @@ from common.errors import UserError
 from deploy.cli.main import main
 from deploy.reporting import report as report_module
 from deploy.reporting.figures import _short_path
-from deploy.reporting.report import Options, html, write_report
+from deploy.reporting.report import Options, html, markdown, write_report
 from deploy.runs.folder import METRICS
+from deploy.runs.json_values import without_nan
 from deploy.runs.study_folder import RECORD, StudyRecord, TrialRecord, save_study
 from support.report_runs import PONG, forget, made_up_run, report_line
 
@@ -390,9 +391,10 @@ def test_strange_values_in_files_end_in_no_traceback(tmp_path, strange):
     (path / "status.json").write_text(json.dumps({"parts": [{"host": strange}, strange]}))
     record = dict.fromkeys(("command", "mode", "versions", "machine"), strange)
     (path / "attempts.jsonl").write_text(json.dumps(record))
-    out = tmp_path / "page.html"
-    view = write_report([path], [out, tmp_path / "page.md"], Options(film=False))
+    view = report_on(path)
     assert group_of(view).runs[0][:2] == ["run", "1"], view.problems
+    assert "| run | 1 |" in markdown(view, "files")
+    assert json.dumps(without_nan(view.numbers))
 
 
 def test_runs_whose_only_evaluation_came_at_their_end_are_dots(tmp_path):
@@ -401,7 +403,7 @@ def test_runs_whose_only_evaluation_came_at_their_end_are_dots(tmp_path):
     view = report_on(tmp_path)
     figure = view.tasks[0].figures[0]
     assert "no place that all runs have in common" in figure.alternative
-    assert [line.get_marker() for line in figure.figure.axes[0].lines] == ["o", "o"]
+    assert [line.get_marker() for line in figure.draw().axes[0].lines] == ["o", "o"]
 
 
 def test_many_configurations_are_ordered_by_their_means(tmp_path):
@@ -422,3 +424,22 @@ def test_many_configurations_are_ordered_by_their_means(tmp_path):
     assert task.differences[0] == ["configuration", "learner.learning_rate"]
     assert len(task.differences) == 9
     assert len({group.colour for group in task.groups}) == 8
+
+
+def test_the_numbers_are_printed_as_json(tmp_path, capsys):
+    for seed, score in ((1, 10.0), (2, 20.0), (3, 60.0)):
+        made_up_run(tmp_path / f"r{seed}", seed, (None, score))
+    out = tmp_path / "page.html"
+    assert main(("report", str(tmp_path), "--no-film", "--json", "--out", str(out))) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["files"] == [str(out)]
+    (task,) = shown["tasks"]
+    assert task["env_id"] == "CartPole-v1"
+    (group,) = task["groups"]
+    assert (group["seeds"], group["scores"]) == ([1, 2, 3], [10.0, 20.0, 60.0])
+    assert (group["mean"], group["median"], group["iqm"]) == (30.0, 20.0, 30.0)
+    assert group["std"] == pytest.approx(26.4575, abs=1e-3)
+    low, high = group["mean_interval"]
+    assert 10.0 <= low < 30.0 < high <= 60.0
+    assert (group["env_steps_median"], group["wall_s_median"]) == (200, 4.0)
+    assert group["episodes"] == [100, 100, 100]
