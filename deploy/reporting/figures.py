@@ -26,7 +26,8 @@ STEPS = 200
 """Evaluations of a run that are drawn, at the most; of more, those known at so many places."""
 # Colours that no group has: what a page replaces by its own.
 TEXT, GRID = "#010203", "#040506"
-LABELS = {"env_steps": "env steps", "wall_s": "seconds"}
+LABELS = {"env_steps": "env steps", "wall_s": "seconds", "learner_steps": "learner steps"}
+"""What scores are drawn over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,7 @@ def draw(lines: Sequence[Line], over: str) -> Figure:
 
     Args:
         lines: one per group.
-        over: `env_steps` or `wall_s`.
+        over: a key of `LABELS`.
     """
     figure = Figure(figsize=SIZE_INCHES, layout=ConstrainedLayoutEngine(w_pad=0.04, h_pad=0.04))
     axis = figure.subplots()

@@ -88,7 +88,7 @@ class Group:
         """A curve for each run that counts.
 
         Args:
-            over: `env_steps` or `wall_s`.
+            over: `env_steps`, `wall_s` or `learner_steps`.
         """
         return [curve_of(run, over) for run in self.counted]
 
@@ -117,7 +117,7 @@ class Task:
 
 
 def curve_of(run: RunRecord, over: str) -> Curve:
-    """The evaluations of a run over its env steps or seconds."""
+    """The evaluations of a run over its env steps, seconds or learner steps."""
     x: Array = np.maximum.accumulate(getattr(run.scores, over))
     return Curve(x, run.scores.score, max(float(getattr(run, over)), float(x[-1])))
 

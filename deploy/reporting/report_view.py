@@ -29,6 +29,8 @@ SEVERAL_SEEDS = (
     "Thick: mean over seeds, and the 95 % bootstrap interval over seeds as a band; thin: each "
     "seed. A score holds until the next evaluation."
 )
+PACES_DIFFER = 1.1
+"""Ratio of env steps per learner step, from one group to another, that is no chance."""
 MAX_CUTS = 4
 """Groups whose ends a caption names."""
 
@@ -157,7 +159,7 @@ def task_view(task: Task, number: int, compare: bool) -> TaskView:
         protocol=[(name, shown(value)) for name, value in task.protocol.items()],
         sentences=explain(task.protocol, evaluation.epsilon, evaluation.max_episode_steps),
         groups=[_group_view(group, task, n) for n, group in enumerate(task.groups)],
-        figures=[view for over in figures.LABELS if (view := _figure(task, number, over))],
+        figures=[view for over in _drawn_over(task) if (view := _figure(task, number, over))],
         differences=_differences(task),
         pairs=[_pair_row(pair) for pair in pairs],
         pairs_cut=cut,
@@ -281,6 +283,17 @@ def _run_row(run: RunRecord, counts: bool) -> list[str]:
         words.duration(run.wall_s),
         "; ".join(run.remarks),
     ]
+
+
+def _drawn_over(task: Task) -> list[str]:
+    """Env steps and seconds; learner steps too where groups learn at different paces."""
+    paces = [
+        median(run.env_steps / run.learner_steps for run in group.counted)
+        for group in task.groups
+        if group.counted and all(run.learner_steps for run in group.counted)
+    ]
+    differ = bool(paces) and max(paces) > PACES_DIFFER * min(paces)
+    return ["env_steps", "wall_s", *(["learner_steps"] if differ else [])]
 
 
 def _figure(task: Task, number: int, over: str) -> FigureView | None:

@@ -25,6 +25,8 @@ from deploy.runs.log import last_events
 from deploy.runs.metrics_file import read_metrics
 
 State = Literal["complete", "unfinished", "running", "failed"]
+POINT = ("env_steps", "wall_s", "learner_steps", "score")
+"""What a report tells of an evaluation, as in `Scores`."""
 LOG_EVENTS = 10_000
 """Events of a log in which the start of an attempt is looked for."""
 
@@ -36,11 +38,13 @@ class Scores:
     Attributes:
         env_steps: `[k]`.
         wall_s: `[k]` seconds since the command began.
+        learner_steps: `[k]`.
         score: `[k]` mean return of the episodes of an evaluation.
     """
 
     env_steps: Array
     wall_s: Array
+    learner_steps: Array
     score: Array
 
 
@@ -222,13 +226,13 @@ def _without_superseded(
 
 def _scores(reports: Iterable[Mapping[str, Any]]) -> Scores:
     """Evaluations: reports repeat a score until the next one."""
-    points: list[tuple[float, float, float]] = []
+    points: list[list[float]] = []
     for report in reports:
-        numbers = _numbers(*(report.get(key) for key in ("env_steps", "wall_s", "score")))
-        if len(numbers) == 3 and (not points or points[-1][2] != numbers[2]):
-            points.append((numbers[0], numbers[1], numbers[2]))
-    table = np.array(points, np.float64).reshape(-1, 3)
-    return Scores(table[:, 0], table[:, 1], table[:, 2])
+        numbers = _numbers(*(report.get(key) for key in POINT))
+        if len(numbers) == len(POINT) and (not points or points[-1][-1] != numbers[-1]):
+            points.append(numbers)
+    table = np.array(points, np.float64).reshape(-1, len(POINT))
+    return Scores(*table.T)
 
 
 def _numbers(*values: Any) -> list[float]:

@@ -443,3 +443,15 @@ def test_the_numbers_are_printed_as_json(tmp_path, capsys):
     assert 10.0 <= low < 30.0 < high <= 60.0
     assert (group["env_steps_median"], group["wall_s_median"]) == (200, 4.0)
     assert group["episodes"] == [100, 100, 100]
+
+
+def test_paces_that_differ_are_drawn_over_learner_steps_too(tmp_path):
+    made_up_run(tmp_path / "a", 1)
+    made_up_run(tmp_path / "b", 1, overrides={"learner": {"gamma": 0.9}})
+    names = [figure.name for figure in report_on(tmp_path).tasks[0].figures]
+    assert names == ["curves-1-env-steps", "curves-1-wall"]
+    made_up_run(tmp_path / "c", 1, overrides={"actors": {"count": 4}}, every=400)
+    figures = report_on(tmp_path).tasks[0].figures
+    assert [figure.name for figure in figures][2:] == ["curves-1-learner-steps"]
+    ends = [curve.end for line in figures[2].lines for curve in line.curves]
+    assert ends == [50.0, 50.0, 50.0]
