@@ -14,6 +14,7 @@ from deploy.cli.main import main
 from deploy.reporting import report as report_module
 from deploy.reporting.figures import _short_path
 from deploy.reporting.report import Options, html, markdown, write_report
+from deploy.reporting.run_record import RunRecord, read_run
 from deploy.runs.folder import METRICS
 from deploy.runs.json_values import without_nan
 from deploy.runs.study_folder import RECORD, StudyRecord, TrialRecord, save_study
@@ -388,13 +389,15 @@ def test_strange_values_in_files_end_in_no_traceback(tmp_path, strange):
     report = json.loads(report_line(1, 5.0))
     lines = [json.dumps({**report, key: strange}) for key in ("wall_s", *shares)]
     (path / METRICS).write_text("\n".join([report_line(1, 5.0), *lines]))
-    (path / "status.json").write_text(json.dumps({"parts": [{"host": strange}, strange]}))
+    (path / "status.json").write_text(json.dumps({"parts": strange}))
     record = dict.fromkeys(("command", "mode", "versions", "machine"), strange)
     (path / "attempts.jsonl").write_text(json.dumps(record))
     view = report_on(path)
     assert group_of(view).runs[0][:2] == ["run", "1"], view.problems
     assert "| run | 1 |" in markdown(view, "files")
     assert json.dumps(without_nan(view.numbers))
+    (path / "status.json").write_text(json.dumps({"parts": [{"host": strange}, strange]}))
+    assert isinstance(read_run(path), RunRecord)
 
 
 def test_runs_whose_only_evaluation_came_at_their_end_are_dots(tmp_path):
