@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,6 +22,15 @@ from common.types import Array, EvaluationReport
 from common.weights import WeightClient
 
 
+class _Episode(NamedTuple):
+    """A finished episode; see `EvaluationReport`."""
+
+    ret: float
+    length: int
+    copy: int
+    ending: str
+
+
 @dataclass(slots=True)
 class _Playing:
     """An unfinished evaluation: the episodes left to play, and the state of the copies."""
@@ -32,11 +42,17 @@ class _Playing:
     returns: Array  # [N]
     lengths: Array  # [N] env steps
     wall_s: float
-    finished: list[tuple[float, int]] = field(default_factory=list)  # (return, length)
+    finished: list[_Episode] = field(default_factory=list)
 
 
 class Evaluator:
-    """Plays greedy episodes, the same number in each copy however short its episodes are."""
+    """Plays greedy episodes, the same number in each copy however short its episodes are.
+
+    Attributes:
+        env_seed: the first reset of the copies takes it; the seeds of the copies follow from it,
+            and later episodes of a copy continue its stream of random numbers.
+        spec: of the environment.
+    """
 
     def __init__(
         self,
@@ -62,7 +78,8 @@ class Evaluator:
         self._copies = min(evaluation.envs, evaluation.episodes)
         seeds = integer_seeds(seed_sequence(config.seed, role, 0, incarnation), 2)
         self._environment = make_environment(config.env, self._copies, render, seeds[0])
-        self._env_seed: int | None = seeds[0]
+        self.env_seed = seeds[0]
+        self._next_seed: int | None = seeds[0]
         spec = self.spec = self._environment.spec
         self._agent = Agent(
             make_network(spec, config.network),
@@ -124,8 +141,8 @@ class Evaluator:
             raise ValueError(f"episodes={episodes}: must be at least 1")
         copies = self._copies
         start = time.perf_counter()
-        frames = self._environment.reset(self._env_seed)
-        self._env_seed = None  # later resets continue the stream of random numbers
+        frames = self._environment.reset(self._next_seed)
+        self._next_seed = None  # later resets continue the stream of random numbers
         self._playing = _Playing(
             quota=np.full(copies, episodes // copies) + (np.arange(copies) < episodes % copies),
             frames=frames,
@@ -157,11 +174,13 @@ class Evaluator:
         return EvaluationReport(
             version=-1,
             learner_steps=self._agent.learner_steps,
-            score=float(np.mean([ret for ret, _ in playing.finished])),
-            returns=[ret for ret, _ in playing.finished],
-            lengths=[length for _, length in playing.finished],
+            score=float(np.mean([one.ret for one in playing.finished])),
+            returns=[one.ret for one in playing.finished],
+            lengths=[one.length for one in playing.finished],
             epsilon=self._config.evaluation.epsilon,
             wall_s=playing.wall_s,
+            copies=[one.copy for one in playing.finished],
+            endings=[one.ending for one in playing.finished],
         )
 
     def _step(self, playing: _Playing) -> None:
@@ -178,7 +197,9 @@ class Evaluator:
         # as it never ends, the copy plays no other.
         stuck = ~done & (playing.lengths >= evaluation.max_episode_steps)
         for i in np.flatnonzero((done | stuck) & (playing.quota > 0)):
-            playing.finished.append((float(playing.returns[i]), int(playing.lengths[i])))
+            ending = "terminated" if step.terminated[i] else "cut off" if stuck[i] else "truncated"
+            ret, length = float(playing.returns[i]), int(playing.lengths[i])
+            playing.finished.append(_Episode(ret, length, int(i), ending))
             playing.quota[i] = 0 if stuck[i] else playing.quota[i] - 1
         playing.returns[done] = 0
         playing.lengths[done] = 0

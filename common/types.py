@@ -374,6 +374,8 @@ class EvaluationReport:
     Attributes:
         version: weights that were evaluated. learner_steps: when they were published.
         score: mean undiscounted return. returns: one per episode. lengths: env steps of each.
+        copies: number of the copy that played each. endings: how each ended, `terminated`,
+            `truncated` (by the environment's own limit) or `cut off` (by the evaluation's).
         epsilon: exploration while evaluating (0: greedy).
         wall_s: seconds it took.
         weights: the evaluated weights (wire format).
@@ -387,3 +389,5 @@ class EvaluationReport:
     epsilon: float
     wall_s: float
     weights: Array | None = field(default=None, repr=False)
+    copies: list[int] = field(default_factory=list)
+    endings: list[str] = field(default_factory=list)

@@ -140,7 +140,7 @@ def evaluate(
             default.
 
     Returns:
-        Score, spread of the returns, and the protocol of the evaluation.
+        The return of each episode, their mean with its interval, and the protocol.
 
     Raises:
         UserError: not a run folder, no such weights, or an impossible value.

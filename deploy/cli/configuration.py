@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import json
 
-from deploy.cli.command import Command
+from deploy.cli.command import Command, Parser
 from deploy.cli.keys import Keys
 from deploy.cli.overrides import Overrides
 from deploy.cli.train import add_configuration
@@ -19,12 +20,37 @@ def _config(options: argparse.Namespace, overrides: Overrides) -> int:
     return 0
 
 
+def _add_presets(parser: Parser) -> None:
+    shape = parser.add_mutually_exclusive_group()
+    shape.add_argument("--json", action="store_true", help="one JSON object, with all figures")
+    shape.add_argument(
+        "--markdown", action="store_true", help="the table of docs/results.md, in Markdown"
+    )
+
+
 def _presets(options: argparse.Namespace, _: Overrides) -> int:
+    from deploy.launch.preset_results import preset_results, presets_listing, results_table
     from deploy.launch.presets import DEFAULT_PRESET, preset_names, preset_summary
 
-    for name in preset_names():
-        mark = " (default)" if name == DEFAULT_PRESET else ""
-        print(f"{name:<18}{preset_summary(name)}{mark}")
+    summaries = {name: preset_summary(name) for name in preset_names()}
+    if options.markdown:
+        print(results_table(), end="")
+    elif options.json:
+        found = preset_results()
+        print(
+            json.dumps(
+                {
+                    name: {
+                        "summary": summaries[name],
+                        "results": [result.model_dump(mode="json") for result in found[name]],
+                    }
+                    for name in summaries
+                }
+            )
+        )
+    else:
+        for line in presets_listing(DEFAULT_PRESET, summaries):
+            print(line)
     return 0
 
 
@@ -32,5 +58,12 @@ COMMANDS = (
     Command(
         "config", "print the whole configuration as TOML", _config, add_configuration, Keys.ALL
     ),
-    Command("presets", "list the presets", _presets),
+    Command(
+        "presets",
+        "list the presets, and what each has reached",
+        _presets,
+        _add_presets,
+        more="List the presets; below each, the score that it has reached: mean and standard "
+        "deviation over seeds, env steps and time as medians, and the machine.",
+    ),
 )

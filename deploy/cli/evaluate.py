@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from common.errors import UserError
 from common.text import counted, printable
@@ -31,7 +33,15 @@ def _add_evaluate(parser: Parser) -> None:
         default="best",
         help="of the best evaluation, or of the newest checkpoint (default: best)",
     )
-    parser.add_argument("--json", action="store_true", help="one JSON object")
+    parser.add_argument(
+        "--json", action="store_true", help="one JSON object, with the return of each episode"
+    )
+    parser.add_argument(
+        "--returns",
+        type=path,
+        metavar="FILE",
+        help="a CSV file for the return, length and ending of each episode (default: none)",
+    )
     parser.add_argument(
         "--gif", type=path, metavar="FILE", help="film one more episode (default: none)"
     )
@@ -45,41 +55,81 @@ def _add_plot(parser: Parser) -> None:
 
 
 def _evaluate(options: argparse.Namespace, _: Overrides) -> int:
-    from deploy.reporting.evaluation import evaluate, film
+    from deploy.reporting.evaluation import evaluate, film, returns_csv
     from deploy.runs.folder import RunFolder
 
     overrides: Overrides = {"evaluation": {"episodes": options.episodes}}
     if options.epsilon is not None:
         overrides["evaluation"]["epsilon"] = options.epsilon
     if options.gif is not None:
-        _check_gif(options.gif)
+        _check_file("gif", options.gif)
+    if options.returns is not None:
+        _check_file("returns", options.returns, ".csv")
     folder = RunFolder.open(options.run_folder, overrides)
     result = evaluate(folder, options.episodes, options.weights)
+    if options.returns is not None:
+        _write(options.returns, returns_csv(result))
+        result["returns_file"] = str(options.returns)
     if options.gif is not None:
         result["gif"] = str(options.gif)
         result["gif_pictures"] = film(folder, options.gif, options.weights)
     if options.json:
         print(json.dumps(result))
         return 0
-    print(
-        f"score {result['score']:g} ± {result['std']:g} (min {result['min']:g}, max "
-        f"{result['max']:g}) over "
-        f"{counted(result['episodes'], 'episode')}, ε = {result['epsilon']:g}"
-    )
-    print(f"weights: {printable(result['weights'])}")
-    protocol = ", ".join(f"{k}={v}" for k, v in result["protocol"].items())
-    print(f"protocol: {printable(protocol)}")
+    for line in _lines(result):
+        print(printable(line))
+    if options.returns is not None:
+        print(f"returns: {printable(options.returns)}")
     if options.gif is not None:
         print(f"film: {printable(options.gif)} ({counted(result['gif_pictures'], 'picture')})")
     return 0
 
 
-def _check_gif(file: Path) -> None:
+def _lines(result: Mapping[str, Any]) -> Iterator[str]:
+    """An evaluation in words, the score first."""
+    from deploy.reporting.protocol import in_words
+
+    episodes = counted(result["episodes"], "episode")
+    yield (
+        f"score {result['score']:g} ± {result['std']:g} (min {result['min']:g}, max "
+        f"{result['max']:g}) over {episodes}, ε = {result['epsilon']:g}"
+    )
+    interval = "no interval of the mean: one episode"
+    if result["interval"] is not None:
+        low, high = result["interval"]
+        interval = (
+            f"mean between {low:g} and {high:g} ({result['confidence']:.0%} bootstrap interval "
+            "over episodes of this policy; other seeds may differ more)"
+        )
+    yield f"median {result['median']:g}, interquartile mean {result['iqm']:g}; {interval}"
+    ended = ", ".join(f"{number:,} {how}" for how, number in result["ended"].items())
+    yield (
+        f"lengths: mean {counted(result['mean_length'], 'env step')}, from "
+        f"{result['min_length']:,} to {result['max_length']:,}; endings: {ended}"
+    )
+    yield (
+        f"seeds: {result['env_seed']} for the first reset of the environment "
+        f"({result['copies']:,} in parallel); the run itself, of seed {result['run_seed']}, played "
+        "its episodes with other seeds"
+    )
+    yield f"weights: {result['weights']}"
+    yield f"protocol: {in_words(result['protocol'])}"
+    yield from (f"  {sentence}" for sentence in result["protocol_in_words"])
+
+
+def _check_file(option: str, file: Path, suffix: str = ".gif") -> None:
     """Refuse a file that cannot be written, before the episodes are played."""
-    if file.suffix.lower() != ".gif":
-        raise UserError(f"--gif={file}: must end in .gif")
+    if file.suffix.lower() != suffix:
+        raise UserError(f"--{option}={file}: must end in {suffix}")
     if not file.absolute().parent.is_dir():
-        raise UserError(f"--gif={file}: there is no folder {file.absolute().parent}")
+        raise UserError(f"--{option}={file}: there is no folder {file.absolute().parent}")
+
+
+def _write(file: Path, text: str) -> None:
+    try:
+        file.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"--returns={file}: cannot be written ({error.strerror})") from None
 
 
 def _plot(options: argparse.Namespace, _: Overrides) -> int:

@@ -29,7 +29,17 @@ from pathlib import Path
 from common.errors import EnvironmentFailedError, UserError
 from common.text import printable
 from common.version import PACKAGES, VERSION
-from deploy.cli import active_run, bench, cluster, completion, configuration, evaluate, study, train
+from deploy.cli import (
+    active_run,
+    bench,
+    cluster,
+    completion,
+    configuration,
+    evaluate,
+    report,
+    study,
+    train,
+)
 from deploy.cli.command import Command
 from deploy.cli.command import parse as parse_command
 from deploy.cli.exit_codes import FAILURE, INTERRUPTED, USER_ERROR
@@ -44,6 +54,7 @@ _BEFORE_COMPLETION: tuple[Command, ...] = (
     *train.COMMANDS,
     *active_run.COMMANDS,
     *evaluate.COMMANDS,
+    *report.COMMANDS,
     *cluster.COMMANDS,
     *configuration.COMMANDS,
     *bench.COMMANDS,

@@ -63,13 +63,28 @@ class Evaluation(TypedDict):
         weights: which weights played.
         learner_steps: learner step of these weights.
         episodes: episodes played.
-        score: mean return.
+        score: mean return, of raw rewards without discount.
         std: standard deviation of the returns.
+        median: median return.
+        iqm: interquartile mean: of the middle half of the returns.
+        interval: bootstrap interval of the mean over episodes of this policy; None: one episode.
+        confidence: probability that the interval is made for.
         min: lowest return.
         max: highest return.
         mean_length: mean length of an episode in environment steps.
+        min_length: shortest length.
+        max_length: greatest length.
+        ended: number of episodes by how they ended: `terminated`, `truncated`, `cut off`.
         epsilon: probability of a random action.
+        copies: copies of the environment that played.
+        run_seed: seed of the run.
+        env_seed: seed of the copies' first reset; the run itself used other ones.
         protocol: what the score depends on, such as the version of the environment.
+        protocol_in_words: sentences about it.
+        returns: return of each episode, in the order in which they ended.
+        lengths: length of each.
+        copy_of_episode: number of the copy that played each.
+        endings: how each ended.
         wall_s: seconds.
     """
 
@@ -79,9 +94,24 @@ class Evaluation(TypedDict):
     episodes: int
     score: float
     std: float
+    median: float
+    iqm: float
+    interval: list[float] | None
+    confidence: float
     min: float
     max: float
     mean_length: float
+    min_length: int
+    max_length: int
+    ended: dict[str, int]
     epsilon: float
+    copies: int
+    run_seed: int
+    env_seed: int
     protocol: dict[str, object]
+    protocol_in_words: list[str]
+    returns: list[float]
+    lengths: list[int]
+    copy_of_episode: list[int]
+    endings: list[str]
     wall_s: float

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from common.checkpoint import Checkpoint
@@ -23,6 +24,7 @@ from deploy.launch.signals import stop_on_signals
 from deploy.reporting.summary import ABORTED, FAILED, summary_line
 from deploy.reporting.view import ProgressView
 from deploy.resources.copies import describe_copies
+from deploy.runs.attempts import record_attempt
 from deploy.runs.checkpoint_schema import parse_state
 from deploy.runs.folder import LOG, RunFolder
 from deploy.runs.log import detail_of
@@ -158,10 +160,13 @@ def _supervisor(
 
     exact = folder.config.checkpoint.exact and not runtime.parallel
     attempt, incarnation = _new_attempt(folder, checkpoint, exact)
+    command = shell_command(sys.argv)
     events.record(
         f"attempt {attempt}: raydqn {VERSION}, Python {platform.python_version()}"
-        f"{', ' if mode else ''}{mode}; {shell_command(sys.argv)}"
+        f"{', ' if mode else ''}{mode}; {command}"
     )
+    describe = partial(record_attempt, folder.path, attempt, mode, command)
+    folder.disk.submit(describe, name="attempt")
     with as_user_errors("the cluster") if runtime.autoscaling else nullcontext():
         if runtime.autoscaling and folder.config.checkpoint.replay:
             url = folder.checkpoints.storage.url

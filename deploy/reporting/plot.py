@@ -64,7 +64,7 @@ def draw(runs: dict[str, Reports], figure: Figure | None = None) -> Figure:
     figure = figure or Figure(figsize=SIZE_INCHES, layout=layout)
     figure.clear()
     axes = figure.subplots(2, 3).ravel()
-    colours = _colours(len(runs))
+    colours = palette(len(runs))
     for reports, colour in zip(runs.values(), colours, strict=True):
         _returns(axes[0], reports, colour)
         _line(axes[1], reports, "env_steps", "score", colour, mark_new=True)
@@ -131,7 +131,7 @@ def _named(runs: dict[Path, Reports]) -> dict[str, Reports]:
     }
 
 
-def _colours(count: int) -> list[str]:
+def palette(count: int) -> list[str]:
     """A colour per run; with more runs than distinct colours, from dark to bright."""
     if count <= len(COLOURS):
         return list(COLOURS[:count])

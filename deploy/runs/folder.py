@@ -10,7 +10,7 @@ runs/cartpole-20260101-120000/
     status.json       host, state and rate of each part of a run in progress
     run.log           every event with its time and cause (see deploy.runs.log)
     control.toml      a change that the run has not applied yet (see deploy.control.control_file)
-    lives             number of attempts: starts and resumes of this run
+    lives             number of attempts (starts and resumes), each described in attempts.jsonl
 """
 
 from __future__ import annotations
@@ -45,18 +45,18 @@ from deploy.runs.log import last_events
 
 CONFIG = "config.toml"
 BEST, METRICS, SUMMARY = records.BEST, records.METRICS, records.SUMMARY
+ATTEMPT_RECORDS = records.ATTEMPT_RECORDS
 ATTEMPTS = "lives"  # file format: folders of every version have it
-LOCK = ".lock"
-CHECKPOINTS = "checkpoints"
-CONTROL = "control.toml"
-REPLY = "control.answer"
-STATUS = "status.json"
-LOG = "run.log"
+LOCK, CHECKPOINTS = ".lock", "checkpoints"
+CONTROL, REPLY = "control.toml", "control.answer"
+STATUS, LOG = "status.json", "run.log"
 NEWER = ("security",)
 """Tables of the configuration that runs of the first versions did not record."""
 LOGS = frozenset({LOG, *(f"{LOG}.{number}" for number in range(1, LOG_FILES))})
 """The newest file of the log, and those before it."""
-UNUSED = frozenset({CONFIG, ATTEMPTS, LOCK, METRICS, CONTROL, REPLY, STATUS, SUMMARY, *LOGS})
+UNUSED = frozenset(
+    {CONFIG, ATTEMPTS, ATTEMPT_RECORDS, LOCK, METRICS, CONTROL, REPLY, STATUS, SUMMARY, *LOGS}
+)
 """Files of a run that ended before its first report; `metrics.jsonl` is empty then."""
 
 
@@ -256,7 +256,7 @@ class RunFolder:
 
     def is_running(self) -> bool:
         """Whether a process holds the lock: the run is in progress."""
-        return _is_locked(self.path)
+        return is_locked(self.path)
 
     def write_status(self, status: dict[str, Any]) -> None:
         """Write the status; a failed write is ignored, because the next one follows soon."""
@@ -297,7 +297,7 @@ def check_free(path: Path) -> None:
 def _is_empty(path: Path) -> bool:
     """Whether a folder holds nothing, but a lock that no process holds: its start was killed."""
     names = {child.name for child in path.iterdir()} if path.is_dir() else None
-    return names == set() or (names == {LOCK} and not _is_locked(path))
+    return names == set() or (names == {LOCK} and not is_locked(path))
 
 
 def _begin(path: Path, config: bytes) -> None:
@@ -310,7 +310,7 @@ def _begin(path: Path, config: bytes) -> None:
     raise FileExistsError
 
 
-def _is_locked(path: Path) -> bool:
+def is_locked(path: Path) -> bool:
     """Whether a process holds the lock of a folder."""
     try:
         with (path / LOCK).open() as file:

@@ -15,3 +15,14 @@ def without_nan(value: Any) -> Any:
     if isinstance(value, list):
         return [without_nan(below) for below in value]
     return value
+
+
+def finite_number(value: Any) -> float | None:
+    """A value of JSON as a number; None if it is another thing, not finite, or too large."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None

@@ -1,7 +1,7 @@
 """Copies of a run's records in its checkpoint storage: they outlive the machine of the run.
 
-`checkpoint.storage` holds, beside the checkpoints of a run, its best weights, metrics, log and
-summary in `records/`.
+`checkpoint.storage` holds, beside the checkpoints of a run, its best weights, metrics, log,
+records of attempts and summary in `records/`.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from common.tensor_file import tensor_metadata
 
 FOLDER = "records"
 BEST, METRICS, SUMMARY = "best.safetensors", "metrics.jsonl", "summary.json"
+ATTEMPT_RECORDS = "attempts.jsonl"
 _RECORD = re.compile(
-    "|".join(map(re.escape, (BEST, METRICS, SUMMARY)))
+    "|".join(map(re.escape, (BEST, METRICS, SUMMARY, ATTEMPT_RECORDS)))
     + r"|run\.log(\.\d)?|events\.out\.tfevents\.[\w.-]+",
     re.ASCII,
 )

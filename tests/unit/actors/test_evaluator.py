@@ -246,3 +246,14 @@ def test_a_new_evaluation_gives_up_the_one_under_way(make):
     assert len(evaluator.play(1).returns) == 1
     with pytest.raises(RuntimeError, match="no evaluation"):
         evaluator.frames  # noqa: B018
+
+
+def test_each_episode_tells_its_copy_and_how_it_ended(make):
+    evaluator, _, _ = make(env={"id": COUNTING}, evaluation=evaluation(5, 2))
+    report = evaluator.play(5)
+    assert sorted(report.copies) == [0, 0, 0, 1, 1]
+    assert set(report.endings) == {"terminated"}
+    evaluator, _, _ = make(env={"id": COUNTING}, evaluation=evaluation(2, 2, max_episode_steps=3))
+    report = evaluator.play(2)
+    assert report.endings == ["cut off"] * 2
+    assert report.lengths == [3, 3]

@@ -12,6 +12,7 @@ RECORDS = {
     "best.safetensors": b"weights",
     "metrics.jsonl": b"{}\n",
     "summary.json": b"{}",
+    "attempts.jsonl": b"{}\n",
     "run.log": b"now",
     "run.log.1": b"before",
     "events.out.tfevents.1764.25.host-1": b"events",
