@@ -79,6 +79,11 @@ class EnvConfig(Section):
         description='legal actions: "info" reads info["action_mask"], "info:KEY" another entry, '
         '"method" calls action_masks(), "method:NAME" another method; none: every action is legal',
     )
+    backend: Literal["auto", "gymnasium", "envpool"] = Field(
+        "auto",
+        description='"auto": all copies at once where that is possible; "gymnasium": copy by copy; '
+        '"envpool": EnvPool (extra `envpool`), for the ids that it has',
+    )
     observation: Literal["state", "pixels", "picture", "grid", "planes", "vector"] = Field(
         "state",
         description='"state": what the environment returns, by its space; "picture", "grid", '

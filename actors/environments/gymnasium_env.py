@@ -9,7 +9,6 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from gymnasium.envs.registration import EnvSpec
-from gymnasium.vector import VectorEnv
 
 from actors.environments.actions import numbered
 from actors.environments.copies import Copies
@@ -20,7 +19,8 @@ from actors.environments.mask_readers import mask_readers
 from actors.environments.masks import ActionMasks
 from actors.environments.meaning import Meaning, meaning_of
 from actors.environments.member import CheckedMember
-from actors.environments.minatar import minatar_protocol
+from actors.environments.minatar import minatar_protocol, minatar_vector
+from actors.environments.minatar_games import MinAtarVector
 from actors.environments.observations import empty_part, short
 from actors.environments.own_vector import has_own_vector, is_plain_vector, own_vector
 from actors.environments.pictures import (
@@ -33,6 +33,7 @@ from actors.environments.pictures import (
 from actors.environments.process_state import apart
 from actors.environments.registry import find_registered, import_users_module
 from actors.environments.unused_keys import refuse_unused_keys
+from actors.environments.vector import Vector
 from common.config_sections import EnvConfig
 from common.errors import UserError
 from common.types import Array, EnvironmentSpec, FrameSpec
@@ -41,9 +42,16 @@ from common.types import Array, EnvironmentSpec, FrameSpec
 def make_gymnasium(config: EnvConfig, copies: int, render: bool) -> Environment:
     """N copies of a registered environment; see `make_environment`."""
     spec = find_registered(config.id)
+    games = minatar_vector(spec, config, copies, render)
+    if games is not None:
+        return _assembled(
+            *(spec, config, games, "grid", games.single_observation_space),
+            games.single_action_space,
+            minatar_protocol(games),
+        )
     first = _make_member(spec, config, render, 0)
     try:
-        num_actions, to_actions = numbered(first.action_space, config.id)
+        numbered(first.action_space, config.id)
         empty = empty_part(first.observation_space)
         if empty is not None:
             raise UserError(f"env.id={config.id}: {empty}")
@@ -51,9 +59,10 @@ def make_gymnasium(config: EnvConfig, copies: int, render: bool) -> Environment:
         with reporting(config.id, "close"):
             first.close()
         raise
-    declared = first.observation_space
+    declared, action_space = first.observation_space, first.action_space
     protocol = minatar_protocol(first)
-    vector: VectorEnv[Any, Any, Any] | Copies | None = None
+    vector: Vector | None = None
+    meaning: Meaning = "vector"
     if _may_have_own_vector(config, first) and has_own_vector(spec, config):
         with reporting(config.id, "close"):
             first.close()  # perhaps only one can exist
@@ -62,16 +71,36 @@ def make_gymnasium(config: EnvConfig, copies: int, render: bool) -> Environment:
             first = _make_member(spec, config, render, 0)
     if vector is None:
         vector, meaning = _copies(spec, config, copies, render, first)
-    else:
-        meaning = "vector"
+    return _assembled(spec, config, vector, meaning, declared, action_space, protocol)
+
+
+def _assembled(
+    spec: EnvSpec,
+    config: EnvConfig,
+    vector: Vector,
+    meaning: Meaning,
+    declared: gym.Space[Any],
+    action_space: gym.Space[Any],
+    protocol: dict[str, Any],
+) -> Environment:
+    """The environment of a vector of copies.
+
+    Args:
+        spec: as registered.
+        config: of the environment.
+        vector: the copies.
+        meaning: of their observations.
+        declared: observations of one copy, before they became those of `vector`.
+        action_space: of one copy.
+        protocol: settings of its family.
+    """
+    num_actions, to_actions = numbered(action_space, config.id)
     space = vector.single_observation_space
     assert isinstance(space, gym.spaces.Box)
     cap = _max_episode_steps(spec, config)
     frame, to_frames = _frames_of(space, meaning, config, declared)
     refuse_unused_keys(config, meaning)
-    masks = None
-    if config.action_mask is not None:
-        masks = ActionMasks(config, first.action_space)
+    masks = ActionMasks(config, action_space) if config.action_mask is not None else None
     return Environment(
         vector,
         EnvironmentSpec(
@@ -89,6 +118,7 @@ def make_gymnasium(config: EnvConfig, copies: int, render: bool) -> Environment:
         frames_per_step=1,
         reads_lives=config.life_loss_ends,
         masks=masks,
+        is_ours=isinstance(vector, MinAtarVector),
     )
 
 
