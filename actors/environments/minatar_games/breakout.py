@@ -12,6 +12,7 @@ from actors.environments.minatar_games.board import (
     RIGHT,
     SIDE,
     X_OF,
+    bounded,
     corners,
     new_planes,
 )
@@ -50,7 +51,7 @@ class Breakout:
 
     def reset(self, copies: Array) -> None:
         """See `Game.reset`."""
-        side = self._draws.below(copies, np.full(len(copies), 2))
+        side = self._draws.bits(copies, 1)
         self._x[copies] = self._last_x[copies] = side * (SIDE - 1)
         self._direction[copies] = np.where(side == 0, DOWN_RIGHT, DOWN_LEFT)
         self._y[copies] = self._last_y[copies] = 3
@@ -61,14 +62,14 @@ class Breakout:
 
     def step(self, actions: Array, going: Array) -> tuple[Array, Array]:
         """See `Game.step`."""
-        self._paddle = np.clip(self._paddle + X_OF[actions], 0, SIDE - 1)
+        self._paddle = bounded(self._paddle + X_OF[actions], 0, SIDE - 1)
         old_x, old_y, direction = self._x, self._y, self._direction
         x, y = old_x + BALL_X[direction], old_y + BALL_Y[direction]
-        inside = np.clip(x, 0, SIDE - 1)
+        inside = bounded(x, 0, SIDE - 1)
         direction = np.where(x != inside, direction ^ 1, direction)
         x = inside
         above = y < 0
-        y = np.clip(y, 0, BOTTOM)  # below it are only copies whose episode is over
+        y = bounded(y, 0, BOTTOM)  # below it are only copies whose episode is over
         on_brick = ~above & self._bricks[self._all, y, x]
         broken = on_brick & ~self._struck
         self._bricks[self._all, y, x] &= ~broken

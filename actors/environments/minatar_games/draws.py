@@ -35,6 +35,14 @@ class Draws:
         self._streams[copy] = np.random.RandomState(seed)  # MinAtar's
         self._at[copy] = self._end[copy]
 
+    def uniform_of_all(self) -> Array:
+        """`rand()` of each copy: `[N]` float64 in [0, 1)."""
+        at = self._at
+        if (at > self._end - 2).any():
+            return self.uniform(np.arange(len(at)))
+        self._at = at + 2
+        return self._doubles(at)
+
     def uniform(self, copies: Array) -> Array:
         """`rand()` of each of these copies: `[M]` float64 in [0, 1).
 
@@ -42,6 +50,11 @@ class Draws:
             copies: `[M]` int, each copy once.
         """
         return self._doubles(self._take(copies, 2))
+
+    def bits(self, copies: Array, count: int) -> Array:
+        """`randint(2 ** count)` of each of these copies, `[M]` int: every word fits."""
+        words = self._flat[self._take(copies, 1)] & ((1 << count) - 1)
+        return words.astype(np.int64)
 
     def below(self, copies: Array, bound: Array) -> Array:
         """`randint(bound)` of each of these copies: `[M]` int.

@@ -12,6 +12,7 @@ from actors.environments.minatar_games.board import (
     SIDE,
     UP,
     Y_OF,
+    bounded,
     corners,
     new_planes,
 )
@@ -62,7 +63,7 @@ class Freeway:
         """See `Game.step`."""
         moves = np.where(self._rest == 0, Y_OF[actions], 0)
         self._rest[moves != 0] = STEPS_PER_MOVE
-        y = np.clip(self._y + moves, 0, START)
+        y = bounded(self._y + moves, 0, START)
         across = (y == 0) & going
         if across.any():
             self._new_speeds(np.flatnonzero(across))

@@ -18,6 +18,7 @@ from actors.environments.minatar_games.board import (
     SIDE,
     X_OF,
     Y_OF,
+    bounded,
     corners,
     new_planes,
     within,
@@ -113,7 +114,7 @@ class Seaquest:
         if due.any():
             copies = np.flatnonzero(due)
             x, way = self._side(copies)
-            y = 1 + self._draws.below(copies, np.full(len(copies), 8))
+            y = 1 + self._draws.bits(copies, 3)
             new = np.stack([copies, x, y, way, np.full(len(copies), DIVER_MOVE_STEPS)])
             self._divers = np.concatenate([self._divers, new], axis=1)
             self._diver_timer[due] = DIVER_SPAWN_STEPS
@@ -127,7 +128,7 @@ class Seaquest:
         """An enemy per copy; none where its row holds one that goes the other way."""
         x, way = self._side(copies)
         is_submarine = self._draws.uniform(copies) < 1 / 3
-        y = 1 + self._draws.below(copies, np.full(len(copies), 8))
+        y = 1 + self._draws.bits(copies, 3)
         goes: Array = np.zeros((self._copies, SIDE, 3), bool)  # by way + 1
         goes[self._enemies[COPY], self._enemies[Y], self._enemies[WAY] + 1] = True
         free = ~goes[copies, y, 1 - way]
@@ -147,8 +148,8 @@ class Seaquest:
             )
             self._shots = np.concatenate([self._shots, new], axis=1)
             self._shot_timer[fires] = SHOT_STEPS
-        self._x = np.clip(self._x + X_OF[actions], 0, SIDE - 1)
-        self._y = np.clip(self._y + Y_OF[actions], 0, BOTTOM - 1)
+        self._x = bounded(self._x + X_OF[actions], 0, SIDE - 1)
+        self._y = bounded(self._y + Y_OF[actions], 0, BOTTOM - 1)
         turn = TURN[actions]
         self._way = np.where(turn == 0, self._way, turn)
 

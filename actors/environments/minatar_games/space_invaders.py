@@ -14,6 +14,7 @@ from actors.environments.minatar_games.board import (
     RIGHT,
     SIDE,
     X_OF,
+    bounded,
     corners,
     new_planes,
 )
@@ -75,7 +76,7 @@ class SpaceInvaders:
         if fires.any():
             self._shots[fires, FLOOR + self._x[fires]] = True
             self._shot_timer[fires] = SHOT_STEPS
-        self._x = np.clip(self._x + X_OF[actions], 0, SIDE - 1)
+        self._x = bounded(self._x + X_OF[actions], 0, SIDE - 1)
         shots, bombs, aliens = self._shots, self._bombs, self._aliens
         shots[:, :-SIDE] = shots[:, SIDE:]
         shots[:, -SIDE:] = False

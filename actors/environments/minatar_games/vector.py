@@ -94,12 +94,15 @@ class MinAtarVector:
 
     def step(self, actions: Array) -> tuple[Array, Array, Array, Array, dict[str, Any]]:
         """One step of every copy; a copy whose episode has ended is reset instead."""
-        going, over = ~self._done, self._done.nonzero()[0]
         chosen = self._actions[actions]
-        (copies,) = going.nonzero()
-        repeats: Array = np.zeros(self.num_envs, bool)
-        repeats[copies] = self._draws.uniform(copies) < self.sticky_actions
-        self._last = np.where(going & ~repeats, chosen, self._last)
+        going, (over,) = ~self._done, self._done.nonzero()
+        if over.size:
+            (copies,) = going.nonzero()
+            repeats = self._done.copy()  # what a copy that is reset did last stays, too
+            repeats[copies] = self._draws.uniform(copies) < self.sticky_actions
+        else:
+            repeats = self._draws.uniform_of_all() < self.sticky_actions
+        self._last = np.where(repeats, self._last, chosen)
         reward, terminated = self._game.step(self._last, going)
         self._steps += 1
         if over.size:

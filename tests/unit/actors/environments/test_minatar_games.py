@@ -138,12 +138,16 @@ def test_draws_equal_those_of_numpys_random_state():
     for i in range(copies):
         draws.seed(i, i)
     for _ in range(3 * BLOCK // 5):
+        assert draws.uniform_of_all().tolist() == [other.rand() for other in others]
         some = np.flatnonzero(rng.random(copies) < 0.7)
         bounds = rng.integers(1, 10, size=len(some))
         assert draws.uniform(some).tolist() == [others[i].rand() for i in some]
         told = [others[i].randint(bound) for i, bound in zip(some, bounds, strict=True)]
         assert draws.below(some, bounds).tolist() == told
-        if some.size:
+        count = int(rng.integers(1, 6))
+        told = [others[i].randint(2**count) for i in some]
+        assert draws.bits(some, count).tolist() == told
+        if len(some):
             one = int(some[0])
             assert draws.below_of(one, 5, 8).tolist() == others[one].randint(0, 5, 8).tolist()
             assert draws.uniform_of(one, 8).tolist() == others[one].rand(8).tolist()
