@@ -15,6 +15,9 @@ BLOCK = 1024
 """Words drawn ahead per copy: 4 KiB."""
 WINDOW = 64
 """Words looked at to find several whole numbers of one copy."""
+TRIES = 8
+"""Words looked at to find one whole number of each copy; more than half of them fit."""
+_AHEAD: Array = np.arange(TRIES)
 _MASKS: Array = np.array([(1 << n.bit_length()) - 1 for n in range(64)], np.uint32)
 """The smallest mask of ones that covers a number."""
 
@@ -64,14 +67,17 @@ class Draws:
             bound: `[M]` int, 1 … 64.
         """
         most = bound - 1
-        mask = _MASKS[most]
-        drawn: Array = np.zeros(len(copies), np.int64)
-        (open_,) = most.nonzero()  # a single choice takes no word
-        while open_.size:
-            word = self._flat[self._take(copies[open_], 1)] & mask[open_]
-            fits = word <= most[open_]
-            drawn[open_[fits]] = word[fits]
-            open_ = open_[~fits]
+        at = self._ahead(copies, TRIES)
+        each = np.arange(len(copies))
+        words = self._flat[at[:, None] + _AHEAD] & _MASKS[most][:, None]  # [M, TRIES]
+        fits = words <= most[:, None]
+        first = fits.argmax(axis=1)
+        drawn: Array = words[each, first].astype(np.int64)
+        self._at[copies] = at + np.where(most > 0, first + 1, 0)  # a single choice takes no word
+        if not fits[each, first].all():
+            for i in (~fits[each, first]).nonzero()[0]:
+                self._at[copies[i]] = at[i]
+                drawn[i] = self.below_of(int(copies[i]), int(bound[i]), 1)[0]
         return drawn
 
     def below_of(self, copy: int, bound: int, count: int) -> Array:
@@ -100,17 +106,22 @@ class Draws:
 
     def _take(self, copies: Array, count: int) -> Array:
         """The places of the next words of these copies, which are used up now."""
+        at = self._ahead(copies, count)
+        self._at[copies] = at + count
+        return at
+
+    def _ahead(self, copies: Array, count: int) -> Array:
+        """The places of the next words of these copies; `count` of them are there."""
         at = self._at[copies]
         short = at + count > self._end[copies]
         if short.any():
             for copy in copies[short]:
                 self._refill(copy)
             at = self._at[copies]
-        self._at[copies] = at + count
         return at
 
     def _look_ahead(self, copy: int, count: int) -> int:
-        """The place of the next words of a copy; `count` of them are there."""
+        """The place of the next words of one copy; `count` of them are there."""
         if self._at[copy] + count > self._end[copy]:
             self._refill(copy)
         return int(self._at[copy])
