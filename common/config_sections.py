@@ -392,13 +392,8 @@ class StopConfig(Section):
         self, *, score: float | None, learner_steps: int, env_steps: int, wall_s: float
     ) -> str | None:
         """The first condition, by its key, that a run with these numbers has reached."""
-        now = {
-            "score": score,
-            "learner_steps": learner_steps,
-            "env_steps": env_steps,
-            "wall_s": wall_s,
-        }
-        for key, value in now.items():
+        keys = ("score", "learner_steps", "env_steps", "wall_s")
+        for key, value in zip(keys, (score, learner_steps, env_steps, wall_s), strict=True):
             goal = getattr(self, key)
             if goal is not None and value is not None and value >= goal:
                 return key

@@ -7,6 +7,7 @@ read where they stand.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib import metadata
 from typing import Any
 
@@ -17,7 +18,7 @@ from gymnasium.vector import AutoresetMode
 from actors.environments.actions import numbered
 from actors.environments.atari import NAMESPACE, atari_protocol
 from actors.environments.environment import Environment, cannot_be_made
-from actors.environments.meaning import meaning_of
+from actors.environments.own_vector import is_plain_vector
 from actors.environments.process_state import apart
 from actors.environments.unused_keys import refuse_unused_keys
 from common.config_sections import EnvConfig
@@ -58,7 +59,7 @@ class PoolVector:
         """
         import envpool
 
-        self._make = lambda seeds: envpool.make_gymnasium(
+        self._make: Callable[[list[int]], Any] = lambda seeds: envpool.make_gymnasium(
             task, num_envs=copies, num_threads=1, seed=seeds, **options
         )  # one actor, one core: more actors use more
         self._pool: Any = None
@@ -217,11 +218,11 @@ def _frame(vector: PoolVector, config: EnvConfig, is_game: bool) -> FrameSpec:
     space = vector.single_observation_space
     if is_game:
         assert isinstance(space, gym.spaces.Box)
-        return FrameSpec(space.shape, "uint8", config.scale or 1 / 255)
-    is_vector = isinstance(space, gym.spaces.Box) and len(space.shape) == 1
-    if not is_vector or meaning_of(space, config) != "vector":
+        return FrameSpec(tuple(space.shape), "uint8", config.scale or 1 / 255)
+    if not is_plain_vector(space):
         raise UserError(
             f"env.backend={NAME}: {config.id} returns no vectors there; use env.backend=auto"
         )
     refuse_unused_keys(config, "vector")
+    assert space.shape is not None
     return FrameSpec(space.shape, "float32", config.scale or 1.0)

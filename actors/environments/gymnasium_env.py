@@ -19,7 +19,12 @@ from actors.environments.mask_readers import mask_readers
 from actors.environments.masks import ActionMasks
 from actors.environments.meaning import Meaning, meaning_of
 from actors.environments.member import CheckedMember
-from actors.environments.minatar import minatar_protocol, minatar_vector
+from actors.environments.minatar import (
+    import_package,
+    is_vectorised,
+    minatar_protocol,
+    minatar_vector,
+)
 from actors.environments.minatar_games import MinAtarVector
 from actors.environments.observations import empty_part, short
 from actors.environments.own_vector import has_own_vector, is_plain_vector, own_vector
@@ -42,13 +47,14 @@ from common.types import Array, EnvironmentSpec, FrameSpec
 def make_gymnasium(config: EnvConfig, copies: int, render: bool) -> Environment:
     """N copies of a registered environment; see `make_environment`."""
     spec = find_registered(config.id)
-    games = minatar_vector(spec, config, copies, render)
-    if games is not None:
+    if is_vectorised(spec, config, render):
+        games = minatar_vector(spec, config, copies)
         return _assembled(
             *(spec, config, games, "grid", games.single_observation_space),
             games.single_action_space,
             minatar_protocol(games),
         )
+    import_package(spec)
     first = _make_member(spec, config, render, 0)
     try:
         numbered(first.action_space, config.id)

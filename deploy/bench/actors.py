@@ -20,6 +20,7 @@ from common.handles import Handle
 from common.networks import make_network
 from common.parts import actor
 from common.seeding import Role, integer_seeds, seed_sequence
+from common.text import counted
 from common.types import Array
 from deploy.bench.measurement import Measurement
 from deploy.launch.presets import make_config, preset_names
@@ -192,7 +193,7 @@ def _one(
         torch.set_num_threads(threads)
         for runtime, handle in started:
             runtime.kill(handle)
-    yield from _figures(f"{name}, {config.actors.envs} copies", rates, shares)
+    yield from _figures(f"{name}, {counted(config.actors.envs, 'env')}", rates, shares)
 
 
 def _run(actors: Sequence[Handle], stage: str) -> list[Speed]:
@@ -205,7 +206,7 @@ def _figures(
     subject: str, rates: Mapping[tuple[int, str], list[float]], shares: Mapping[int, list[float]]
 ) -> Iterator[Measurement]:
     def told(count: int) -> str:
-        return f"{subject}, {count} actor{'s' if count > 1 else ''}"
+        return f"{subject}, {counted(count, 'actor')}"
 
     for (count, stage), values in rates.items():
         yield Measurement.of(stage, told(count), values, "env steps/s")

@@ -236,6 +236,7 @@ def bench_actors(repeat: int, env: Sequence[str] = ()) -> Iterator[Measurement]:
 
 
 REPEATS = {
+    "actors": 5,
     "replay": 7,
     "start": 5,
     "cartpole": 3,
@@ -247,7 +248,6 @@ REPEATS = {
     "soak": 30,
     "scaling": 1,
     "rendering": 5,
-    "actors": 5,
 }
 """How often each benchmark measures by default."""
 BENCHMARKS: dict[str, Callable[..., Iterator[Measurement]]] = {

@@ -26,7 +26,7 @@ class Draws:
     """N streams, each equal to that of `numpy.random.RandomState(seed)`."""
 
     def __init__(self, copies: int) -> None:
-        """Streams that nobody has seeded yet: from the operating system's entropy."""
+        """Streams without a seed so far: from the operating system's entropy."""
         self._streams = [np.random.RandomState() for _ in range(copies)]  # MinAtar's
         self._words: Array = np.zeros((copies, BLOCK), np.uint32)
         self._flat: Array = self._words.reshape(-1)
@@ -56,7 +56,7 @@ class Draws:
 
     def bits(self, copies: Array, count: int) -> Array:
         """`randint(2 ** count)` of each of these copies, `[M]` int: every word fits."""
-        words = self._flat[self._take(copies, 1)] & ((1 << count) - 1)
+        words: Array = self._flat[self._take(copies, 1)] & ((1 << count) - 1)
         return words.astype(np.int64)
 
     def below(self, copies: Array, bound: Array) -> Array:
@@ -89,7 +89,8 @@ class Draws:
             fitting = np.flatnonzero(words < bound)[:count]
             if len(fitting) == count:
                 self._at[copy] = at + fitting[-1] + 1
-                return words[fitting].astype(np.int64)
+                drawn: Array = words[fitting].astype(np.int64)
+                return drawn
             window = min(2 * window, BLOCK)  # a block always holds enough: 512 on average
 
     def uniform_of(self, copy: int, count: int) -> Array:

@@ -122,7 +122,8 @@ class SpaceInvaders:
         rows = self._aliens[copies].reshape(-1, SIDE, SIDE)
         order = NEAREST[self._x[copies]]  # [M, 10]
         each = np.arange(len(copies))
-        held = rows.any(axis=1)[each[:, None], order]
+        columns: Array = np.logical_or.reduce(rows, axis=1)  # [M, 10]
+        held = columns[each[:, None], order]
         column = order[each, held.argmax(axis=1)]
         row = SIDE - 1 - rows[each, ::-1, column].argmax(axis=1)
         self._bombs[copies, SIDE * row + column] = True

@@ -74,8 +74,11 @@ class MinAtarVector:
             made.minimal_actions if use_minimal_action_set else ALL_ACTIONS
         )
         self.single_action_space = gym.spaces.Discrete(len(self._actions))
-        self.single_observation_space = gym.spaces.Box(
-            0, 1, (SIDE, SIDE, self._game.channels), np.bool_
+        self.single_observation_space = gym.spaces.Box(  # its stubs know floats only
+            0,
+            1,
+            (SIDE, SIDE, self._game.channels),
+            np.bool_,  # type: ignore[arg-type]
         )
         self._limit = max_episode_steps
         self._last: Array = np.zeros(copies, np.int64)  # MinAtar keeps it over a reset, too
@@ -128,23 +131,18 @@ class MinAtarVector:
         return self._game.planes.transpose(0, 2, 3, 1)
 
 
-def make_vector(copies: int, arguments: Mapping[str, Any]) -> MinAtarVector | None:
-    """Copies made of the arguments of MinAtar's own constructor.
+def are_known(arguments: Mapping[str, Any]) -> bool:
+    """Whether `MinAtarVector` takes these arguments; only MinAtar itself can judge others.
 
     Args:
-        copies: N.
         arguments: as registered and as configured.
-
-    Returns:
-        None: the arguments are others, which only MinAtar itself can judge.
     """
     sticky, limit = arguments.get("sticky_action_prob", STICKY), arguments.get(_LIMIT)
     flags = ("use_minimal_action_set", "difficulty_ramping")
-    is_known = (
+    return (
         set(arguments) <= {*_KEYS, _LIMIT}
         and arguments.get("game") in GAMES
         and all(isinstance(arguments.get(flag, True), bool) for flag in flags)
         and isinstance(sticky, int | float)
         and (limit is None or (type(limit) is int and limit > 0))
     )
-    return MinAtarVector(copies, **arguments) if is_known else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+import gymnasium as gym
 import numpy as np
 import pytest
 
@@ -165,3 +166,19 @@ def test_what_only_minatars_own_copies_do_is_done_by_them(make, monkeypatch):
     assert "stickiness" in refusal(id=env_id, kwargs={"stickiness": 1})
     monkeypatch.setattr(minatar, "VECTORISED", ("0.9",))  # not the version that is installed
     assert not is_vectorised(make(id=env_id))
+
+
+@needs_minatar
+def test_the_games_are_registered_as_by_minatar_itself(monkeypatch):
+    # Its import takes seconds, so that raydqn does without it.
+    from minatar.gym import register_envs
+
+    registry = gym.registry
+    monkeypatch.setattr(gym.envs.registration, "registry", {})
+    register_envs()
+    theirs = dict(gym.envs.registration.registry)
+    monkeypatch.setattr(gym.envs.registration, "registry", {})
+    minatar._register_by_name()
+    assert gym.envs.registration.registry == theirs
+    assert len(theirs) == 10
+    assert gym.registry is registry
