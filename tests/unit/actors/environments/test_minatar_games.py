@@ -10,7 +10,9 @@ import pytest
 
 from actors.environments import minatar
 from actors.environments.minatar_games import MinAtarVector
+from actors.environments.minatar_games.breakout import Breakout
 from actors.environments.minatar_games.draws import BLOCK, Draws
+from actors.environments.minatar_games.seaquest import Seaquest
 from actors.environments.minatar_games.vector import GAMES
 from support.acting import needs_minatar
 from support.environments import refusal
@@ -182,3 +184,74 @@ def test_the_games_are_registered_as_by_minatar_itself(monkeypatch):
     assert gym.envs.registration.registry == theirs
     assert len(theirs) == 10
     assert gym.registry is registry
+
+
+@needs_minatar
+def test_crowds_of_seaquest_equal_minatars_in_the_order_in_which_they_are_hit():
+    from minatar.environments.seaquest import Env
+
+    copies, rng = 150, np.random.default_rng(0)
+    games, others = Seaquest(copies, Draws(copies), True), [Env() for _ in range(copies)]
+    games.reset(np.arange(copies))
+    tables = {name: [] for name in ("shots", "bullets", "divers", "enemies")}
+
+    def things(count, *more):
+        """Things in two rows, each with its way, and numbers from 0 up to `more`."""
+        columns = [rng.integers(10, size=count), rng.integers(2, size=count) + 1]
+        columns += [rng.integers(2, size=count) == 1]
+        columns += [rng.integers(top + 1, size=count) for top in more]
+        return [[c.item() for c in row] for row in zip(*columns, strict=True)]
+
+    for i, other in enumerate(others):
+        other.f_bullets, other.e_bullets, other.divers = things(2), things(4), things(5, 1)
+        other.e_fish, other.e_subs = things(2 + i % 6, 1), things(2 + i % 5, 1, 1)
+        for name, values in (
+            ("shots", other.f_bullets),
+            ("bullets", other.e_bullets),
+            ("divers", other.divers),
+            ("enemies", [[*fish, 0, 0] for fish in other.e_fish]),
+            ("enemies", [[*sub[:4], 1, sub[4]] for sub in other.e_subs]),
+        ):
+            tables[name] += [[i, x, y, 1 if right else -1, *more] for x, y, right, *more in values]
+        other.sub_x, other.sub_y = int(rng.integers(3, 7)), int(rng.integers(3))
+        other.diver_count, other.oxygen = int(rng.integers(7)), int(rng.integers(200))
+        other.surface = bool(other.sub_y == 0 and rng.integers(2))
+        games._x[i], games._y[i], games._rescued[i] = other.sub_x, other.sub_y, other.diver_count
+        games._oxygen[i], games._surfaced[i] = other.oxygen, other.surface
+    for name, rows in tables.items():
+        setattr(games, f"_{name}", np.array(rows).T.copy())
+    for _ in range(5):  # nothing new comes so soon
+        actions = rng.integers(6, size=copies)
+        reward, over = games.step(actions, np.ones(copies, bool))
+        games.show()
+        for i, other in enumerate(others):
+            other.terminal = False
+            assert (reward[i], over[i]) == other.act(actions[i])
+            assert np.array_equal(games.planes[i], other.state().transpose(2, 0, 1))
+
+
+@needs_minatar
+def test_a_ball_among_bricks_moves_as_minatars():
+    from minatar.environments.breakout import Env
+
+    copies, rng = 200, np.random.default_rng(0)
+    games, others = Breakout(copies, Draws(copies), True), [Env() for _ in range(copies)]
+    games.reset(np.arange(copies))
+    games._bricks[:, 1:4] = rng.random((copies, 3, 10)) < 0.6
+    games._y[:], games._x[:] = rng.integers(6, size=copies), rng.integers(10, size=copies)
+    games._direction[:] = rng.integers(4, size=copies)
+    games._struck[:] = rng.random(copies) < 0.5
+    for i, other in enumerate(others):
+        other.brick_map[:] = games._bricks[i]
+        other.ball_y, other.ball_x = int(games._y[i]), int(games._x[i])
+        other.ball_dir, other.strike = int(games._direction[i]), bool(games._struck[i])
+    going = np.ones(copies, bool)
+    for _ in range(12):
+        actions = rng.integers(6, size=copies)
+        reward, over = games.step(actions, going)
+        games.show()
+        for i in np.flatnonzero(going):
+            assert (reward[i], over[i]) == others[i].act(actions[i])
+            assert np.array_equal(games.planes[i], others[i].state().transpose(2, 0, 1))
+        going &= ~over
+    assert going.any()
