@@ -1,12 +1,12 @@
 """EnvPool: all copies in one C++ library, where it has the environment; `env.backend = "envpool"`.
 
-EnvPool takes its seeds when it is made, so the copies are made by the first reset. It says neither
-that an Atari game is over when the limit of steps is reached at once, nor the true limit: both are
-read where they stand.
+EnvPool takes its seeds when the copies are made, so a reset with a seed makes them. An episode that
+ends at the very limit of steps counts as truncated, but for Atari, where EnvPool tells both.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from importlib import metadata
 from typing import Any
@@ -37,6 +37,8 @@ UNSUPPORTED: dict[str, Any] = {
 """Keys that have no effect in EnvPool, with their defaults."""
 SEED_LIMIT = 1 << 31
 """EnvPool's seeds have 31 bits."""
+UNLIMITED = (1 << 31) - 1
+"""EnvPool's limit of steps where there is none."""
 
 
 class PoolVector:
@@ -46,7 +48,7 @@ class PoolVector:
         num_envs: N.
         single_observation_space: of one copy.
         single_action_space: of one copy.
-        max_episode_steps: of the pool.
+        max_episode_steps: of the pool; None: no limit.
     """
 
     def __init__(self, task: str, copies: int, options: dict[str, Any]) -> None:
@@ -66,9 +68,12 @@ class PoolVector:
         spec = envpool.make_spec(task, num_envs=copies, **options)
         self.metadata = {"autoreset_mode": AutoresetMode.NEXT_STEP}
         self.num_envs = copies
-        self.single_observation_space: gym.Space[Any] = spec.gymnasium_observation_space
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about the type of its bounds
+            self.single_observation_space: gym.Space[Any] = spec.gymnasium_observation_space
         self.single_action_space: gym.Space[Any] = spec.gymnasium_action_space
-        self.max_episode_steps = int(spec.config.max_episode_steps)
+        limit = int(spec.config.max_episode_steps)
+        self.max_episode_steps = limit if limit < UNLIMITED else None
 
     def reset(self, seed: int | None = None) -> tuple[Array, dict[str, Any]]:
         """Begin an episode in every copy; copy i gets the seed `seed + i`."""
@@ -79,9 +84,14 @@ class PoolVector:
                 [(int(first) + copy) % SEED_LIMIT for copy in range(self.num_envs)]
             )
             mode = self._pool.metadata.get("autoreset_mode")
-            self.metadata["autoreset_mode"] = mode
-            assert mode is AutoresetMode.NEXT_STEP, mode
-        observation, info = self._pool.reset()
+            if mode is not AutoresetMode.NEXT_STEP:
+                raise UserError(
+                    f"env.backend={NAME}: autoreset mode is {mode}; raydqn needs "
+                    f"{AutoresetMode.NEXT_STEP}: install EnvPool 1.2"
+                )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # as above: the pool makes a space of its own
+            observation, info = self._pool.reset()
         return observation, info
 
     def step(self, actions: Array) -> tuple[Array, Array, Array, Array, dict[str, Any]]:
@@ -128,8 +138,13 @@ def make_envpool(config: EnvConfig, copies: int, render: bool) -> Environment:
     num_actions, to_actions = numbered(vector.single_action_space, config.id)
     limit = vector.max_episode_steps
     protocol = atari_protocol(config, num_actions) if is_game else _protocol(config)
-    protocol["backend"] = f"{NAME} {metadata.version(NAME)}"
-    protocol |= {"max_episode_steps": limit, "actions": num_actions}
+    if is_game:
+        protocol["noop_min"] = 1  # ale-py: 0
+    protocol |= {
+        "backend": f"{NAME} {metadata.version(NAME)}",
+        "max_episode_steps": limit,
+        "actions": num_actions,
+    }
     return Environment(
         vector,
         EnvironmentSpec(

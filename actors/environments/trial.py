@@ -40,6 +40,10 @@ class Trial:
 
 def _import_modules(config: EnvConfig) -> None:
     """Import the environment's modules, which all copies of a process share."""
+    if config.backend == "envpool":
+        with suppress(ImportError), apart():
+            importlib.import_module("envpool")
+        return
     if is_atari(config.id):
         with suppress(ImportError):
             importlib.import_module("ale_py.vector_env")
