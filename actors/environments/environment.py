@@ -57,7 +57,7 @@ class Environment:
         frames_per_step: int,
         reads_lives: bool = False,
         masks: ActionMasks | None = None,
-        is_ours: bool = False,
+        is_pure: bool = False,
     ) -> None:
         """Wrap a gymnasium vector environment.
 
@@ -69,8 +69,8 @@ class Environment:
             frames_per_step: emulator frames per env step.
             reads_lives: `info["lives"]` is the number of lives; otherwise it is not read.
             masks: checks `info["action_mask"]`; None: masks are not read.
-            is_ours: its code is raydqn's, which changes nothing in the process: calls are not kept
-                apart, which takes longer than the step of a small game.
+            is_pure: its steps change nothing in the process, so that they are not kept apart, which
+                takes longer than the step of a small game.
 
         Raises:
             UserError: another autoreset mode.
@@ -86,7 +86,7 @@ class Environment:
         self._vector = vector
         self._reads_lives = reads_lives
         self._masks = masks
-        self._is_ours = is_ours
+        self._is_pure = is_pure
         self.legal: Array | None = None
         self._to_frames = to_frames
         self._to_actions = to_actions
@@ -97,7 +97,7 @@ class Environment:
 
     def reset(self, seed: int | None = None) -> Array:
         """Begin an episode in every copy; returns the first frames, `[N, *frame]`."""
-        with reporting(self._name, "reset", self._is_ours):
+        with reporting(self._name, "reset", self._is_pure):
             if seed is not None:
                 seed_global_generators(seed)
             observation, info = self._vector.reset(seed=seed)
@@ -113,7 +113,7 @@ class Environment:
     def step(self, actions: Array) -> TimeStep:
         """Apply one action (0 … A−1) to each copy, `[N]` int."""
         first = self._done
-        with reporting(self._name, "step", self._is_ours):
+        with reporting(self._name, "step", self._is_pure):
             observation, reward, terminated, truncated, info = self._vector.step(
                 self._to_actions(actions)
             )
@@ -142,7 +142,7 @@ class Environment:
         Raises:
             UserError: the environment renders no pictures.
         """
-        with reporting(self._name, "render", self._is_ours):
+        with reporting(self._name, "render", self._is_pure):
             pictures = self._vector.render()
         if pictures is None:
             raise UserError(f"env.id={self._name}: renders no pictures")
@@ -151,7 +151,7 @@ class Environment:
     def close(self) -> None:
         """Free the resources of the copies."""
         _open.discard(self)
-        with reporting(self._name, "close", self._is_ours):
+        with reporting(self._name, "close", self._is_pure):
             self._vector.close()
 
     @property
@@ -215,19 +215,19 @@ class Environment:
 
 
 @contextmanager
-def reporting(env_id: str, method: str, is_ours: bool = False) -> Iterator[None]:
+def reporting(env_id: str, method: str, is_pure: bool = False) -> Iterator[None]:
     """Turn an error of the environment into one line that names the method and the place.
 
     Args:
         env_id: of the environment.
         method: of the environment.
-        is_ours: see `Environment`.
+        is_pure: see `Environment`.
 
     Raises:
         EnvironmentFailedError: the environment raised any other error than a `UserError`.
     """
     try:
-        with nullcontext() if is_ours else apart(is_step=method == "step"):
+        with nullcontext() if is_pure else apart(is_step=method == "step"):
             yield
     except (UserError, EnvironmentFailedError):
         raise

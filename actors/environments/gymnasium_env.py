@@ -9,6 +9,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from gymnasium.envs.registration import EnvSpec
+from gymnasium.vector import VectorEnv
 
 from actors.environments.actions import numbered
 from actors.environments.copies import Copies
@@ -124,8 +125,16 @@ def _assembled(
         frames_per_step=1,
         reads_lives=config.life_loss_ends,
         masks=masks,
-        is_ours=isinstance(vector, MinAtarVector),
+        is_pure=_is_pure(spec, vector),
     )
+
+
+def _is_pure(spec: EnvSpec, vector: Vector) -> bool:
+    """Whether the code of all copies is known, and changes nothing in the process."""
+    if isinstance(vector, MinAtarVector):
+        return True
+    known = str(spec.vector_entry_point).startswith("gymnasium.envs.classic_control.")
+    return known and isinstance(vector, VectorEnv) and vector.render_mode is None
 
 
 def _may_have_own_vector(config: EnvConfig, first: CheckedMember) -> bool:

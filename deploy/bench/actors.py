@@ -211,5 +211,5 @@ def _figures(
     for (count, stage), values in rates.items():
         yield Measurement.of(stage, told(count), values, "env steps/s")
     for count, values in shares.items():
-        unit = "% of an actor's time"
+        unit = "% of its time"
         yield Measurement.of("environment stepping takes", told(count), values, unit)
