@@ -41,7 +41,13 @@ FIRST_SPAWN_STEPS = 20
 FIRST_MOVE_STEPS, FASTEST_MOVE_STEPS = 5, 2
 TURN: Array = np.array([0, -1, 0, 1, 0, 0])
 """The way that the player looks after an action; 0: as before."""
-COLUMNS: Array = np.arange(SIDE)
+_COLUMNS: Array = np.arange(SIDE)
+OXYGEN_BARS: Array = (np.arange(FULL_OXYGEN + 1) * SIDE // FULL_OXYGEN)[:, None] > _COLUMNS
+"""`[201, 10]`: the lowest row of its channel, by oxygen."""
+RESCUED_BARS: Array = (BOTTOM - np.arange(MOST_DIVERS + 1)[:, None] <= _COLUMNS) & (
+    _COLUMNS < BOTTOM
+)
+"""`[7, 10]`: likewise, by divers aboard."""
 
 
 class Seaquest:
@@ -115,8 +121,7 @@ class Seaquest:
             copies = np.flatnonzero(due)
             x, way = self._side(copies)
             y = 1 + self._draws.bits(copies, 3)
-            new = np.stack([copies, x, y, way, np.full(len(copies), DIVER_MOVE_STEPS)])
-            self._divers = np.concatenate([self._divers, new], axis=1)
+            self._divers = _appended(self._divers, copies, x, y, way, DIVER_MOVE_STEPS)
             self._diver_timer[due] = DIVER_SPAWN_STEPS
 
     def _side(self, copies: Array) -> tuple[Array, Array]:
@@ -132,21 +137,21 @@ class Seaquest:
         goes: Array = np.zeros((self._copies, SIDE, 3), bool)  # by way + 1
         goes[self._enemies[COPY], self._enemies[Y], self._enemies[WAY] + 1] = True
         free = ~goes[copies, y, 1 - way]
-        new = np.stack(
-            [
-                *(copies, x, y, way, self._move_steps[copies], is_submarine),
-                np.full(len(copies), BULLET_STEPS),
-            ]
+        if not free.all():
+            copies, x, y, way, is_submarine = (
+                row[free] for row in (copies, x, y, way, is_submarine)
+            )
+        self._enemies = _appended(
+            *(self._enemies, copies, x, y, way, self._move_steps[copies]),
+            *(is_submarine, BULLET_STEPS),
         )
-        self._enemies = np.concatenate([self._enemies, new[:, free]], axis=1)
 
     def _move_player(self, actions: Array) -> None:
         fires = (actions == FIRE) & (self._shot_timer == 0)
         if fires.any():
-            new = np.stack(
-                [np.flatnonzero(fires), self._x[fires], self._y[fires], self._way[fires]]
-            )
-            self._shots = np.concatenate([self._shots, new], axis=1)
+            (copies,) = fires.nonzero()
+            rows = (row[copies] for row in (self._x, self._y, self._way))
+            self._shots = _appended(self._shots, copies, *rows)
             self._shot_timer[fires] = SHOT_STEPS
         self._x = bounded(self._x + X_OF[actions], 0, SIDE - 1)
         self._y = bounded(self._y + Y_OF[actions], 0, BOTTOM - 1)
@@ -293,10 +298,8 @@ class Seaquest:
         cell = SIDE * self._y + self._x
         flat[corner[FRONT] + cell] = True
         flat[corner[BACK] + SIDE * self._y + (self._x - self._way) % SIDE] = True
-        level = np.maximum(self._oxygen, 0) * SIDE // FULL_OXYGEN
-        self.planes[:, OXYGEN, BOTTOM] = level[:, None] > COLUMNS
-        first = BOTTOM - self._rescued[:, None]
-        self.planes[:, RESCUED, BOTTOM] = (first <= COLUMNS) & (COLUMNS < BOTTOM)
+        self.planes[:, OXYGEN, BOTTOM] = OXYGEN_BARS[np.maximum(self._oxygen, 0)]
+        self.planes[:, RESCUED, BOTTOM] = RESCUED_BARS[np.maximum(self._rescued, 0)]
         for channel, table in ((SHOT, self._shots), (BULLET, self._bullets), (DIVER, self._divers)):
             if table.size:
                 flat[corner[channel][table[COPY]] + SIDE * table[Y] + table[X]] = True
@@ -312,6 +315,16 @@ class Seaquest:
 
 def _empty(last_row: int) -> Array:
     return np.zeros((last_row + 1, 0), np.int64)
+
+
+def _appended(table: Array, copies: Array, *rows: Array | int) -> Array:
+    """The table with one more column for each of these copies; `rows` are the others."""
+    width = table.shape[1]
+    longer: Array = np.empty((len(table), width + len(copies)), np.int64)
+    longer[:, :width] = table
+    for place, row in zip(longer[:, width:], (copies, *rows), strict=True):
+        place[:] = row
+    return longer
 
 
 def _cells(table: Array) -> Array:
