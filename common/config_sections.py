@@ -79,6 +79,11 @@ class EnvConfig(Section):
         description='legal actions: "info" reads info["action_mask"], "info:KEY" another entry, '
         '"method" calls action_masks(), "method:NAME" another method; none: every action is legal',
     )
+    backend: Literal["auto", "gymnasium", "envpool"] = Field(
+        "auto",
+        description='"auto": all copies at once where that is possible; "gymnasium": copy by copy; '
+        '"envpool": EnvPool (extra `envpool`), for the ids that it has',
+    )
     observation: Literal["state", "pixels", "picture", "grid", "planes", "vector"] = Field(
         "state",
         description='"state": what the environment returns, by its space; "picture", "grid", '
@@ -352,13 +357,8 @@ class StopConfig(Section):
         self, *, score: float | None, learner_steps: int, env_steps: int, wall_s: float
     ) -> str | None:
         """The first condition, by its key, that a run with these numbers has reached."""
-        now = {
-            "score": score,
-            "learner_steps": learner_steps,
-            "env_steps": env_steps,
-            "wall_s": wall_s,
-        }
-        for key, value in now.items():
+        keys = ("score", "learner_steps", "env_steps", "wall_s")
+        for key, value in zip(keys, (score, learner_steps, env_steps, wall_s), strict=True):
             goal = getattr(self, key)
             if goal is not None and value is not None and value >= goal:
                 return key

@@ -107,7 +107,7 @@ def make_atari(config: EnvConfig, copies: int) -> Environment:
             FrameSpec(shape, "uint8", config.scale or 1 / 255),
             config.stack,
             num_actions,
-            _protocol(config, num_actions),
+            atari_protocol(config, num_actions),
             max(1, config.max_episode_frames // config.frame_skip),
         ),
         to_frames,
@@ -137,6 +137,11 @@ def _vector(config: EnvConfig, copies: int) -> Any:
     for key, value, default in (("crop", config.crop, None), ("invert", config.invert, False)):
         if value != default:
             raise UserError(f"env.{key}={value}: ale-py makes the pictures of {config.id} itself")
+    if config.backend == "gymnasium":
+        raise UserError(
+            f"env.backend=gymnasium: ale-py makes all copies of {config.id} itself; use auto, or "
+            "envpool"
+        )
     try:
         from ale_py.vector_env import AtariVectorEnv
     except ImportError:
@@ -183,7 +188,7 @@ def _check_keywords(config: EnvConfig) -> None:
             )
 
 
-def _protocol(config: EnvConfig, num_actions: int) -> dict[str, Any]:
+def atari_protocol(config: EnvConfig, num_actions: int) -> dict[str, Any]:
     """The settings that a score is meaningless without; see `EnvironmentSpec`."""
     return {
         "env": config.id,

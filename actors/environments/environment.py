@@ -10,20 +10,20 @@ from __future__ import annotations
 import os
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 from weakref import WeakSet
 
 import numpy as np
-from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector import AutoresetMode
 
 from actors.environments.actions import ToActions
-from actors.environments.copies import Copies
 from actors.environments.masks import ActionMasks
 from actors.environments.member import noted_place, place_of
 from actors.environments.process_state import apart, seed_global_generators
+from actors.environments.vector import Vector
 from common.config_sections import EnvConfig
 from common.errors import EnvironmentFailedError, UserError
 from common.types import Array, EnvironmentSpec, TimeStep
@@ -50,13 +50,14 @@ class Environment:
 
     def __init__(
         self,
-        vector: VectorEnv[Any, Any, Any] | Copies,
+        vector: Vector,
         spec: EnvironmentSpec,
         to_frames: Callable[[Array], Array],
         to_actions: ToActions,
         frames_per_step: int,
         reads_lives: bool = False,
         masks: ActionMasks | None = None,
+        is_pure: bool = False,
     ) -> None:
         """Wrap a gymnasium vector environment.
 
@@ -68,6 +69,8 @@ class Environment:
             frames_per_step: emulator frames per env step.
             reads_lives: `info["lives"]` is the number of lives; otherwise it is not read.
             masks: checks `info["action_mask"]`; None: masks are not read.
+            is_pure: its steps change nothing in the process, so that they are not kept apart, which
+                takes longer than the step of a small game.
 
         Raises:
             UserError: another autoreset mode.
@@ -83,6 +86,7 @@ class Environment:
         self._vector = vector
         self._reads_lives = reads_lives
         self._masks = masks
+        self._is_pure = is_pure
         self.legal: Array | None = None
         self._to_frames = to_frames
         self._to_actions = to_actions
@@ -93,7 +97,7 @@ class Environment:
 
     def reset(self, seed: int | None = None) -> Array:
         """Begin an episode in every copy; returns the first frames, `[N, *frame]`."""
-        with reporting(self._name, "reset"):
+        with reporting(self._name, "reset", self._is_pure):
             if seed is not None:
                 seed_global_generators(seed)
             observation, info = self._vector.reset(seed=seed)
@@ -109,7 +113,7 @@ class Environment:
     def step(self, actions: Array) -> TimeStep:
         """Apply one action (0 … A−1) to each copy, `[N]` int."""
         first = self._done
-        with reporting(self._name, "step"):
+        with reporting(self._name, "step", self._is_pure):
             observation, reward, terminated, truncated, info = self._vector.step(
                 self._to_actions(actions)
             )
@@ -138,7 +142,7 @@ class Environment:
         Raises:
             UserError: the environment renders no pictures.
         """
-        with reporting(self._name, "render"):
+        with reporting(self._name, "render", self._is_pure):
             pictures = self._vector.render()
         if pictures is None:
             raise UserError(f"env.id={self._name}: renders no pictures")
@@ -147,7 +151,7 @@ class Environment:
     def close(self) -> None:
         """Free the resources of the copies."""
         _open.discard(self)
-        with reporting(self._name, "close"):
+        with reporting(self._name, "close", self._is_pure):
             self._vector.close()
 
     @property
@@ -211,14 +215,19 @@ class Environment:
 
 
 @contextmanager
-def reporting(env_id: str, method: str) -> Iterator[None]:
+def reporting(env_id: str, method: str, is_pure: bool = False) -> Iterator[None]:
     """Turn an error of the environment into one line that names the method and the place.
+
+    Args:
+        env_id: of the environment.
+        method: of the environment.
+        is_pure: see `Environment`.
 
     Raises:
         EnvironmentFailedError: the environment raised any other error than a `UserError`.
     """
     try:
-        with apart(is_step=method == "step"):
+        with nullcontext() if is_pure else apart(is_step=method == "step"):
             yield
     except (UserError, EnvironmentFailedError):
         raise

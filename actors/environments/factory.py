@@ -9,6 +9,7 @@ import numpy as np
 
 from actors.environments.atari import is_atari, make_atari
 from actors.environments.environment import Environment
+from actors.environments.envpool_backend import make_envpool
 from actors.environments.gymnasium_env import make_gymnasium
 from actors.environments.process_state import seed_global_generators
 from actors.environments.trial import Trial
@@ -37,6 +38,8 @@ def make_environment(
     """
     if seed is not None:
         seed_global_generators(seed)
+    if config.backend == "envpool":
+        return make_envpool(config, copies, render)
     if is_atari(config.id):
         return make_atari(config, copies)
     return make_gymnasium(config, copies, render)

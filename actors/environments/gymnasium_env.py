@@ -20,7 +20,13 @@ from actors.environments.mask_readers import mask_readers
 from actors.environments.masks import ActionMasks
 from actors.environments.meaning import Meaning, meaning_of
 from actors.environments.member import CheckedMember
-from actors.environments.minatar import minatar_protocol
+from actors.environments.minatar import (
+    import_package,
+    is_vectorised,
+    minatar_protocol,
+    minatar_vector,
+)
+from actors.environments.minatar_games import MinAtarVector
 from actors.environments.observations import empty_part, short
 from actors.environments.own_vector import has_own_vector, is_plain_vector, own_vector
 from actors.environments.pictures import (
@@ -33,6 +39,7 @@ from actors.environments.pictures import (
 from actors.environments.process_state import apart
 from actors.environments.registry import find_registered, import_users_module
 from actors.environments.unused_keys import refuse_unused_keys
+from actors.environments.vector import Vector
 from common.config_sections import EnvConfig
 from common.errors import UserError
 from common.types import Array, EnvironmentSpec, FrameSpec
@@ -41,9 +48,17 @@ from common.types import Array, EnvironmentSpec, FrameSpec
 def make_gymnasium(config: EnvConfig, copies: int, render: bool) -> Environment:
     """N copies of a registered environment; see `make_environment`."""
     spec = find_registered(config.id)
+    if is_vectorised(spec, config, render):
+        games = minatar_vector(spec, config, copies)
+        return _assembled(
+            *(spec, config, games, "grid", games.single_observation_space),
+            games.single_action_space,
+            minatar_protocol(games),
+        )
+    import_package(spec)
     first = _make_member(spec, config, render, 0)
     try:
-        num_actions, to_actions = numbered(first.action_space, config.id)
+        numbered(first.action_space, config.id)
         empty = empty_part(first.observation_space)
         if empty is not None:
             raise UserError(f"env.id={config.id}: {empty}")
@@ -51,9 +66,10 @@ def make_gymnasium(config: EnvConfig, copies: int, render: bool) -> Environment:
         with reporting(config.id, "close"):
             first.close()
         raise
-    declared = first.observation_space
+    declared, action_space = first.observation_space, first.action_space
     protocol = minatar_protocol(first)
-    vector: VectorEnv[Any, Any, Any] | Copies | None = None
+    vector: Vector | None = None
+    meaning: Meaning = "vector"
     if _may_have_own_vector(config, first) and has_own_vector(spec, config):
         with reporting(config.id, "close"):
             first.close()  # perhaps only one can exist
@@ -62,16 +78,36 @@ def make_gymnasium(config: EnvConfig, copies: int, render: bool) -> Environment:
             first = _make_member(spec, config, render, 0)
     if vector is None:
         vector, meaning = _copies(spec, config, copies, render, first)
-    else:
-        meaning = "vector"
+    return _assembled(spec, config, vector, meaning, declared, action_space, protocol)
+
+
+def _assembled(
+    spec: EnvSpec,
+    config: EnvConfig,
+    vector: Vector,
+    meaning: Meaning,
+    declared: gym.Space[Any],
+    action_space: gym.Space[Any],
+    protocol: dict[str, Any],
+) -> Environment:
+    """The environment of a vector of copies.
+
+    Args:
+        spec: as registered.
+        config: of the environment.
+        vector: the copies.
+        meaning: of their observations.
+        declared: observations of one copy, before they became those of `vector`.
+        action_space: of one copy.
+        protocol: settings of its family.
+    """
+    num_actions, to_actions = numbered(action_space, config.id)
     space = vector.single_observation_space
     assert isinstance(space, gym.spaces.Box)
     cap = _max_episode_steps(spec, config)
     frame, to_frames = _frames_of(space, meaning, config, declared)
     refuse_unused_keys(config, meaning)
-    masks = None
-    if config.action_mask is not None:
-        masks = ActionMasks(config, first.action_space)
+    masks = ActionMasks(config, action_space) if config.action_mask is not None else None
     return Environment(
         vector,
         EnvironmentSpec(
@@ -89,7 +125,16 @@ def make_gymnasium(config: EnvConfig, copies: int, render: bool) -> Environment:
         frames_per_step=1,
         reads_lives=config.life_loss_ends,
         masks=masks,
+        is_pure=_is_pure(spec, vector),
     )
+
+
+def _is_pure(spec: EnvSpec, vector: Vector) -> bool:
+    """Whether the code of all copies is known, and changes nothing in the process."""
+    if isinstance(vector, MinAtarVector):
+        return True
+    known = str(spec.vector_entry_point).startswith("gymnasium.envs.classic_control.")
+    return known and isinstance(vector, VectorEnv) and vector.render_mode is None
 
 
 def _may_have_own_vector(config: EnvConfig, first: CheckedMember) -> bool:

@@ -21,8 +21,8 @@ def is_plain_vector(space: gym.Space[Any]) -> bool:
 
 def has_own_vector(spec: EnvSpec, config: EnvConfig) -> bool:
     """Whether the environment's own vectorised version replaces single copies."""
-    if config.action_mask is not None:  # masks are read copy by copy
-        return False
+    if config.action_mask is not None or config.backend == "gymnasium":
+        return False  # copy by copy: masks are read so
     return bool(spec.vector_entry_point and not spec.additional_wrappers and not config.wrappers)
 
 

@@ -10,6 +10,7 @@ import psutil
 from gymnasium.envs.registration import load_env_creator
 
 from actors.environments.atari import is_atari
+from actors.environments.minatar import import_package, is_vectorised
 from actors.environments.process_state import apart
 from actors.environments.registry import find_registered
 from common.config_sections import EnvConfig
@@ -39,11 +40,19 @@ class Trial:
 
 def _import_modules(config: EnvConfig) -> None:
     """Import the environment's modules, which all copies of a process share."""
+    if config.backend == "envpool":
+        with suppress(ImportError), apart():
+            importlib.import_module("envpool")
+        return
     if is_atari(config.id):
         with suppress(ImportError):
             importlib.import_module("ale_py.vector_env")
         return
-    entry_point = find_registered(config.id).entry_point
+    spec = find_registered(config.id)
+    if is_vectorised(spec, config):
+        return
+    import_package(spec)
+    entry_point = spec.entry_point
     if isinstance(entry_point, str):
         with suppress(Exception, SystemExit), apart():  # the constructor will tell
             load_env_creator(entry_point)

@@ -14,7 +14,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -228,7 +228,15 @@ def bench_scaling(repeat: int) -> Iterator[Measurement]:
     return scaling.bench_scaling(repeat, _start)
 
 
+def bench_actors(repeat: int, env: Sequence[str] = ()) -> Iterator[Measurement]:
+    """Env steps per second: environment alone, with inference, with writes; 1 and 2 actors."""
+    from deploy.bench import actors
+
+    return actors.bench_actors(repeat, env)
+
+
 REPEATS = {
+    "actors": 5,
     "replay": 7,
     "start": 5,
     "cartpole": 3,
@@ -254,4 +262,5 @@ BENCHMARKS: dict[str, Callable[..., Iterator[Measurement]]] = {
     "soak": bench_soak,
     "scaling": bench_scaling,
     "rendering": bench_rendering,
+    "actors": bench_actors,
 }

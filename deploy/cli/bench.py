@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 from common.errors import UserError
 from deploy.cli.arguments import positive
@@ -26,6 +27,13 @@ def _add_bench(parser: Parser) -> None:
         help=f"measurements; soak: minutes; cartpole: seeds, 3 at the most (default: {defaults})",
     )
     parser.add_argument(
+        "--env",
+        nargs="+",
+        default=None,
+        metavar="ID",
+        help="actors: presets or ids (default: cartpole, two games of MinAtar, pong)",
+    )
+    parser.add_argument(
         "--peers", action="store_true", help="replay: other libraries too (extra `bench`)"
     )
 
@@ -36,7 +44,11 @@ def _bench(options: argparse.Namespace, _: Overrides) -> int:
 
     if options.peers and options.name != "replay":
         raise UserError(f"--peers: has no effect on bench {options.name}, only on bench replay")
-    named = {"peers": True} if options.peers else {}
+    if options.env and options.name != "actors":
+        raise UserError(f"--env: has no effect on bench {options.name}, only on bench actors")
+    named: dict[str, Any] = {"peers": True} if options.peers else {}
+    if options.env:
+        named["env"] = tuple(options.env)
     repeat = options.repeat or REPEATS[options.name]
     for figure in BENCHMARKS[options.name](repeat, **named):
         show(figure, as_json=options.json)

@@ -212,3 +212,8 @@ def test_keywords_of_atari_work(make):
     full = make(id=PONG, kwargs={"full_action_space": True}, copies=1)
     assert full.spec.num_actions == 18
     assert full.spec.protocol["kwargs"] == {"full_action_space": True}
+
+
+@needs_atari
+def test_atari_has_no_single_copies():
+    assert "env.backend=gymnasium: ale-py makes all copies" in refusal(id=PONG, backend="gymnasium")

@@ -372,3 +372,23 @@ def test_an_interrupt_without_a_signal_is_the_environments_whatever_handler_it_h
     with pytest.raises((EnvironmentFailedError, KeyboardInterrupt)) as caught:
         step(acting(act=act))
     assert "raised KeyboardInterrupt" in str(caught.value)
+
+
+def test_known_code_that_changes_nothing_is_not_kept_apart(monkeypatch):
+    def refuse(**_):
+        raise AssertionError("apart")
+
+    config, users = EnvConfig(), EnvConfig(backend="gymnasium")
+    known, own, shown = (
+        make_environment(config, 2), make_environment(users, 2), make_environment(config, 2, True)
+    )  # fmt: skip
+    for environment in (known, own, shown):
+        environment.reset(0)
+    with monkeypatch.context() as patch:
+        patch.setattr("actors.environments.environment.apart", refuse)
+        known.step(actions_of(0, 1))
+        for environment in (own, shown):  # a renderer is not known so well
+            with pytest.raises(EnvironmentFailedError, match="apart"):
+                environment.step(actions_of(0, 1))
+    for environment in (known, own, shown):
+        environment.close()

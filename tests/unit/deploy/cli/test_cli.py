@@ -219,7 +219,7 @@ def test_evaluate_plays_the_episodes_it_was_asked_for(capsys, finished_run):
         ("evaluate", "missing: RUN"),
         ("evaluate x --weights new", "--weights=new: must be one of best, latest"),
         ("evaluate x --epsilon 2", "--epsilon=2: must be a number from 0 to 1"),
-        ("bench nothing", "NAME=nothing: must be one of cartpole, cartpole-pixels"),
+        ("bench nothing", "NAME=nothing: must be one of actors, cartpole, cartpole-pixels"),
         ("chaos x --draw-seed y", "--draw-seed=y: must be a whole number"),
         ("train --inline=3", "--inline=3: takes no value"),
         ("resume x --inline --ray", "--ray: cannot be combined with --inline"),

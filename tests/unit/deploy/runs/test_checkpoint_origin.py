@@ -20,7 +20,7 @@ OTHER_ENV = {
     "grey": False, "width": 40, "height": 42, "stack": 2, "reward_clip": 1.0,
     "life_loss_ends": True, "sticky_actions": 0.0, "frame_skip": 2, "noop_max": 0,
     "max_episode_frames": 1_000, "wrappers": ("module:Wrapper",), "scale": 0.5,
-    "action_mask": "info",
+    "action_mask": "info", "backend": "gymnasium",
 }  # fmt: skip
 
 
