@@ -137,6 +137,7 @@ class TrialProcess:
                  *command.words],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
                 cwd=command.folder, env=outer_environment(max(1, command.cores)),
+                start_new_session=True,  # Ray may kill the group of a worker that has ended
             )  # fmt: skip
 
     def _request_stop(self) -> None:

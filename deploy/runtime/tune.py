@@ -10,11 +10,11 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
-from common.errors import RunFailedError, one_line
+from common.errors import RunFailedError, one_line, shorten, without_colours
 from deploy.runtime.environment import environment
 from deploy.runtime.local_ray import local_ray
 from deploy.runtime.trial_process import (
@@ -150,6 +150,15 @@ def run_trials(queue: TrialQueue, folder: Path, parallel: int, settings: SearchS
         shutil.rmtree(files, ignore_errors=True)
 
 
+def _error_of(trial: Any) -> str:
+    """Why the worker of a trial ended, as far as Tune has written it down."""
+    with suppress(OSError, TypeError, AttributeError):
+        text = Path(trial.local_path, trial.run_metadata.error_filename).read_text()
+        lines = [line.strip() for line in without_colours(text).splitlines() if line.strip()]
+        return f"its worker ended: {shorten(lines[-1], 300)}" if lines else "its worker ended"
+    return "its worker ended"
+
+
 def _name_of(trial: Any) -> str:
     return str(trial.config["command"].name)
 
@@ -236,8 +245,7 @@ def _callback(queue: TrialQueue) -> Any:
         def on_trial_error(
             self, iteration: int, trials: list[Any], trial: Any, **info: Any
         ) -> None:
-            why = "its worker ended"
-            queue.ended(_name_of(trial), FAILED, why, trial.last_result or {})
+            queue.ended(_name_of(trial), FAILED, _error_of(trial), trial.last_result or {})
 
         def __reduce__(self) -> tuple[type, tuple[()]]:
             return object, ()  # in Tune's own files, which are never read

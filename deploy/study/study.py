@@ -147,7 +147,7 @@ def _workers(runner: StudyRunner, parallel: int) -> Iterator[None]:
 
 
 def _wait_until_saved(runner: StudyRunner) -> None:
-    """Wait for runs that a scheduler has stopped at the very end."""
+    """Wait for runs that outlast their workers: a scheduler stopped one, or a worker was killed."""
 
     def saved() -> bool:
         return not any(_is_running(trial) for trial in runner.trials.values())
@@ -156,7 +156,7 @@ def _wait_until_saved(runner: StudyRunner) -> None:
 
 
 def _is_running(trial: TrialRecord) -> bool:
-    if trial.status != "stopped":
+    if trial.status not in ("stopped", "failed"):
         return False
     with suppress(UserError):
         return RunFolder.open(trial.run).is_running()

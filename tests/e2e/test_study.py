@@ -21,7 +21,7 @@ parallel = 1
 [overrides]
 {chr(10).join(values(section, given) for section, given in TINY.items())}
 stop.score = "none"
-stop.learner_steps = 800
+stop.learner_steps = 500
 checkpoint.every_learner_steps = 50
 [variants.bad]
 network.init = "not/there"
@@ -47,7 +47,7 @@ def test_a_killed_study_with_a_failing_trial_goes_on_and_ends(tmp_path):
     summary = summary_of(out)
     assert (summary["finished"], summary["failed"], summary["pending"]) == (1, 1, 0)
     assert summary["best"] == "cartpole-good-s1"
-    assert reports_in(run)[-1]["learner_steps"] == 800
+    assert reports_in(run)[-1]["learner_steps"] == 500
     assert int((run / "lives").read_text()) == 2  # it was resumed
     assert "cartpole-bad-s1: failed: " in err
     assert not (folder / "tune").exists()
