@@ -7,10 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from deploy.reporting.words import duration
 from deploy.runs.json_values import finite_number
 
 MOST = 0.5
 """A side that waits for this share of the time is bounded by the other one."""
+BUSY = 0.8
+"""A learner that is busy for this share of the time bounds the run."""
 LEARNER, ACTORS = "learner busy", "actors busy, on average"
 ENV, POLICY = "environment steps", "choices of actions"
 ACTORS_WAIT, LEARNER_WAITS = "actors waited for the learner", "learner waited for the actors"
@@ -18,15 +21,17 @@ ACTORS_WAIT, LEARNER_WAITS = "actors waited for the learner", "learner waited fo
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """What the time of a run was spent on.
+    """What the time of a run was spent on, since learning began.
 
     Attributes:
         inline: whether the parts took turns in one process: then the shares add up to 1.
-        shares: of the run's time, from 0 to 1, by name.
+        shares: of that time, from 0 to 1, by name.
+        before_s: seconds until then: start and warm-up.
     """
 
     inline: bool
     shares: dict[str, float]
+    before_s: float
 
     @property
     def verdict(self) -> str:
@@ -35,8 +40,9 @@ class Bounds:
         if self.inline:
             most = max(shares, key=lambda name: shares[name])
             return f"one process, which spent most of its time ({shares[most]:.0%}) on {most}"
-        if shares[ACTORS_WAIT] >= MOST:
-            return f"the learner: the actors waited for it in {shares[ACTORS_WAIT]:.0%} of the time"
+        if shares[ACTORS_WAIT] >= MOST or shares[LEARNER] >= BUSY:
+            waited = f"the actors waited for it in {shares[ACTORS_WAIT]:.0%} of the time"
+            return f"the learner: it was busy in {shares[LEARNER]:.0%} and {waited}"
         if shares[LEARNER_WAITS] >= MOST:
             what = ENV if shares[ENV] >= shares[POLICY] else POLICY
             waited = f"{shares[LEARNER_WAITS]:.0%}"
@@ -46,7 +52,8 @@ class Bounds:
     def in_words(self) -> str:
         """The verdict and the shares in one line."""
         shares = ", ".join(f"{name} {share:.0%}" for name, share in self.shares.items())
-        return f"{self.verdict} ({shares})"
+        before = f"; until learning began {duration(self.before_s)}" if self.before_s else ""
+        return f"{self.verdict} (since learning began: {shares}{before})"
 
 
 def mean_bounds(found: Sequence[Bounds]) -> Bounds | None:
@@ -57,7 +64,8 @@ def mean_bounds(found: Sequence[Bounds]) -> Bounds | None:
     shares = {
         name: math.fsum(one.shares[name] for one in alike) / len(alike) for name in alike[0].shares
     }
-    return Bounds(found[0].inline, shares)
+    before_s = math.fsum(one.before_s for one in alike) / len(alike)
+    return Bounds(found[0].inline, shares, before_s)
 
 
 def bounds_of(reports: Sequence[Mapping[str, Any]], inline: bool) -> Bounds | None:
@@ -67,6 +75,7 @@ def bounds_of(reports: Sequence[Mapping[str, Any]], inline: bool) -> Bounds | No
         reports: of the run, in their order.
         inline: whether the parts took turns in one process.
     """
+    reports, before_s = _since_learning(reports)
     # Busy shares of actors are means over actors; in one process, their times add up.
     actors = ("actors",) if inline else ()
     learning, acting = _share(reports, "learner_busy"), _share(reports, "actor_busy", *actors)
@@ -80,6 +89,7 @@ def bounds_of(reports: Sequence[Mapping[str, Any]], inline: bool) -> Bounds | No
         return Bounds(
             False,
             {**shares, ACTORS_WAIT: waiting["actors"], LEARNER_WAITS: waiting["learner"]},
+            before_s,
         )
     return Bounds(
         True,
@@ -88,9 +98,25 @@ def bounds_of(reports: Sequence[Mapping[str, Any]], inline: bool) -> Bounds | No
             ENV: env,
             POLICY: policy,
             "writing to the memory": max(0.0, acting - env - policy),
-            "start, evaluations, checkpoints, reports": max(0.0, 1 - learning - acting),
+            "evaluations, checkpoints, reports": max(0.0, 1 - learning - acting),
         },
+        before_s,
     )
+
+
+def _since_learning(
+    reports: Sequence[Mapping[str, Any]],
+) -> tuple[Sequence[Mapping[str, Any]], float]:
+    """Reports on the time since learning began, and the seconds until then.
+
+    The first of them is only the start of the next one's time. Where there are none, all reports
+    are returned: a run that is too short to tell more.
+    """
+    steps = [finite_number(report.get("learner_steps")) or 0.0 for report in reports]
+    first = next((number for number, one in enumerate(steps) if one > 0), len(reports))
+    if first + 1 >= len(reports):
+        return reports, 0.0
+    return reports[first:], float(reports[first]["wall_s"])
 
 
 def _waiting(reports: Sequence[Mapping[str, Any]]) -> dict[str, float]:
@@ -108,8 +134,10 @@ def _share(reports: Sequence[Mapping[str, Any]], *names: str) -> float | None:
     """Mean over the time of a run of a product of numbers, between 0 and 1; None: none has them."""
     total = summed = 0.0
     for report, seconds in _intervals(reports):
-        found = [finite_number(report.get(name)) for name in names]
-        numbers = [number for number in found if number is not None]
+        first, *others = (finite_number(report.get(name)) for name in names)
+        if first is None and 0.0 in others:
+            first = 0.0  # a share of nothing
+        numbers = [number for number in (first, *others) if number is not None]
         if len(numbers) == len(names):
             total += seconds
             summed += seconds * math.prod(numbers)
@@ -119,9 +147,11 @@ def _share(reports: Sequence[Mapping[str, Any]], *names: str) -> float | None:
 def _intervals(
     reports: Sequence[Mapping[str, Any]],
 ) -> list[tuple[Mapping[str, Any], float]]:
-    """Each report with the seconds since the one before, the first since the command began."""
-    before, found = 0.0, []
-    for report in reports:
+    """Each report but the first with the seconds since the one before; of one, since the start."""
+    if len(reports) == 1:
+        return [(reports[0], float(reports[0]["wall_s"]))]
+    before, found = float(reports[0]["wall_s"]) if reports else 0.0, []
+    for report in reports[1:]:
         found.append((report, max(0.0, report["wall_s"] - before)))
         before = report["wall_s"]
     return found

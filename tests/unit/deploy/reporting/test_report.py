@@ -273,9 +273,12 @@ def test_the_page_tells_machine_versions_command_and_what_bounded_the_run(tmp_pa
 
 @pytest.mark.parametrize(
     ("waiting", "verdict"),
-    [("actors", "the learner: the actors waited"), ("learner", "the actors, mostly by environment"),
-     (None, "neither side alone")],
-)  # fmt: skip
+    [
+        ("actors", "the learner: it was busy in 50% and the actors waited for it in 100%"),
+        ("learner", "the actors, mostly by environment steps: the learner waited in 100%"),
+        (None, "neither side alone"),
+    ],
+)
 def test_on_ray_the_side_that_the_other_waits_for_bounds_the_run(tmp_path, waiting, verdict):
     path = made_up_run(tmp_path / "a", mode="Ray on this machine")
     lines = [report_line(n, 1.0, limiter_waiting=waiting) for n in (1, 2, 3)]
