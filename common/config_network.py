@@ -15,7 +15,7 @@ class NetworkConfig(Section):
     kind: Literal["mlp", "nature-cnn", "small-cnn", "minatar-cnn", "notebook"] = Field(
         "mlp",
         description='"mlp"; for pictures: "nature-cnn" (84×84), "small-cnn" (42×42), "minatar-cnn" '
-        '(5×5 and more); "notebook": 24 → 32',
+        '(3×3 and more); "notebook": 24 → 32',
     )
     hidden: tuple[int, ...] = Field(
         (128, 128),

@@ -32,7 +32,7 @@ CONVOLUTIONS = {
     "nature-cnn": (Convolution(32, 8, 4), Convolution(64, 4, 2), Convolution(64, 3, 1)),
     # finer strides, for pictures of about 42×42: 32 × 7 × 7 features are left of them
     "small-cnn": (Convolution(16, 4, 2), Convolution(32, 4, 2), Convolution(32, 3, 1)),
-    # Young and Tian 2019 (MinAtar), section 3.2
+    # Young and Tian 2019: examples/dqn.py of MinAtar
     "minatar-cnn": (Convolution(16, 3, 1),),
 }
 """The convolutional torsos, by `network.kind`."""

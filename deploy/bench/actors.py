@@ -32,11 +32,6 @@ from deploy.runtime.local_ray import local_ray
 ALONE, INFERENCE, WRITES = "environment alone", "+ inference", "+ writes"
 STAGES = (ALONE, INFERENCE, WRITES)
 DEFAULT = ("cartpole", "minatar-breakout", "minatar-space-invaders", "pong")
-OTHERWISE = {
-    "minatar-breakout": "MinAtar/Breakout-v1",
-    "minatar-space-invaders": "MinAtar/SpaceInvaders-v1",
-}
-"""Ids of the default's environments for which there is no preset."""
 COUNTS = (1, 2)
 """Of actors: one in this process, two in processes of their own on Ray."""
 SLICE_S = 1.0
@@ -142,13 +137,11 @@ def config_of(name: str) -> Config:
     Raises:
         UserError: neither a preset nor an environment.
     """
-    presets = preset_names()
-    if name in presets:
+    if name in preset_names():
         return make_config(name, overrides=OVERRIDES)
-    env_id = OTHERWISE.get(name, name)
-    similar = [p for p in presets if p.startswith("minatar")] if "MinAtar/" in env_id else []
-    preset = "pong" if is_atari(env_id) else similar[0] if similar else "cartpole"
-    return make_config(preset, overrides=merge(OVERRIDES, {"env": {"id": env_id}}))
+    is_minatar = "MinAtar/" in name
+    preset = "pong" if is_atari(name) else "minatar-breakout" if is_minatar else "cartpole"
+    return make_config(preset, overrides=merge(OVERRIDES, {"env": {"id": name}}))
 
 
 def _one(

@@ -61,7 +61,7 @@ def test_an_id_gets_the_keys_of_the_preset_that_is_nearest():
     for name in bench_actors.DEFAULT:
         config = bench_actors.config_of(name)
         assert config.replay.capacity == bench_actors.CAPACITY
-        assert name in preset_names() or config.env.id == bench_actors.OTHERWISE[name]
+        assert name in preset_names()
 
 
 def test_what_there_is_not_is_refused(short, capsys):
