@@ -1,4 +1,4 @@
-"""What the presets have reached, from the table beside them."""
+"""Measured results of the presets, from the table beside them."""
 
 from __future__ import annotations
 

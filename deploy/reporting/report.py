@@ -42,7 +42,7 @@ MAX_NAMES = 4
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What a report shall contain.
+    """Wishes of a user about the contents of a report.
 
     Attributes:
         compare: the groups side by side.

@@ -145,6 +145,16 @@ def test_the_protocol_of_a_game_in_sentences():
     assert "No episode begins with no-ops." in text
 
 
+@pytest.mark.parametrize(
+    ("limit", "cuts", "truncates"),
+    [(None, True, False), (501, True, True), (500, False, True), (499, False, True)],
+)
+def test_the_cut_off_of_the_evaluation_is_told_where_it_comes_first(limit, cuts, truncates):
+    text = " ".join(explain({} if limit is None else {"max_episode_steps": limit}, 0.0, 500))
+    assert ("The evaluation cuts an episode off after 500 env steps." in text) is cuts
+    assert ("The environment truncates an episode" in text) is truncates
+
+
 def test_a_film_for_a_page_is_narrow_and_has_fewer_pictures_where_it_is_long(folder):
     pictures, ret = film_episode(folder, max_width=90)
     assert pictures[0].size == (90, 60)

@@ -100,7 +100,7 @@ def test_what_does_not_count_is_named(tmp_path):
     told = {f"{name}: {reason}" for name, reason in view.problems}
     for text in (
         "failed does not count: failed: NaN loss",
-        "killed does not count: its driver ended without a word",
+        "killed does not count: the driver ended without a summary",
         "twin does not count: it has the seed of good",
         "early has no score",
         "empty: has no reports yet",
