@@ -88,6 +88,7 @@ def test_an_evaluation_tells_all_that_a_reviewer_asks_for(folder):
     assert len(returns) == len(result["lengths"]) == len(result["endings"]) == 6
     assert result["lengths"] == returns, "CartPole pays 1 per step"
     assert result["score"] == pytest.approx(sum(returns) / 6, abs=1e-3)
+    assert (result["std"], result["std_over"]) == (pytest.approx(np.std(returns)), "episodes")
     assert result["median"] == sorted(returns)[2] / 2 + sorted(returns)[3] / 2
     assert result["iqm"] == pytest.approx(sum(sorted(returns)[1:-1]) / 4, abs=1e-3)
     low, high = result["interval"]
@@ -110,6 +111,7 @@ def test_the_returns_of_all_episodes_are_written_to_a_file(folder, tmp_path, cap
     out = capsys.readouterr().out
     assert "median " in out
     assert "95% bootstrap interval over episodes of this policy" in out
+    assert "(standard deviation over 3 episodes; min " in out
     assert "the run itself, of seed 1, played its episodes with other seeds" in out
     assert "protocol: env=CartPole-v1" in out
     for wrong, says in (("a.txt", "must end in .csv"), ("/nowhere/a.csv", "there is no folder")):

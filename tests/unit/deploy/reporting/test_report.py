@@ -445,6 +445,7 @@ def test_the_numbers_are_printed_as_json(tmp_path, capsys):
     assert (group["seeds"], group["scores"]) == ([1, 2, 3], [10.0, 20.0, 60.0])
     assert (group["mean"], group["median"], group["iqm"]) == (30.0, 20.0, 30.0)
     assert group["std"] == pytest.approx(26.4575, abs=1e-3)
+    assert group["std_over"] == "seeds"
     low, high = group["mean_interval"]
     assert 10.0 <= low < 30.0 < high <= 60.0
     assert (group["env_steps_median"], group["wall_s_median"]) == (200, 4.0)
