@@ -98,7 +98,8 @@ class _Method:
 def overall_of(tasks: Sequence[Task]) -> tuple[list[Overall], list[str]]:
     """Aggregates of configurations that have runs of two Atari games at the least.
 
-    Groups are of one configuration if their source, protocol and all keys but the game are equal.
+    Groups are of one configuration if their source, protocol and all keys but `OF_THE_GAME` are
+    equal.
 
     Returns:
         The aggregates, and a sentence on each thing that no aggregate counts.
@@ -164,7 +165,7 @@ def _differing(methods: Sequence[_Method]) -> list[str]:
 
 
 def _remarks(methods: Sequence[_Method], aggregated: int) -> Iterator[str]:
-    """Why methods have no aggregate, if runs of several games are there."""
+    """A sentence on the methods without aggregate, if there are runs of several games."""
     games = {game for method in methods for game in method.groups}
     left = len(methods) - aggregated
     if len(games) > 1 and left:

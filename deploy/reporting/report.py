@@ -42,7 +42,7 @@ MAX_NAMES = 4
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """Wishes of a user about the contents of a report.
+    """Contents of a report, as its user chooses them.
 
     Attributes:
         compare: the groups side by side.
