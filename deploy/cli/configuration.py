@@ -29,14 +29,15 @@ def _add_presets(parser: Parser) -> None:
 
 
 def _presets(options: argparse.Namespace, _: Overrides) -> int:
-    from deploy.launch.preset_results import preset_results, presets_listing, results_table
+    from deploy.launch.preset_results import preset_results
     from deploy.launch.presets import DEFAULT_PRESET, preset_names, preset_summary
+    from deploy.reporting.preset_table import presets_listing, results_table
 
+    found = preset_results()
     summaries = {name: preset_summary(name) for name in preset_names()}
     if options.markdown:
-        print(results_table(), end="")
+        print(results_table(found), end="")
     elif options.json:
-        found = preset_results()
         print(
             json.dumps(
                 {
@@ -49,7 +50,7 @@ def _presets(options: argparse.Namespace, _: Overrides) -> int:
             )
         )
     else:
-        for line in presets_listing(DEFAULT_PRESET, summaries):
+        for line in presets_listing(found, DEFAULT_PRESET, summaries):
             print(line)
     return 0
 

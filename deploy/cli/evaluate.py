@@ -91,8 +91,8 @@ def _lines(result: Mapping[str, Any]) -> Iterator[str]:
 
     episodes = counted(result["episodes"], "episode")
     yield (
-        f"score {result['score']:g} ± {result['std']:g} (min {result['min']:g}, max "
-        f"{result['max']:g}) over {episodes}, ε = {result['epsilon']:g}"
+        f"score {result['score']:g} ± {result['std']:g} (standard deviation over {episodes}; "
+        f"min {result['min']:g}, max {result['max']:g}), ε = {result['epsilon']:g}"
     )
     interval = "no interval of the mean: one episode"
     if result["interval"] is not None:

@@ -1,55 +1,15 @@
-"""What the presets have reached, from the table beside them."""
+"""Measured results of the presets, from the table beside them."""
 
 from __future__ import annotations
 
-import datetime
 import tomllib
-from collections.abc import Iterator, Sequence
 from importlib import resources
-from itertools import pairwise
-from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
-
-from common.text import counted
 from deploy.launch.presets import preset_names
+from deploy.reporting.preset_table import PresetResult
 
 FILE = ("measured", "results.toml")
 """Below deploy/presets; a TOML file beside the presets would be one of them."""
-NOT_MEASURED = "not measured"
-COLUMNS = (
-    *("preset", "runs", "score, mean ± std over seeds", "seeds", "episodes each"),
-    *("env steps, median", "time, median", "on", "command", "date"),
-)
-Words = Annotated[str, Field(min_length=1)]
-
-
-class PresetResult(BaseModel):
-    """One measurement of a preset; the table's head explains each field."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    preset: Words
-    how: Words
-    score: float
-    std: float | None = Field(None, ge=0)
-    episodes: int = Field(ge=1)
-    seeds: tuple[int, ...] = Field(min_length=1)
-    env_steps: int = Field(ge=1)
-    wall_s: float = Field(gt=0)
-    hardware: Words
-    command: Words
-    date: datetime.date
-
-    @model_validator(mode="after")
-    def _seeds_have_a_spread(self) -> PresetResult:
-        if len(set(self.seeds)) != len(self.seeds):
-            raise ValueError(f"seeds={list(self.seeds)}: each seed counts once")
-        if (self.std is None) != (len(self.seeds) == 1):
-            raise ValueError(
-                f"std={self.std}: there must be one with several seeds, and none with one"
-            )
-        return self
 
 
 def preset_results() -> dict[str, list[PresetResult]]:
@@ -67,73 +27,3 @@ def preset_results() -> dict[str, list[PresetResult]]:
             raise ValueError(f"{'/'.join(FILE)}: preset {result.preset}: unknown")
         found[result.preset].append(result)
     return found
-
-
-def result_line(result: PresetResult) -> str:
-    """A measurement in one line, for a terminal."""
-    return (
-        f"{result.how}: {_score(result)} ({_seeds(result.seeds)}, "
-        f"{counted(result.episodes, 'episode')} each) after "
-        f"{counted(result.env_steps, 'env step')}, {_time(result.wall_s)}, on {result.hardware}"
-    )
-
-
-def results_table() -> str:
-    """The measurements of all presets as a Markdown table; docs/results.md has it."""
-    lines = [f"| {' | '.join(COLUMNS)} |", "|" + "---|" * len(COLUMNS)]
-    for name, results in preset_results().items():
-        for cells in [_cells(result) for result in results] or [[NOT_MEASURED]]:
-            row = [f"`{name}`", *cells, *([""] * (len(COLUMNS) - 1 - len(cells)))]
-            lines.append(f"| {' | '.join(row)} |".replace("  |", " |"))
-    return "\n".join(lines) + "\n"
-
-
-def _cells(result: PresetResult) -> list[str]:
-    return [
-        result.how,
-        _score(result),
-        _seeds(result.seeds).removeprefix("seeds ").removeprefix("seed "),
-        f"{result.episodes:,}",
-        f"{result.env_steps:,}",
-        _time(result.wall_s),
-        result.hardware,
-        f"`{result.command}`",
-        result.date.isoformat(),
-    ]
-
-
-def _score(result: PresetResult) -> str:
-    spread = f" ± {result.std:g}" if result.std is not None else ""
-    return f"{result.score:g}{spread}"
-
-
-def _seeds(seeds: Sequence[int]) -> str:
-    """`seed 1`, `seeds 1–3`, `seeds 1, 2, 5`."""
-    ordered = sorted(seeds)
-    if len(ordered) == 1:
-        return f"seed {ordered[0]}"
-    if all(after == before + 1 for before, after in pairwise(ordered)):
-        return f"seeds {ordered[0]}–{ordered[-1]}"
-    return f"seeds {', '.join(map(str, ordered))}"
-
-
-def _time(seconds: float) -> str:
-    """`14 s`, `27 min`, `4.5 h`."""
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
-
-
-def presets_listing(default: str, summaries: dict[str, str]) -> Iterator[str]:
-    """Lines for a terminal: each preset with its purpose, and what it has reached.
-
-    Args:
-        default: the preset that is used where none is named.
-        summaries: the purpose of each, by name.
-    """
-    width = max(map(len, summaries)) + 2
-    for name, results in preset_results().items():
-        mark = " (default)" if name == default else ""
-        yield f"{name:<{width}}{summaries[name]}{mark}"
-        for line in [result_line(result) for result in results] or [NOT_MEASURED]:
-            yield f"{'':<{width}}{line}"

@@ -64,7 +64,8 @@ class Evaluation(TypedDict):
         learner_steps: learner step of these weights.
         episodes: episodes played.
         score: mean return, of raw rewards without discount.
-        std: standard deviation of the returns.
+        std: standard deviation over episodes of the returns (divided by their number).
+        std_over: `episodes`; that of a report is over seeds.
         median: median return.
         iqm: interquartile mean: of the middle half of the returns.
         interval: bootstrap interval of the mean over episodes of this policy; None: one episode.
@@ -94,6 +95,7 @@ class Evaluation(TypedDict):
     episodes: int
     score: float
     std: float
+    std_over: str
     median: float
     iqm: float
     interval: list[float] | None

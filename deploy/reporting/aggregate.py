@@ -178,12 +178,16 @@ def of_tasks(tasks: Sequence[Sequence[float] | Array], repeats: int = REPEATS) -
     """Statistics over several tasks whose scores have the same scale, as rliable computes them.
 
     Args:
-        tasks: for each task the scores of its runs; their numbers may differ.
+        tasks: for each task the scores of its runs, `[tasks, runs]`: equally many, or a task with
+            more of them would outweigh the others in the interquartile mean.
         repeats: of the bootstrap.
 
     Raises:
-        ValueError: no task, one without a score, or a score that is not finite.
+        ValueError: no task, one without a score, a score that is not finite, or tasks of
+            different numbers of runs.
     """
+    if len({len(one) for one in tasks}) > 1:
+        raise ValueError(f"tasks must have equally many runs, got {[len(one) for one in tasks]}")
     return Aggregate(
         estimate(tasks, mean_of_tasks, repeats),
         estimate(tasks, median_of_tasks, repeats),

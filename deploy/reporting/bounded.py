@@ -1,4 +1,4 @@
-"""What bounded the speed of runs, from the shares of time in their reports."""
+"""The side that bounded the speed of runs, from the shares of time in their reports."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ACTORS_WAIT, LEARNER_WAITS = "actors waited for the learner", "learner waited fo
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """What the time of a run was spent on, since learning began.
+    """Shares of the time of a run since learning began, by what it was spent on.
 
     Attributes:
         inline: whether the parts took turns in one process: then the shares add up to 1.
@@ -35,7 +35,7 @@ class Bounds:
 
     @property
     def verdict(self) -> str:
-        """What bounded the run, in words."""
+        """The side that bounded the run, in words."""
         shares = self.shares
         if self.inline:
             most = max(shares, key=lambda name: shares[name])
@@ -69,7 +69,7 @@ def mean_bounds(found: Sequence[Bounds]) -> Bounds | None:
 
 
 def bounds_of(reports: Sequence[Mapping[str, Any]], inline: bool) -> Bounds | None:
-    """What the time of a run was spent on; None if its reports do not tell.
+    """Shares of the time of a run; None if its reports do not tell.
 
     Args:
         reports: of the run, in their order.

@@ -124,6 +124,7 @@ def _statistics(report: EvaluationReport) -> dict[str, Any]:
         "episodes": len(returns),
         "score": round(found.mean.value, 3),
         "std": round(float(returns.std()), 3),
+        "std_over": "episodes",
         "median": round(found.median.value, 3),
         "iqm": round(found.iqm.value, 3),
         "interval": found.mean.interval and [round(end, 3) for end in found.mean.interval],

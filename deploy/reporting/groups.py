@@ -241,7 +241,7 @@ def _tell_apart(tasks: Sequence[Task], keys: Sequence[str]) -> None:
                 if t.env_id == name]  # fmt: skip
         different = differing([values for _, values in same])
         for task, values in same if different else ():
-            task.name = f"{name} ({_words(values, different)})"
+            task.name = f"{name} ({in_words(values, different)})"
 
 
 def _label(groups: Sequence[Group], members: Sequence[Sequence[Given]]) -> None:
@@ -257,7 +257,7 @@ def _label(groups: Sequence[Group], members: Sequence[Sequence[Given]]) -> None:
             group.label = group.source
             continue
         unique = variant and given.count(variant) == 1
-        keys = _words(group.values, different) if different and not unique else ""
+        keys = in_words(group.values, different) if different and not unique else ""
         group.label = ": ".join(filter(None, (group.source, variant, keys)))
         group.label = group.label or "one configuration"
     labels = [group.label for group in groups]
@@ -271,8 +271,8 @@ def _only(names: Iterable[str]) -> str | None:
     return found[0] if len(found) == 1 and found[0] else None
 
 
-def _words(values: Mapping[str, Any], keys: Sequence[str]) -> str:
-    """`learner.n_step = 1, learner.gamma = 0.9, 2 more keys`."""
+def in_words(values: Mapping[str, Any], keys: Sequence[str]) -> str:
+    """`learner.n_step = 1, learner.gamma = 0.9, 2 more`."""
     named = [f"{key} = {shown(values.get(key))}" for key in keys[:NAMED]]
     more = len(keys) - NAMED
     return ", ".join([*named, *([f"{more} more"] if more > 0 else [])])

@@ -72,7 +72,7 @@ def _limits(protocol: Mapping[str, Any], max_steps: int) -> Iterator[str]:
     limit = protocol.get("max_episode_steps")
     if isinstance(limit, int):
         yield f"The environment truncates an episode after {counted(limit, 'env step')}."
-    else:
+    if not isinstance(limit, int) or max_steps < limit:
         yield f"The evaluation cuts an episode off after {counted(max_steps, 'env step')}."
 
 

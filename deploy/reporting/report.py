@@ -42,7 +42,7 @@ MAX_NAMES = 4
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What a report shall contain.
+    """Contents of a report, as its user chooses them.
 
     Attributes:
         compare: the groups side by side.
@@ -109,10 +109,11 @@ def check_file(file: Path) -> None:
 def _view(found: Input, tasks: Sequence[Task], options: Options) -> ReportView:
     views = [task_view(task, number, options.compare) for number, task in enumerate(tasks, 1)]
     groups = [group for task in tasks for group in task.groups]
-    overall = overall_of(tasks)
+    overall, on_overall = overall_of(tasks)
     problems = [(one.name, one.reason) for one in found.unreadable]
     problems += [(_named(group, task), remark) for task in tasks for group in task.groups
                  for remark in group.remarks]  # fmt: skip
+    problems += [("all games", remark) for remark in on_overall]
     problems += [("study", remark) for remark in found.remarks]
     return ReportView(
         title=options.title or f"Report on {_names(found.sources)}",

@@ -31,7 +31,12 @@ def numbers_of(tasks: Sequence[Task], overall: Sequence[Overall]) -> dict[str, A
             for task in tasks
         ],
         "human_normalised": [
-            {"label": one.label, "games": one.games, **_statistics(one.aggregate)}
+            {
+                "label": one.label,
+                "games": one.games,
+                "runs_left_out": dict(one.left_out),
+                **_statistics(one.aggregate),
+            }
             for one in overall
         ],
     }
@@ -48,6 +53,7 @@ def _group(group: Group, task: Task) -> dict[str, Any]:
         "episodes": [len(run.fresh or ()) or run.config.evaluation.episodes for run in runs],
         "scores": scores,
         "std": stdev(scores) if len(scores) > 1 else None,
+        "std_over": "seeds",
         **(_statistics(found) if found is not None else {}),
         "human_normalised": [normalised(game, score) for score in scores] if game else None,
         "env_steps": [run.env_steps for run in runs],

@@ -1,4 +1,4 @@
-"""What a report knows of one run, read from its folder; whatever is missing is said in words."""
+"""One run as a report knows it, read from its folder; a remark names each thing that is missing."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from deploy.runs.metrics_file import read_metrics
 
 State = Literal["complete", "unfinished", "running", "failed"]
 POINT = ("env_steps", "wall_s", "learner_steps", "score")
-"""What a report tells of an evaluation, as in `Scores`."""
+"""Values of an evaluation in a report, as in `Scores`."""
 LOG_EVENTS = 10_000
 """Events of a log in which the start of an attempt is looked for."""
 
@@ -113,7 +113,7 @@ class Unreadable:
 
 
 def read_run(path: Path, name: str | None = None) -> RunRecord | Unreadable:
-    """A run from its folder, whatever state that is in.
+    """A run from its folder, in any state.
 
     Args:
         path: of the folder.
@@ -191,7 +191,7 @@ def _state(path: Path, summary: Mapping[str, Any]) -> tuple[State, str]:
     if not isinstance(reason, str):
         if is_locked(path):
             return "running", "still going on"
-        return "unfinished", "its driver ended without a word"
+        return "unfinished", "the driver ended without a summary"
     if reason == FAILED:
         return "failed", f"failed: {summary.get('error')}"
     complete = reason in StopConfig.model_fields

@@ -176,7 +176,7 @@ def _ended_lines(status: Mapping[str, Any]) -> Iterator[str]:
         age = ""
         if "counters_at" in status:
             age = f", last reported {_ago(time.time() - status['counters_at'])}"
-        yield f"{run}: its driver ended without a word{after}: {so_far}{age}"
+        yield f"{run}: the driver ended without a summary{after}: {so_far}{age}"
     elif reason == FAILED:
         yield f"{run}: failed: {status.get('error')}"
         yield f"  {so_far}{after}"

@@ -1,4 +1,4 @@
-"""Where and how each attempt of a run ran: `attempts.jsonl` of the run folder, a line for each.
+"""Machine, versions and command of each attempt of a run: `attempts.jsonl` of the run folder.
 
 A figure can be repeated, and a wall time be judged, only with the command, the versions and the
 machine beside it.
@@ -20,7 +20,8 @@ import psutil
 from common.version import VERSION
 from deploy.runs.records import ATTEMPT_RECORDS
 
-PACKAGES = ("torch", "numpy", "gymnasium", "ray", "ale-py", "minatar")
+PACKAGES = ("torch", "numpy", "gymnasium", "ray", "ale-py", "minatar", "box2d",
+            "envpool")  # fmt: skip
 """Packages whose versions can change a result; one that is not installed is left out."""
 CPUINFO = Path("/proc/cpuinfo")
 

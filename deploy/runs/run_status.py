@@ -41,8 +41,8 @@ def read_status(folder: RunFolder) -> dict[str, Any]:
 def read_ended(folder: RunFolder) -> dict[str, Any]:
     """The status of a run that has ended, without rates.
 
-    `stop_reason` says why it ended; it is missing if the driver ended without a word. `error` is
-    the line of the error that ended a run of `stop_reason` "failed". A run that ended before its
+    `stop_reason` says why it ended; it is missing if the driver ended without a summary. `error`
+    is the line of the error that ended a run of `stop_reason` "failed". A run that ended before its
     first report has no counters.
 
     Raises:

@@ -314,7 +314,7 @@ def test_a_status_shows_the_node_the_work_and_the_restarts_of_each_part():
     assert actor == ["actor-7", "–", "–", "starting", "–", "–", "3"]
     ended = run_status("mine", {**LINE, "score": 2.0}, parts)
     assert shown(ended, running=False).startswith(
-        "mine: its driver ended without a word after 12 s: 1,000 env"
+        "mine: the driver ended without a summary after 12 s: 1,000 env"
     )
     text = shown({**ended, "stop_reason": "score"}, running=False)
     assert "mine: ended after 12 s: stop.score reached; 1,000 env" in text

@@ -10,8 +10,8 @@ from pydantic import ValidationError
 from deploy.cli.main import main, parse
 from deploy.cli.overrides import split_overrides
 from deploy.launch import preset_results
-from deploy.launch.preset_results import NOT_MEASURED, PresetResult, results_table
 from deploy.launch.presets import preset_names
+from deploy.reporting.preset_table import NOT_MEASURED, PresetResult, result_line, results_table
 from support.paths import ROOT
 
 ENTRY = {
@@ -52,9 +52,10 @@ def test_the_page_on_results_has_the_table_of_the_presets(capsys):
     _, _, behind = page.partition("<!-- raydqn presets --markdown -->\n")
     table, end, _ = behind.partition("<!-- end -->")
     assert end
-    assert table.strip() == results_table().strip()
+    expected = results_table(preset_results.preset_results())
+    assert table.strip() == expected.strip()
     assert main(("presets", "--markdown")) == 0
-    assert capsys.readouterr().out == results_table()
+    assert capsys.readouterr().out == expected
 
 
 def test_every_measurement_names_a_command_that_the_program_takes():
@@ -72,14 +73,13 @@ def test_the_table_as_json_has_all_figures(capsys):
     assert shown["cartpole"]["results"][0]["seeds"] == [1, 2, 3]
 
 
-def test_a_measurement_in_one_line(monkeypatch):
+def test_a_measurement_in_one_line():
     result = PresetResult(**ENTRY)
-    assert preset_results.result_line(result) == (
+    assert result_line(result) == (
         "inline: 19.5 ± 0.5 (seeds 1–3, 20 episodes each) after 600,000 env steps, 19 min, "
         "on two cores"
     )
-    monkeypatch.setattr(preset_results, "preset_results", lambda: {"pong": [result], "x": []})
-    assert results_table().splitlines()[2:] == [
+    assert results_table({"pong": [result], "x": []}).splitlines()[2:] == [
         "| `pong` | inline | 19.5 ± 0.5 | 1–3 | 20 | 600,000 | 19 min | two cores | "
         "`raydqn train pong --inline` | 2026-12-01 |",
         "| `x` | not measured | | | | | | | | |",

@@ -88,6 +88,7 @@ def test_an_evaluation_tells_all_that_a_reviewer_asks_for(folder):
     assert len(returns) == len(result["lengths"]) == len(result["endings"]) == 6
     assert result["lengths"] == returns, "CartPole pays 1 per step"
     assert result["score"] == pytest.approx(sum(returns) / 6, abs=1e-3)
+    assert (result["std"], result["std_over"]) == (pytest.approx(np.std(returns)), "episodes")
     assert result["median"] == sorted(returns)[2] / 2 + sorted(returns)[3] / 2
     assert result["iqm"] == pytest.approx(sum(sorted(returns)[1:-1]) / 4, abs=1e-3)
     low, high = result["interval"]
@@ -110,6 +111,7 @@ def test_the_returns_of_all_episodes_are_written_to_a_file(folder, tmp_path, cap
     out = capsys.readouterr().out
     assert "median " in out
     assert "95% bootstrap interval over episodes of this policy" in out
+    assert "(standard deviation over 3 episodes; min " in out
     assert "the run itself, of seed 1, played its episodes with other seeds" in out
     assert "protocol: env=CartPole-v1" in out
     for wrong, says in (("a.txt", "must end in .csv"), ("/nowhere/a.csv", "there is no folder")):
@@ -143,6 +145,16 @@ def test_the_protocol_of_a_game_in_sentences():
     assert "No sticky actions" in text
     assert "a lost life ends nothing" in text
     assert "No episode begins with no-ops." in text
+
+
+@pytest.mark.parametrize(
+    ("limit", "cuts", "truncates"),
+    [(None, True, False), (501, True, True), (500, False, True), (499, False, True)],
+)
+def test_the_cut_off_of_the_evaluation_is_told_where_it_comes_first(limit, cuts, truncates):
+    text = " ".join(explain({} if limit is None else {"max_episode_steps": limit}, 0.0, 500))
+    assert ("The evaluation cuts an episode off after 500 env steps." in text) is cuts
+    assert ("The environment truncates an episode" in text) is truncates
 
 
 def test_a_film_for_a_page_is_narrow_and_has_fewer_pictures_where_it_is_long(folder):

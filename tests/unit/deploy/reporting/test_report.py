@@ -100,7 +100,7 @@ def test_what_does_not_count_is_named(tmp_path):
     told = {f"{name}: {reason}" for name, reason in view.problems}
     for text in (
         "failed does not count: failed: NaN loss",
-        "killed does not count: its driver ended without a word",
+        "killed does not count: the driver ended without a summary",
         "twin does not count: it has the seed of good",
         "early has no score",
         "empty: has no reports yet",
@@ -445,6 +445,7 @@ def test_the_numbers_are_printed_as_json(tmp_path, capsys):
     assert (group["seeds"], group["scores"]) == ([1, 2, 3], [10.0, 20.0, 60.0])
     assert (group["mean"], group["median"], group["iqm"]) == (30.0, 20.0, 30.0)
     assert group["std"] == pytest.approx(26.4575, abs=1e-3)
+    assert group["std_over"] == "seeds"
     low, high = group["mean_interval"]
     assert 10.0 <= low < 30.0 < high <= 60.0
     assert (group["env_steps_median"], group["wall_s_median"]) == (200, 4.0)

@@ -105,8 +105,8 @@ ENDED = {key: value for key, value in LINE.items() if not key.endswith("_per_s")
         ),
         (
             {},
-            "mine: its driver ended without a word after 12 s: 1,000 env steps, 10 learner steps, "
-            "score none yet, restarts 3, last reported 3 h ago",
+            "mine: the driver ended without a summary after 12 s: 1,000 env steps, "
+            "10 learner steps, score none yet, restarts 3, last reported 3 h ago",
         ),
     ],
 )
@@ -123,7 +123,7 @@ def test_a_run_that_has_ended_says_how_without_rates(over, first):
 
 def test_a_run_that_ended_before_its_first_report_says_so():
     lines = shown({"run": "mine"}, running=False)
-    assert lines == ["mine: its driver ended without a word: it ended before its first report"]
+    assert lines == ["mine: the driver ended without a summary: it ended before its first report"]
     lines = shown({"run": "mine", "stop_reason": "failed", "error": "[x]"}, running=False)
     assert lines == ["mine: failed: [x]", "  it ended before its first report"]
 

@@ -34,6 +34,11 @@ def test_each_attempt_of_a_run_records_its_command_versions_and_machine(tmp_path
     assert first["machine"]["cpu"]
 
 
+def test_versions_of_packages_with_environments_are_recorded(monkeypatch):
+    monkeypatch.setattr(attempts.metadata, "version", lambda name: f"{name} 1")
+    assert {"ale-py", "minatar", "box2d", "envpool"} <= set(attempts.versions())
+
+
 def test_lines_that_are_no_records_are_left_out(tmp_path):
     assert read_attempts(tmp_path) == []
     record_attempt(tmp_path, 1, "", "raydqn train \udcff")

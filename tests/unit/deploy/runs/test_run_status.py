@@ -63,7 +63,7 @@ def test_the_last_report_is_found_behind_a_line_that_is_cut_off_and_in_a_long_on
 def test_an_ended_run_has_its_reason_or_error_and_no_rates(folder):
     folder.write_status(run_status("run", LINE, []))
     ended = read_ended(folder)
-    assert "stop_reason" not in ended, "its driver ended without a word"
+    assert "stop_reason" not in ended, "the driver ended without a summary"
     assert not any(key.endswith("_per_s") for key in ended)
     folder.write_summary({"stop_reason": "failed", "error": "no part", "env_steps": 2_000})
     ended = read_ended(folder)
