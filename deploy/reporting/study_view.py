@@ -22,7 +22,7 @@ PLAIN_EVERY_S = 30.0
 MAX_ROWS = 30
 """Trials in the live table."""
 ORDER = ("running", "failed", "finished", "stopped", "pending")
-"""Which trials the live table has first."""
+"""The order of trials in the live table."""
 
 
 class StudyProgress(Protocol):

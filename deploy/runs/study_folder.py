@@ -19,9 +19,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import IO, Any, Literal, cast, get_args
 
 from common.errors import UserError
+from common.polling import poll_until
 from common.storage import write_atomically
 from deploy.runs.folder import SUMMARY
 from deploy.runs.json_values import without_nan
@@ -30,6 +31,8 @@ from deploy.runs.metrics_file import last_report
 RECORD, GIVEN, RUNS, TRIALS, LOCK = "study.json", "study.toml", "runs", "trials", ".lock"
 STOP = "stop"
 """A file in the study folder that asks the processes of all trials to save and end."""
+LOOKED_AT_S = 0.3
+"""Longest time that a look at the lock (see `is_locked`) may hold it."""
 FORMAT = 1
 Status = Literal["pending", "running", "finished", "stopped", "failed"]
 STATUSES: tuple[Status, ...] = get_args(Status)
@@ -198,11 +201,18 @@ def locked(path: Path) -> Iterator[None]:
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror})") from None
     with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(f"{path}: another process is running this study") from None
+        if not poll_until(lambda: _takes(file), LOOKED_AT_S, every_s=0.02):
+            raise UserError(f"{path}: another process is running this study")
         yield
+
+
+def _takes(file: IO[str]) -> bool:
+    """Whether the lock of a study is free, and now held."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 def _values_of(trial: TrialRecord) -> dict[str, Any]:

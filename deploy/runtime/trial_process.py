@@ -22,7 +22,7 @@ from deploy.runs.metrics_file import last_report
 from deploy.runtime.cores import own_cores
 
 FINISHED, INTERRUPTED, FAILED = "finished", "interrupted", "failed"
-"""How the process of a trial ends."""
+"""The ends of the process of a trial."""
 STOPPED_CODES = (75, 130)
 """Exit codes of a run that a signal stopped: the same command continues it."""
 LOOK_EVERY_S = 0.25
@@ -49,7 +49,7 @@ runpy.run_module("deploy", run_name="__main__")
 
 @dataclass(frozen=True, slots=True)
 class TrialCommand:
-    """What one trial runs.
+    """The process that one trial runs.
 
     Attributes:
         name: of the trial.
@@ -153,7 +153,7 @@ class TrialProcess:
         return is_new or bool(ahead >= self.command.every_env_steps)
 
     def _end(self, code: int) -> tuple[str, str]:
-        """How the process ended, and the line of its error."""
+        """The outcome of the process, and the line of its error."""
         if code == 0:
             return FINISHED, ""
         if code in STOPPED_CODES or (self._is_stopping and code == -signal.SIGTERM):

@@ -49,11 +49,11 @@ class TrialQueue(Protocol):
     """The trials of a study; Tune takes them one by one and tells what becomes of them."""
 
     def take(self) -> TrialCommand | None:
-        """The next trial that is known already; None: there is none."""
+        """The next known trial that its configuration does not refuse; None: there is none."""
         ...
 
     def remaining(self) -> int:
-        """How many trials are to be run, those included that are not known yet."""
+        """The number of trials to run, those included that are not known yet."""
         ...
 
     def add(self, sample: Mapping[str, Any]) -> TrialCommand | None:
@@ -64,19 +64,18 @@ class TrialQueue(Protocol):
         """A trial has a worker."""
         ...
 
-    def ended(self, name: str, outcome: str, error: str, result: Mapping[str, Any]) -> None:
+    def ended(self, name: str, outcome: str, error: str) -> None:
         """A trial has ended.
 
         Args:
             name: of the trial.
             outcome: `finished`, `interrupted` or `failed`; empty: the scheduler stops it.
             error: one line, of a trial that failed.
-            result: the last numbers.
         """
         ...
 
     def past(self, name: str) -> PastTrial:
-        """What a trial of this study scored, from the files of its run."""
+        """The scores of a trial of this study, from the files of its run."""
         ...
 
     def tick(self) -> None:
@@ -151,7 +150,7 @@ def run_trials(queue: TrialQueue, folder: Path, parallel: int, settings: SearchS
 
 
 def _error_of(trial: Any) -> str:
-    """Why the worker of a trial ended, as far as Tune has written it down."""
+    """The reason why the worker of a trial ended, as far as Tune has written it down."""
     with suppress(OSError, TypeError, AttributeError):
         text = Path(trial.local_path, trial.run_metadata.error_filename).read_text()
         lines = [line.strip() for line in without_colours(text).splitlines() if line.strip()]
@@ -181,7 +180,8 @@ def _searcher(queue: TrialQueue, parallel: int, settings: SearchSettings) -> Any
             if len(self._names) >= parallel:
                 return None
             command = queue.take()
-            if command is None and optuna is not None:
+            # A known trial may have been refused, and have been the last.
+            if command is None and optuna is not None and queue.remaining():
                 command = queue.add(optuna.suggest(trial_id))
                 if command is None:
                     optuna.end(trial_id, None)
@@ -240,12 +240,12 @@ def _callback(queue: TrialQueue) -> Any:
             self, iteration: int, trials: list[Any], trial: Any, **info: Any
         ) -> None:
             result = trial.last_result or {}
-            queue.ended(_name_of(trial), result.get("outcome", ""), result.get("error", ""), result)
+            queue.ended(_name_of(trial), result.get("outcome", ""), result.get("error", ""))
 
         def on_trial_error(
             self, iteration: int, trials: list[Any], trial: Any, **info: Any
         ) -> None:
-            queue.ended(_name_of(trial), FAILED, _error_of(trial), trial.last_result or {})
+            queue.ended(_name_of(trial), FAILED, _error_of(trial))
 
         def __reduce__(self) -> tuple[type, tuple[()]]:
             return object, ()  # in Tune's own files, which are never read

@@ -37,7 +37,7 @@ class PastTrial:
 
 @dataclass(frozen=True, slots=True)
 class SearchSettings:
-    """How Tune searches, in its own words.
+    """The settings of a search, in the words of Tune.
 
     Attributes:
         metric: which result is to be large.

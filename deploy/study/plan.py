@@ -1,9 +1,10 @@
-"""Which trials a study has: presets × variants × seeds, or × samples of a search."""
+"""The trials of a study: presets × variants × seeds, or × samples of a search."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from common.config_errors import Spelling
 from common.config_toml import KEYS, merge
 from common.errors import UserError
 from common.text import counted
-from deploy.launch.presets import make_config
+from deploy.launch.presets import make_config, preset_values
 from deploy.runs.study_folder import RUNS, TrialRecord
 from deploy.study.study_file import StudyFile, flat
 
@@ -68,15 +69,32 @@ def new_trial(
         values: of this variant, by key.
     """
     name = "-".join(filter(None, (preset, variant, f"s{seed}")))
+    overrides = merge(merge(file.overrides, nested(values)), {"seed": seed})
     return TrialRecord(
         name=name,
         preset=preset,
         variant=variant,
         seed=seed,
         run=folder / RUNS / name,
-        overrides=merge(merge(file.overrides, nested(values)), {"seed": seed}),
+        overrides=merge(overrides, _threads(file, preset, overrides)),
         parameters=dict(values) if file.search is not None else {},
     )
+
+
+def _threads(file: StudyFile, preset: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """The learner's threads on the cores of its trial, where neither preset nor trial sets them.
+
+    They belong to the trial: with another number, a resumed run would not be the same bit by bit.
+    """
+    if not file.run.inline or file.cores == 1:
+        return {}
+    base: dict[str, Any] = {}
+    with suppress(UserError):  # the check of the configuration names an unknown preset
+        base = preset_values(preset)
+    learner = merge(base, overrides).get("learner", {})
+    if not isinstance(learner, Mapping) or "threads" in learner:
+        return {}
+    return {"learner": {"threads": file.cores}}
 
 
 def nested(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,10 +11,8 @@ from typing import Any, cast
 
 import tomlkit
 
-from common.config_toml import merge
 from common.errors import UserError
 from common.storage import write_atomically
-from deploy.launch.presets import preset_values
 from deploy.reporting.study_view import StudyProgress
 from deploy.runs.metrics_file import read_metrics
 from deploy.runs.study_folder import (
@@ -79,14 +77,15 @@ class StudyRunner:
         return [one for one in trials if not one.is_over and one.name not in self._taken]
 
     def remaining(self) -> int:
-        """How many trials are to be run, those included that are not known yet."""
+        """The number of trials to run, those included that are not known yet."""
         return len(self.waiting()) + self.total - len(self.trials)
 
     def take(self) -> TrialCommand | None:
-        """The next trial that is known already; None: there is none."""
+        """The next known trial that its configuration does not refuse; None: there is none."""
         for trial in self.waiting():
-            self._taken.add(trial.name)
-            return self._command(trial)
+            command = self._begun(trial)
+            if command is not None:
+                return command
         return None
 
     def add(self, sample: Mapping[str, Any]) -> TrialCommand | None:
@@ -94,29 +93,21 @@ class StudyRunner:
         (preset,), (seed,) = self.file.all_presets, self.file.seeds
         number = sample_name(len(self.trials) + 1)
         trial = new_trial(self.file, self.path, preset, seed, number, sample)
-        self._taken.add(trial.name)
-        try:
-            config_of(trial, self.source)
-        except UserError as error:
-            self.trials[trial.name] = replace(trial, status="failed", error=str(error))
-            self.save()
-            return None
         self.trials[trial.name] = trial
-        self.save()
-        return self._command(trial)
+        return self._begun(trial)
 
     def started(self, name: str) -> None:
         """A trial has a worker."""
         self._change(name, "running")
 
-    def ended(self, name: str, outcome: str, error: str, result: Mapping[str, Any]) -> None:
+    def ended(self, name: str, outcome: str, error: str) -> None:
         """A trial has ended; see `TrialQueue.ended`."""
         # One that was interrupted goes on when the study is run again.
         status = "pending" if outcome == INTERRUPTED else outcome or "stopped"
         self._change(name, cast(Status, status), error)
 
     def past(self, name: str) -> PastTrial:
-        """What a trial of this study scored, from the files of its run."""
+        """The scores of a trial of this study, from the files of its run."""
         return past_trial(self.trials[name], self.file.metric)
 
     def tick(self) -> None:
@@ -129,13 +120,29 @@ class StudyRunner:
                 self.trials[name] = refreshed(trial)
         self.view.update(self.record())
 
+    def _begun(self, trial: TrialRecord) -> TrialCommand | None:
+        """The command of a trial; None: its configuration is refused, and it has failed."""
+        self._taken.add(trial.name)
+        try:
+            command = self._command(trial)
+        except UserError as error:
+            self._change(trial.name, "failed", str(error))
+            return None
+        self.save()
+        return command
+
     def _change(self, name: str, status: Status, error: str = "") -> None:
         self.trials[name] = replace(refreshed(self.trials[name]), status=status, error=error)
         self.save()
         self.view.update(self.record())
 
     def _command(self, trial: TrialRecord) -> TrialCommand:
-        """What a trial runs; its own values lie in a TOML file over the preset."""
+        """The command of a trial, whose own values lie in a TOML file over the preset.
+
+        Raises:
+            UserError: the configuration is refused.
+        """
+        limit = config_of(trial, self.source).stop.env_steps
         toml = self.path / TRIALS / f"{trial.name}.toml"
         write_atomically(toml, tomlkit.dumps(dict(trial.overrides)).encode())
         words = ["train", trial.preset, "--config", toml, "--run-dir", trial.run]
@@ -145,9 +152,6 @@ class StudyRunner:
             words += ["--address", place.address]
         elif place.inline:
             words += ["--inline"]
-        if place.inline and self.file.cores > 1 and "threads" not in _learner_values(trial):
-            words += ["--learner.threads", self.file.cores]
-        limit = config_of(trial, self.source).stop.env_steps
         return TrialCommand(
             name=trial.name,
             words=tuple(str(word if not isinstance(word, Path) else word.absolute())
@@ -163,14 +167,8 @@ class StudyRunner:
 
 
 def past_trial(trial: TrialRecord, metric: str) -> PastTrial:
-    """What a trial scored, from the files of its run."""
+    """The scores of a trial, from the files of its run."""
     results: list[dict[str, Any]] = []
     with suppress(UserError, OSError):  # it has no report
         results = results_of(read_metrics(trial.run), metric)
     return PastTrial(trial.parameters, results, trial.status == "failed")
-
-
-def _learner_values(trial: TrialRecord) -> Mapping[str, Any]:
-    """What preset and trial set in the table `learner`."""
-    given = merge(preset_values(trial.preset), trial.overrides).get("learner")
-    return given if isinstance(given, Mapping) else {}

@@ -46,7 +46,7 @@ from deploy.study.study_file import AUTO, StudyFile, load_study_file, study_name
 STUDIES = Path("studies")
 """The folder of study folders."""
 TRIAL_BYTES = 640 << 20
-"""What a trial takes beside its replay memory: Python and torch, twice, and a worker of Ray's."""
+"""The memory of a trial beside its replay: Python and torch, twice, and a worker of Ray's."""
 GRACE_SHARE = 10
 """By default a trial gets the first tenth of its env steps from the scheduler."""
 RESULTS_PER_GRACE = 4
@@ -213,7 +213,7 @@ def _total(file: StudyFile, trials: Sequence[TrialRecord]) -> int:
 def _settings(
     runner: StudyRunner, configs: Sequence[Config], space: Mapping[str, Distribution]
 ) -> SearchSettings:
-    """What Tune is told about the search, past trials included."""
+    """The settings of the search for Tune, past trials included."""
     search = runner.file.search
     if search is None:
         return SearchSettings()
@@ -243,7 +243,7 @@ def _settings(
 
 
 def _parallel(file: StudyFile, configs: Sequence[Config], source: Path) -> int:
-    """Trials at a time: as many as cores and memory hold.
+    """Trials at a time: as many as cores and memory hold; one, unless set, where Ray runs them.
 
     Raises:
         UserError: the machine does not hold one, or an environment cannot be made.

@@ -62,7 +62,7 @@ class SearchConfig(Section):
 
 
 class RunPlace(Section):
-    """How each trial runs."""
+    """The place where each trial runs."""
 
     inline: bool = Field(True, description="in one process, without Ray, on cores of its own")
     address: str | None = Field(
@@ -84,7 +84,8 @@ class StudyFile(Section):
     presets: tuple[str, ...] = Field((), description="each × variant × seed is a trial")
     seeds: tuple[int, ...] = Field((1,), description="of the runs")
     parallel: Literal["auto"] | int = Field(
-        "auto", description="trials at a time; auto: as many as cores and memory hold"
+        "auto",
+        description="trials at a time; auto: as many as cores and memory hold; 1 if not run.inline",
     )
     cores: int = Field(1, ge=1, description="CPU cores of each trial")
     overrides: dict[str, Any] = Field(

@@ -12,7 +12,7 @@ REPORT = {
     "env_steps_per_s": 0.0, "learner_steps_per_s": 0.0, "samples_per_insert": 1.0, "loss": None,
     "epsilon": 0.1, "episodes": [], "learner_steps": 10,
 }  # fmt: skip
-"""What every line of metrics.jsonl has beside the numbers of a test."""
+"""The keys of every line of metrics.jsonl beside the numbers of a test."""
 
 
 def write_study_file(folder: Path, text: str, name: str = "sweep.toml") -> Path:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -61,6 +63,16 @@ def test_two_commands_do_not_run_one_study(tmp_path):
         pass
     with locked(tmp_path):  # and it is free again
         pass
+
+
+def test_a_look_at_a_study_does_not_keep_a_command_from_running_it(tmp_path):
+    with (tmp_path / ".lock").open("w") as look:
+        fcntl.flock(look, fcntl.LOCK_SH)
+        end = threading.Timer(0.05, lambda: fcntl.flock(look, fcntl.LOCK_UN))
+        end.start()
+        with locked(tmp_path):
+            pass
+        end.join()
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from common.errors import UserError
-from deploy.runtime import tune_search
+from deploy.runtime import tune, tune_search
 from deploy.runtime.tune_search import (
     OptunaSamples,
     PastTrial,
@@ -64,6 +64,20 @@ def test_optuna_learns_from_past_trials_and_gives_values_as_they_were_written():
     again = OptunaSamples(SearchSettings(space=SPACE, optuna=True))
     first = OptunaSamples(SearchSettings(space=SPACE, optuna=True, past=past[:1]))
     assert again.suggest("0") != first.suggest("0")  # a continued study does not repeat itself
+
+
+def test_no_sample_is_asked_for_once_the_last_known_trial_is_refused():
+    class Queue:
+        stopping, left = False, 1
+
+        def remaining(self):
+            return self.left
+
+        def take(self):
+            self.left = 0
+
+    searcher = tune._searcher(Queue(), 1, SearchSettings(space=SPACE, optuna=True))
+    assert searcher.suggest("0") == "FINISHED"
 
 
 @pytest.mark.parametrize("scheduler", ["asha", "median"])

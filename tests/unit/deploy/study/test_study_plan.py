@@ -1,4 +1,4 @@
-"""Which trials a study has, and which of them a second command runs."""
+"""The trials of a study, and those that a second command runs."""
 
 from __future__ import annotations
 
@@ -113,3 +113,16 @@ def test_a_file_may_not_change_or_drop_a_trial_that_has_begun(tmp_path):
     more = plan(tmp_path, STUDY.replace("[variants.a]", "learner.double = false\n[variants.a]"))
     with pytest.raises(UserError, match=r"learner\.double=none set, and the file now has False"):
         continued(more, begun, "x")
+
+
+def test_the_threads_of_a_trial_belong_to_it(tmp_path):
+    begun = [replace(trial, env_steps=3) for trial in plan(tmp_path, "cores = 2\n" + STUDY)]
+    assert begun[0].overrides["learner"]["threads"] == 2
+    with pytest.raises(UserError, match=r"learner\.threads=2, and the file now has 3; put"):
+        continued(plan(tmp_path, "cores = 3\n" + STUDY), begun, "x")
+    with pytest.raises(UserError, match=r"learner\.threads=2, and the file now has none set"):
+        continued(plan(tmp_path), begun, "x")
+    own = "cores = 2\n" + STUDY.replace("n_step = 1", "threads = 5")
+    assert plan(tmp_path, own)[0].overrides["learner"]["threads"] == 5
+    on_ray = "cores = 2\n" + STUDY + "[run]\ninline = false\n"
+    assert "threads" not in plan(tmp_path, on_ray)[0].overrides["learner"]

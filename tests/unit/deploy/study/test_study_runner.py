@@ -14,6 +14,10 @@ from deploy.study.study import run_study
 from support.studies import write_run, write_study_file
 
 STUDY = 'preset = "cartpole"\nseeds = [1, 2, 3]\n[overrides]\nstop.env_steps = 100\n'
+OPTUNA = (
+    'preset = "cartpole"\n[search]\nsamples = 4\nsearcher = "optuna"\n[search.space]\n'
+    "learner.gamma = { uniform = [0.5, 2.0] }"
+)
 
 
 class View:
@@ -45,7 +49,9 @@ class FakeTune:
         self.settings = settings
         assert not (folder / "stop").exists()
         while queue.remaining() and not queue.stopping:
-            command = queue.take() or queue.add(next(self.samples))
+            command = queue.take()
+            if command is None and queue.remaining():
+                command = queue.add(next(self.samples))
             if command is None:
                 continue
             self.commands.append(command)
@@ -57,7 +63,7 @@ class FakeTune:
                 raise SystemExit
             if outcome == "interrupted":
                 queue.stop()
-            queue.ended(command.name, outcome, "no" if outcome == "failed" else "", {})
+            queue.ended(command.name, outcome, "no" if outcome == "failed" else "")
 
 
 @pytest.fixture
@@ -135,10 +141,7 @@ def test_nothing_begins_with_a_mistake_in_any_trial(tmp_path, tune):
 
 
 def test_optuna_adds_trials_and_learns_from_those_before(tmp_path, tune):
-    text = (
-        'preset = "cartpole"\n[search]\nsamples = 4\nsearcher = "optuna"\n[search.space]\n'
-        "learner.gamma = { uniform = [0.5, 2.0] }"
-    )
+    text = OPTUNA
     tune.samples = iter([{"learner.gamma": g} for g in (0.9, 1.5, 0.95)])
     tune.outcomes = {"cartpole-0003-s1": "interrupted"}
     record = run(tmp_path, text)
@@ -154,6 +157,15 @@ def test_optuna_adds_trials_and_learns_from_those_before(tmp_path, tune):
         *((0.9, False), (1.5, True)),
     ]
     assert past[0].results == [{"env_steps": 100, "score": 5.0}]
+
+
+def test_a_refused_sample_of_optuna_fails_again_and_ends_no_study(tmp_path, tune):
+    tune.samples = iter([{"learner.gamma": g} for g in (1.5, 0.9, 0.95, 0.99)])
+    assert statuses(run(tmp_path, OPTUNA)) == ["failed", *["finished"] * 3]
+    record = run(tmp_path, OPTUNA, retry_failed=True)  # and it was the last to be run
+    assert statuses(record) == ["failed", *["finished"] * 3]
+    assert "learner.gamma=1.5: must be at most 1" in record.trials[0].error
+    assert read_study(tmp_path / "study") == record
 
 
 def test_a_scheduler_needs_to_know_how_long_a_trial_is(tmp_path, tune):
@@ -180,8 +192,9 @@ def test_more_than_the_machine_holds_is_refused(tmp_path, tune, monkeypatch):
     with pytest.raises(UserError, match="parallel=2: with cores=2 this machine holds 1"):
         run(tmp_path, "cores = 2\nparallel = 2\n" + STUDY)
     run(tmp_path, "cores = 2\n" + STUDY)
-    assert tune.commands[0].words[-2:] == ("--learner.threads", "2")
     assert tune.commands[0].cores == 2
+    toml = (tmp_path / "study" / "trials" / "cartpole-s1.toml").read_text()
+    assert tomllib.loads(toml)["learner"] == {"threads": 2}
 
 
 def test_trials_of_a_cluster_are_not_inline(tmp_path, tune):
