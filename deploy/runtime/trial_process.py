@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from common.config_sections import StopConfig
 from common.errors import UserError, shorten, without_colours
 from common.polling import poll_until
 from deploy.runs.folder import SUMMARY, RunFolder
@@ -157,7 +158,8 @@ class TrialProcess:
         if code == 0:
             return FINISHED, ""
         if code in STOPPED_CODES or (self._is_stopping and code == -signal.SIGTERM):
-            return INTERRUPTED, ""
+            # A signal may come after a stop condition: the run is over all the same.
+            return (FINISHED if _has_finished(self.command.run) else INTERRUPTED), ""
         how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
         return FAILED, (_error_line(self.command) if code > 0 else "") or how
 
@@ -197,12 +199,26 @@ def _is_running(run: Path) -> bool:
         return False
 
 
+def _has_finished(run: Path) -> bool:
+    """Whether the summary of a run names a stop condition."""
+    reason = _summary(run).get("stop_reason")
+    return reason is not None and reason in StopConfig.model_fields
+
+
+def _summary(run: Path) -> dict[str, Any]:
+    """The summary of a run; empty: there is none."""
+    with suppress(OSError, ValueError):
+        found = json.loads((run / SUMMARY).read_text(encoding="utf-8"))
+        if isinstance(found, dict):
+            return found
+    return {}
+
+
 def _error_line(command: TrialCommand) -> str:
     """The line that says why a run failed: of its summary, else the last one that it printed."""
-    with suppress(OSError, ValueError, AttributeError):
-        error = json.loads((command.run / SUMMARY).read_text(encoding="utf-8")).get("error")
-        if error:
-            return shorten(error, 300)
+    error = _summary(command.run).get("error")
+    if error:
+        return shorten(str(error), 300)
     with suppress(OSError), command.log.open("rb") as file:
         file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL_BYTES))
         text = without_colours(file.read().decode("utf-8", "replace"))

@@ -82,6 +82,21 @@ def test_the_end_of_a_process_is_an_outcome(command, script, outcome, error):
     assert result["env_steps"] == 0
 
 
+@pytest.mark.parametrize(
+    ("summary", "outcome"),
+    [
+        ({"stop_reason": "env_steps"}, "finished"),
+        ({"stop_reason": "terminated"}, "interrupted"),
+        ({"stop_reason": None}, "interrupted"),
+        (["damaged"], "interrupted"),
+    ],
+)
+def test_a_signal_after_the_end_of_a_run_interrupts_nothing(command, summary, outcome):
+    command.run.mkdir()
+    (command.run / "summary.json").write_text(json.dumps(summary))
+    assert started(command, "exit 75").next_result()["outcome"] == outcome
+
+
 def test_the_error_in_the_summary_counts_more_than_the_output(command):
     write_run(command.run, summary={"error": "the loss is NaN"})
     assert started(command, "echo x; exit 1").next_result()["error"] == "the loss is NaN"
