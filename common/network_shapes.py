@@ -92,11 +92,11 @@ def warning_of_torso(network: NetworkConfig, spec: EnvironmentSpec) -> str | Non
 
 
 def parameter_count(network: NetworkConfig, spec: EnvironmentSpec) -> int:
-    """Parameters of the network that `make_network` makes."""
+    """Parameters of the network that `make_network` makes, if it takes frames of this kind."""
     count = 0
     norm = 2 if network.layer_norm else 0  # gain and bias of each unit or channel
     features = spec.stack * math.prod(spec.frame.shape)
-    if is_convolutional(network.kind):
+    if is_convolutional(network.kind) and spec.frame.is_picture:
         inputs = spec.stack * spec.frame.shape[0]
         for outputs, kernel, _ in CONVOLUTIONS[network.kind]:
             count += outputs * (inputs * kernel**2 + 1 + norm)

@@ -92,6 +92,14 @@ def test_parameters_are_counted_as_they_are_made(kind, shape, dueling, layer_nor
     assert parameter_count(config.network, spec) == sum(p.numel() for p in made.parameters())
 
 
+@pytest.mark.parametrize("shape", [(4,), (1, 3, 3)])
+def test_sizes_of_a_network_that_cannot_be_made_are_no_error(shape):
+    # The network itself refuses such frames, later and in one line.
+    spec = EnvironmentSpec(FrameSpec(shape, "float32", 1.0), 1, 2, {})
+    config = make_config("cartpole", overrides={"network": {"kind": "nature-cnn"}})
+    assert object_store_bytes(config, spec) > 0
+
+
 def test_the_object_store_holds_the_state_of_a_large_learner_twice():
     config = make_config("cartpole", overrides={"network": {"hidden": [4096, 4096]}})
     spec = environment_spec(config.env)
