@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from actors.environments import environment_spec
 from common.config import Config
 from common.errors import UserError
 from common.polling import poll_until
@@ -253,6 +252,8 @@ def _parallel(file: StudyFile, configs: Sequence[Config], source: Path) -> int:
     there = len(os.sched_getaffinity(0))
     if file.cores > there:
         raise UserError(f"{source}: cores={file.cores}: this machine has {there} for the study")
+    from actors.environments import environment_spec  # imports torch: a mistake is told before
+
     need = 0
     for config in {repr((one.env, one.replay)): one for one in configs}.values():
         spec = environment_spec(config.env, config.seed)
