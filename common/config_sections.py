@@ -273,12 +273,15 @@ class ReplayConfig(Section):
         return int(float(match[1]) * (1024 if "i" in match[2].lower() else 1000) ** power)
 
 
+Precision = Literal["fp32", "tf32", "bf16"]
+
+
 class LearnerConfig(Section):
     """The algorithm and its pace."""
 
     device: str = Field("auto", description='"auto": CUDA when there is one, else CPU; or a device')
     threads: int = Field(1, ge=1, description="CPU threads of torch in the learner")
-    precision: Literal["fp32", "tf32", "bf16"] = Field(
+    precision: Precision = Field(
         "fp32",
         description='of the learner\'s products: "tf32" (on a GPU) or "bf16" (all layers but the '
         "last) are faster and less exact; weights are float32",

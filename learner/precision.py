@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 
+from common.config_sections import Precision
 from common.networks import QNetwork
-
-Precision = Literal["fp32", "tf32", "bf16"]
 
 
 class Forward:

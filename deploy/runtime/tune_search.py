@@ -1,4 +1,4 @@
-"""Searchers and schedulers of Ray Tune, and what they are told about trials that ended before."""
+"""Searchers and schedulers of Ray Tune, which learn from the trials of earlier commands."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ class View:
 
 
 class FakeTune:
-    """Runs one trial after the other, each to the outcome that it is told."""
+    """Runs one trial after the other; each ends with the outcome that is given for it."""
 
     def __init__(self):
         self.outcomes = {}
