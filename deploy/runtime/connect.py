@@ -23,11 +23,12 @@ from deploy.runtime.ray_runtime import RayRuntime
 
 CONNECT_S = 10.0
 """Time limit for the first answer of an address."""
-NOT_SERVED = ("Starting Ray client server failed", "Proxy failed to Connect to backend")
-"""Ray's words when the head's process for one client of `ray://` did not start.
+NOT_SERVED = "Initialization failure from server"
+"""Ray's words when the head could not prepare a process for one client of `ray://`.
 
-The head forks it while threads of gRPC's run, and some never start (ray-project/ray#63202): a
-second try is worthwhile.
+The cause, which follows them, is often of the moment: a busy agent, a port that another process
+takes, or a process that never starts, since the head forks it while threads of gRPC's run
+(ray-project/ray#63202). A second try is worthwhile.
 """
 CLIENT_PORT = ("RayletDriver/ClusterInfo", b"\x08\x06")
 """A method of the port for clients, and a request of type ping, which needs no further process."""
@@ -194,7 +195,7 @@ def _not_joined(address: str, error: RuntimeError) -> UserError:
 
 
 def _is_not_served(error: ConnectionError) -> bool:
-    return any(words in str(error) for words in NOT_SERVED)
+    return NOT_SERVED in str(error) and "AuthenticationError" not in one_line(error)
 
 
 def _join(address: str, code: Sequence[Path]) -> None:

@@ -39,20 +39,25 @@ def test_an_address_that_does_not_answer(capsys):
     assert main(["train", "--address", "auto", "--inline"]) == 2
 
 
+CAUSES = (
+    "RuntimeError: Starting Ray client server failed. See ray_client_server_23000.err",
+    "RuntimeError: Unable to succeed in selecting a random port.",
+    "TimeoutError: GetOrCreateRuntimeEnv request failed after 5 attempts.",
+)
+
+
 @pytest.fixture
 def not_served(monkeypatch):
     """An address where Ray's client is not served as often as the list is long."""
     said = (
         "Initialization failure from server:\nTraceback (most recent call last):\n"
         '  File "ray/_private/authentication.py", line 772, in Datapath\n    raise RuntimeError(\n'
-        "RuntimeError: Starting Ray client server failed. See ray_client_server_23000.err\n"
     )
     times = []
 
     def init(**_):
         if times:
-            times.pop()
-            raise ConnectionError(said)
+            raise ConnectionError(f"{said}{times.pop()}\n")
 
     monkeypatch.setattr("ray.init", init)
     with one_port(CLIENTS) as clients:
@@ -62,14 +67,15 @@ def not_served(monkeypatch):
 
 def test_a_client_that_is_not_served_tries_once_more(not_served):
     address, times = not_served
-    times.append(1)
+    times.append(CAUSES[0])
     connect(address)
     assert not times
 
 
-def test_a_head_that_serves_no_client_is_told_by_what_it_said(not_served):
+@pytest.mark.parametrize("cause", CAUSES)
+def test_a_head_that_serves_no_client_is_told_by_its_words(not_served, cause):
     address, times = not_served
-    times.extend(range(5))
+    times.extend([cause] * 5)
     with pytest.raises(UserError) as caught:
         connect(address)
     assert len(times) == 5 - 2
@@ -77,4 +83,12 @@ def test_a_head_that_serves_no_client_is_told_by_what_it_said(not_served):
         f"--address={address}: its head answers, but could not begin to serve this client"
     )
     assert str(caught.value).endswith("; if it is busy, try again")
-    assert "See ray_client_server_23000.err" in str(caught.value)
+    assert cause in str(caught.value)
+
+
+def test_a_client_whose_token_the_head_refuses_is_told_where_to_put_one(not_served):
+    address, times = not_served
+    times.append("ray.exceptions.AuthenticationError: the request has a wrong token")
+    with pytest.raises(UserError, match="put its own into ~/.ray/auth_token"):
+        connect(address)
+    assert not times
