@@ -5,9 +5,11 @@ On Ray a thread writes them in the background; each shard writes its own files, 
 
 from __future__ import annotations
 
+import ctypes
 import math
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,6 +27,16 @@ GRACE_S = 5.0
 """Time beyond `checkpoint.timeout_s` in which the job itself can name the part that timed out."""
 ABANDON_S = 60.0
 """Time in which the other shards can finish writing when one has failed."""
+
+
+def give_back_memory() -> None:
+    """Return what the C library holds of freed blocks to the system, where it can (glibc).
+
+    A thread may get a part of memory of its own, which keeps blocks of the size of a learner's
+    state: with a thread for each checkpoint a driver grew by 33 MiB in three minutes.
+    """
+    with suppress(AttributeError, OSError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 @dataclass(slots=True)
@@ -178,6 +190,8 @@ class CheckpointWriter:
         except Exception as error:  # `take` hands it to the loop's thread
             job.error = error
         job.wall_s = time.perf_counter() - start
+        if self._background:
+            give_back_memory()
 
     def _write(self, job: CheckpointJob) -> None:
         deadline_s = self._deadline_s

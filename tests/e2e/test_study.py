@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 
-import psutil
-
 from deploy.cli.exit_codes import TRIALS_FAILED
 from deploy.runs.study_folder import read_study
 from support.program import (
@@ -43,7 +41,7 @@ class Waiting(CartPoleEnv):
 
 gymnasium.register("Waiting-v0", Waiting, max_episode_steps=500)
 """
-"""CartPole that waits after the first checkpoint, and long before the end, while a file is there."""
+"""CartPole that waits between the first checkpoint and the end while a file is there."""
 STUDY = f"""
 preset = "cartpole"
 parallel = 1

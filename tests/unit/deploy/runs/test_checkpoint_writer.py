@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import platform
 import re
 import threading
 import time
 
 import numpy as np
+import psutil
 import pytest
 
 from common import wire
@@ -405,3 +407,22 @@ def test_a_failed_removal_of_old_checkpoints_is_a_remark_and_no_error(tmp_path, 
     job = writer.take()
     assert job.error is None
     assert job.remark == "older checkpoints could not be removed: [Errno 13] Access denied"
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library may keep blocks")
+def test_a_background_job_gives_back_what_earlier_jobs_have_freed(tmp_path):
+    writer = make_writer(tmp_path, background=True)
+    kept = []
+
+    def leave_free_blocks():
+        blocks = [b"1" * (100_000 + n) for n in range(200)]  # too small for a mapping of their own
+        kept.append(bytes(100_000))  # above them
+        del blocks
+
+    thread = threading.Thread(target=leave_free_blocks)
+    thread.start()
+    thread.join()
+    before = psutil.Process().memory_info().rss
+    writer.begin(make_job(Learner()), 70)
+    assert writer.take(10.0).error is None
+    assert before - psutil.Process().memory_info().rss > 10_000_000

@@ -89,6 +89,6 @@ def test_a_head_that_serves_no_client_is_told_by_its_words(not_served, cause):
 def test_a_client_whose_token_the_head_refuses_is_told_where_to_put_one(not_served):
     address, times = not_served
     times.append("ray.exceptions.AuthenticationError: the request has a wrong token")
-    with pytest.raises(UserError, match="put its own into ~/.ray/auth_token"):
+    with pytest.raises(UserError, match=r"put its own into ~/\.ray/auth_token"):
         connect(address)
     assert not times
