@@ -55,6 +55,7 @@ class Actor:
             make_network(spec, config.network),
             torch.device("cpu"),
             np.random.default_rng(rng_seed),
+            explores=True,
         )
         self.set_actor_count(config.actors.count)
         self._stacks = FrameStack(copies, spec.stack, spec.frame)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from common.networks import QNetwork
+from common.networks import QNetwork, noisy_layers
 from common.types import Array
 from common.weights import unpack_weights
 
@@ -23,11 +23,28 @@ class Choice(NamedTuple):
 class Agent:
     """Chooses actions for N copies at once with one pass through the policy network."""
 
-    def __init__(self, network: QNetwork, device: torch.device, rng: np.random.Generator) -> None:
-        """Moves the network to `device`; nothing trains it here."""
+    def __init__(
+        self,
+        network: QNetwork,
+        device: torch.device,
+        rng: np.random.Generator,
+        explores: bool = False,
+    ) -> None:
+        """Moves the network to `device`; nothing trains it here.
+
+        Args:
+            network: the policy network.
+            device: to compute on.
+            rng: of random actions.
+            explores: give noisy layers other noise for each choice; otherwise they have none.
+        """
         self._network = network.to(device).eval()
         self._device = device
         self._rng = rng
+        self._noisy = [*noisy_layers(network)] if explores else []
+        self._noise = torch.Generator()
+        if self._noisy:
+            self._noise.manual_seed(int(rng.integers(1 << 31)))
         self.learner_steps = 0  # of the learner, when it published the weights in use
 
     def load_weights(self, buffer: Array) -> None:
@@ -45,6 +62,8 @@ class Agent:
             epsilons: `[N]`.
             legal: `[N, A]` bool, the legal actions, at least one for each copy; None: all.
         """
+        for layer in self._noisy:
+            layer.resample(self._noise)
         q = self._network(torch.from_numpy(stacks).to(self._device)).cpu().numpy()  # [N, A]
         if legal is None:
             greedy = q.argmax(axis=1)

@@ -61,7 +61,27 @@ class Config(Section):
                 f"stop.score={self.stop.score:g}: needs evaluations, and "
                 "evaluation.every_learner_steps is none; set stop.score to none, too"
             )
+        self._check_algorithm()
         return self
+
+    def _check_algorithm(self) -> None:
+        """Refuse choices that make no sense together.
+
+        Raises:
+            ValueError: names both keys.
+        """
+        if not self.learner.munchausen:
+            return
+        if self.learner.double:
+            raise ValueError(
+                "learner.munchausen=true: its softmax policy has no greedy action to choose twice; "
+                "set learner.double to false"
+            )
+        if self.network.head == "categorical":
+            raise ValueError(
+                "learner.munchausen=true: its reward differs for each transition by more than the "
+                "atoms of network.head=categorical hold; use another head"
+            )
 
     def check_capacity(self, transitions: int) -> None:
         """Refuse a memory that holds too few transitions for the other keys.

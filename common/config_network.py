@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -10,7 +11,7 @@ from common.config_sections import Section
 
 
 class NetworkConfig(Section):
-    """The deep Q-network: a stack of frames in, one q(s, a) per action out."""
+    """The deep Q-network: a stack of frames in, q(s, a) or its distribution per action out."""
 
     kind: Literal["mlp", "nature-cnn", "small-cnn", "minatar-cnn", "notebook"] = Field(
         "mlp",
@@ -21,6 +22,24 @@ class NetworkConfig(Section):
         (128, 128),
         description='units of the hidden layers (after the convolutions; not "notebook")',
     )
+    head: Literal["value", "categorical", "quantile", "implicit-quantile"] = Field(
+        "value",
+        description='for each action: "value": q(s, a); the distribution of the return as '
+        '"categorical" (C51), "quantile" (QR-DQN), "implicit-quantile" (IQN)',
+    )
+    atoms: int = Field(51, ge=2, description="categorical: values that the return can have")
+    value_range: tuple[float, float] = Field(
+        (-10.0, 10.0), description="categorical: the least and the greatest of these values"
+    )
+    quantiles: int = Field(200, ge=1, description="quantile: fractions of the distribution")
+    cosines: int = Field(64, ge=1, description="implicit-quantile: features of a fraction τ")
+    action_taus: int = Field(
+        32, ge=1, description="implicit-quantile: fractions, evenly spaced, whose mean is q(s, a)"
+    )
+    noisy: bool = Field(
+        False, description="noise on the weights of all layers after the torso, for exploration"
+    )
+    noisy_sigma: float = Field(0.5, gt=0, description="noisy: its size in the beginning")
     dueling: bool = Field(
         False,
         description="separate streams for value and advantage; the last hidden layer is theirs",
@@ -43,6 +62,21 @@ class NetworkConfig(Section):
             )
         if self.dueling and not self.hidden:
             raise ValueError("dueling=true: needs at least one hidden layer, for its streams")
+        if self.head == "implicit-quantile" and len(self.hidden) < 2 and self.kind == "mlp":
+            raise ValueError(
+                f"hidden={list(self.hidden)}: head=implicit-quantile needs two hidden layers of an "
+                "mlp, one before and one after the fractions join"
+            )
+        low, high = self.value_range
+        if not (math.isfinite(low) and math.isfinite(high) and low < high):
+            raise ValueError(
+                f"value_range={[low, high]}: must be two finite numbers, the lower one first"
+            )
+        if self.kind == "notebook" and (self.head != "value" or self.noisy):
+            raise ValueError(
+                f"head={self.head}, noisy={str(self.noisy).lower()}: the notebook's network gives "
+                "q(s, a), without noise"
+            )
         if self.kind == "notebook" and self.dueling:
             raise ValueError("dueling=true: the notebook's network has no dueling streams")
         if self.kind == "notebook" and self.layer_norm:

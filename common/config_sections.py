@@ -292,6 +292,14 @@ class LearnerConfig(Section):
     gamma: float = Field(0.99, ge=0, le=1, description="discount per env step")
     n_step: int = Field(3, ge=1, le=100, description="rewards summed before bootstrapping")
     double: bool = Field(True, description="double Q-learning")
+    munchausen: bool = Field(
+        False, description="Munchausen DQN: a softmax policy, and its log-policy in the reward"
+    )
+    munchausen_alpha: float = Field(0.9, ge=0, le=1, description="its share in the reward")
+    munchausen_temperature: float = Field(0.03, gt=0, description="τ of the softmax policy")
+    munchausen_floor: float = Field(-1.0, lt=0, description="the log-policy × τ is at least this")
+    taus: int = Field(8, ge=1, description="implicit-quantile: fractions of q(s, a) per loss")
+    target_taus: int = Field(8, ge=1, description="implicit-quantile: fractions of its target")
     huber_delta: float = Field(1.0, gt=0, description="|TD error| where the loss turns linear")
     max_grad_norm: float = Field(10.0, gt=0, description="gradients are scaled down to this norm")
     target_sync_steps: int = Field(

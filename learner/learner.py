@@ -19,10 +19,9 @@ from common.parts import WEIGHT_STORE, PartId, shard
 from common.seeding import Role, integer_seeds, seed_sequence
 from common.types import Array, EnvironmentSpec, LearnerReport, Transition
 from common.weights import pack_weights, unpack_weights
-from learner.losses import bellman_target, taken, unpack_mask, weighted_loss
 from learner.optimizer import Adam
-from learner.precision import Forward
 from learner.prefetch import DeviceBatchGroup, Stager
+from learner.update import Update
 from replay_server.sampler import BatchGroup, ReplaySampler
 
 
@@ -75,7 +74,6 @@ class Learner:
         torch.set_num_threads(learner.threads)
         self._device = choose_device(learner.device)
         self._described = describe_device(self._device)
-        self._forward = Forward(learner.precision, self._device)
         (weight_seed,) = integer_seeds(seed_sequence(config.seed, Role.NETWORK), 1)
         self._policy = make_network(spec, config.network, weight_seed).to(self._device)
         self._target = make_network(spec, config.network, weight_seed).to(self._device)
@@ -83,6 +81,7 @@ class Learner:
         self._sync_target()
         parameters = self._policy.parameters()
         self._optimizer = Adam(parameters, learner.learning_rate, learner.adam_epsilon)
+        self._update = Update(config, self._policy, self._target, self._optimizer, self._device)
         self._shards = list(shards)
         self._sampler = self._make_sampler(incarnation)
         self._stager = Stager(self._device)
@@ -148,19 +147,18 @@ class Learner:
             except EmptyMemoryError:
                 break
             transition, weight = device_group.batch(number)
-            step = self._update(transition, weight)
+            step = self._update.step(self._steps, transition, weight)
             if step is None:
                 diverged = self._encode_batch(transition, weight)
                 self._group = self._device_group = None
                 break
-            loss, mean_q, grad_norm, td_error = step
-            self._priorities[number] = td_error
+            self._priorities[number] = step.priorities
             versions = np.concatenate([sample.version for sample in group.samples])
             means.add(
-                loss=loss,
-                mean_q=mean_q,
-                grad_norm=grad_norm,
-                td_error=float(td_error.mean()),
+                loss=step.loss,
+                mean_q=step.mean_q,
+                grad_norm=step.grad_norm,
+                td_error=float(step.priorities.mean()),
                 weight_lag=self._version - float(versions[group.rows[number]].mean()),
                 data_age=float(group.ages[number].mean()),
             )
@@ -264,40 +262,6 @@ class Learner:
         number = self._next_batch
         self._next_batch += 1
         return self._group, self._device_group, number
-
-    def _update(
-        self, transition: Transition, weight: Tensor
-    ) -> tuple[float, float, float, Array] | None:
-        """One gradient step; None, and no step, if the loss or its gradient is not finite.
-
-        Returns:
-            loss, mean q(s, a), norm of the gradient before clipping, |TD error| `[B]`.
-        """
-        learner = self._config.learner
-        with torch.no_grad():
-            next_q = self._forward(self._target, transition.next_observation)
-            next_q_policy = None
-            if learner.double:
-                next_q_policy = self._forward(self._policy, transition.next_observation)
-            mask = transition.next_mask
-            target = bellman_target(
-                transition.reward,
-                transition.discount,
-                next_q,
-                next_q_policy,
-                None if mask is None else unpack_mask(mask, next_q.shape[1]),
-            )
-        q = taken(self._forward(self._policy, transition.observation), transition.action)
-        td_error = target - q
-        loss = weighted_loss(td_error, weight, learner.huber_delta)
-        self._optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        norm = torch.nn.utils.clip_grad_norm_(self._policy.parameters(), learner.max_grad_norm)
-        numbers = torch.stack((loss.detach(), q.detach().mean(), norm)).tolist()
-        if not np.isfinite(numbers).all():
-            return None
-        self._optimizer.step()
-        return (*numbers, td_error.detach().abs().cpu().numpy())
 
     def _sync_target(self) -> None:
         self._target.load_state_dict(self._policy.state_dict())

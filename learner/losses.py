@@ -1,54 +1,9 @@
-"""The Bellman loss: pure functions on tensors, no state."""
+"""Losses of each item of a batch: pure functions on tensors, no state."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
-
-
-def bellman_target(
-    reward: Tensor,
-    discount: Tensor,
-    next_q: Tensor,
-    next_q_policy: Tensor | None = None,
-    legal: Tensor | None = None,
-) -> Tensor:
-    """The target of q(s, a): `reward + discount · q_target(s', a')`.
-
-    `discount` is γ^k for the k steps of the n-step return and 0 where the episode terminated, so
-    there is nothing to branch on (Mnih et al. 2015, equation 1; n-step: Sutton & Barto, 7.1).
-
-    Args:
-        reward: `[B]`, n-step return. discount: `[B]`.
-        next_q: `[B, A]`, the target network's values of the next state.
-        next_q_policy: `[B, A]`, the policy network's; if given, it chooses a' and the target
-            network evaluates it (double Q-learning, van Hasselt et al. 2016, equation 4).
-        legal: `[B, A]` bool, the actions among which a' is chosen; None: among all. A row without
-            a legal action gives an arbitrary finite value; its discount must be 0.
-
-    Returns:
-        `[B]`, without gradient.
-    """
-    chooser = next_q if next_q_policy is None else next_q_policy
-    if legal is not None:
-        # A legal action is greater than an illegal one, even where its value is −∞.
-        chooser = chooser.clamp(min=torch.finfo(chooser.dtype).min)
-        chooser = chooser.masked_fill(~legal, -torch.inf)
-    next_action = chooser.argmax(dim=1, keepdim=True)
-    value = next_q.gather(1, next_action).squeeze(1)
-    return (reward + discount * value).detach()
-
-
-def unpack_mask(packed: Tensor, actions: int) -> Tensor:
-    """The legal actions of packed masks (`Chunk.next_mask`): `[B, M]` uint8 → `[B, A]` bool."""
-    bits = torch.arange(8, device=packed.device, dtype=torch.uint8)
-    legal = (packed[:, :, None] >> bits) & 1  # [B, M, 8]
-    return legal.flatten(1)[:, :actions].bool()
-
-
-def taken(q: Tensor, action: Tensor) -> Tensor:
-    """q(s, a) of the actions taken: `[B, A]`, `[B]` → `[B]`."""
-    return q.gather(1, action[:, None]).squeeze(1)
 
 
 def huber(error: Tensor, delta: float) -> Tensor:
@@ -58,13 +13,50 @@ def huber(error: Tensor, delta: float) -> Tensor:
     return quadratic * (size - 0.5 * quadratic)
 
 
-def weighted_loss(td_error: Tensor, weight: Tensor, delta: float) -> Tensor:
-    """Mean over the batch of importance weight × Huber loss: weights act on each element first.
+def quantile_huber(predicted: Tensor, taus: Tensor, target: Tensor, delta: float) -> Tensor:
+    """The quantile Huber loss: Σ_i mean_j |τ_i − 1{δ_ij < 0}|·huber(δ_ij) / κ.
+
+    δ_ij = target_j − θ_i (Dabney et al. 2018a, equation 10; 2018b, equation 3).
 
     Args:
-        td_error: `[B]`, target − estimate. weight: `[B]`. delta: see `huber`.
+        predicted: `[B, N]`, θ_i, quantiles at the fractions `taus`.
+        taus: `[B, N]` or `[N]`.
+        target: `[B, M]`, samples of the target's distribution.
+        delta: κ, where the loss turns linear.
+
+    Returns:
+        `[B]`.
+    """
+    error = target[:, None, :] - predicted[:, :, None]  # [B, N, M]
+    below = (error.detach() < 0).to(error.dtype)
+    share = (taus[..., None] - below).abs()
+    return (share * huber(error, delta) / delta).mean(dim=2).sum(dim=1)
+
+
+def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+    """−Σ target·log softmax(logits): `[B, Z]`, `[B, Z]` → `[B]` (Bellemare et al. 2017, alg. 1)."""
+    return -(target * logits.log_softmax(dim=1)).sum(dim=1)
+
+
+def entropy(probabilities: Tensor) -> Tensor:
+    """−Σ p·log p, where 0·log 0 is 0: `[B, Z]` → `[B]`."""
+    return -torch.xlogy(probabilities, probabilities).sum(dim=1)
+
+
+def weighted_mean(loss: Tensor, weight: Tensor) -> Tensor:
+    """Mean over the batch of importance weight × loss: weights act on each item first.
+
+    Args:
+        loss: `[B]`. weight: `[B]`.
 
     Returns:
         Scalar.
     """
-    return torch.mean(weight * huber(td_error, delta))
+    return torch.mean(weight * loss)
+
+
+def unpack_mask(packed: Tensor, actions: int) -> Tensor:
+    """The legal actions of packed masks (`Chunk.next_mask`): `[B, M]` uint8 → `[B, A]` bool."""
+    bits = torch.arange(8, device=packed.device, dtype=torch.uint8)
+    legal = (packed[:, :, None] >> bits) & 1  # [B, M, 8]
+    return legal.flatten(1)[:, :actions].bool()

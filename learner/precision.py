@@ -32,10 +32,11 @@ class Forward:
 
     def __call__(self, network: QNetwork, observation: Tensor) -> Tensor:
         """Q values: `[B, S, *frame]` → `[B, A]` float32."""
-        q: Tensor
+        return network.values(self.outputs(network, observation))
+
+    def outputs(self, network: QNetwork, observation: Tensor, taus: Tensor | None = None) -> Tensor:
+        """What the network's head gives, in float32; see `QNetwork.outputs`."""
         if not self._is_bf16:
-            q = network(observation)
-            return q
+            return network.outputs(observation, taus)
         with torch.autocast(self._device_type, torch.bfloat16):
-            q = network(observation)
-        return q
+            return network.outputs(observation, taus)

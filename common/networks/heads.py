@@ -1,49 +1,190 @@
-"""Heads: the last layers of a network, from features to Q values."""
+"""Heads: the last layers of a network, from features to values of each action.
+
+A head gives Q values, or a distribution of the return for each action: C51's atoms, or quantiles.
+Each can be dueling.
+"""
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor, nn
 
-from common.networks.torsos import hidden_layer
-
-
-class Output(nn.Linear):
-    """The linear layer of Q values, which computes in float32 under torch's autocast, too.
-
-    bfloat16 keeps three digits, too few for the difference of two Q values.
-    """
-
-    def forward(self, features: Tensor) -> Tensor:
-        """`[B, inputs]` → `[B, outputs]` float32."""
-        kind = features.device.type
-        if not torch.is_autocast_enabled(kind):
-            return super().forward(features)
-        with torch.autocast(kind, enabled=False):
-            return super().forward(features.float())
+from common.config_network import NetworkConfig
+from common.networks.layers import PLAIN, LayerKind, hidden_layer, output_layer
 
 
 class Dueling(nn.Module):
     """q(s, a) = v(s) + advantage(s, a) − mean of advantages (Wang et al. 2016, equation 9).
 
     Each stream has a hidden layer of its own, as in figure 1 of the paper. Without one, the head
-    is a linear function of the features, which a single linear layer expresses as well.
+    is a linear function of the features, which a single linear layer expresses as well. A
+    distribution has the same equation for each of its numbers (Hessel et al. 2018).
     """
 
     def __init__(
-        self, inputs: int, hidden: int, num_actions: int, layer_norm: bool = False
+        self,
+        inputs: int,
+        hidden: int,
+        num_actions: int,
+        kind: LayerKind = PLAIN,
+        numbers: int = 1,
     ) -> None:
-        """A head on `inputs` features, with `hidden` units in each stream, normalised or not."""
+        """A head on `inputs` features, with `hidden` units in each stream.
+
+        Args:
+            inputs: features that come in.
+            hidden: units of the hidden layer of each stream.
+            num_actions: A.
+            kind: of the layers.
+            numbers: Z, for each action.
+        """
         super().__init__()
-        self.value = _stream(inputs, hidden, 1, layer_norm)
-        self.advantage = _stream(inputs, hidden, num_actions, layer_norm)
+        self._numbers = numbers
+        self.value = _stream(inputs, hidden, numbers, kind)
+        self.advantage = _stream(inputs, hidden, num_actions * numbers, kind)
 
     def forward(self, features: Tensor) -> Tensor:
-        """`[B, inputs]` → `[B, A]`."""
+        """`[B, inputs]` → `[B, A]`, or `[B, A·Z]` where Z > 1."""
         advantage = self.advantage(features)
-        q: Tensor = self.value(features) + advantage - advantage.mean(dim=1, keepdim=True)
-        return q
+        q: Tensor
+        if self._numbers == 1:
+            q = self.value(features) + advantage - advantage.mean(dim=1, keepdim=True)
+            return q
+        advantage = advantage.unflatten(1, (-1, self._numbers))  # [B, A, Z]
+        value = self.value(features)[:, None, :]
+        q = value + advantage - advantage.mean(dim=1, keepdim=True)
+        return q.flatten(1)
 
 
-def _stream(inputs: int, hidden: int, outputs: int, layer_norm: bool) -> nn.Sequential:
-    return nn.Sequential(*hidden_layer(inputs, hidden, layer_norm), Output(hidden, outputs))
+class Categorical(nn.Module):
+    """The return's distribution over fixed atoms, for each action (C51; Bellemare et al. 2017).
+
+    Attributes:
+        support: `[Z]`, values of the atoms, evenly spaced.
+    """
+
+    support: Tensor
+
+    def __init__(self, body: nn.Module, num_actions: int, config: NetworkConfig) -> None:
+        """A head whose `body` gives `[B, A·Z]` from features."""
+        super().__init__()
+        self.body = body
+        self._num_actions = num_actions
+        low, high = config.value_range
+        support = torch.linspace(low, high, config.atoms)
+        self.register_buffer("support", support, persistent=False)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Logits of the atoms: `[B, inputs]` → `[B, A, Z]`."""
+        logits: Tensor = self.body(features)
+        return logits.unflatten(1, (self._num_actions, -1))
+
+    def values(self, logits: Tensor) -> Tensor:
+        """Expected returns: `[B, A, Z]` → `[B, A]`."""
+        return logits.softmax(dim=2) @ self.support
+
+
+class Quantile(nn.Module):
+    """Quantiles of the return for each action, at fixed fractions (QR-DQN; Dabney et al. 2018a)."""
+
+    def __init__(self, body: nn.Module, num_actions: int) -> None:
+        """A head whose `body` gives `[B, A·Z]` from features."""
+        super().__init__()
+        self.body = body
+        self._num_actions = num_actions
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Quantiles at the fractions (2i + 1) / 2Z: `[B, inputs]` → `[B, A, Z]`."""
+        quantiles: Tensor = self.body(features)
+        return quantiles.unflatten(1, (self._num_actions, -1))
+
+    def values(self, quantiles: Tensor) -> Tensor:
+        """Expected returns: `[B, A, Z]` → `[B, A]`."""
+        return quantiles.mean(dim=2)
+
+
+class ImplicitQuantile(nn.Module):
+    """Quantiles of the return for each action, at any fractions τ (IQN; Dabney et al. 2018b).
+
+    The features are multiplied by φ(τ) = ReLU(W·cos(π i τ) + b), i = 0 … n−1 (equation 4), before
+    the last hidden layer, which is the place that the paper has for a network with one.
+    """
+
+    _numbers: Tensor
+    _middles: Tensor
+
+    def __init__(
+        self, body: nn.Module, inputs: int, num_actions: int, config: NetworkConfig
+    ) -> None:
+        """A head whose `body` gives `[B, A]` from `inputs` features."""
+        super().__init__()
+        self.embedding = nn.Sequential(nn.Linear(config.cosines, inputs), nn.ReLU())
+        self.body = body
+        self._num_actions = num_actions
+        self.register_buffer("_numbers", math.pi * torch.arange(config.cosines), persistent=False)
+        middles = (torch.arange(config.action_taus) + 0.5) / config.action_taus
+        self.register_buffer("_middles", middles, persistent=False)
+
+    def forward(self, features: Tensor, taus: Tensor | None = None) -> Tensor:
+        """Quantiles.
+
+        Args:
+            features: `[B, inputs]`.
+            taus: `[B, T]` in (0, 1); None: `network.action_taus` of them, evenly spaced.
+
+        Returns:
+            `[B, A, T]`.
+        """
+        if taus is None:
+            taus = self._middles.expand(len(features), -1)
+        embedded = self.embedding(torch.cos(taus[:, :, None] * self._numbers))  # [B, T, inputs]
+        mixed = features[:, None, :] * embedded
+        quantiles: Tensor = self.body(mixed.flatten(0, 1))  # [B·T, A]
+        return quantiles.unflatten(0, taus.shape).transpose(1, 2)
+
+    def values(self, quantiles: Tensor) -> Tensor:
+        """Expected returns: `[B, A, T]` → `[B, A]`."""
+        return quantiles.mean(dim=2)
+
+
+def make_head(
+    inputs: int, last_hidden: int | None, num_actions: int, config: NetworkConfig
+) -> nn.Module:
+    """The head that `network.head` and `network.dueling` name.
+
+    Args:
+        inputs: features that come in.
+        last_hidden: units of the network's last hidden layer, where the head has it for its own
+            (see `owns_last_hidden`).
+        num_actions: A.
+        config: of the network.
+    """
+    kind = LayerKind.of(config)
+    numbers = {"categorical": config.atoms, "quantile": config.quantiles}.get(config.head, 1)
+    body: nn.Module
+    if config.dueling:
+        assert last_hidden is not None
+        body = Dueling(inputs, last_hidden, num_actions, kind, numbers)
+    elif last_hidden is not None:
+        hidden = hidden_layer(inputs, last_hidden, kind)
+        body = nn.Sequential(*hidden, output_layer(last_hidden, num_actions, kind))
+    else:
+        body = output_layer(inputs, num_actions * numbers, kind)
+    if config.head == "categorical":
+        return Categorical(body, num_actions, config)
+    if config.head == "quantile":
+        return Quantile(body, num_actions)
+    if config.head == "implicit-quantile":
+        return ImplicitQuantile(body, inputs, num_actions, config)
+    return body
+
+
+def owns_last_hidden(config: NetworkConfig) -> bool:
+    """Whether the last hidden layer is the head's: one for each stream, or after IQN's product."""
+    return config.dueling or config.head == "implicit-quantile"
+
+
+def _stream(inputs: int, hidden: int, outputs: int, kind: LayerKind) -> nn.Sequential:
+    return nn.Sequential(*hidden_layer(inputs, hidden, kind), output_layer(hidden, outputs, kind))

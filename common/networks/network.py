@@ -13,8 +13,15 @@ from torch import Tensor, nn
 
 from common.config_network import NetworkConfig
 from common.network_shapes import NOTEBOOK_HIDDEN, is_convolutional
-from common.networks.heads import Dueling, Output
-from common.networks.torsos import checked_picture, convolutions, hidden_layer
+from common.networks.heads import (
+    Categorical,
+    ImplicitQuantile,
+    Quantile,
+    make_head,
+    owns_last_hidden,
+)
+from common.networks.layers import LayerKind, hidden_layer
+from common.networks.torsos import checked_picture, convolutions
 from common.types import EnvironmentSpec
 
 
@@ -46,18 +53,21 @@ class QNetwork(nn.Module):
             features = spec.stack * int(torch.Size(shape).numel())
         hidden = NOTEBOOK_HIDDEN if config.kind == "notebook" else config.hidden
         layers.append(nn.Flatten())
-        # The last hidden layer of a dueling network is in its streams, one for each.
-        for units in hidden[:-1] if config.dueling else hidden:
-            layers += hidden_layer(features, units, config.layer_norm)
+        of_head = owns_last_hidden(config)
+        for units in hidden[:-1] if of_head else hidden:
+            layers += hidden_layer(features, units, LayerKind.of(config))
             features = units
-        if config.dueling:
-            layers.append(Dueling(features, hidden[-1], spec.num_actions, config.layer_norm))
-        else:
-            layers.append(Output(features, spec.num_actions))
+        last = hidden[-1] if of_head else None
+        layers.append(make_head(features, last, spec.num_actions, config))
         self.layers = nn.Sequential(*layers)
         if self._is_convolution:  # channels last: faster on CPU and GPU alike
             # torch's stubs lack this overload, its documentation has it
             self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    @property
+    def head(self) -> nn.Module:
+        """The last layers, from features to values of each action."""
+        return self.layers[-1]
 
     def forward(self, observation: Tensor) -> Tensor:
         """Q values.
@@ -68,6 +78,15 @@ class QNetwork(nn.Module):
         Returns:
             `[B, A]` float32.
         """
+        return self.values(self.outputs(observation))
+
+    def outputs(self, observation: Tensor, taus: Tensor | None = None) -> Tensor:
+        """What the head gives: Q values `[B, A]`, or Z numbers of a distribution `[B, A, Z]`.
+
+        Args:
+            observation: `[B, S, *frame]`, uint8 or float32, oldest frame first.
+            taus: `[B, Z]`, the fractions of implicit quantiles; None: evenly spaced.
+        """
         x = observation
         if self._is_convolution:
             # [B, S·C, H, W]; reordered while it is still 8-bit.
@@ -76,8 +95,22 @@ class QNetwork(nn.Module):
         x = x.to(torch.float32)
         if self._scale != 1.0:
             x = x.mul_(self._scale) if is_copy else x * self._scale
-        q: Tensor = self.layers(x)
-        return q
+        given: Tensor
+        if taus is None:
+            given = self.layers(x)
+        else:
+            *torso, head = self.layers
+            for layer in torso:
+                x = layer(x)
+            given = head(x, taus)
+        return given
+
+    def values(self, outputs: Tensor) -> Tensor:
+        """Q values of what `outputs` gave: `[B, A]` or `[B, A, Z]` → `[B, A]`."""
+        head = self.layers[-1]
+        if isinstance(head, Categorical | Quantile | ImplicitQuantile):
+            return head.values(outputs)
+        return outputs
 
 
 def make_network(spec: EnvironmentSpec, config: NetworkConfig, seed: int = 0) -> QNetwork:

@@ -57,15 +57,3 @@ def convolutions(
         channels = outputs
     rows, columns = sides_left(kind, height, width)
     return nn.Sequential(*layers), channels * rows * columns
-
-
-def hidden_layer(inputs: int, units: int, layer_norm: bool = False) -> list[nn.Module]:
-    """A fully connected layer with its ReLU.
-
-    Args:
-        inputs: features that come in.
-        units: features that come out.
-        layer_norm: normalise over the units before the ReLU (Ba et al. 2016).
-    """
-    norm = [nn.LayerNorm(units)] if layer_norm else []
-    return [nn.Linear(inputs, units), *norm, nn.ReLU()]

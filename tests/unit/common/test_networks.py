@@ -13,7 +13,7 @@ from common.networks import (
     make_network,
     shape_difference,
 )
-from common.networks.heads import Output
+from common.networks.layers import Output
 from common.types import EnvironmentSpec, FrameSpec
 
 VECTOR = EnvironmentSpec(FrameSpec((4,), "float32", 1.0), stack=1, num_actions=2, protocol={})

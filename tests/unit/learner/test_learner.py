@@ -11,7 +11,7 @@ import torch
 
 from common import wire
 from common.handles import InlineHandle, Ready
-from learner.losses import bellman_target
+from learner.targets import bellman_target
 from replay_server.messages import encode_chunk
 from support.acting import make_server
 from support.learning import ACTIONS, SPEC, STATES, Bench, items, random_items

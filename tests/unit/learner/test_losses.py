@@ -1,4 +1,4 @@
-"""Bellman targets and losses against hand-computed numbers and torch's own."""
+"""Losses against hand-computed numbers, naive loops and torch's own."""
 
 import numpy as np
 import pytest
@@ -7,56 +7,9 @@ import torch.nn.functional as F  # noqa: N812 (as processes calls it)
 from hypothesis import given
 from hypothesis import strategies as st
 
-from learner.losses import bellman_target, huber, taken, weighted_loss
+from learner.losses import cross_entropy, entropy, huber, quantile_huber, weighted_mean
 
 finite = st.floats(-100, 100, width=32)
-
-
-def test_the_target_is_reward_plus_discounted_value_of_the_best_next_action():
-    target = bellman_target(
-        reward=torch.tensor([1.0, 2.0]),
-        discount=torch.tensor([0.5, 0.25]),
-        next_q=torch.tensor([[3.0, 4.0], [8.0, -1.0]]),
-    )
-    assert target.tolist() == [3.0, 4.0]
-
-
-def test_double_q_takes_the_policy_nets_choice_and_the_target_nets_value():
-    next_q = torch.tensor([[10.0, 1.0, 5.0], [0.0, 7.0, 3.0]])
-    next_q_policy = torch.tensor([[0.0, 2.0, 1.0], [0.3, 0.1, 0.2]])
-    target = bellman_target(torch.zeros(2), torch.ones(2), next_q, next_q_policy)
-    # The policy net prefers action 1 and 0: 1 and 0 by the target net. Its own maximum would be
-    # 10 and 7, the policy net's own values 2 and 0.3.
-    assert target.tolist() == [1.0, 0.0]
-
-
-def test_a_discount_of_zero_cuts_the_bootstrap_whatever_follows():
-    target = bellman_target(
-        reward=torch.tensor([1.5, 1.5]),
-        discount=torch.tensor([0.0, 1.0]),
-        next_q=torch.tensor([[1e6, 2e6], [4.0, 5.0]]),
-    )
-    assert target.tolist() == [1.5, 6.5]
-
-
-@pytest.mark.parametrize("double", [False, True])
-def test_no_gradient_flows_through_the_target(double):
-    next_q = torch.randn(4, 3, requires_grad=True)
-    next_q_policy = torch.randn(4, 3, requires_grad=True) if double else None
-    target = bellman_target(torch.ones(4), torch.ones(4), next_q, next_q_policy)
-    assert not target.requires_grad
-    q = torch.randn(4, requires_grad=True)
-    weighted_loss(target - q, torch.ones(4), 1.0).backward()
-    assert q.grad is not None
-    assert next_q.grad is None
-
-
-def test_taken_picks_the_value_of_each_action_and_gives_the_gradient_to_it_alone():
-    q = torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]], requires_grad=True)
-    picked = taken(q, torch.tensor([2, 0]))
-    assert picked.tolist() == [3.0, 4.0]
-    picked.sum().backward()
-    assert q.grad.tolist() == [[0, 0, 1], [1, 0, 0]]
 
 
 @given(errors=st.lists(finite, min_size=1, max_size=20), delta=st.floats(0.125, 10, width=32))
@@ -95,7 +48,7 @@ def test_importance_weights_multiply_each_element_before_the_mean():
     weight = torch.tensor([1.0, 0.25])
     # (1 · 0.125 + 0.25 · 2.5) / 2; not the mean loss 1.3125 times the mean weight 0.625, and not
     # the loss of weighted errors (0.125 + 0.28125) / 2.
-    assert weighted_loss(error, weight, 1.0).item() == pytest.approx(0.375)
+    assert weighted_mean(huber(error, 1.0), weight).item() == pytest.approx(0.375)
 
 
 @given(
@@ -108,4 +61,51 @@ def test_the_loss_is_the_mean_of_weighted_elements(pairs, delta):
     weight = torch.tensor(weights, dtype=torch.float64)
     elements = F.huber_loss(error, torch.zeros_like(error), reduction="none", delta=delta)
     expected = sum(w * e for w, e in zip(weights, elements.tolist(), strict=True)) / len(pairs)
-    assert weighted_loss(error, weight, delta).item() == pytest.approx(expected)
+    assert weighted_mean(huber(error, delta), weight).item() == pytest.approx(expected)
+
+
+def naive_quantile_huber(predicted, taus, target, delta):
+    """The definition, one pair at a time."""
+    total = 0.0
+    for theta, tau in zip(predicted, taus, strict=True):
+        terms = []
+        for wanted in target:
+            error = wanted - theta
+            size = abs(error)
+            loss = 0.5 * error**2 if size <= delta else delta * (size - 0.5 * delta)
+            terms.append(abs(tau - (error < 0)) * loss / delta)
+        total += sum(terms) / len(terms)
+    return total
+
+
+@pytest.mark.parametrize("delta", [0.5, 1.0])
+def test_the_quantile_loss_is_its_definition(delta):
+    rng = np.random.default_rng(0)
+    predicted, target = rng.normal(size=(6, 5)) * 2, rng.normal(size=(6, 3)) * 2
+    taus = rng.random((6, 5))
+    rows = zip(predicted, taus, target, strict=True)
+    expected = [naive_quantile_huber(*row, delta) for row in rows]
+    given_ = (torch.from_numpy(part) for part in (predicted, taus, target))
+    assert quantile_huber(*given_, delta).tolist() == pytest.approx(expected)
+
+
+def test_the_quantile_loss_is_least_at_the_quantiles():
+    samples = torch.linspace(0, 1, 101, dtype=torch.float64)[None]
+    guesses = torch.linspace(0, 1, 101, dtype=torch.float64)[:, None]
+    for tau in (0.1, 0.5, 0.9):
+        taus = torch.full((101, 1), tau)
+        loss = quantile_huber(guesses, taus, samples.expand(101, -1), 1e-3)
+        assert guesses[loss.argmin()].item() == pytest.approx(tau, abs=0.011)
+
+
+def test_cross_entropy_less_entropy_is_the_divergence_of_torch():
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(4, 7, generator=generator)
+    target = torch.rand(4, 7, generator=generator)
+    target[0, 3] = 0.0
+    target /= target.sum(dim=1, keepdim=True)
+    expected = F.kl_div(logits.log_softmax(1), target, reduction="none").sum(1)
+    divergence = cross_entropy(logits, target) - entropy(target)
+    assert divergence.tolist() == pytest.approx(expected.tolist(), abs=1e-6)
+    same = cross_entropy(target.log(), target)
+    assert (same - entropy(target))[1:].tolist() == pytest.approx([0, 0, 0], abs=1e-6)

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from common import wire
-from learner.losses import bellman_target, unpack_mask
+from learner.losses import unpack_mask
+from learner.targets import bellman_target
 from support.learning import ACTIONS, SPEC, Bench, random_items
 from support.masked import unpacked
 

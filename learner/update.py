@@ -1,0 +1,83 @@
+"""One gradient step: the losses of a batch, their gradient, and the optimiser."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from common.config import Config
+from common.networks import QNetwork, noisy_layers
+from common.seeding import Role, integer_seeds, seed_sequence
+from common.types import Array, Transition
+from learner.losses import weighted_mean
+from learner.objectives import make_objective
+from learner.optimizer import Adam
+from learner.precision import Forward
+
+
+class StepResult(NamedTuple):
+    """Numbers of one step.
+
+    Attributes:
+        loss: mean over the batch, weighted.
+        mean_q: mean q(s, a).
+        grad_norm: of the gradient before it is scaled down.
+        priorities: `[B]`.
+    """
+
+    loss: float
+    mean_q: float
+    grad_norm: float
+    priorities: Array
+
+
+class Update:
+    """Trains the policy network on batches, one gradient step each."""
+
+    def __init__(
+        self,
+        config: Config,
+        policy: QNetwork,
+        target: QNetwork,
+        optimizer: Adam,
+        device: torch.device,
+    ) -> None:
+        """For networks of one kind, on `device`."""
+        learner = config.learner
+        self._policy = policy
+        self._target = target
+        self._optimizer = optimizer
+        self._max_grad_norm = learner.max_grad_norm
+        forward = Forward(learner.precision, device)
+        self._objective = make_objective(learner, config.network.head, forward)
+        (self._seed,) = integer_seeds(seed_sequence(config.seed, Role.LEARNER), 1)
+        self._generator = torch.Generator()
+        self._noisy = [*noisy_layers(policy), *noisy_layers(target)]
+        self._is_random = bool(self._noisy) or config.network.head == "implicit-quantile"
+
+    def step(self, number: int, batch: Transition, weight: Tensor) -> StepResult | None:
+        """One gradient step; None, and no step, if the loss or its gradient is not finite.
+
+        Args:
+            number: learner steps before this one. Random numbers depend on it and the run's seed
+                alone.
+            batch: `[B]` transitions.
+            weight: `[B]`, importance weights.
+        """
+        if self._is_random:
+            self._generator.manual_seed((self._seed << 32) + number)
+            for layer in self._noisy:
+                layer.resample(self._generator)
+        item = self._objective(self._policy, self._target, batch, self._generator)
+        loss = weighted_mean(item.loss, weight)
+        self._optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        norm = torch.nn.utils.clip_grad_norm_(self._policy.parameters(), self._max_grad_norm)
+        numbers = torch.stack((loss.detach(), item.q.mean(), norm)).tolist()
+        if not np.isfinite(numbers).all():
+            return None
+        self._optimizer.step()
+        return StepResult(*numbers, item.priority.cpu().numpy())
