@@ -103,10 +103,34 @@ def parameter_count(network: NetworkConfig, spec: EnvironmentSpec) -> int:
             inputs = outputs
         features = inputs * math.prod(sides_left(network.kind, *spec.frame.shape[1:]))
     hidden = NOTEBOOK_HIDDEN if network.kind == "notebook" else network.hidden
-    for units in hidden[:-1] if network.dueling else hidden:
-        count += units * (features + 1 + norm)
+    for units in hidden[:-1] if owns_last_hidden(network) else hidden:
+        count += _linear(network, features, units) + units * norm
         features = units
-    if not network.dueling:
-        return count + spec.num_actions * (features + 1)
-    streams = sum(outputs * (hidden[-1] + 1) for outputs in (1, spec.num_actions))
-    return count + 2 * hidden[-1] * (features + 1 + norm) + streams
+    last = hidden[-1] if owns_last_hidden(network) else None
+    return count + _head_count(network, features, last, spec.num_actions)
+
+
+def _head_count(network: NetworkConfig, features: int, last: int | None, actions: int) -> int:
+    """Parameters of the head; `last`: units of the hidden layer that is its own."""
+    count = features * (network.cosines + 1) if network.head == "implicit-quantile" else 0
+    numbers = numbers_per_action(network)
+    outputs = (numbers, actions * numbers) if network.dueling else (actions * numbers,)
+    for size in outputs:  # of each stream
+        if last is not None:
+            count += _linear(network, features, last) + (2 * last if network.layer_norm else 0)
+        count += _linear(network, last or features, size)
+    return count
+
+
+def _linear(network: NetworkConfig, inputs: int, outputs: int) -> int:
+    return outputs * (inputs + 1) * (2 if network.noisy else 1)  # each weight and its noise
+
+
+def owns_last_hidden(network: NetworkConfig) -> bool:
+    """Whether the last hidden layer is the head's: one for each stream, or after IQN's product."""
+    return network.dueling or network.head == "implicit-quantile"
+
+
+def numbers_per_action(network: NetworkConfig) -> int:
+    """Z, outputs of the last layer for each action."""
+    return {"categorical": network.atoms, "quantile": network.quantiles}.get(network.head, 1)

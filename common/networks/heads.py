@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from common.config_network import NetworkConfig
+from common.network_shapes import numbers_per_action
 from common.networks.layers import PLAIN, LayerKind, hidden_layer, output_layer
 
 
@@ -162,7 +163,7 @@ def make_head(
         config: of the network.
     """
     kind = LayerKind.of(config)
-    numbers = {"categorical": config.atoms, "quantile": config.quantiles}.get(config.head, 1)
+    numbers = numbers_per_action(config)
     body: nn.Module
     if config.dueling:
         assert last_hidden is not None
@@ -179,11 +180,6 @@ def make_head(
     if config.head == "implicit-quantile":
         return ImplicitQuantile(body, inputs, num_actions, config)
     return body
-
-
-def owns_last_hidden(config: NetworkConfig) -> bool:
-    """Whether the last hidden layer is the head's: one for each stream, or after IQN's product."""
-    return config.dueling or config.head == "implicit-quantile"
 
 
 def _stream(inputs: int, hidden: int, outputs: int, kind: LayerKind) -> nn.Sequential:

@@ -12,13 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from common.config_network import NetworkConfig
-from common.network_shapes import NOTEBOOK_HIDDEN, is_convolutional
+from common.network_shapes import NOTEBOOK_HIDDEN, is_convolutional, owns_last_hidden
 from common.networks.heads import (
     Categorical,
     ImplicitQuantile,
     Quantile,
     make_head,
-    owns_last_hidden,
 )
 from common.networks.layers import LayerKind, hidden_layer
 from common.networks.torsos import checked_picture, convolutions

@@ -22,8 +22,19 @@ from support.replay import random_chunk
 # ── state ───────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_learner_restored_from_a_state_learns_bit_for_bit_like_the_original():
-    sections = {"learner": {"target_sync_steps": 4, "publish_steps": 3}}
+@pytest.mark.parametrize(
+    "network",
+    [
+        {},
+        {"head": "categorical", "noisy": True},
+        {"head": "quantile", "dueling": True},
+        {"head": "implicit-quantile", "hidden": (8, 8), "noisy": True},
+    ],
+    ids=["value", "categorical-noisy", "quantile", "implicit-quantile-noisy"],
+)
+def test_a_learner_restored_from_a_state_learns_bit_for_bit_like_the_original(network):
+    learner = {"target_sync_steps": 4, "publish_steps": 3}
+    sections = {"learner": learner, "network": network}
     bench = Bench(**sections)
     bench.learner.train(10)
     state = bench.learner.state()

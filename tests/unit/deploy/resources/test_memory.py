@@ -91,6 +91,17 @@ def test_parameters_are_counted_as_they_are_made(kind, shape, dueling, layer_nor
     assert parameter_count(config.network, spec) == sum(p.numel() for p in made.parameters())
 
 
+@pytest.mark.parametrize("head", ["value", "categorical", "quantile", "implicit-quantile"])
+@pytest.mark.parametrize("dueling", [False, True])
+@pytest.mark.parametrize("noisy", [False, True])
+def test_parameters_of_each_head_are_counted(head, dueling, noisy):
+    spec = EnvironmentSpec(FrameSpec((4,), "float32", 1.0), 1, 3, {})
+    network = {"head": head, "dueling": dueling, "noisy": noisy, "hidden": [6, 5]}
+    config = make_config("cartpole", overrides={"network": {**network, "layer_norm": noisy}})
+    made = make_network(spec, config.network)
+    assert parameter_count(config.network, spec) == sum(p.numel() for p in made.parameters())
+
+
 @pytest.mark.parametrize("shape", [(4,), (1, 3, 3)])
 def test_sizes_of_a_network_that_cannot_be_made_are_no_error(shape):
     # The network itself refuses such frames, later and in one line.
