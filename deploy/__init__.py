@@ -24,8 +24,10 @@ def load_config(
     preset: str = "cartpole",
     file: str | Path | None = None,
     overrides: Mapping[str, Any] | None = None,
+    *,
+    algorithm: str | None = None,
 ) -> Config:
-    """Return a checked configuration: a preset, then a file, then overrides.
+    """Return a checked configuration: a preset, then an algorithm, a file and overrides.
 
     The preset's `stop.score` is dropped if the file or the overrides name another environment.
 
@@ -33,6 +35,7 @@ def load_config(
         preset: `cartpole`, `cartpole-pixels` or `pong`; `raydqn presets` lists them.
         file: path of a TOML file on top of the preset.
         overrides: values on top of both, nested by section.
+        algorithm: on top of the preset; `raydqn algorithms` lists them. None: the preset's choices.
 
     Returns:
         The configuration. It is frozen; call `load_config` again for other values.
@@ -47,7 +50,7 @@ def load_config(
     """
     from deploy.launch.api import load_config
 
-    return load_config(preset, file, overrides)
+    return load_config(preset, file, overrides, algorithm=algorithm)
 
 
 def train(

@@ -35,6 +35,9 @@ def _add_run(parser: Parser) -> None:
         nargs="?",
         help="one of `raydqn presets` (default: that of the file's job for KubeRay, else cartpole)",
     )
+    parser.add_argument(
+        "--algorithm", metavar="NAME", help="one of `raydqn algorithms`, on top of the preset"
+    )
     parser.add_argument("--config", type=path, metavar="FILE", help="TOML on top of the preset")
 
 
@@ -63,7 +66,7 @@ def _run_on_cluster(options: argparse.Namespace, overrides: Overrides) -> Config
     from deploy.provisioning.cluster_file import load_cluster
 
     preset, config = options.preset, options.config
-    if preset is None and config is None:
+    if preset is None and config is None and options.algorithm is None:
         jobs = load_cluster(options.file).jobs
         for job in jobs:
             try:
@@ -76,10 +79,15 @@ def _run_on_cluster(options: argparse.Namespace, overrides: Overrides) -> Config
                 raise UserError(f"{options.file}: RayJob entrypoint: {error}") from None
             if inner.config is None:  # else part of it is known in the image only
                 print(f"run: {printable(job)}")
-                return make_config(inner.preset or DEFAULT_PRESET, None, merge(keys, overrides))
+                return make_config(
+                    inner.preset or DEFAULT_PRESET,
+                    None,
+                    merge(keys, overrides),
+                    algorithm=inner.algorithm,
+                )
         why = " (the file's job cannot be read from here)" if jobs else ""
         print(f"run: preset {DEFAULT_PRESET}{why}")
-    return make_config(preset or DEFAULT_PRESET, config, overrides)
+    return make_config(preset or DEFAULT_PRESET, config, overrides, algorithm=options.algorithm)
 
 
 def _submit(options: argparse.Namespace, overrides: Overrides) -> int:

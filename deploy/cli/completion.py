@@ -75,6 +75,10 @@ def _values(action: argparse.Action) -> list[str] | None:
         from deploy.launch.presets import preset_names
 
         return preset_names()
+    if action.dest == "algorithm":
+        from deploy.launch.presets import algorithm_names
+
+        return algorithm_names()
     if action.choices is not None:
         return [str(choice) for choice in action.choices]
     if action.dest == "address":

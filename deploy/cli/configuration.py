@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import textwrap
 
 from deploy.cli.command import Command, Parser
 from deploy.cli.keys import Keys
@@ -16,7 +17,8 @@ def _config(options: argparse.Namespace, overrides: Overrides) -> int:
     from deploy.launch.presets import DEFAULT_PRESET, make_config
 
     preset = options.preset or DEFAULT_PRESET
-    print(to_toml(make_config(preset, options.config, overrides)), end="")
+    config = make_config(preset, options.config, overrides, algorithm=options.algorithm)
+    print(to_toml(config), end="")
     return 0
 
 
@@ -55,9 +57,44 @@ def _presets(options: argparse.Namespace, _: Overrides) -> int:
     return 0
 
 
+def _add_algorithms(parser: Parser) -> None:
+    parser.add_argument("--json", action="store_true", help="one JSON object")
+
+
+def _algorithms(options: argparse.Namespace, _: Overrides) -> int:
+    from deploy.launch.presets import algorithm_comment, algorithm_names, algorithm_values
+
+    if options.json:
+        found = {
+            name: {"about": algorithm_comment(name), "keys": algorithm_values(name)}
+            for name in algorithm_names()
+        }
+        print(json.dumps(found))
+        return 0
+    for name in algorithm_names():
+        summary, *rest = algorithm_comment(name)
+        print(f"{name:<16} {summary}")
+        keys = ", ".join(
+            f"{section}.{key} = {json.dumps(value)}"
+            for section, values in algorithm_values(name).items()
+            for key, value in values.items()
+        )
+        for line in (" ".join(rest), keys):
+            print(textwrap.fill(line, 100, initial_indent=" " * 17, subsequent_indent=" " * 17))
+    return 0
+
+
 COMMANDS = (
     Command(
         "config", "print the whole configuration as TOML", _config, add_configuration, Keys.ALL
+    ),
+    Command(
+        "algorithms",
+        "list the algorithms, their papers and keys",
+        _algorithms,
+        _add_algorithms,
+        more="List the algorithms for --algorithm: the paper that each follows, where it departs, "
+        "and the keys that it sets on top of a preset.",
     ),
     Command(
         "presets",

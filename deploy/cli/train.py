@@ -36,8 +36,11 @@ def command_started_s() -> float:
 
 
 def add_configuration(parser: Parser) -> None:
-    """The arguments that name a configuration: a preset and a file."""
+    """The arguments that name a configuration: a preset, an algorithm and a file."""
     parser.add_argument("preset", nargs="?", help="one of `raydqn presets` (default: cartpole)")
+    parser.add_argument(
+        "--algorithm", metavar="NAME", help="one of `raydqn algorithms`, on top of the preset"
+    )
     parser.add_argument("--config", type=path, metavar="FILE", help="TOML on top of the preset")
 
 
@@ -114,7 +117,7 @@ def _train(options: argparse.Namespace, overrides: Overrides) -> int:
 
     started_s = command_started_s()
     preset = options.preset or DEFAULT_PRESET
-    config = make_config(preset, options.config, overrides)
+    config = make_config(preset, options.config, overrides, algorithm=options.algorithm)
     if options.resume_if_exists and _exists(options, config):
         return _continue(options, overrides, started_s)
     named = config.env.id != preset_values(preset)["env"]["id"]

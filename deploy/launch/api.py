@@ -24,14 +24,21 @@ VIEW_METHODS = ("update", "notify", "close")
 
 
 def load_config(
-    preset: str, file: str | Path | None, overrides: Mapping[str, Any] | None
+    preset: str,
+    file: str | Path | None,
+    overrides: Mapping[str, Any] | None,
+    *,
+    algorithm: str | None,
 ) -> Config:
     """See `deploy.load_config`."""
     _check("preset", preset, isinstance(preset, str), f"one of {', '.join(presets.preset_names())}")
+    names = ", ".join(presets.algorithm_names())
+    is_name = algorithm is None or isinstance(algorithm, str)
+    _check("algorithm", algorithm, is_name, f"one of {names}, or None")
     path = _path("file", file, "a TOML file, or None") if file is not None else None
     if path is not None and not path.is_file():
         raise _wrong("file", file, "a TOML file that exists, or None")
-    return presets.make_config(preset, path, _nested(overrides), OVERRIDES)
+    return presets.make_config(preset, path, _nested(overrides), OVERRIDES, algorithm=algorithm)
 
 
 def train(

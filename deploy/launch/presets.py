@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib import resources
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,7 @@ DEFAULT_PRESET = "cartpole"
 
 def preset_names() -> list[str]:
     """Names of the presets, sorted."""
-    folder = resources.files("deploy.presets")
-    return sorted(
-        f.name.removesuffix(".toml") for f in folder.iterdir() if f.name.endswith(".toml")
-    )
+    return _names("presets")
 
 
 def preset_values(name: str) -> dict[str, Any]:
@@ -30,17 +28,50 @@ def preset_values(name: str) -> dict[str, Any]:
     Raises:
         UserError: there is no such preset.
     """
-    names = preset_names()
-    if name not in names:
-        raise UserError(f"preset {name}: unknown{suggest(name, names)} (known: {', '.join(names)})")
-    with resources.as_file(resources.files("deploy.presets") / f"{name}.toml") as path:
-        return load_toml(path)
+    return _values("presets", "preset", name)
 
 
 def preset_summary(name: str) -> str:
     """The first line of the preset's file: its purpose."""
-    text = (resources.files("deploy.presets") / f"{name}.toml").read_text(encoding="utf-8")
-    return text.splitlines()[0].lstrip("# ")
+    return _comment("presets", name)[0]
+
+
+def algorithm_names() -> list[str]:
+    """Names of the algorithms, sorted."""
+    return _names("algorithms")
+
+
+def algorithm_values(name: str) -> dict[str, Any]:
+    """The values that an algorithm sets on any preset, nested by section.
+
+    Raises:
+        UserError: there is no such algorithm.
+    """
+    return _values("algorithms", "algorithm", name)
+
+
+def algorithm_comment(name: str) -> list[str]:
+    """The lines above the algorithm's values: what it is, its paper, and where it departs."""
+    return _comment("algorithms", name)
+
+
+def _names(folder: str) -> list[str]:
+    files = resources.files(f"deploy.{folder}")
+    return sorted(f.name.removesuffix(".toml") for f in files.iterdir() if f.name.endswith(".toml"))
+
+
+def _values(folder: str, noun: str, name: str) -> dict[str, Any]:
+    names = _names(folder)
+    if name not in names:
+        raise UserError(f"{noun} {name}: unknown{suggest(name, names)} (known: {', '.join(names)})")
+    with resources.as_file(resources.files(f"deploy.{folder}") / f"{name}.toml") as path:
+        return load_toml(path)
+
+
+def _comment(folder: str, name: str) -> list[str]:
+    text = (resources.files(f"deploy.{folder}") / f"{name}.toml").read_text(encoding="utf-8")
+    lines = takewhile(lambda line: line.startswith("#"), text.splitlines())
+    return [line.lstrip("# ") for line in lines]
 
 
 def make_config(
@@ -48,8 +79,9 @@ def make_config(
     file: Path | None = None,
     overrides: Mapping[str, Any] | None = None,
     spelling: Spelling = COMMAND_LINE,
+    algorithm: str | None = None,
 ) -> Config:
-    """A configuration: the preset's values, then the file's, then the overrides.
+    """A configuration: values of the preset, then the algorithm, the file and the overrides.
 
     A preset's `stop.score` fits the preset's environment only. It is dropped when the file or an
     override names another `env.id` and no score.
@@ -59,11 +91,14 @@ def make_config(
         file: a TOML file.
         overrides: nested by section.
         spelling: of the overrides, in errors about them.
+        algorithm: name of an algorithm; None: the preset's choices.
 
     Raises:
-        UserError: unknown preset, unreadable file, wrong key or value.
+        UserError: unknown preset or algorithm, unreadable file, wrong key or value.
     """
     base = preset_values(preset)
+    if algorithm is not None:
+        base = merge(base, algorithm_values(algorithm))
     from_file = load_toml(file) if file else {}
     source = str(file) if file else f"preset {preset}"
     if file:  # alone first, so that an error names the file

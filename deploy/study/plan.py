@@ -14,9 +14,12 @@ from common.config_errors import Spelling
 from common.config_toml import KEYS, merge
 from common.errors import UserError
 from common.text import counted
-from deploy.launch.presets import make_config, preset_values
+from deploy.launch.presets import algorithm_values, make_config, preset_values
 from deploy.runs.study_folder import RUNS, TrialRecord
 from deploy.study.study_file import StudyFile, flat
+
+ALGORITHM = "algorithm"
+"""A key of a variant beside those of the configuration."""
 
 
 def planned_trials(
@@ -35,7 +38,9 @@ def planned_trials(
     if file.search is not None:
         variants = [(sample_name(number), sample) for number, sample in enumerate(samples, 1)]
     else:
-        variants = [(name, flat(values, KEYS)) for name, values in file.variants.items()]
+        variants = [
+            (name, flat(with_algorithm(values), KEYS)) for name, values in file.variants.items()
+        ]
         variants = variants or [("", {})]
     return [
         new_trial(file, folder, preset, seed, name, values)
@@ -43,6 +48,18 @@ def planned_trials(
         for preset in file.all_presets
         for name, values in variants
     ]
+
+
+def with_algorithm(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a variant, on top of those of the algorithm that it names, if it does.
+
+    Raises:
+        UserError: there is no such algorithm.
+    """
+    own = {key: value for key, value in values.items() if key != ALGORITHM}
+    if ALGORITHM not in values:
+        return own
+    return merge(algorithm_values(str(values[ALGORITHM])), own)
 
 
 def sample_name(number: int) -> str:
