@@ -74,13 +74,13 @@ class Config(Section):
             return
         if self.learner.double:
             raise ValueError(
-                "learner.munchausen=true: its softmax policy has no greedy action to choose twice; "
-                "set learner.double to false"
+                "learner.munchausen=true: learner.double must be false, as the softmax policy has "
+                "no greedy action to evaluate"
             )
         if self.network.head == "categorical":
             raise ValueError(
-                "learner.munchausen=true: its reward differs for each transition by more than the "
-                "atoms of network.head=categorical hold; use another head"
+                "learner.munchausen=true: network.head must not be categorical; use value, "
+                "quantile or implicit-quantile"
             )
 
     def check_capacity(self, transitions: int) -> None:

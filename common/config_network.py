@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -28,9 +27,8 @@ class NetworkConfig(Section):
         '"categorical" (C51), "quantile" (QR-DQN), "implicit-quantile" (IQN)',
     )
     atoms: int = Field(51, ge=2, description="categorical: values that the return can have")
-    value_range: tuple[float, float] = Field(
-        (-10.0, 10.0), description="categorical: the least and the greatest of these values"
-    )
+    value_min: float = Field(-10.0, description="categorical: the least of these values")
+    value_max: float = Field(10.0, description="categorical: the greatest of these values")
     quantiles: int = Field(200, ge=1, description="quantile: fractions of the distribution")
     cosines: int = Field(64, ge=1, description="implicit-quantile: features of a fraction τ")
     action_taus: int = Field(
@@ -65,12 +63,11 @@ class NetworkConfig(Section):
         if self.head == "implicit-quantile" and len(self.hidden) < 2 and self.kind == "mlp":
             raise ValueError(
                 f"hidden={list(self.hidden)}: head=implicit-quantile needs two hidden layers of an "
-                "mlp, one before and one after the fractions join"
+                "mlp, one before and one after the fractions join in"
             )
-        low, high = self.value_range
-        if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        if not self.value_min < self.value_max:
             raise ValueError(
-                f"value_range={[low, high]}: must be two finite numbers, the lower one first"
+                f"value_min={self.value_min:g}: must be less than value_max={self.value_max:g}"
             )
         if self.kind == "notebook" and (self.head != "value" or self.noisy):
             raise ValueError(

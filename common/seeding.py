@@ -15,8 +15,8 @@ class Role(IntEnum):
     EVALUATOR = 3
     NETWORK = 4
     SAMPLER = 5
-    LEARNER = 7  # noise of the weights, and fractions of implicit quantiles
     OFFLINE_EVALUATOR = 6  # `raydqn evaluate`: other episodes than those of the run's scores
+    LEARNER = 7  # noise of the weights, and fractions of implicit quantiles
 
 
 def seed_sequence(

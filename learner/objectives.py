@@ -79,10 +79,11 @@ class ValueObjective:
         next_q = self._forward(target, batch.next_observation)
         legal = _legal(batch, next_q.shape[1])
         if self._config.munchausen:
-            reward = batch.reward + _bonus(
-                self._config, self._forward(target, batch.observation), batch.action
-            )
-            return reward + batch.discount * _soft(self._config, next_q, next_q, legal)
+            q = self._forward(target, batch.observation)
+            bonus = _bonus(self._config, q, batch.action)
+            soft = _soft(self._config, next_q, next_q, legal)
+            wanted: Tensor = batch.reward + bonus + batch.discount * soft
+            return wanted
         next_q_policy = None
         if self._config.double:
             next_q_policy = self._forward(policy, batch.next_observation)
@@ -164,7 +165,8 @@ class QuantileObjective:
         next_quantiles = self._forward.outputs(target, batch.next_observation, drawn)
         next_q = next_quantiles.mean(dim=2)
         legal = _legal(batch, next_q.shape[1])
-        reward, discount = batch.reward, batch.discount[:, None]
+        reward: Tensor = batch.reward
+        discount: Tensor = batch.discount[:, None]
         if config.munchausen:
             drawn = self._draw(batch, count, generator)
             q = self._forward.outputs(target, batch.observation, drawn).mean(dim=2)

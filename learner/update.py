@@ -80,4 +80,5 @@ class Update:
         if not np.isfinite(numbers).all():
             return None
         self._optimizer.step()
-        return StepResult(*numbers, item.priority.cpu().numpy())
+        mean_loss, mean_q, grad_norm = numbers
+        return StepResult(mean_loss, mean_q, grad_norm, item.priority.cpu().numpy())

@@ -53,7 +53,7 @@ class Dueling(nn.Module):
         if self._numbers == 1:
             q = self.value(features) + advantage - advantage.mean(dim=1, keepdim=True)
             return q
-        advantage = advantage.unflatten(1, (-1, self._numbers))  # [B, A, Z]
+        advantage = advantage.view(len(advantage), -1, self._numbers)  # [B, A, Z]
         value = self.value(features)[:, None, :]
         q = value + advantage - advantage.mean(dim=1, keepdim=True)
         return q.flatten(1)
@@ -73,14 +73,13 @@ class Categorical(nn.Module):
         super().__init__()
         self.body = body
         self._num_actions = num_actions
-        low, high = config.value_range
-        support = torch.linspace(low, high, config.atoms)
+        support = torch.linspace(config.value_min, config.value_max, config.atoms)
         self.register_buffer("support", support, persistent=False)
 
     def forward(self, features: Tensor) -> Tensor:
         """Logits of the atoms: `[B, inputs]` → `[B, A, Z]`."""
         logits: Tensor = self.body(features)
-        return logits.unflatten(1, (self._num_actions, -1))
+        return logits.view(len(logits), self._num_actions, -1)
 
     def values(self, logits: Tensor) -> Tensor:
         """Expected returns: `[B, A, Z]` → `[B, A]`."""
@@ -99,7 +98,7 @@ class Quantile(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """Quantiles at the fractions (2i + 1) / 2Z: `[B, inputs]` → `[B, A, Z]`."""
         quantiles: Tensor = self.body(features)
-        return quantiles.unflatten(1, (self._num_actions, -1))
+        return quantiles.view(len(quantiles), self._num_actions, -1)
 
     def values(self, quantiles: Tensor) -> Tensor:
         """Expected returns: `[B, A, Z]` → `[B, A]`."""
@@ -116,14 +115,11 @@ class ImplicitQuantile(nn.Module):
     _numbers: Tensor
     _middles: Tensor
 
-    def __init__(
-        self, body: nn.Module, inputs: int, num_actions: int, config: NetworkConfig
-    ) -> None:
+    def __init__(self, body: nn.Module, inputs: int, config: NetworkConfig) -> None:
         """A head whose `body` gives `[B, A]` from `inputs` features."""
         super().__init__()
         self.embedding = nn.Sequential(nn.Linear(config.cosines, inputs), nn.ReLU())
         self.body = body
-        self._num_actions = num_actions
         self.register_buffer("_numbers", math.pi * torch.arange(config.cosines), persistent=False)
         middles = (torch.arange(config.action_taus) + 0.5) / config.action_taus
         self.register_buffer("_middles", middles, persistent=False)
@@ -143,7 +139,7 @@ class ImplicitQuantile(nn.Module):
         embedded = self.embedding(torch.cos(taus[:, :, None] * self._numbers))  # [B, T, inputs]
         mixed = features[:, None, :] * embedded
         quantiles: Tensor = self.body(mixed.flatten(0, 1))  # [B·T, A]
-        return quantiles.unflatten(0, taus.shape).transpose(1, 2)
+        return quantiles.view(*taus.shape, -1).transpose(1, 2)
 
     def values(self, quantiles: Tensor) -> Tensor:
         """Expected returns: `[B, A, T]` → `[B, A]`."""
@@ -178,7 +174,7 @@ def make_head(
     if config.head == "quantile":
         return Quantile(body, num_actions)
     if config.head == "implicit-quantile":
-        return ImplicitQuantile(body, inputs, num_actions, config)
+        return ImplicitQuantile(body, inputs, config)
     return body
 
 

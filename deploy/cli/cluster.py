@@ -36,7 +36,9 @@ def _add_run(parser: Parser) -> None:
         help="one of `raydqn presets` (default: that of the file's job for KubeRay, else cartpole)",
     )
     parser.add_argument(
-        "--algorithm", metavar="NAME", help="one of `raydqn algorithms`, on top of the preset"
+        "--algorithm",
+        metavar="NAME",
+        help="one of `raydqn algorithms`, on top of the preset (default: the preset's choices)",
     )
     parser.add_argument("--config", type=path, metavar="FILE", help="TOML on top of the preset")
 

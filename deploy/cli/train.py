@@ -39,7 +39,9 @@ def add_configuration(parser: Parser) -> None:
     """The arguments that name a configuration: a preset, an algorithm and a file."""
     parser.add_argument("preset", nargs="?", help="one of `raydqn presets` (default: cartpole)")
     parser.add_argument(
-        "--algorithm", metavar="NAME", help="one of `raydqn algorithms`, on top of the preset"
+        "--algorithm",
+        metavar="NAME",
+        help="one of `raydqn algorithms`, on top of the preset (default: the preset's choices)",
     )
     parser.add_argument("--config", type=path, metavar="FILE", help="TOML on top of the preset")
 

@@ -39,7 +39,8 @@ def planned_trials(
         variants = [(sample_name(number), sample) for number, sample in enumerate(samples, 1)]
     else:
         variants = [
-            (name, flat(with_algorithm(values), KEYS)) for name, values in file.variants.items()
+            (name, flat(with_algorithm(name, values), KEYS))
+            for name, values in file.variants.items()
         ]
         variants = variants or [("", {})]
     return [
@@ -50,7 +51,7 @@ def planned_trials(
     ]
 
 
-def with_algorithm(values: Mapping[str, Any]) -> dict[str, Any]:
+def with_algorithm(variant: str, values: Mapping[str, Any]) -> dict[str, Any]:
     """The values of a variant, on top of those of the algorithm that it names, if it does.
 
     Raises:
@@ -59,7 +60,10 @@ def with_algorithm(values: Mapping[str, Any]) -> dict[str, Any]:
     own = {key: value for key, value in values.items() if key != ALGORITHM}
     if ALGORITHM not in values:
         return own
-    return merge(algorithm_values(str(values[ALGORITHM])), own)
+    try:
+        return merge(algorithm_values(str(values[ALGORITHM])), own)
+    except UserError as error:
+        raise UserError(f"variants.{variant}: {error}") from None
 
 
 def sample_name(number: int) -> str:

@@ -28,6 +28,7 @@ def test_roles_keep_their_numbers():
         "NETWORK": 4,
         "SAMPLER": 5,
         "OFFLINE_EVALUATOR": 6,
+        "LEARNER": 7,
     }
 
 

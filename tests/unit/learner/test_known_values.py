@@ -16,7 +16,7 @@ from support.known_values import BANDIT, CHOICE, SPEC, STATES, VALUES, batch, on
 
 HEADS = {
     "value": {},
-    "categorical": {"value_range": (-2.0, 3.0)},
+    "categorical": {"value_min": -2.0, "value_max": 3.0},
     "quantile": {"quantiles": 8},
     "implicit-quantile": {"cosines": 16, "hidden": (32, 32)},
 }

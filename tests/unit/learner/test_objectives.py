@@ -16,7 +16,7 @@ SPEC = EnvironmentSpec(FrameSpec((3,), "float32", 1.0), 1, 3, {})
 B, DELTA = 6, 0.4
 HEADS = {
     "value": {},
-    "categorical": {"atoms": 5, "value_range": (-1.0, 1.0)},
+    "categorical": {"atoms": 5, "value_min": -1.0, "value_max": 1.0},
     "quantile": {"quantiles": 4},
     "implicit-quantile": {"cosines": 4},
 }

@@ -126,3 +126,12 @@ def test_the_threads_of_a_trial_belong_to_it(tmp_path):
     assert plan(tmp_path, own)[0].overrides["learner"]["threads"] == 5
     on_ray = "cores = 2\n" + STUDY + "[run]\ninline = false\n"
     assert "threads" not in plan(tmp_path, on_ray)[0].overrides["learner"]
+
+
+def test_a_variant_may_name_an_algorithm_and_change_it(tmp_path):
+    text = 'preset = "cartpole"\n[variants.mine]\nalgorithm = "rainbow"\nlearner.n_step = 2\n'
+    (trial,) = plan(tmp_path, text)
+    config = config_of(trial, "x")
+    assert (config.network.head, config.learner.n_step) == ("categorical", 2)
+    with pytest.raises(UserError, match=r"^variants\.mine: algorithm rainbw: unknown; did you me"):
+        plan(tmp_path, text.replace("rainbow", "rainbw"))
