@@ -2,26 +2,11 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
 from common.config_sections import ExplorationConfig
+from common.schedule import exponential, linear
 from common.types import Array
-
-
-def exponential(step: int, start: float, end: float, decay: float) -> float:
-    """ε falls exponentially: `end + (start − end)·exp(−step·decay)`, the notebook's strategy.
-
-    Args:
-        step: env steps so far. decay: per env step.
-    """
-    return end + (start - end) * math.exp(-step * decay)
-
-
-def linear(step: int, start: float, end: float, decay_steps: int) -> float:
-    """ε falls on a straight line from `start` to `end` within `decay_steps` (Mnih et al. 2015)."""
-    return start + (end - start) * min(1.0, step / decay_steps)
 
 
 def ladder(index: Array, count: int, base: float, alpha: float) -> Array:

@@ -6,6 +6,7 @@ import math
 
 from pydantic import Field, model_validator
 
+from common.config_learner import LearnerConfig
 from common.config_network import NetworkConfig
 from common.config_operation import (
     CheckpointConfig,
@@ -19,7 +20,6 @@ from common.config_sections import (
     EnvConfig,
     EvaluationConfig,
     ExplorationConfig,
-    LearnerConfig,
     ReplayConfig,
     Section,
     StopConfig,

@@ -16,10 +16,11 @@ from common.errors import EmptyMemoryError, RemoteDiedError, UserError
 from common.handles import Handle
 from common.networks import choose_device, describe_device, make_network, shape_difference
 from common.parts import WEIGHT_STORE, PartId, shard
+from common.schedule import linear_or_constant
 from common.seeding import Role, integer_seeds, seed_sequence
 from common.types import Array, EnvironmentSpec, LearnerReport, Transition
 from common.weights import pack_weights, unpack_weights
-from learner.optimizer import Adam
+from learner.optimizer import Optimizer
 from learner.prefetch import DeviceBatchGroup, Stager
 from learner.update import Update
 from replay_server.sampler import BatchGroup, ReplaySampler
@@ -80,7 +81,7 @@ class Learner:
         self._target.requires_grad_(False)
         self._sync_target()
         parameters = self._policy.parameters()
-        self._optimizer = Adam(parameters, learner.learning_rate, learner.adam_epsilon)
+        self._optimizer = Optimizer(parameters, learner)
         self._update = Update(config, self._policy, self._target, self._optimizer, self._device)
         self._shards = list(shards)
         self._sampler = self._make_sampler(incarnation)
@@ -116,6 +117,10 @@ class Learner:
             np.random.default_rng(seed_sequence(config.seed, Role.SAMPLER, 0, incarnation)),
         )
 
+    def _beta(self) -> float:
+        replay = self._config.replay
+        return linear_or_constant(self._steps, replay.beta, replay.beta_end, replay.beta_steps)
+
     def new_attempt(self, incarnation: int) -> None:
         """Continue as a learner made from `state` at this moment would."""
         self._sampler = self._make_sampler(incarnation)
@@ -143,6 +148,7 @@ class Learner:
         diverged: Array | None = None
         for _ in range(steps):
             try:
+                self._sampler.beta = self._beta()
                 group, device_group, number = self._take_batch()
             except EmptyMemoryError:
                 break
@@ -192,7 +198,10 @@ class Learner:
     def _finish_step(self) -> None:
         """Count a step; sync the target network and publish weights where they are due."""
         self._steps += 1
-        if self._steps % self._config.learner.target_sync_steps == 0:
+        learner = self._config.learner
+        if learner.target_tau is not None:
+            self._move_target(learner.target_tau)
+        elif self._steps % learner.target_sync_steps == 0:
             self._sync_target()
             self._target_syncs += 1
         if self._steps % self._config.learner.publish_steps == 0:
@@ -262,6 +271,13 @@ class Learner:
         number = self._next_batch
         self._next_batch += 1
         return self._group, self._device_group, number
+
+    @torch.no_grad()
+    def _move_target(self, share: float) -> None:
+        """Move each weight of the target network towards the policy network's."""
+        ours: list[Tensor] = list(self._target.parameters())
+        theirs: list[Tensor] = list(self._policy.parameters())
+        torch._foreach_lerp_(ours, theirs, share)
 
     def _sync_target(self) -> None:
         self._target.load_state_dict(self._policy.state_dict())

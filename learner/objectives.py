@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from common.config_sections import LearnerConfig
+from common.config_learner import LearnerConfig
 from common.networks import Categorical, QNetwork
 from common.types import Transition
 from learner.losses import cross_entropy, entropy, huber, quantile_huber, unpack_mask

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from common.config_sections import Precision
+from common.config_learner import Precision
 from common.networks import QNetwork
 
 

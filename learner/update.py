@@ -10,11 +10,12 @@ from torch import Tensor
 
 from common.config import Config
 from common.networks import QNetwork, noisy_layers
+from common.schedule import linear_or_constant
 from common.seeding import Role, integer_seeds, seed_sequence
 from common.types import Array, Transition
 from learner.losses import weighted_mean
 from learner.objectives import make_objective
-from learner.optimizer import Adam
+from learner.optimizer import Optimizer
 from learner.precision import Forward
 
 
@@ -42,7 +43,7 @@ class Update:
         config: Config,
         policy: QNetwork,
         target: QNetwork,
-        optimizer: Adam,
+        optimizer: Optimizer,
         device: torch.device,
     ) -> None:
         """For networks of one kind, on `device`."""
@@ -50,7 +51,7 @@ class Update:
         self._policy = policy
         self._target = target
         self._optimizer = optimizer
-        self._max_grad_norm = learner.max_grad_norm
+        self._config = learner
         forward = Forward(learner.precision, device)
         self._objective = make_objective(learner, config.network.head, forward)
         (self._seed,) = integer_seeds(seed_sequence(config.seed, Role.LEARNER), 1)
@@ -75,10 +76,14 @@ class Update:
         loss = weighted_mean(item.loss, weight)
         self._optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        norm = torch.nn.utils.clip_grad_norm_(self._policy.parameters(), self._max_grad_norm)
+        parameters, config = self._policy.parameters(), self._config
+        if config.max_grad_value is not None:
+            torch.nn.utils.clip_grad_value_(self._policy.parameters(), config.max_grad_value)
+        norm = torch.nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
         numbers = torch.stack((loss.detach(), item.q.mean(), norm)).tolist()
         if not np.isfinite(numbers).all():
             return None
-        self._optimizer.step()
+        end, steps = config.learning_rate_end, config.learning_rate_steps
+        self._optimizer.step(linear_or_constant(number, config.learning_rate, end, steps))
         mean_loss, mean_q, grad_norm = numbers
         return StepResult(mean_loss, mean_q, grad_norm, item.priority.cpu().numpy())

@@ -54,6 +54,9 @@ class ReplaySampler:
     those totals, then an item in proportion to its mass within the shard: P(i) is the item's share
     of the whole memory. The totals known here are as old as the requests in flight. Importance
     weights use the probability that each item really had, so they are exact nevertheless.
+
+    Attributes:
+        beta: exponent of importance weights, for the next group.
     """
 
     def __init__(
@@ -79,7 +82,7 @@ class ReplaySampler:
         self._batch_size = batch_size
         self._batches = batches_per_group
         self._window = groups_in_flight
-        self._beta = beta
+        self.beta = beta
         self._rng = rng
         self._groups: deque[tuple[Array, Array, list[tuple[int, Future[Array]]]]] = deque()
         self._updates: deque[list[Future[None]]] = deque()
@@ -205,7 +208,7 @@ class ReplaySampler:
             [sample.probability * shares[sample.summary.shard] for sample in samples]
         )
         size = sum(sample.summary.size for sample in samples)
-        weights = (size * probability[rows]) ** -self._beta
+        weights = (size * probability[rows]) ** -self.beta
         weights /= weights.max(axis=1, keepdims=True)
         # A shard counts its own inserts only. Over the whole memory an item is older, in
         # proportion to the inserts of all shards.

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.exploration import EpsilonSchedule, exponential, ladder, linear
+from actors.exploration import EpsilonSchedule, ladder
 from common.config_sections import ExplorationConfig
+from common.schedule import exponential, linear
 
 
 @given(

@@ -10,7 +10,7 @@ import torch
 
 from common.config import Config
 from common.networks import make_network, noisy_layers
-from learner.optimizer import Adam
+from learner.optimizer import Optimizer
 from learner.update import Update
 from support.known_values import BANDIT, CHOICE, SPEC, STATES, VALUES, batch, one_hot
 
@@ -41,7 +41,7 @@ def trained(head, target="double", huber_delta=1.0, **network):
     torch.set_num_threads(1)
     policy = make_network(SPEC, config.network, 1)
     frozen = copy.deepcopy(policy).requires_grad_(False)
-    optimizer = Adam(policy.parameters(), config.learner.learning_rate, 1e-5)
+    optimizer = Optimizer(policy.parameters(), config.learner)
     update = Update(config, policy, frozen, optimizer, torch.device("cpu"))
     data = batch()
     weight = torch.ones(len(data.action))

@@ -1,11 +1,12 @@
-"""Adam is that of torch, and needs nothing of torch's compiler."""
+"""Optimisers are those of torch, and need nothing of torch's compiler."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from learner.optimizer import Adam
+from common.config_learner import LearnerConfig
+from learner.optimizer import Optimizer
 
 
 def network(channels_last: bool) -> torch.nn.Module:
@@ -20,16 +21,31 @@ def gradients(made: torch.nn.Module, seed: int) -> None:
     made(torch.randn(5, 2, 6, 6, generator=generator)).square().mean().backward()
 
 
+RATE = 1e-2
+THEIRS = {
+    "adam": lambda p: torch.optim.Adam(p, lr=RATE, eps=1.5e-4, fused=True),
+    "adamw": lambda p: torch.optim.AdamW(p, lr=RATE, eps=1.5e-4, weight_decay=0.1, fused=True),
+    "rmsprop": lambda p: torch.optim.RMSprop(p, lr=RATE, eps=1.5e-4, alpha=0.9, centered=True),
+}
+
+
+def make_optimizer(made: torch.nn.Module, kind: str = "adam") -> Optimizer:
+    constants = {"adam_epsilon": 1.5e-4, "weight_decay": 0.1, "rmsprop_decay": 0.9}
+    return Optimizer(made.parameters(), LearnerConfig(optimizer=kind, **constants))
+
+
+@pytest.mark.parametrize("kind", THEIRS)
 @pytest.mark.parametrize("channels_last", [False, True])
-def test_every_step_is_that_of_torch_bit_for_bit(channels_last):
+def test_every_step_is_that_of_torch_bit_for_bit(channels_last, kind):
     ours, theirs = network(channels_last), network(channels_last)
-    mine = Adam(ours.parameters(), 1e-2, 1.5e-4)
-    reference = torch.optim.Adam(theirs.parameters(), lr=1e-2, eps=1.5e-4, fused=True)
+    mine, reference = make_optimizer(ours, kind), THEIRS[kind](theirs.parameters())
     for seed in range(40):
-        for made, optimizer in ((ours, mine), (theirs, reference)):
-            optimizer.zero_grad()
-            gradients(made, seed)
-            optimizer.step()
+        mine.zero_grad()
+        gradients(ours, seed)
+        mine.step(RATE)
+        reference.zero_grad()
+        gradients(theirs, seed)
+        reference.step()
     for one, other in zip(ours.parameters(), theirs.parameters(), strict=True):
         assert torch.equal(one, other)
     expected = {
@@ -41,20 +57,21 @@ def test_every_step_is_that_of_torch_bit_for_bit(channels_last):
     assert all(torch.equal(tensor, expected[name]) for name, tensor in mine.state().items())
 
 
-def test_an_optimizer_with_a_loaded_state_continues_like_the_original(tmp_path):
+@pytest.mark.parametrize("kind", THEIRS)
+def test_an_optimizer_with_a_loaded_state_continues_like_the_original(kind):
     first, second = network(True), network(True)
-    one = Adam(first.parameters(), 1e-2, 1e-8)
+    one = make_optimizer(first, kind)
     for seed in range(5):
         one.zero_grad()
         gradients(first, seed)
-        one.step()
+        one.step(RATE)
     second.load_state_dict(first.state_dict())
-    other = Adam(second.parameters(), 1e-2, 1e-8)
+    other = make_optimizer(second, kind)
     # As they come from a file: contiguous, whatever the parameters are.
     other.load({name: tensor.clone().contiguous() for name, tensor in one.state().items()})
     for made, optimizer in ((first, one), (second, other)):
         optimizer.zero_grad()
         gradients(made, 9)
-        optimizer.step()
+        optimizer.step(RATE)
     for here, there in zip(first.parameters(), second.parameters(), strict=True):
         assert torch.equal(here, there)

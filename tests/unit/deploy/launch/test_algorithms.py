@@ -90,4 +90,8 @@ def test_the_list_has_each_algorithm_with_its_paper_and_keys():
     assert 'network.head = "categorical"' in " ".join(out.split())
     assert max(map(len, out.splitlines())) <= 100
     code, out, _ = raydqn_here("algorithms", "--json")
-    assert json.loads(out)["rainbow"]["keys"]["replay"] == {"alpha": 0.5, "beta": 0.4}
+    assert json.loads(out)["rainbow"]["keys"]["replay"] == {
+        "alpha": 0.5,
+        "beta": 0.4,
+        "beta_end": 1.0,
+    }

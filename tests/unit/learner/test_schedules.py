@@ -1,0 +1,92 @@
+"""Keys of the learner that change over the steps: target network, learning rate, β, clipping."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+
+from common.networks import make_network
+from common.schedule import linear_or_constant
+from learner.losses import weighted_mean
+from support.learning import SPEC, Bench, random_items, without_versions
+
+
+def changed_by(before, after):
+    """Norm of the change of all weights."""
+    pairs = zip(before.parameters(), after.parameters(), strict=True)
+    return sum((one - other).square().sum() for one, other in pairs).sqrt().item()
+
+
+def test_a_target_network_with_a_share_moves_in_each_step():
+    bench = Bench(learner={"target_tau": 0.25, "target_sync_steps": 1})
+    for _ in range(3):
+        before = bench.network("target")
+        report = bench.learner.train(1)
+        policy, target = bench.network("policy"), bench.network("target")
+        for old, new, theirs in zip(
+            before.parameters(), target.parameters(), policy.parameters(), strict=True
+        ):
+            assert torch.allclose(new, old + 0.25 * (theirs - old), atol=1e-7)
+        assert changed_by(target, policy) > 0
+        assert report.target_syncs == 0
+
+
+def test_a_learning_rate_falls_to_its_end_and_a_step_of_zero_changes_nothing():
+    bench = Bench(learner={"learning_rate": 0.01, "learning_rate_end": 0, "learning_rate_steps": 4})
+    sizes = []
+    for _ in range(6):
+        before = bench.network("policy")
+        bench.learner.train(1)
+        sizes.append(changed_by(before, bench.network("policy")))
+    assert sizes[0] > sizes[3] > 0
+    assert sizes[4:] == [0, 0]
+
+
+def test_beta_moves_to_its_end():
+    replay = {"alpha": 0.6, "beta": 0.0, "beta_end": 1.0, "beta_steps": 4}
+    bench = Bench(replay=replay)
+    server = bench.servers[0]
+    server.update_priorities = lambda *_: None
+    bench.learner.train(2)
+    plain = bench.learner._sampler.beta
+    bench.learner.train(3)
+    assert (plain, bench.learner._sampler.beta) == (0.25, 1.0)
+
+
+@pytest.mark.parametrize(("step", "value"), [(0, 2.0), (5, 1.5), (10, 1.0), (99, 1.0)])
+def test_a_line_ends_and_stays(step, value):
+    assert linear_or_constant(step, 2.0, 1.0, 10) == pytest.approx(value)
+    assert linear_or_constant(step, 2.0, None, 10) == 2.0
+
+
+def test_a_gradient_is_clipped_by_value_before_its_norm_is_told():
+    chunks = [random_items()]
+    free, bound = (
+        Bench(chunks=chunks, learner={"max_grad_value": value}).learner.train(1)
+        for value in (None, 1e-4)
+    )
+    parameters = sum(p.numel() for p in make_network(SPEC, Bench().config.network).parameters())
+    assert free.grad_norm > bound.grad_norm > 0
+    assert bound.grad_norm <= 1e-4 * parameters**0.5 * 1.001
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "rmsprop"])
+def test_another_optimizer_resumes_bit_for_bit_and_learns(optimizer):
+    sections = {"learner": {"optimizer": optimizer, "learning_rate_end": 0.0, "target_tau": 0.1}}
+    bench = Bench(**sections)
+    first = bench.learner.train(5)
+    other = Bench(
+        **sections, servers=copy.deepcopy(bench.servers), state=bench.learner.state(), seed=9
+    )
+    for one in (bench, other):
+        one.learner.train(5)
+    states = [without_versions(one.learner.state()) for one in (bench, other)]
+    assert np.array_equal(*states)
+    assert bench.learner.train(200).loss < first.loss
+
+
+def test_a_weighted_mean_weighs_each_item():
+    assert weighted_mean(torch.tensor([1.0, 3.0]), torch.tensor([1.0, 0.5])).item() == 1.25
