@@ -12,10 +12,19 @@ from common.config_sections import Section
 class NetworkConfig(Section):
     """The deep Q-network: a stack of frames in, q(s, a) or its distribution per action out."""
 
-    kind: Literal["mlp", "nature-cnn", "small-cnn", "minatar-cnn", "notebook"] = Field(
-        "mlp",
-        description='"mlp"; for pictures: "nature-cnn" (84×84), "small-cnn" (42×42), "minatar-cnn" '
-        '(3×3 and more); "notebook": 24 → 32',
+    kind: Literal["mlp", "nature-cnn", "small-cnn", "minatar-cnn", "impala-cnn", "notebook"] = (
+        Field(
+            "mlp",
+            description='"mlp"; for pictures: "nature-cnn" (84×84), "small-cnn" (42×42), '
+            '"minatar-cnn" (3×3 and more), "impala-cnn" (residual); "notebook": 24 → 32',
+        )
+    )
+    width: int = Field(1, ge=1, description="impala-cnn: factor of its channels, 16, 32 and 32")
+    pool: int | None = Field(
+        None, ge=1, description="impala-cnn: at its end, pool to n×n positions; none: as they are"
+    )
+    spectral_norm: bool = Field(
+        False, description="impala-cnn: divide residual convolutions by their spectral norm"
     )
     hidden: tuple[int, ...] = Field(
         (128, 128),
@@ -73,6 +82,11 @@ class NetworkConfig(Section):
             raise ValueError(
                 f"head={self.head}, noisy={str(self.noisy).lower()}: the notebook's network gives "
                 "q(s, a), without noise"
+            )
+        if self.kind != "impala-cnn" and (self.width != 1 or self.pool or self.spectral_norm):
+            raise ValueError(
+                f"kind={self.kind}: width, pool and spectral_norm must stay as they are, except "
+                "with impala-cnn"
             )
         if self.kind == "notebook" and self.dueling:
             raise ValueError("dueling=true: the notebook's network has no dueling streams")

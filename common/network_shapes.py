@@ -36,11 +36,13 @@ CONVOLUTIONS = {
     "minatar-cnn": (Convolution(16, 3, 1),),
 }
 """The convolutional torsos, by `network.kind`."""
+IMPALA, IMPALA_CHANNELS = "impala-cnn", (16, 32, 32)
+"""The residual torso of Espeholt et al. 2018, figure 3 (right): channels of its three blocks."""
 
 
 def is_convolutional(kind: str) -> bool:
     """Whether networks of a `network.kind` begin with convolutions."""
-    return kind in CONVOLUTIONS
+    return kind in CONVOLUTIONS or kind == IMPALA
 
 
 def sides_left(kind: str, height: int, width: int) -> tuple[int, int]:
@@ -50,6 +52,10 @@ def sides_left(kind: str, height: int, width: int) -> tuple[int, int]:
         kind: a convolutional one.
         height, width: of a picture, pixels.
     """
+    if kind == IMPALA:  # each block halves the sides, rounded up
+        for _ in IMPALA_CHANNELS:
+            height, width = (height + 1) // 2, (width + 1) // 2
+        return height, width
     for convolution in CONVOLUTIONS[kind]:
         height, width = convolution.side(height), convolution.side(width)
     return height, width
@@ -58,7 +64,7 @@ def sides_left(kind: str, height: int, width: int) -> tuple[int, int]:
 def min_pixels(kind: str) -> int:
     """The shortest side of a picture that a convolutional kind can take."""
     side = 1
-    for convolution in reversed(CONVOLUTIONS[kind]):
+    for convolution in reversed(CONVOLUTIONS.get(kind, ())):
         side = (side - 1) * convolution.stride + convolution.kernel
     return side
 
@@ -73,7 +79,7 @@ def warning_of_torso(network: NetworkConfig, spec: EnvironmentSpec) -> str | Non
         spec: of pictures that the convolutions can take.
     """
     kind = network.kind
-    if not is_convolutional(kind) or not spec.frame.is_picture:
+    if kind not in CONVOLUTIONS or not spec.frame.is_picture:
         return None
     _, height, width = spec.frame.shape
     if sides_left(kind, height, width) != (1, 1):
@@ -98,16 +104,31 @@ def parameter_count(network: NetworkConfig, spec: EnvironmentSpec) -> int:
     features = spec.stack * math.prod(spec.frame.shape)
     if is_convolutional(network.kind) and spec.frame.is_picture:
         inputs = spec.stack * spec.frame.shape[0]
-        for outputs, kernel, _ in CONVOLUTIONS[network.kind]:
+        for outputs, kernel in _convolutions(network):
             count += outputs * (inputs * kernel**2 + 1 + norm)
             inputs = outputs
-        features = inputs * math.prod(sides_left(network.kind, *spec.frame.shape[1:]))
+        features = inputs * math.prod(torso_sides(network, *spec.frame.shape[1:]))
     hidden = NOTEBOOK_HIDDEN if network.kind == "notebook" else network.hidden
     for units in hidden[:-1] if owns_last_hidden(network) else hidden:
         count += _linear(network, features, units) + units * norm
         features = units
     last = hidden[-1] if owns_last_hidden(network) else None
     return count + _head_count(network, features, last, spec.num_actions)
+
+
+def torso_sides(network: NetworkConfig, height: int, width: int) -> tuple[int, int]:
+    """Height and width of what a convolutional torso gives for a picture, in positions."""
+    if network.kind == IMPALA and network.pool is not None:
+        return network.pool, network.pool
+    return sides_left(network.kind, height, width)
+
+
+def _convolutions(network: NetworkConfig) -> list[tuple[int, int]]:
+    """Channels and kernel of each convolution of the torso, in their order."""
+    if network.kind != IMPALA:
+        return [(outputs, kernel) for outputs, kernel, _ in CONVOLUTIONS[network.kind]]
+    # One at the start of a block, and two in each of its two residual parts.
+    return [(network.width * channels, 3) for channels in IMPALA_CHANNELS for _ in range(5)]
 
 
 def _head_count(network: NetworkConfig, features: int, last: int | None, actions: int) -> int:

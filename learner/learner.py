@@ -78,7 +78,8 @@ class Learner:
         (weight_seed,) = integer_seeds(seed_sequence(config.seed, Role.NETWORK), 1)
         self._policy = make_network(spec, config.network, weight_seed).to(self._device)
         self._target = make_network(spec, config.network, weight_seed).to(self._device)
-        self._target.requires_grad_(False)
+        # Only the policy network's steps change what spectral norms keep.
+        self._target.requires_grad_(False).eval()
         self._sync_target()
         parameters = self._policy.parameters()
         self._optimizer = Optimizer(parameters, learner)
@@ -278,6 +279,8 @@ class Learner:
         ours: list[Tensor] = list(self._target.parameters())
         theirs: list[Tensor] = list(self._policy.parameters())
         torch._foreach_lerp_(ours, theirs, share)
+        for mine, new in zip(self._target.buffers(), self._policy.buffers(), strict=True):
+            mine.copy_(new)
 
     def _sync_target(self) -> None:
         self._target.load_state_dict(self._policy.state_dict())

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from common.config_network import NetworkConfig
-from common.network_shapes import NOTEBOOK_HIDDEN, is_convolutional, owns_last_hidden
+from common.network_shapes import NOTEBOOK_HIDDEN, is_convolutional, owns_last_hidden, torso_sides
 from common.networks.heads import (
     Categorical,
     ImplicitQuantile,
@@ -20,7 +20,7 @@ from common.networks.heads import (
     make_head,
 )
 from common.networks.layers import LayerKind, hidden_layer
-from common.networks.torsos import checked_picture, convolutions
+from common.networks.torsos import checked_picture, make_torso, torso_channels
 from common.types import EnvironmentSpec
 
 
@@ -44,9 +44,9 @@ class QNetwork(nn.Module):
         layers: list[nn.Module] = []
         if self._is_convolution:
             channels, height, width = checked_picture(spec.frame, config.kind)
-            torso, features = convolutions(
-                config.kind, channels * spec.stack, height, width, config.layer_norm
-            )
+            torso = make_torso(config, channels * spec.stack)
+            rows, columns = torso_sides(config, height, width)
+            features = torso_channels(config) * rows * columns
             layers.append(torso)
         else:
             features = spec.stack * int(torch.Size(shape).numel())

@@ -14,6 +14,7 @@ from common.networks import (
     shape_difference,
 )
 from common.networks.layers import Output
+from common.networks.torsos import Residual
 from common.types import EnvironmentSpec, FrameSpec
 
 VECTOR = EnvironmentSpec(FrameSpec((4,), "float32", 1.0), stack=1, num_actions=2, protocol={})
@@ -86,6 +87,8 @@ def test_the_convolutions_are_those_of_nature():
         (ATARI, NetworkConfig(kind="small-cnn", hidden=(8,), layer_norm=True)),
         (VECTOR, NetworkConfig(hidden=(8, 8), dueling=True, layer_norm=True)),
         (MINATAR, NetworkConfig(kind="minatar-cnn", hidden=(8,), layer_norm=True)),
+        (MINATAR, NetworkConfig(kind="impala-cnn", hidden=(8,), layer_norm=True)),
+        (PONG42, NetworkConfig(kind="impala-cnn", hidden=(8,), width=2, pool=3)),
     ],
 )
 @pytest.mark.parametrize("count", [1, 3])
@@ -98,6 +101,39 @@ def test_every_kind_gives_one_float_per_action_and_row(spec, config, count):
     # Rows do not see each other, and an action's value is no constant.
     torch.testing.assert_close(network(batch[:1]), q[:1], rtol=1e-4, atol=1e-5)
     assert not torch.equal(q, network(torch.zeros_like(batch)))
+
+
+def test_the_residual_convolutions_are_those_of_impala_times_the_width():
+    config = NetworkConfig(kind="impala-cnn", hidden=(256,), width=2, spectral_norm=True)
+    network = make_network(ATARI, config)
+    convolutions = [m for m in network.modules() if isinstance(m, nn.Conv2d)]
+    expected, inputs = [], 4
+    for outputs in (32, 64, 64):
+        expected += [(inputs, outputs), *[(outputs, outputs)] * 4]
+        inputs = outputs
+    assert [(c.in_channels, c.out_channels) for c in convolutions] == expected
+    assert linears(network)[0] == (64 * 11 * 11, 256)
+    normed = [m for m in convolutions if hasattr(m, "parametrizations")]
+    assert [(c.in_channels, c.out_channels) for c in normed] == [
+        pair for pair in expected if pair not in ((4, 32), (32, 64))
+    ][: len(normed)]
+    assert len(normed) == 12  # the residual ones
+    network.eval()
+    for layer in normed[:2]:
+        largest = torch.linalg.matrix_norm(layer.weight.flatten(1), ord=2).item()
+        assert largest == pytest.approx(1, abs=0.3)  # by power iteration, so far
+    pooled = make_network(ATARI, config.model_copy(update={"pool": 6}))
+    assert linears(pooled)[0] == (64 * 6 * 6, 256)
+
+
+def test_a_residual_part_adds_to_its_input():
+    part = Residual(3, NetworkConfig(kind="impala-cnn"))
+    x = torch.randn(2, 3, 5, 5)
+    for layer in part.layers:
+        if isinstance(layer, nn.Conv2d):
+            nn.init.zeros_(layer.weight)
+            nn.init.constant_(layer.bias, 0.5)
+    torch.testing.assert_close(part(x), x + 0.5)
 
 
 @pytest.mark.parametrize("kind", ["mlp", "nature-cnn"])

@@ -50,13 +50,16 @@ def test_a_learner_restored_from_a_state_learns_bit_for_bit_like_the_original(ne
     )
 
 
-def test_moments_of_convolutions_are_restored_bit_for_bit_too(monkeypatch):
+@pytest.mark.parametrize(
+    "network", [{"kind": "nature-cnn"}, {"kind": "impala-cnn", "pool": 2, "spectral_norm": True}]
+)
+def test_moments_of_convolutions_are_restored_bit_for_bit_too(monkeypatch, network):
     # Their weights lie in memory with the channels last, and what is saved does not.
     spec = EnvironmentSpec(FrameSpec((2, 36, 36), "uint8", 1 / 255), 2, ACTIONS, {})
     monkeypatch.setattr("support.learning.SPEC", spec)
     chunk = random_chunk(np.random.default_rng(1), 60, 30, 2, spec.frame)
     chunk.action %= ACTIONS
-    sections = {"network": {"kind": "nature-cnn"}, "learner": {"learning_rate": 0.01}}
+    sections = {"network": network, "learner": {"learning_rate": 0.01, "target_sync_steps": 2}}
     bench = Bench(chunks=[chunk], **sections)
     bench.learner.train(3)
     other = Bench(**sections, servers=copy.deepcopy(bench.servers), state=bench.learner.state())

@@ -79,6 +79,7 @@ def test_the_object_store_holds_everything_under_way_and_grows_with_it():
         ("nature-cnn", (1, 36, 40), True),
         ("small-cnn", (1, 42, 42), True),
         ("minatar-cnn", (7, 10, 10), False),
+        ("impala-cnn", (1, 42, 37), True),
     ],
 )
 @pytest.mark.parametrize("layer_norm", [False, True])
