@@ -53,7 +53,7 @@ class Dueling(nn.Module):
         if self._numbers == 1:
             q = self.value(features) + advantage - advantage.mean(dim=1, keepdim=True)
             return q
-        advantage = advantage.view(len(advantage), -1, self._numbers)  # [B, A, Z]
+        advantage = advantage.view(-1, advantage.shape[1] // self._numbers, self._numbers)
         value = self.value(features)[:, None, :]
         q = value + advantage - advantage.mean(dim=1, keepdim=True)
         return q.flatten(1)
@@ -79,7 +79,7 @@ class Categorical(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """Logits of the atoms: `[B, inputs]` → `[B, A, Z]`."""
         logits: Tensor = self.body(features)
-        return logits.view(len(logits), self._num_actions, -1)
+        return logits.view(-1, self._num_actions, len(self.support))
 
     def values(self, logits: Tensor) -> Tensor:
         """Expected returns: `[B, A, Z]` → `[B, A]`."""
@@ -89,16 +89,17 @@ class Categorical(nn.Module):
 class Quantile(nn.Module):
     """Quantiles of the return for each action, at fixed fractions (QR-DQN; Dabney et al. 2018a)."""
 
-    def __init__(self, body: nn.Module, num_actions: int) -> None:
-        """A head whose `body` gives `[B, A·Z]` from features."""
+    def __init__(self, body: nn.Module, num_actions: int, quantiles: int) -> None:
+        """A head whose `body` gives `[B, A·Z]` from features; Z is `quantiles`."""
         super().__init__()
         self.body = body
         self._num_actions = num_actions
+        self._quantiles = quantiles
 
     def forward(self, features: Tensor) -> Tensor:
         """Quantiles at the fractions (2i + 1) / 2Z: `[B, inputs]` → `[B, A, Z]`."""
         quantiles: Tensor = self.body(features)
-        return quantiles.view(len(quantiles), self._num_actions, -1)
+        return quantiles.view(-1, self._num_actions, self._quantiles)
 
     def values(self, quantiles: Tensor) -> Tensor:
         """Expected returns: `[B, A, Z]` → `[B, A]`."""
@@ -135,11 +136,11 @@ class ImplicitQuantile(nn.Module):
             `[B, A, T]`.
         """
         if taus is None:
-            taus = self._middles.expand(len(features), -1)
+            taus = self._middles.expand(features.shape[0], -1)
         embedded = self.embedding(torch.cos(taus[:, :, None] * self._numbers))  # [B, T, inputs]
         mixed = features[:, None, :] * embedded
         quantiles: Tensor = self.body(mixed.flatten(0, 1))  # [B·T, A]
-        return quantiles.view(*taus.shape, -1).transpose(1, 2)
+        return quantiles.view(-1, taus.shape[1], quantiles.shape[1]).transpose(1, 2)
 
     def values(self, quantiles: Tensor) -> Tensor:
         """Expected returns: `[B, A, T]` → `[B, A]`."""
@@ -172,7 +173,7 @@ def make_head(
     if config.head == "categorical":
         return Categorical(body, num_actions, config)
     if config.head == "quantile":
-        return Quantile(body, num_actions)
+        return Quantile(body, num_actions, config.quantiles)
     if config.head == "implicit-quantile":
         return ImplicitQuantile(body, inputs, config)
     return body
