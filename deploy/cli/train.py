@@ -243,11 +243,12 @@ def _finish(options: argparse.Namespace, work: Callable[[], dict[str, Any]], fol
     print(summary_line(summary))
     protocol = ", ".join(f"{key}={value}" for key, value in summary["protocol"].items())
     print(f"protocol: {printable(protocol)}")
-    if reason in ("interrupted", "terminated"):
+    stopped = reason in ("interrupted", "terminated")
+    for command in ("evaluate", "plot", "report"):
+        if command == "report" or not stopped:
+            print(f"{f'to {command}:':<12} {shell_command(['raydqn', command, str(folder)])}")
+    if stopped:
         print(f"to continue: {_resume_command(options, folder)}")
-    else:
-        print(f"to evaluate: {shell_command(['raydqn', 'evaluate', str(folder)])}")
-        print(f"to plot:     {shell_command(['raydqn', 'plot', str(folder)])}")
     if options.json:
         print(json.dumps(summary), flush=True)
     return TRY_AGAIN if again and reason in ("interrupted", "terminated") else 0

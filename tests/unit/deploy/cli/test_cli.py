@@ -14,6 +14,7 @@ import gymnasium as gym
 import pytest
 
 import deploy.launch.run_path as run_path_module
+import deploy.runs.folder as run_folder_module
 from common.config_toml import build, merge
 from common.errors import UserError
 from deploy.cli.main import main
@@ -268,6 +269,18 @@ def test_a_run_that_has_ended_names_one_command_for_each_line(tmp_path, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert f"to evaluate: raydqn evaluate {run}" in lines
     assert f"to plot:     raydqn plot {run}" in lines
+    assert f"to report:   raydqn report {run}" in lines
+
+
+def test_the_documents_name_every_file_of_a_run(finished_run):
+    root = Path(__file__).parents[4]
+    described = (root / "docs" / "architecture.md").read_text().partition("## The run folder")[2]
+    readme = (root / "README.md").read_text()
+    for file in finished_run.iterdir():
+        name = file.name.partition(".tf")[0]
+        assert f"`{name}" in described, name
+        assert name == ".lock" or f"\n    {name}" in run_folder_module.__doc__, name
+        assert f"`{name}" in readme or name in (".lock", "lives", "events.out"), name
 
 
 @pytest.mark.parametrize("option", [("--episodes", "0"), ("--episodes", "x"), ("--epsilon", "2")])
