@@ -28,6 +28,7 @@ REQUIRED = frozenset(
 """Keys that every report has; plots need them."""
 TAIL_BYTES = 1 << 14
 """A report is shorter, unless hundreds of episodes ended since the one before."""
+RECENT_BYTES = 1 << 18
 MIN_RATE_S = 0.1
 """Shortest interval that a rate is computed over; below it, clock noise dominates."""
 
@@ -135,6 +136,15 @@ def last_report(folder: Path) -> dict[str, Any] | None:
                 break
             length *= 8
     return None
+
+
+def recent_reports(folder: Path) -> list[dict[str, Any]]:
+    """The newest reports of a run, of about two minutes; empty if there is none."""
+    with suppress(OSError), (folder / METRICS).open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - RECENT_BYTES))
+        lines = file.read().decode("utf-8", "replace").splitlines()
+        return [report for report in map(_report_in, lines) if report is not None]
+    return []
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
