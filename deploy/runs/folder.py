@@ -43,6 +43,7 @@ from deploy.runs.disk import Disk
 from deploy.runs.json_values import without_nan
 from deploy.runs.log import FILES as LOG_FILES
 from deploy.runs.log import last_events
+from deploy.runs.no_run import no_run
 
 CONFIG = "config.toml"
 BEST, METRICS, SUMMARY = records.BEST, records.METRICS, records.SUMMARY
@@ -137,8 +138,7 @@ class RunFolder:
             UserError: not a run folder, or its configuration is damaged.
         """
         if not is_run(path):
-            why = f"it has no {CONFIG}" if path.exists() else "it is not there, or not yet"
-            raise UserError(f"{path}: not a run folder ({why})")
+            raise no_run(path, CONFIG)
         recorded = load_toml(path / CONFIG)
         missing = [name for name in Config.model_fields if name not in {*recorded, *NEWER}]
         if missing:

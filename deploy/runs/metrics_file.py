@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from common.errors import UserError
 from deploy.runs.folder import CONFIG, METRICS, is_run
 from deploy.runs.json_values import without_nan
+from deploy.runs.no_run import no_run
 
 if TYPE_CHECKING:  # imported with the first report: TensorBoard takes a while
     from tensorboard.summary.writer.record_writer import RecordWriter
@@ -111,7 +112,7 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
         UserError: not a run folder, or no report yet.
     """
     if not is_run(folder):
-        raise UserError(f"{folder}: not a run folder (it has no {CONFIG})")
+        raise no_run(folder, CONFIG)
     reports = list(_lines(folder / METRICS))
     if not reports:
         raise UserError(f"{folder}: has no reports yet")

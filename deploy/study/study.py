@@ -27,8 +27,10 @@ from deploy.runs.study_folder import (
     GIVEN,
     RUNS,
     STOP,
+    STUDIES,
     StudyRecord,
     TrialRecord,
+    check_folder,
     is_study,
     load_study,
     locked,
@@ -43,8 +45,6 @@ from deploy.study.runner import StudyRunner, past_trial
 from deploy.study.space import Choice, Distribution, grid
 from deploy.study.study_file import AUTO, StudyFile, load_study_file, study_name
 
-STUDIES = Path("studies")
-"""The folder of study folders."""
 TRIAL_BYTES = 640 << 20
 """The memory of a trial beside its replay: Python and torch, twice, and a worker of Ray's."""
 GRACE_SHARE = 10
@@ -74,13 +74,17 @@ def run_study(
     Raises:
         UserError: a mistake in the file or in a trial's configuration; no trial has begun.
     """
+    if source.is_dir():
+        hint = f"; `raydqn study status {source}` shows that study" if is_study(source) else ""
+        raise UserError(f"{source}: is a folder; name a study file{hint}")
     file, space = load_study_file(source)
     check_installed(optuna=file.search is not None and file.search.searcher == "optuna")
     name = study_name(file, source)
-    path = STUDIES / name if folder is None else folder
+    path = Path(STUDIES, name) if folder is None else folder
     planned = planned_trials(file, path, _samples(file, space))
     check_names(planned, source)
     configs = [config_of(trial, source) for trial in planned or _probe(file, path)]
+    check_folder(path)
     with locked(path):
         with suppress(OSError):
             (path / STOP).unlink()
@@ -95,8 +99,8 @@ def run_study(
         runner = StudyRunner(
             file, source, path, name, {trial.name: trial for trial in trials}, total, view
         )
-        write_atomically(path / GIVEN, source.read_bytes())
         runner.save()
+        write_atomically(path / GIVEN, source.read_bytes())
         view.notify(
             f"study {name}: {in_words(file, trials, total)}; {runner.remaining()} to run; "
             f"their runs are in {path / RUNS}"

@@ -220,6 +220,16 @@ def test_a_study_says_at_once_what_will_run(tmp_path, tune, monkeypatch, more, c
     ]
 
 
+def test_a_folder_is_no_study_file_and_other_files_are_not_written_over(tmp_path, tune):
+    run(tmp_path)
+    with pytest.raises(UserError, match="is a folder; name a study file; `raydqn study status"):
+        run_study(tmp_path / "study", None, View())
+    mine = write_study_file(tmp_path / "study" / "runs", "# mine", "study.toml")
+    with pytest.raises(UserError, match="runs: is not empty, and not the folder of a study"):
+        run_study(tmp_path / "sweep.toml", tmp_path / "study" / "runs", View())
+    assert mine.read_text() == "# mine"
+
+
 def test_little_memory_is_a_reason(tmp_path, tune, monkeypatch):
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)))
     monkeypatch.setattr(study, "available_bytes", lambda: 2 << 30)
