@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from common.config_errors import COMMAND_LINE
+from common.config_errors import in_toml
 from common.text import counted
 
 
@@ -79,4 +79,7 @@ def _limits(protocol: Mapping[str, Any], max_steps: int) -> Iterator[str]:
 
 def in_words(protocol: Mapping[str, Any]) -> str:
     """The protocol in one line: `env=CartPole-v1, reward_clip=none`."""
-    return ", ".join(f"{name}={COMMAND_LINE.value(value)}" for name, value in protocol.items())
+    return ", ".join(
+        f"{name}={value if isinstance(value, str) else in_toml(value)}"
+        for name, value in protocol.items()
+    )

@@ -41,5 +41,9 @@ def test_a_killed_run_in_bf16_resumes_bit_for_bit(tmp_path):
 def test_tf32_on_a_cpu_is_told_once(tmp_path, precision, told):
     view = Messages()
     train(config_of(precision), tmp_path / "run", view=view)
-    lines = [line for line in view.lines if "learner.precision=tf32: has no effect on cpu; the learner" in line]
+    lines = [
+        line
+        for line in view.lines
+        if "learner.precision=tf32: has no effect on cpu; the learner" in line
+    ]
     assert len(lines) == told
