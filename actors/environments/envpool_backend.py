@@ -234,10 +234,10 @@ def _frame(vector: PoolVector, config: EnvConfig, is_game: bool) -> FrameSpec:
         assert isinstance(space, gym.spaces.Box)
         return FrameSpec(tuple(space.shape), "uint8", config.scale or 1 / 255)
     if not is_plain_vector(space):
-        wish = "use env.backend=auto"
+        advice = "use env.backend=auto"
         if len(space.shape or ()) > 2:  # a game of Atari has pictures under its other name
-            wish = f"for a game of Atari write env.id={NAMESPACE}{config.id}, else {wish}"
-        raise UserError(f"env.backend={NAME}: {config.id} returns no vectors there; {wish}")
+            advice = f"for a game of Atari write env.id={NAMESPACE}{config.id}, else {advice}"
+        raise UserError(f"env.backend={NAME}: {config.id} returns no vectors there; {advice}")
     refuse_unused_keys(config, "vector")
     assert space.shape is not None
     return FrameSpec(space.shape, "float32", config.scale or 1.0)

@@ -52,8 +52,8 @@ def slow_trials(record: StudyRecord) -> dict[str, str]:
         if rate < SLOW_SHARE * usual:
             slow.setdefault(
                 trial.name,
-                f"{rate:,.0f} env steps/s, where other trials of {trial.preset} make "
-                f"{usual:,.0f}; another program may keep its core busy",
+                f"its env steps come at {rate:,.0f}/s, those of other trials of {trial.preset} at "
+                f"{usual:,.0f}/s; another program may keep its core busy",
             )
     return slow
 

@@ -41,8 +41,8 @@ def finished(folder, name="done", rate=1_000, preset="cartpole"):
 def test_a_trial_with_a_tenth_of_the_rate_of_the_others_is_told(tmp_path):
     study = write_study(tmp_path, running(tmp_path), finished(tmp_path))
     assert slow_trials(study) == {
-        "slow": "10 env steps/s, where other trials of cartpole make 1,000; another program may "
-        "keep its core busy"
+        "slow": "its env steps come at 10/s, those of other trials of cartpole at 1,000/s; "
+        "another program may keep its core busy"
     }
 
 
