@@ -5,6 +5,7 @@ pydantic finds the mistakes; none of its own sentences reaches a user.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -71,8 +72,28 @@ class Spelling:
             return f"{value!r:.{MAX_VALUE}}"
         if value is None or isinstance(value, bool):
             return str(value).lower()
-        bare = isinstance(value, str) and value.isprintable() and value.split() == [value]
-        return str(value)[:MAX_VALUE] if bare else f"{value!r:.{MAX_VALUE}}"
+        if isinstance(value, str):
+            bare = value.isprintable() and value.split() == [value]
+            return value[:MAX_VALUE] if bare else f"{value!r:.{MAX_VALUE}}"
+        return in_toml(value)[:MAX_VALUE]
+
+
+def in_toml(value: Any) -> str:
+    """A value as a TOML file has it: `{ a = 1, b = ["x", true] }`; None, which TOML lacks: none."""
+    if value is None or isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, Mapping):
+        inner = (f"{toml_key(str(key))} = {in_toml(one)}" for key, one in value.items())
+        return f"{{ {', '.join(inner)} }}" if value else "{}"
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(in_toml, value))}]"
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else str(value)
+
+
+def toml_key(name: str) -> str:
+    """A part of a key as a TOML file has it: quoted, unless it is letters, digits, `_` and `-`."""
+    bare = re.fullmatch(r"[A-Za-z0-9_-]+", name)
+    return name if bare else json.dumps(name, ensure_ascii=False)
 
 
 COMMAND_LINE = Spelling("command line")
@@ -140,6 +161,9 @@ def first_mistake(
         sections = {key.partition(".")[0] for key in keys}
         return Mistake(key, key, "", unknown=True, near=closest(key, sorted({*keys, *sections})))
     value = _value(values, key, first["input"])
+    rest = parts[key.count(".") + 1 :] if key in keys else []
+    if rest and kind != "invalid_key" and isinstance(value, Mapping) and rest[0] in value:
+        key, value = f"{key}.{rest[0]}", value[rest[0]]  # one table of a table of tables
     if kind == "value_error":
         return _own(key, str(context["error"]), value, keys)
     words = WORDS_OF_KEYS.get(key) or WORDS.get(kind, OTHER_KIND)

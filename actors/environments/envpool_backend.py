@@ -21,6 +21,7 @@ from actors.environments.environment import Environment, cannot_be_made
 from actors.environments.own_vector import is_plain_vector
 from actors.environments.process_state import apart
 from actors.environments.unused_keys import refuse_unused_keys
+from common.config_errors import COMMAND_LINE
 from common.config_sections import EnvConfig
 from common.errors import UserError
 from common.suggestion import suggest
@@ -126,9 +127,8 @@ def make_envpool(config: EnvConfig, copies: int, render: bool) -> Environment:
     is_game = config.id.rpartition(":")[2].startswith(NAMESPACE)
     task = config.id.rpartition(":")[2].removeprefix(NAMESPACE)
     if task not in tasks or (":" in config.id and not is_game):
-        raise UserError(
-            f"env.backend={NAME}: EnvPool has no {config.id}{suggest(task, tasks)}; use auto"
-        )
+        near = suggest(task, tasks, f"{NAMESPACE}{{}}".format if is_game else str)
+        raise UserError(f"env.backend={NAME}: EnvPool has no {config.id}{near or '; use auto'}")
     _refuse(config, render, is_game)
     try:
         with apart():
@@ -178,10 +178,9 @@ def _refuse(config: EnvConfig, render: bool, is_game: bool) -> None:
     for key, default in UNSUPPORTED.items():
         value = getattr(config, key)
         if value != default:
-            shown = list(value) if isinstance(value, tuple) else value
             raise UserError(
-                f"env.{key}={shown}: EnvPool makes the copies of {config.id} itself, without it; "
-                "use env.backend=auto"
+                f"env.{key}={COMMAND_LINE.value(value)}: EnvPool makes the copies of {config.id} "
+                "itself, without it; use env.backend=auto"
             )
     if render:
         raise UserError(f"env.backend={NAME}: EnvPool renders no pictures here; use auto")
@@ -235,9 +234,10 @@ def _frame(vector: PoolVector, config: EnvConfig, is_game: bool) -> FrameSpec:
         assert isinstance(space, gym.spaces.Box)
         return FrameSpec(tuple(space.shape), "uint8", config.scale or 1 / 255)
     if not is_plain_vector(space):
-        raise UserError(
-            f"env.backend={NAME}: {config.id} returns no vectors there; use env.backend=auto"
-        )
+        advice = "use env.backend=auto"
+        if len(space.shape or ()) > 2:  # a game of Atari has pictures under its other name
+            advice = f"for a game of Atari write env.id={NAMESPACE}{config.id}, else {advice}"
+        raise UserError(f"env.backend={NAME}: {config.id} returns no vectors there; {advice}")
     refuse_unused_keys(config, "vector")
     assert space.shape is not None
     return FrameSpec(space.shape, "float32", config.scale or 1.0)

@@ -16,12 +16,14 @@ from actors.environments.atari import is_atari
 from actors.preprocessing import FrameStack
 from common.config import Config
 from common.config_toml import merge
+from common.errors import UserError
 from common.handles import Handle
 from common.networks import make_network
 from common.parts import actor
 from common.seeding import Role, integer_seeds, seed_sequence
+from common.suggestion import suggest
 from common.text import counted
-from common.types import Array
+from common.types import Array, EnvironmentSpec
 from deploy.bench.measurement import Measurement
 from deploy.launch.presets import make_config, preset_names
 from deploy.program import Program
@@ -121,14 +123,15 @@ def bench_actors(
         UserError: there is no such environment.
     """
     configs = {name: config_of(name) for name in names or DEFAULT}
+    specs = {name: _spec_of(name, config) for name, config in configs.items()}  # before Ray starts
     if max(counts) == 1:
         for name, config in configs.items():
-            yield from _one(name, config, {1: InlineRuntime()}, repeat)
+            yield from _one(name, config, specs[name], {1: InlineRuntime()}, repeat)
         return
     with local_ray(STORE_BYTES) as ray:
         for name, config in configs.items():
             runtimes = {count: InlineRuntime() if count == 1 else ray for count in counts}
-            yield from _one(name, config, runtimes, repeat)
+            yield from _one(name, config, specs[name], runtimes, repeat)
 
 
 def config_of(name: str) -> Config:
@@ -144,11 +147,24 @@ def config_of(name: str) -> Config:
     return make_config(preset, overrides=merge(OVERRIDES, {"env": {"id": name}}))
 
 
+def _spec_of(name: str, config: Config) -> EnvironmentSpec:
+    """The environment of a configuration; its error also names the preset that may be meant."""
+    try:
+        return environment_spec(config.env, config.seed)
+    except UserError as error:
+        if name in preset_names() or "did you mean" in str(error):
+            raise
+        raise UserError(f"{error}{suggest(name, preset_names(), 'preset {}'.format)}") from None
+
+
 def _one(
-    name: str, config: Config, runtimes: Mapping[int, Runtime], repeat: int
+    name: str,
+    config: Config,
+    spec: EnvironmentSpec,
+    runtimes: Mapping[int, Runtime],
+    repeat: int,
 ) -> Iterator[Measurement]:
     """The figures of one environment."""
-    spec = environment_spec(config.env, config.seed)
     rates: dict[tuple[int, str], list[float]] = {}
     shares: dict[int, list[float]] = {}
     started = []

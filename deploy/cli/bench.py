@@ -3,56 +3,95 @@
 from __future__ import annotations
 
 import argparse
+from argparse import ArgumentTypeError
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
-from common.errors import UserError
 from deploy.cli.arguments import positive
 from deploy.cli.command import Command, Parser
 from deploy.cli.overrides import Overrides
 
+ROUNDS = "measurements of each figure"
+MEASURED: Mapping[str, tuple[str, str]] = {
+    "actors": ("what limits an actor: its environment, inference or writes", ROUNDS),
+    "cartpole": ("preset cartpole, inline and on Ray: time, score, memory", "seeds, 1 to N"),
+    "cartpole-pixels": ("preset cartpole-pixels, on Ray: time, score, memory", "seeds, 1 to N"),
+    "checkpoint": ("one shard of 1 GiB: seconds to save and to restore it", ROUNDS),
+    "pong": ("preset pong: speeds while training, inline and on Ray", ROUNDS),
+    "recovery": ("seconds until a lost part is replaced, and the lost work", "losses of each part"),
+    "rendering": ("frames per second of CartPole's renderer", ROUNDS),
+    "replay": ("replay memory: transitions per second and bytes", ROUNDS),
+    "scaling": ("env steps per second against the number of actors", ROUNDS),
+    "soak": ("memory of each process while actors outrun the learner", "minutes"),
+    "start": ("seconds to the first experience, inline and on Ray", ROUNDS),
+    "supervision": ("learner steps per second with and without checkpoints", "pairs of stretches"),
+}
+"""What each benchmark measures, and what its `--repeat` counts."""
 
-def _add_bench(parser: Parser) -> None:
-    from deploy.bench.commands import BENCHMARKS, REPEATS
 
-    parser.add_argument(
-        "name", choices=sorted(BENCHMARKS), metavar="NAME", help=", ".join(BENCHMARKS)
-    )
+def up_to_three(text: str) -> int:
+    """A number of seeds: the benchmark has three."""
+    number = positive(text)
+    if number > 3:
+        raise ArgumentTypeError(f"{text!r}: must be a whole number from 1 to 3")
+    return number
+
+
+def _add(name: str, parser: Parser) -> None:
+    from deploy.bench.commands import REPEATS
+
     parser.add_argument("--json", action="store_true", help="one JSON object per figure and line")
-    defaults = ", ".join(f"{name} {count}" for name, count in REPEATS.items())
+    counts = MEASURED[name][1]
     parser.add_argument(
         "--repeat",
-        type=positive,
-        default=None,
+        type=up_to_three if counts.startswith("seeds") else positive,
+        default=REPEATS[name],
         metavar="N",
-        help=f"measurements; soak: minutes; cartpole: seeds, 3 at the most (default: {defaults})",
+        help=f"{counts} (default: {REPEATS[name]})",
     )
+    if name in MORE:
+        MORE[name](parser)
+
+
+def _add_env(parser: Parser) -> None:
     parser.add_argument(
         "--env",
         nargs="+",
-        default=None,
+        default=(),
         metavar="ID",
-        help="actors: presets or ids (default: cartpole, two games of MinAtar, pong)",
-    )
-    parser.add_argument(
-        "--peers", action="store_true", help="replay: other libraries too (extra `bench`)"
+        help="presets or ids (default: cartpole, two games of MinAtar, pong)",
     )
 
 
-def _bench(options: argparse.Namespace, _: Overrides) -> int:
-    from deploy.bench.commands import BENCHMARKS, REPEATS
+def _add_peers(parser: Parser) -> None:
+    parser.add_argument("--peers", action="store_true", help="other libraries too (extra `bench`)")
+
+
+MORE: Mapping[str, Callable[[Parser], None]] = {"actors": _add_env, "replay": _add_peers}
+"""Adds the options of one benchmark alone; each is an argument of its function."""
+
+
+def _bench(name: str, options: argparse.Namespace, _: Overrides) -> int:
+    from deploy.bench.commands import BENCHMARKS
     from deploy.bench.measurement import show
 
-    if options.peers and options.name != "replay":
-        raise UserError(f"--peers: has no effect on bench {options.name}, only on bench replay")
-    if options.env and options.name != "actors":
-        raise UserError(f"--env: has no effect on bench {options.name}, only on bench actors")
-    named: dict[str, Any] = {"peers": True} if options.peers else {}
-    if options.env:
-        named["env"] = tuple(options.env)
-    repeat = options.repeat or REPEATS[options.name]
-    for figure in BENCHMARKS[options.name](repeat, **named):
+    named: dict[str, Any] = {
+        key: getattr(options, key) for key in ("env", "peers") if hasattr(options, key)
+    }
+    for figure in BENCHMARKS[name](options.repeat, **named):
         show(figure, as_json=options.json)
     return 0
 
 
-COMMANDS = (Command("bench", "measure speeds on this machine", _bench, _add_bench),)
+COMMANDS = (
+    Command(
+        "bench",
+        "measure speeds on this machine",
+        actions=tuple(
+            Command(name, text, partial(_bench, name), partial(_add, name))
+            for name, (text, _) in MEASURED.items()
+        ),
+        metavar="NAME",
+    ),
+)

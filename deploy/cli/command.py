@@ -15,7 +15,7 @@ ARGPARSE = (
     (r"argument (\S+): '(.*)': (must .*)", "{0}={1}: {2}"),
     (r"argument (\S+): invalid choice: '(.*)' \(choose from (.*)\)", "{0}={1}: must be one of {2}"),
     (r"argument (\S+): invalid int value: '(.*)'", "{0}={1}: must be a whole number"),
-    (r"argument (\S+): expected one argument", "{0}: needs a value"),
+    (r"argument (\S+): expected (?:one|at least one) argument", "{0}: needs a value"),
     (r"argument (\S+): ignored explicit argument '(.*)'", "{0}={1}: takes no value"),
     (r"argument (\S+): not allowed with argument (\S+)", "{0}: cannot be combined with {1}"),
     (r"the following arguments are required: (.*)", "missing: {0}"),
@@ -79,7 +79,8 @@ class Command(NamedTuple):
             parser is used.
         keys: which configuration keys are options of the command.
         more: longer help; `text` by default.
-        actions: commands of this command, instead of `run`.
+        actions: commands of this command. If it has `run` as well, that takes all other words.
+        metavar: what an action is called in the help.
     """
 
     name: str
@@ -89,6 +90,7 @@ class Command(NamedTuple):
     keys: Keys = Keys.NONE
     more: str = ""
     actions: tuple[Command, ...] = ()
+    metavar: str = "ACTION"
 
     def parser(self, prog: str) -> Parser:
         """A parser of this command alone, without its actions.
@@ -132,8 +134,9 @@ def add_commands(
             allow_abbrev=False,
         )
         if given and given[0] == command.name:
-            if command.actions:
-                add_commands(sub, command.actions, given[1:], "ACTION")
+            names = [action.name for action in command.actions]
+            if names and (command.run is None or given[1:2] in [[name] for name in names]):
+                add_commands(sub, command.actions, given[1:], command.metavar)
             else:
                 command.fill(sub)
 
@@ -172,9 +175,11 @@ def parse(
 
 
 def _unknown_option(given: str, parser: Parser) -> UserError:
-    """An option, with or without `=VALUE`, that the command does not take."""
+    """An option, with or without `=VALUE`, or a word that the command does not take."""
     from common.suggestion import suggest
 
+    if not given.startswith("-"):
+        return UserError(f"{given}: one word too many (see {parser.prog} --help)")
     name = given.partition("=")[0]
     known = [option for action in parser.options() for option in action.option_strings]
     near = suggest(name, [*known, *map(option_of, keys_of(parser.keys))])

@@ -47,9 +47,10 @@ def grammar_of(commands: Sequence[Command]) -> Grammar:
 
     grammar = Grammar({"": {c.name: c.text for c in commands}}, [], {}, {})
     for command in commands:
-        if command.actions:
-            grammar.commands[command.name] = {a.name: a.text for a in command.actions}
-        for leaf, prefix in [(a, f"{command.name} ") for a in command.actions] or [(command, "")]:
+        actions = command.actions if command.run is None else ()  # else its word may be a path
+        if actions:
+            grammar.commands[command.name] = {a.name: a.text for a in actions}
+        for leaf, prefix in [(a, f"{command.name} ") for a in actions] or [(command, "")]:
             parser = leaf.parser("raydqn")
             options: dict[str, str] = {}
             for action in parser.options():

@@ -7,7 +7,7 @@ import json
 import sys
 from contextlib import closing
 
-from common.errors import RunFailedError, UserError
+from common.errors import RunFailedError
 from common.text import counted, printable, shell_command
 from deploy.cli.arguments import path
 from deploy.cli.command import Command, Parser
@@ -15,15 +15,10 @@ from deploy.cli.exit_codes import FAILURE, INTERRUPTED, TRIALS_FAILED, TRY_AGAIN
 from deploy.cli.output import outlast_output
 from deploy.cli.overrides import Overrides
 
-STATUS = "status"
-
 
 def _add_study(parser: Parser) -> None:
     parser.usage = "raydqn study [options] FILE\n       raydqn study status [--json] STUDY"
-    parser.add_argument("file", metavar="FILE", help="the study file, in TOML; or: status STUDY")
-    parser.add_argument(
-        "study", nargs="?", metavar="STUDY", help="folder of a study, for status (default: none)"
-    )
+    parser.add_argument("file", type=path, metavar="FILE", help="the study file, in TOML")
     parser.add_argument(
         "--study-dir",
         type=path,
@@ -37,11 +32,6 @@ def _add_study(parser: Parser) -> None:
 
 
 def _study(options: argparse.Namespace, _: Overrides) -> int:
-    if options.file == STATUS:
-        return _status(options)
-    if options.study is not None:
-        given = f"{printable(options.file)} {printable(options.study)}"
-        raise UserError(f"study {given}: takes one FILE, or status STUDY")
     from deploy.launch.signals import StartInterrupted, interrupting
     from deploy.reporting.study_view import make_study_view, study_summary, totals, trial_line
     from deploy.study.study import run_study
@@ -50,7 +40,7 @@ def _study(options: argparse.Namespace, _: Overrides) -> int:
     view = make_study_view()
     try:
         with interrupting(), closing(view):
-            record = run_study(path(options.file), options.study_dir, view, options.retry_failed)
+            record = run_study(options.file, options.study_dir, view, options.retry_failed)
     except KeyboardInterrupt as error:
         print("raydqn: stopped at once; the same command continues the study", file=sys.stderr)
         return TRY_AGAIN if isinstance(error, StartInterrupted) else INTERRUPTED
@@ -62,7 +52,7 @@ def _study(options: argparse.Namespace, _: Overrides) -> int:
     failed = [trial for trial in record.trials if trial.status == "failed"]
     for trial in failed:
         print(f"raydqn: {printable(trial_line(trial))}", file=sys.stderr)
-    again = ["raydqn", "study", options.file]
+    again = ["raydqn", "study", str(options.file)]
     if options.study_dir is not None:
         again += ["--study-dir", str(options.study_dir)]
     if record.count("pending"):
@@ -77,15 +67,16 @@ def _study(options: argparse.Namespace, _: Overrides) -> int:
     return TRIALS_FAILED if failed else 0
 
 
-def _status(options: argparse.Namespace) -> int:
+def _add_status(parser: Parser) -> None:
+    parser.add_argument("study", type=path, metavar="STUDY", help="folder of a study")
+    parser.add_argument("--json", action="store_true", help="one JSON object")
+
+
+def _status(options: argparse.Namespace, _: Overrides) -> int:
     from deploy.reporting.study_view import show_study, study_summary
     from deploy.runs.study_folder import read_study
 
-    if options.study is None:
-        raise UserError("study status: name the folder of a study")
-    if options.study_dir is not None or options.retry_failed:
-        raise UserError("study status: takes no option but --json")
-    record = read_study(path(options.study))
+    record = read_study(options.study)
     if options.json:
         print(json.dumps({**study_summary(record), "in_progress": record.running}))
     else:
@@ -102,5 +93,15 @@ COMMANDS = (
         more="Run every trial of a study file, as many at a time as this machine holds, each in a "
         "process and a run folder of its own. The same command continues a study that was "
         "interrupted. `raydqn study status STUDY` shows how far a study is.",
+        actions=(
+            Command(
+                "status",
+                "show how far a study is",
+                _status,
+                _add_status,
+                more="Show the trials of a study, while it runs and after, and the errors of those "
+                "that failed.",
+            ),
+        ),
     ),
 )

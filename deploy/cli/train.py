@@ -217,6 +217,7 @@ def _resume(options: argparse.Namespace, overrides: Overrides) -> int:
 def _finish(options: argparse.Namespace, work: Callable[[], dict[str, Any]], folder: Path) -> int:
     """Run, then print how the run ended and which command comes next."""
     from deploy.launch.signals import StartInterrupted
+    from deploy.reporting.protocol import in_words
     from deploy.reporting.summary import summary_line
 
     again = getattr(options, "resume_if_exists", False)
@@ -246,13 +247,13 @@ def _finish(options: argparse.Namespace, work: Callable[[], dict[str, Any]], fol
         return TRY_AGAIN if again and isinstance(error, StartInterrupted) else INTERRUPTED
     reason = summary["stop_reason"]
     print(summary_line(summary))
-    protocol = ", ".join(f"{key}={value}" for key, value in summary["protocol"].items())
-    print(f"protocol: {printable(protocol)}")
-    if reason in ("interrupted", "terminated"):
+    print(f"protocol: {printable(in_words(summary['protocol']))}")
+    stopped = reason in ("interrupted", "terminated")
+    for command in ("evaluate", "plot", "report"):
+        if command == "report" or not stopped:
+            print(f"{f'to {command}:':<12} {shell_command(['raydqn', command, str(folder)])}")
+    if stopped:
         print(f"to continue: {_resume_command(options, folder)}")
-    else:
-        print(f"to evaluate: {shell_command(['raydqn', 'evaluate', str(folder)])}")
-        print(f"to plot:     {shell_command(['raydqn', 'plot', str(folder)])}")
     if options.json:
         print(json.dumps(summary), flush=True)
     return TRY_AGAIN if again and reason in ("interrupted", "terminated") else 0

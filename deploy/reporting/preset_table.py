@@ -53,9 +53,10 @@ Results = Mapping[str, Sequence[PresetResult]]
 
 def result_line(result: PresetResult) -> str:
     """A measurement in one line, for a terminal."""
+    each = " each" if len(result.seeds) > 1 else ""
     return (
         f"{result.how}: {_score(result)} ({_seeds(result.seeds)}, "
-        f"{counted(result.episodes, 'episode')} each) after "
+        f"{counted(result.episodes, 'episode')}{each}) after "
         f"{counted(result.env_steps, 'env step')}, {_time(result.wall_s)}, on {result.hardware}"
     )
 

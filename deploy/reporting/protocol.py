@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from common.config_errors import in_toml
 from common.text import counted
 
 
@@ -77,5 +78,8 @@ def _limits(protocol: Mapping[str, Any], max_steps: int) -> Iterator[str]:
 
 
 def in_words(protocol: Mapping[str, Any]) -> str:
-    """The protocol in one line: `env=CartPole-v1, stack=1`."""
-    return ", ".join(f"{name}={value}" for name, value in protocol.items())
+    """The protocol in one line: `env=CartPole-v1, reward_clip=none`."""
+    return ", ".join(
+        f"{name}={value if isinstance(value, str) else in_toml(value)}"
+        for name, value in protocol.items()
+    )

@@ -115,6 +115,9 @@ def _view(found: Input, tasks: Sequence[Task], options: Options) -> ReportView:
                  for remark in group.remarks]  # fmt: skip
     problems += [("all games", remark) for remark in on_overall]
     problems += [("study", remark) for remark in found.remarks]
+    alone = all(len({group.source for group in task.groups}) == 1 for task in tasks)
+    if options.compare and alone and not overall:
+        problems.append(("--compare", "no task has runs of two arguments: nothing is compared"))
     return ReportView(
         title=options.title or f"Report on {_names(found.sources)}",
         made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),

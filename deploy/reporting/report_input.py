@@ -45,8 +45,9 @@ def read_input(paths: Sequence[Path], compare: bool) -> Input:
         compare: keep the runs of each path apart from those of the others.
 
     Raises:
-        UserError: a path is none of these, or there is nothing to compare.
+        UserError: a path is none of these, there is nothing to compare, or no run can be read.
     """
+    paths = _without_repeats(paths, compare)
     found = Input(sources=source_names(paths))
     if compare and len(paths) < 2:
         raise UserError("--compare: needs two studies, or groups of runs, at the least")
@@ -63,7 +64,20 @@ def read_input(paths: Sequence[Path], compare: bool) -> Input:
                 found.unreadable.append(record)
             else:
                 found.given.append(Given(record, variant, source))
+    if not found.given:
+        reasons = [*(one.reason for one in found.unreadable), *found.remarks]
+        raise UserError(f"no run can be read: {reasons[0]}")
     return found
+
+
+def _without_repeats(paths: Sequence[Path], compare: bool) -> list[Path]:
+    """The paths, each folder once."""
+    folders: dict[Path, Path] = {}
+    for path in paths:
+        if path.resolve() in folders and compare:
+            raise UserError(f"--compare: {path} is given twice")
+        folders.setdefault(path.resolve(), path)
+    return list(folders.values())
 
 
 def source_names(paths: Sequence[Path]) -> list[str]:
@@ -81,12 +95,17 @@ def _runs_in(path: Path, found: Input) -> list[tuple[Path, str, str]]:
         return _runs_of_study(read_study(path), found)
     if is_run(path):
         return [(path, by_name(path), "")]
+    if path.is_file():
+        raise UserError(f"{path}: is a file; name the folder of a run, of a study, or of runs")
     try:
-        below = sorted(child for child in path.iterdir() if is_run(child))
+        children = sorted(path.iterdir())
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    below = [child for child in children if is_run(child)]
     if not below:
-        raise UserError(f"{path}: is no run, no study, and no folder of runs")
+        studies = [child for child in children if is_study(child)]
+        hint = f"; it holds studies, such as {studies[0]}" if studies else ""
+        raise UserError(f"{path}: is no run, no study, and no folder of runs{hint}")
     return [(child, child.name, "") for child in below]
 
 

@@ -23,6 +23,7 @@ from deploy.runs.folder import CONFIG, LOG, METRICS, STATUS, SUMMARY, is_locked,
 from deploy.runs.json_values import finite_number
 from deploy.runs.log import last_events
 from deploy.runs.metrics_file import read_metrics
+from deploy.runs.no_run import no_run
 
 State = Literal["complete", "unfinished", "running", "failed"]
 POINT = ("env_steps", "wall_s", "learner_steps", "score")
@@ -132,8 +133,7 @@ def read_run(path: Path, name: str | None = None) -> RunRecord | Unreadable:
 
 def _read(path: Path, name: str) -> RunRecord:
     if not is_run(path):
-        why = f"it has no {CONFIG}" if path.exists() else "it is not there"
-        raise UserError(f"{path}: not a run folder ({why})")
+        raise no_run(path, CONFIG)
     config = build(load_toml(path / CONFIG), str(path / CONFIG))
     summary = _json(path / SUMMARY)
     state, ending = _state(path, summary)

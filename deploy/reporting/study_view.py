@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from contextlib import suppress
 from typing import Any, Protocol, TextIO
 
@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from common.text import counted, printable
+from deploy.reporting.slow_trials import SlowTrials, slow_trials
 from deploy.reporting.view import duration, number
 from deploy.runs.study_folder import STATUSES, StudyRecord, TrialRecord
 
@@ -54,6 +55,8 @@ class PlainStudyView:
         """A view that prints to `stream`."""
         self._stream = stream
         self._seen: dict[str, str] = {}
+        self._slow = SlowTrials()
+        self._slow_before: Set[str] = frozenset()
         self._last_s = time.monotonic()
 
     def update(self, record: StudyRecord) -> None:
@@ -65,6 +68,10 @@ class PlainStudyView:
             if before != trial.status and not (is_first or trial.status == "pending"):
                 self.notify(trial_line(trial))
                 self._last_s = time.monotonic()
+        slow = self._slow.look(record)
+        for name in slow.keys() - self._slow_before:
+            self.notify(f"{name}: {slow[name]}")
+        self._slow_before = slow.keys()
         if time.monotonic() - self._last_s >= PLAIN_EVERY_S:
             self._last_s = time.monotonic()
             running = [trial_line(trial) for trial in record.trials if trial.status == "running"]
@@ -88,12 +95,14 @@ class LiveStudyView:
             console=Console(file=stream), auto_refresh=False, redirect_stdout=False,
             redirect_stderr=False,
         )  # fmt: skip
+        self._slow = SlowTrials()
 
     def update(self, record: StudyRecord) -> None:
-        """Redraw the table. It appears with the first trial, so that early errors stay plain."""
+        """Redraw the table. It appears before the first trial, so that early errors stay plain."""
         if not self._live.is_started:
             self._live.start()
-        self._live.update(study_table(record, MAX_ROWS), refresh=True)
+        table = study_table(record, MAX_ROWS, self._slow.look(record))
+        self._live.update(table, refresh=True)
 
     def notify(self, text: str) -> None:
         """Print the line above the table."""
@@ -107,19 +116,22 @@ class LiveStudyView:
 def show_study(record: StudyRecord, console: Console | None = None) -> None:
     """Print all trials of a study, and the totals."""
     console = console or Console()
-    console.print(study_table(record))
+    console.print(study_table(record, slow=slow_trials(record)))
     for trial in record.trials:
         if trial.error:
             text = printable(f"{trial.name}: {trial.error}")
             console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
-def study_table(record: StudyRecord, limit: int | None = None) -> Group:
+def study_table(
+    record: StudyRecord, limit: int | None = None, slow: Mapping[str, str] | None = None
+) -> Group:
     """A table of the trials, and a line with the totals below.
 
     Args:
         record: the study.
         limit: number of rows; those that run come first. None: all, in their order.
+        slow: see `slow_trials`; each is a line at the end.
     """
     trials = record.trials
     if limit is not None and len(trials) > limit:
@@ -145,7 +157,8 @@ def study_table(record: StudyRecord, limit: int | None = None) -> Group:
     hidden = len(record.trials) - len(trials)
     if hidden:
         table.add_row(f"… and {counted(hidden, 'trial')} more")
-    return Group(table, Text(printable(totals(record))))
+    lines = [totals(record), *(f"{name}: {text}" for name, text in (slow or {}).items())]
+    return Group(table, *(Text(printable(line)) for line in lines))
 
 
 def _sample(trial: TrialRecord) -> str:
@@ -211,6 +224,7 @@ def study_summary(record: StudyRecord) -> dict[str, Any]:
         "best": found.name if found is not None else None,
         "env_steps": sum(trial.env_steps for trial in record.trials),
         "wall_s": round(sum(trial.wall_s for trial in record.trials), 3),
+        "slow": slow_trials(record),
         "trials": [_trial_values(trial) for trial in record.trials],
     }
 

@@ -6,6 +6,7 @@ import logging
 import sys
 import time
 from contextlib import suppress
+from math import isfinite
 from typing import Any, Protocol, TextIO
 
 from rich.console import Console
@@ -14,9 +15,14 @@ from rich.table import Table
 
 from common.config_sections import StopConfig
 from common.text import counted, printable
+from deploy.runs.metrics_file import Rate
 
 PLAIN_EVERY_S = 5.0
 """Seconds between two plain lines, at least."""
+LEARNING_S = 5.0
+"""Seconds of learning before the time left is shown."""
+RATE_OVER_S = 300.0
+"""Seconds whose mean rate the time left is computed with: evaluations are among them."""
 
 
 class ProgressView(Protocol):
@@ -67,12 +73,13 @@ class PlainView:
         """A view that prints to `stream`."""
         self._stop = stop
         self._stream = stream
-        self._share = 0.0  # of the progress shown so far
+        self._progress = Progress(stop)
         self._last_s = -PLAIN_EVERY_S
         self._unseen: dict[str, Any] | None = None
 
     def update(self, report: dict[str, Any]) -> None:
         """Print a line if the last one is old enough, else keep the report for later."""
+        self._progress.update(report)
         if time.monotonic() - self._last_s < PLAIN_EVERY_S:
             self._unseen = report
             return
@@ -91,10 +98,9 @@ class PlainView:
     def _print(self, report: dict[str, Any]) -> None:
         self._last_s = time.monotonic()
         self._unseen = None
-        self._share, left = progress(report, self._stop, self._share)
         parts = [
             f"{report['wall_s']:7.1f} s",
-            f"{self._share:4.0%}{eta(left, self._stop)}",
+            f"{self._progress.share:4.0%}{eta(self._progress.left_s, self._stop)}",
             f"score {number(report['score'])}{evaluating(report)}",
             f"return {number(report['return_mean_100'])}",
             f"env steps {report['env_steps']:,} ({report['env_steps_per_s']:,.0f}/s)",
@@ -115,15 +121,15 @@ class LiveView:
     def __init__(self, stop: StopConfig, stream: TextIO) -> None:
         """A view on a terminal."""
         self._stop = stop
-        self._share = 0.0  # of the progress shown so far
+        self._progress = Progress(stop)
         self._live = Live(console=Console(file=stream), refresh_per_second=4)
 
     def update(self, report: dict[str, Any]) -> None:
         """Redraw the table. It appears with the first report, so that early errors stay plain."""
         if not self._live.is_started:
             self._live.start()
-        self._share, _ = progress(report, self._stop, self._share)
-        self._live.update(live_table(report, self._stop, self._share))
+        self._progress.update(report)
+        self._live.update(live_table(report, self._stop, self._progress))
 
     def notify(self, text: str, level: int = logging.INFO, detail: str = "") -> None:
         """Print the line above the table; the log has the detail."""
@@ -136,15 +142,15 @@ class LiveView:
         self._live.stop()
 
 
-def live_table(report: dict[str, Any], stop: StopConfig, share: float = 0.0) -> Table:
+def live_table(report: dict[str, Any], stop: StopConfig, progress: Progress) -> Table:
     """The table of one report.
 
     Args:
         report: see `RunStatistics.line`.
         stop: conditions that end the run.
-        share: of the progress shown so far.
+        progress: of the run, this report included.
     """
-    done, left = progress(report, stop, share)
+    done, left = progress.share, progress.left_s
     width = 30
     bar = "█" * round(done * width) + "░" * (width - round(done * width))
     table = Table(show_header=False, box=None, pad_edge=False)
@@ -175,34 +181,56 @@ def live_table(report: dict[str, Any], stop: StopConfig, share: float = 0.0) -> 
     return table
 
 
-def progress(
-    report: dict[str, Any], stop: StopConfig, before: float = 0.0
-) -> tuple[float, float | None]:
-    """Progress towards the nearest stop condition, 0 … 1, and seconds left if known.
+class Progress:
+    """Progress of an attempt towards its nearest stop condition.
 
-    A score does not grow evenly: it counts for the bar, never for the ETA. Within an attempt the
-    progress never falls, although a score may, and a restored learner repeats steps.
+    A score does not grow evenly: it counts for the bar, never for the ETA. The progress never
+    falls, although a score may, and a restored learner repeats steps.
 
-    Args:
-        report: see `RunStatistics.line`.
-        stop: conditions that end the run.
-        before: the progress shown so far.
+    The ETA comes from the rates since learning began, evaluations included: until then an
+    environment steps many times as fast.
+
+    Attributes:
+        share: 0 … 1.
+        left_s: seconds left; None: not known yet.
     """
-    shares: list[float] = []
-    lefts: list[float] = []
-    for goal, key, rate in (
-        (stop.learner_steps, "learner_steps", report["learner_steps_per_s"]),
-        (stop.env_steps, "env_steps", report["env_steps_per_s"]),
-        (stop.wall_s, "wall_s", 1.0),
-    ):
-        if goal is None:
-            continue
-        shares.append(report[key] / goal)
-        if rate > 0:
-            lefts.append(max(0.0, goal - report[key]) / rate)
-    if stop.score is not None and stop.score > 0 and report["score"] == report["score"]:
-        shares.append(max(0.0, report["score"]) / stop.score)
-    return max(before, min(1.0, max(shares, default=0.0))), min(lefts, default=None)
+
+    def __init__(self, stop: StopConfig) -> None:
+        """Of an attempt without a report, with these conditions that end it."""
+        self.share = 0.0
+        self.left_s: float | None = None
+        self._stop = stop
+        self._rates = {key: Rate(RATE_OVER_S) for key in ("learner_steps", "env_steps")}
+        self._learning_since_s: float | None = None
+
+    def update(self, report: dict[str, Any]) -> None:
+        """Take in a report; see `RunStatistics.line`."""
+        stop = self._stop
+        goals = {key: getattr(stop, key) for key in ("learner_steps", "env_steps", "wall_s")}
+        shares = [report[key] / goal for key, goal in goals.items() if goal is not None]
+        if stop.score is not None and stop.score > 0 and report["score"] == report["score"]:
+            shares.append(max(0.0, report["score"]) / stop.score)
+        self.share = max(self.share, min(1.0, max(shares, default=0.0)))
+        rates = {"wall_s": 1.0, **self._rates_since_learning(report)}
+        lefts = [
+            max(0.0, goals[key] - report[key]) / rate
+            for key, rate in rates.items()
+            if goals[key] is not None and rate > 0
+        ]
+        self.left_s = min(lefts, default=None)
+
+    def _rates_since_learning(self, report: dict[str, Any]) -> dict[str, float]:
+        """Steps per second by key; empty before learning has gone on for `LEARNING_S`."""
+        wall_s = report["wall_s"]
+        if self._learning_since_s is None:
+            if not isfinite(report["loss"]):  # NaN: the learner has not made a step
+                return {}
+            self._learning_since_s = wall_s
+        for key, rate in self._rates.items():
+            rate.add(wall_s, report[key])
+        if wall_s - self._learning_since_s < LEARNING_S:
+            return {}
+        return {key: rate.per_s(wall_s) for key, rate in self._rates.items()}
 
 
 def eta(left_s: float | None, stop: StopConfig) -> str:

@@ -10,6 +10,7 @@ from deploy.reporting.aggregate import Estimate
 
 NONE = "–"
 _PROGRAM = re.compile(r"\S*/raydqn(?= |$)")
+_PLACE = re.compile(r" (?:--run-dir(?:=| +)(?:'[^']*'|\S)+|--resume-if-exists)(?= |$)")
 _MODULE = re.compile(r"\S*/deploy/__main__\.py(?= |$)")
 
 
@@ -76,9 +77,13 @@ def machine_text(machine: Mapping[str, Any]) -> str:
 
 
 def command_text(command: str) -> str:
-    """A command line as it can be typed anywhere: without the folder of the program."""
+    """A command line as it can be typed anywhere: without the program's folder and its own.
+
+    In the folder of the run, it would find the run itself.
+    """
     command = _PROGRAM.sub("raydqn", command, count=1)
-    return _MODULE.sub("python -m deploy", command, count=1)
+    command = _MODULE.sub("python -m deploy", command, count=1)
+    return _PLACE.sub("", command)
 
 
 def seeds_text(seeds: Iterable[int]) -> str:

@@ -7,10 +7,11 @@ runs/cartpole-20260101-120000/
     best.safetensors  weights of the best evaluation
     checkpoints/
     summary.json      how the run ended; missing while it lasts, and if its driver was killed
-    status.json       host, state and rate of each part of a run in progress
+    status.json       host, state and rate of each part, as they were last
     run.log           every event with its time and cause (see deploy.runs.log)
     control.toml      a change that the run has not applied yet (see deploy.control.control_file)
-    lives             number of attempts (starts and resumes), each described in attempts.jsonl
+    lives             number of attempts (starts and resumes)
+    attempts.jsonl    command, versions and machine of each attempt (see deploy.runs.attempts)
 """
 
 from __future__ import annotations
@@ -42,14 +43,14 @@ from deploy.runs.disk import Disk
 from deploy.runs.json_values import without_nan
 from deploy.runs.log import FILES as LOG_FILES
 from deploy.runs.log import last_events
+from deploy.runs.no_run import no_run
 
 CONFIG = "config.toml"
 BEST, METRICS, SUMMARY = records.BEST, records.METRICS, records.SUMMARY
 ATTEMPT_RECORDS = records.ATTEMPT_RECORDS
 ATTEMPTS = "lives"  # file format: folders of every version have it
 LOCK, CHECKPOINTS = ".lock", "checkpoints"
-CONTROL, REPLY = "control.toml", "control.answer"
-STATUS, LOG = "status.json", "run.log"
+CONTROL, REPLY, STATUS, LOG = "control.toml", "control.answer", "status.json", "run.log"
 NEWER = ("security",)
 """Tables of the configuration that runs of the first versions did not record."""
 LOGS = frozenset({LOG, *(f"{LOG}.{number}" for number in range(1, LOG_FILES))})
@@ -137,8 +138,7 @@ class RunFolder:
             UserError: not a run folder, or its configuration is damaged.
         """
         if not is_run(path):
-            why = f"it has no {CONFIG}" if path.exists() else "it is not there, or not yet"
-            raise UserError(f"{path}: not a run folder ({why})")
+            raise no_run(path, CONFIG)
         recorded = load_toml(path / CONFIG)
         missing = [name for name in Config.model_fields if name not in {*recorded, *NEWER}]
         if missing:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from common.errors import UserError
 from deploy.runs.folder import CONFIG, METRICS, is_run
 from deploy.runs.json_values import without_nan
+from deploy.runs.no_run import no_run
 
 if TYPE_CHECKING:  # imported with the first report: TensorBoard takes a while
     from tensorboard.summary.writer.record_writer import RecordWriter
@@ -28,6 +29,7 @@ REQUIRED = frozenset(
 """Keys that every report has; plots need them."""
 TAIL_BYTES = 1 << 14
 """A report is shorter, unless hundreds of episodes ended since the one before."""
+RECENT_BYTES = 1 << 18
 MIN_RATE_S = 0.1
 """Shortest interval that a rate is computed over; below it, clock noise dominates."""
 
@@ -110,7 +112,7 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
         UserError: not a run folder, or no report yet.
     """
     if not is_run(folder):
-        raise UserError(f"{folder}: not a run folder (it has no {CONFIG})")
+        raise no_run(folder, CONFIG)
     reports = list(_lines(folder / METRICS))
     if not reports:
         raise UserError(f"{folder}: has no reports yet")
@@ -135,6 +137,15 @@ def last_report(folder: Path) -> dict[str, Any] | None:
                 break
             length *= 8
     return None
+
+
+def recent_reports(folder: Path) -> list[dict[str, Any]]:
+    """The newest reports of a run, of about two minutes; empty if there is none."""
+    with suppress(OSError), (folder / METRICS).open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - RECENT_BYTES))
+        lines = file.read().decode("utf-8", "replace").splitlines()
+        return [report for report in map(_report_in, lines) if report is not None]
+    return []
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:

@@ -27,8 +27,12 @@ from common.storage import write_atomically
 from deploy.runs.folder import SUMMARY
 from deploy.runs.json_values import without_nan
 from deploy.runs.metrics_file import last_report
+from deploy.runs.no_run import STUDY_RECORD, STUDY_RUNS
 
-RECORD, GIVEN, RUNS, TRIALS, LOCK = "study.json", "study.toml", "runs", "trials", ".lock"
+RECORD, RUNS = STUDY_RECORD, STUDY_RUNS
+GIVEN, TRIALS, LOCK = "study.toml", "trials", ".lock"
+STUDIES = "studies"
+"""The folder of study folders, below the working folder."""
 STOP = "stop"
 """A file in the study folder that asks the processes of all trials to save and end."""
 LOOKED_AT_S = 0.3
@@ -118,6 +122,20 @@ def is_study(path: Path) -> bool:
         return False
 
 
+def check_folder(path: Path) -> None:
+    """Refuse a folder that holds anything else than a study.
+
+    Raises:
+        UserError: names the folder.
+    """
+    if is_study(path) or not path.is_dir():
+        return
+    with suppress(OSError):
+        if any(not child.name.startswith(".") for child in path.iterdir()):
+            raise UserError(f"{path}: is not empty, and not the folder of a study; name another "
+                            "--study-dir")  # fmt: skip
+
+
 def read_study(path: Path) -> StudyRecord:
     """A study, with the newest numbers of the trials that have not ended.
 
@@ -134,7 +152,9 @@ def load_study(path: Path) -> StudyRecord:
     """A study as its record was written last; see `read_study`."""
     if not is_study(path):
         why = f"it has no {RECORD}" if path.exists() else "it is not there"
-        raise UserError(f"{path}: not the folder of a study ({why})")
+        meant = Path(STUDIES, path.stem)  # the name of a study, or its file
+        hint = f"; did you mean {meant}?" if is_study(meant) else ""
+        raise UserError(f"{path}: not the folder of a study ({why}){hint}")
     file = path / RECORD
     try:
         values = json.loads(file.read_text(encoding="utf-8"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from common.config import Config
-from common.config_errors import Spelling
+from common.config_errors import Spelling, in_toml
 from common.config_toml import KEYS, merge
 from common.errors import UserError
 from common.text import counted
@@ -197,42 +196,37 @@ def _continued(
     if change is not None:
         if not before.has_begun:  # such as one that failed at once, and was corrected
             return planned
-        key, was, now = change
+        was, now = change
         raise UserError(
-            f"{source}: trial {planned.name} has begun with {key}={was}, and the file now has "
+            f"{source}: trial {planned.name} has begun {was}, and the file now has "
             f"{now}; put it back, or name another --study-dir"
         )
     again = not before.is_over or (retry_failed and before.status == "failed")
     return replace(before, status="pending", error="") if again else before
 
 
-def first_change(
-    before: Mapping[str, Any], now: Mapping[str, Any]
-) -> tuple[str, object, object] | None:
-    """The first key whose values differ, with both; `none set` stands for a missing one."""
+def first_change(before: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[str, str] | None:
+    """The first key whose values differ: `with learner.gamma=0.8` or `without …`, and the new one.
+
+    The new one is the value alone, or `none` where the key is missing.
+    """
     old, new = flat(before, KEYS), flat(now, KEYS)
     for key in [*old, *(key for key in new if key not in old)]:
-        was, value = old.get(key, "none set"), new.get(key, "none set")
-        if json.dumps(was, sort_keys=True, default=str) != json.dumps(
-            value, sort_keys=True, default=str
-        ):
-            return key, was, value
+        was, value = (in_toml(one[key]) if key in one else None for one in (old, new))
+        if was != value:
+            return f"without {key}" if was is None else f"with {key}={was}", value or "none"
     return None
 
 
 def in_words(file: StudyFile, trials: Sequence[TrialRecord], total: int) -> str:
-    """`6 trials (2 presets × 3 seeds)`, for a line at the start."""
-    noun = "variant" if file.search is None else "sample"
-    variants = len({trial.variant for trial in trials})
-    if file.search is not None and file.search.searcher == "optuna":
-        variants = total
-    parts = [
-        counted(count, name)
-        for count, name in (
-            (len(file.all_presets), "preset"),
-            (variants, noun),
-            (len(file.seeds), "seed"),
-        )
-        if count > 1
-    ]
-    return counted(total, "trial") + (f" ({' × '.join(parts)})" if parts else "")
+    """`6 trials (2 presets × 1 variant × 3 seeds)`, for a line at the start."""
+    presets, seeds = len(file.all_presets), len(file.seeds)
+    parts = [counted(presets, "preset")]
+    if file.search is not None:
+        is_optuna = file.search.searcher == "optuna"
+        samples = total if is_optuna else len({trial.variant for trial in trials})
+        parts.append(counted(samples, "sample"))
+    elif file.variants:
+        parts.append(counted(len(file.variants), "variant"))
+    parts.append(counted(seeds, "seed"))
+    return counted(total, "trial") + (f" ({' × '.join(parts)})" if total > 1 else "")

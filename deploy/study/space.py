@@ -7,12 +7,12 @@
 from __future__ import annotations
 
 import itertools
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from common.config_errors import in_toml
 from common.config_toml import KEYS
 from common.suggestion import suggest
 
@@ -37,7 +37,7 @@ class Choice:
     values: tuple[Any, ...]
 
     def __str__(self) -> str:
-        return f"{{ choice = {json.dumps(list(self.values), default=str)} }}"
+        return f"{{ choice = {in_toml(self.values)} }}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class Range:
     values: tuple[float, ...]
 
     def __str__(self) -> str:
-        return f"{{ {self.word} = {list(self.values)} }}"
+        return f"{{ {self.word} = {in_toml(self.values)} }}"
 
 
 Distribution = Choice | Range
@@ -86,7 +86,7 @@ def parse_space(given: Mapping[str, Any]) -> dict[str, Distribution]:
 def _distribution(key: str, given: Any) -> Distribution:
     if not isinstance(given, Mapping) or len(given) != 1:
         raise ValueError(
-            f"{key}={given!r:.200}: must be one word with its values, such as "
+            f"{key}={in_toml(given):.200}: must be one word with its values, such as "
             "{ choice = [32, 64] } or { loguniform = [1e-5, 1e-3] }"
         )
     ((word, values),) = given.items()
@@ -95,10 +95,10 @@ def _distribution(key: str, given: Any) -> Distribution:
             f"{key}: {word}: unknown distribution{suggest(word, WORDS)} (known: {', '.join(WORDS)})"
         )
     if not isinstance(values, list) or not values:
-        raise ValueError(f"{key}: {word}={values!r:.200}: must be a list with a value in it")
+        raise ValueError(f"{key}: {word}={in_toml(values):.200}: must be a list with a value in it")
     if word == "choice":
         return Choice(tuple(values))
-    _check_range(f"{key}: {word}={values!r:.200}", word, values)
+    _check_range(f"{key}: {word}={in_toml(values):.200}", word, values)
     return Range(word, tuple(values))
 
 

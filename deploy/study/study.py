@@ -25,9 +25,12 @@ from deploy.resources.memory import MEMORY_SHARE, available_bytes, check_memory,
 from deploy.runs.folder import RunFolder
 from deploy.runs.study_folder import (
     GIVEN,
+    RUNS,
     STOP,
+    STUDIES,
     StudyRecord,
     TrialRecord,
+    check_folder,
     is_study,
     load_study,
     locked,
@@ -42,8 +45,6 @@ from deploy.study.runner import StudyRunner, past_trial
 from deploy.study.space import Choice, Distribution, grid
 from deploy.study.study_file import AUTO, StudyFile, load_study_file, study_name
 
-STUDIES = Path("studies")
-"""The folder of study folders."""
 TRIAL_BYTES = 640 << 20
 """The memory of a trial beside its replay: Python and torch, twice, and a worker of Ray's."""
 GRACE_SHARE = 10
@@ -73,13 +74,17 @@ def run_study(
     Raises:
         UserError: a mistake in the file or in a trial's configuration; no trial has begun.
     """
+    if source.is_dir():
+        hint = f"; `raydqn study status {source}` shows that study" if is_study(source) else ""
+        raise UserError(f"{source}: is a folder; name a study file{hint}")
     file, space = load_study_file(source)
     check_installed(optuna=file.search is not None and file.search.searcher == "optuna")
     name = study_name(file, source)
-    path = STUDIES / name if folder is None else folder
+    path = Path(STUDIES, name) if folder is None else folder
     planned = planned_trials(file, path, _samples(file, space))
     check_names(planned, source)
     configs = [config_of(trial, source) for trial in planned or _probe(file, path)]
+    check_folder(path)
     with locked(path):
         with suppress(OSError):
             (path / STOP).unlink()
@@ -94,9 +99,12 @@ def run_study(
         runner = StudyRunner(
             file, source, path, name, {trial.name: trial for trial in trials}, total, view
         )
-        write_atomically(path / GIVEN, source.read_bytes())
         runner.save()
-        view.notify(f"study {name}: {in_words(file, trials, total)}; {runner.remaining()} to run")
+        write_atomically(path / GIVEN, source.read_bytes())
+        view.notify(
+            f"study {name}: {in_words(file, trials, total)}; {runner.remaining()} to run; "
+            f"their runs are in {path / RUNS}"
+        )
         if runner.remaining():
             _run(runner, configs, space)
         return replace(runner.record(), running=False)
@@ -107,12 +115,14 @@ def _run(runner: StudyRunner, configs: Sequence[Config], space: Mapping[str, Dis
     settings = _settings(runner, configs, space)
     if settings.scheduler != "none":
         runner.every_env_steps = max(1, settings.grace_env_steps // RESULTS_PER_GRACE)
-    parallel = min(_parallel(runner.file, configs, runner.source), runner.remaining())
+    parallel, why = _parallel(runner.file, configs, runner.source)
+    if runner.remaining() < parallel:
+        parallel, why = runner.remaining(), "no more are to run"
     runner.view.notify(
-        f"{counted(parallel, 'trial')} at a time, "
-        + (f"{counted(runner.file.cores, 'core')} each" if runner.file.run.inline else "on Ray")
-        + f"; their runs are in {runner.path}"
+        f"{counted(parallel, 'trial')} at a time ({why}); the first begins when Ray is up, which "
+        "may take half a minute"
     )
+    runner.view.update(runner.record())
     with restored_handlers(), without_native_lines(), _workers(runner, parallel):
         try:
             with stop_on_signals(lambda reason: runner.stop(), lambda line: _notify(runner)):
@@ -241,17 +251,42 @@ def _settings(
     )
 
 
-def _parallel(file: StudyFile, configs: Sequence[Config], source: Path) -> int:
-    """Trials at a time: as many as cores and memory hold; one, unless set, where Ray runs them.
+def _parallel(file: StudyFile, configs: Sequence[Config], source: Path) -> tuple[int, str]:
+    """Trials at a time, with the reason in words.
+
+    As many as cores and memory hold; one, unless set, where Ray runs them.
 
     Raises:
         UserError: the machine does not hold one, or an environment cannot be made.
     """
+    asked = f"parallel={file.parallel}"
     if not file.run.inline:
-        return 1 if file.parallel == AUTO else int(file.parallel)
+        is_auto = file.parallel == AUTO
+        return (1, f"run.inline=false, {asked}") if is_auto else (int(file.parallel), asked)
     there = len(os.sched_getaffinity(0))
     if file.cores > there:
         raise UserError(f"{source}: cores={file.cores}: this machine has {there} for the study")
+    need = _memory_of_trial(configs)
+    by_cores, free = there // file.cores, int(MEMORY_SHARE * available_bytes())
+    if file.parallel != AUTO:
+        if int(file.parallel) > by_cores:
+            raise UserError(
+                f"{source}: {asked}: with cores={file.cores} this machine holds {by_cores} at a "
+                "time"
+            )
+        return int(file.parallel), asked
+    by_memory = max(1, free // need)
+    if by_memory < by_cores:
+        return by_memory, f"each takes {need / 2**30:.1f} of {free / 2**30:.1f} GiB of memory"
+    return by_cores, f"each takes {file.cores} of the {counted(there, 'core')}"
+
+
+def _memory_of_trial(configs: Sequence[Config]) -> int:
+    """Bytes of memory that the largest trial takes.
+
+    Raises:
+        UserError: the machine does not hold it, or an environment cannot be made.
+    """
     from actors.environments import environment_spec  # imports torch: a mistake is told before
 
     need = 0
@@ -259,13 +294,4 @@ def _parallel(file: StudyFile, configs: Sequence[Config], source: Path) -> int:
         spec = environment_spec(config.env, config.seed)
         check_memory(config, spec)
         need = max(need, memory_need(config, spec))
-    fitting = max(1, int(MEMORY_SHARE * available_bytes()) // (need + TRIAL_BYTES))
-    fitting = min(fitting, there // file.cores)
-    if file.parallel == AUTO:
-        return fitting
-    if int(file.parallel) * file.cores > there:
-        raise UserError(
-            f"{source}: parallel={file.parallel}: with cores={file.cores} this machine holds "
-            f"{there // file.cores} at a time"
-        )
-    return int(file.parallel)
+    return need + TRIAL_BYTES

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
-from common.config_errors import Spelling, first_mistake
+from common.config_errors import Spelling, first_mistake, in_toml, toml_key
 from common.config_sections import Section
 from common.config_toml import known_keys, load_toml
 from common.errors import UserError
@@ -97,6 +97,15 @@ class StudyFile(Section):
     search: SearchConfig | None = Field(None, description="a search, instead of variants")
     run: RunPlace = RunPlace()
 
+    @field_validator("presets", "seeds", mode="before")
+    @classmethod
+    def _lists_hold_one_kind(cls, value: Any, info: ValidationInfo) -> Any:
+        is_seeds = info.field_name == "seeds"
+        kind, words = (int, "whole numbers") if is_seeds else (str, "names of presets")
+        if not isinstance(value, list | tuple) or not all(type(one) is kind for one in value):
+            raise ValueError(f"must be a list of {words}")
+        return value
+
     @field_validator("parallel", mode="before")
     @classmethod
     def _parallel_is_a_number(cls, value: Any) -> Any:
@@ -112,13 +121,12 @@ class StudyFile(Section):
             raise ValueError(_NAME_RULE)
         return value
 
-    @field_validator("variants")
-    @classmethod
-    def _variants_are_folders(cls, value: dict[str, Any]) -> dict[str, Any]:
-        for name in value:
+    @model_validator(mode="after")
+    def _variants_are_folders(self) -> StudyFile:
+        for name in self.variants:
             if not _NAME.fullmatch(name):
-                raise ValueError(f"the name {name!r} {_NAME_RULE}")
-        return value
+                raise ValueError(f"variants.{toml_key(name)}: the name {_NAME_RULE}")
+        return self
 
     @model_validator(mode="after")
     def _trials_differ(self) -> StudyFile:
@@ -129,8 +137,9 @@ class StudyFile(Section):
             if key == "seeds" and not values:
                 raise ValueError("seeds=[]: must hold at least one seed")
             if len(set(values)) < len(values):
-                raise ValueError(f"{key}={list(values)}: must not hold a value twice")
-        for where, values in (("overrides", self.overrides), *self.variants.items()):
+                raise ValueError(f"{key}={in_toml(values)}: must not hold a value twice")
+        variants = ((f"variants.{toml_key(name)}", one) for name, one in self.variants.items())
+        for where, values in (("overrides", self.overrides), *variants):
             if "seed" in values:
                 raise ValueError(f"{where}: must not set seed; the key seeds of the study does")
         if self.search is not None:

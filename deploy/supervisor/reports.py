@@ -42,6 +42,7 @@ class Reports:
         self._dropped = 0  # reports, as far as that was reported
         self._statistics: list[Future[ShardStatistics]] = []
         self._asked_s = context.started_s
+        self._knows_device = False
 
     def open(self) -> None:
         """Append to the metrics of the run folder from now on."""
@@ -86,6 +87,7 @@ class Reports:
         assert self._metrics is not None, "open() comes first"
         self.record(partial(self._metrics.write, dict(line)))  # views are given the other one
         context.view.update(line)
+        self._check_precision(line["device"])
         now = time.monotonic()
         if now - self._status_s < context.timeouts.status_every_s:
             return line, None
@@ -93,6 +95,18 @@ class Reports:
         status = run_status(context.folder.path.name, line, self._part_statuses(now))
         self._disk.submit(partial(context.folder.write_status, status), name="status")
         return line, status
+
+    def _check_precision(self, device: str | None) -> None:
+        """Warn once if the learner's device has no such number format; None: not known yet."""
+        if device is None or self._knows_device:
+            return
+        self._knows_device = True
+        if self._context.config.learner.precision == "tf32" and not device.startswith("cuda"):
+            self._context.notify(
+                f"learner.precision=tf32: has no effect on {device.partition(',')[0]}; the "
+                "learner computes in fp32",
+                logging.WARNING,
+            )
 
     def save_best(self, report: EvaluationReport) -> None:
         """Keep the weights of the best evaluation."""

@@ -69,4 +69,4 @@ def test_peers_without_the_extra_are_refused_by_name(monkeypatch, capsys):
     with pytest.raises(UserError, match=r"none is installed; pip install -e '.\[bench\]'"):
         bench_peers.make_peers(FrameSpec((4,), "float32", 1.0), 1, 10, np.zeros((9, 4)), 2, 2)
     assert cli.main(["bench", "start", "--peers"]) == 2
-    assert "--peers: has no effect on bench start" in capsys.readouterr().err
+    assert "--peers: unknown option (see raydqn bench start" in capsys.readouterr().err

@@ -87,7 +87,7 @@ def test_no_kind_is_described_that_is_never_met():
         ({"env": {"crop": [1]}}, "env.crop=[1]: must be a list of four numbers: left, top"),
         ({"env": {"sticky_actions": 1}}, "env.sticky_actions=1: must be less than 1"),
         ({"network": {"hidden": 5}}, "network.hidden=5: must be a list of whole numbers"),
-        ({"network": {"hidden": [8, "x"]}}, "network.hidden=[8, 'x']: must be a list of whole"),
+        ({"network": {"hidden": [8, "x"]}}, 'network.hidden=[8, "x"]: must be a list of whole'),
         ({"network": {"kind": "big"}}, "network.kind=big: must be mlp, nature-cnn, small-cnn, "),
         ({"replay": {"capacity": [1]}}, "replay.capacity=[1]: must be a whole number of trans"),
         ({"replay": {"capacity": 1.5}}, "replay.capacity=1.5: must be a whole number of trans"),

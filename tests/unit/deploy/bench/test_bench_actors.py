@@ -68,7 +68,7 @@ def test_what_there_is_not_is_refused(short, capsys):
     with pytest.raises(UserError, match="Cartpole-v7"):
         list(bench_actors.bench_actors(1, ["Cartpole-v7"], counts=(1,)))
     assert cli.main(["bench", "start", "--env", "CartPole-v1"]) == 2
-    assert "--env: has no effect on bench start, only on bench actors" in capsys.readouterr().err
+    assert "--env: unknown option (see raydqn bench start --help)" in capsys.readouterr().err
 
 
 def test_the_command_takes_several_environments(short, capsys):
@@ -77,3 +77,9 @@ def test_the_command_takes_several_environments(short, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 2 * 2 * 4
     assert sum("Acrobot-v1" in line for line in lines) == 8
+
+
+def test_an_unknown_environment_is_refused_before_ray_starts(monkeypatch):
+    monkeypatch.setattr(bench_actors, "local_ray", None)
+    with pytest.raises(UserError, match=r"^env\.id=cartpol: .*; did you mean preset cartpole\?$"):
+        list(bench_actors.bench_actors(1, ["CartPole-v1", "cartpol"]))

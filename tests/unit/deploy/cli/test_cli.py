@@ -14,6 +14,7 @@ import gymnasium as gym
 import pytest
 
 import deploy.launch.run_path as run_path_module
+import deploy.runs.folder as run_folder_module
 from common.config_toml import build, merge
 from common.errors import UserError
 from deploy.cli.main import main
@@ -219,6 +220,9 @@ def test_evaluate_plays_the_episodes_it_was_asked_for(capsys, finished_run):
         ("evaluate", "missing: RUN"),
         ("evaluate x --weights new", "--weights=new: must be one of best, latest"),
         ("evaluate x --epsilon 2", "--epsilon=2: must be a number from 0 to 1"),
+        ("bench cartpole --repeat 4", "--repeat=4: must be a whole number from 1 to 3"),
+        ("bench actors --env", "--env: needs a value (see raydqn bench actors --help)"),
+        ("train a b", "b: one word too many (see raydqn train --help)"),
         ("bench nothing", "NAME=nothing: must be one of actors, cartpole, cartpole-pixels"),
         ("chaos x --draw-seed y", "--draw-seed=y: must be a whole number"),
         ("train --inline=3", "--inline=3: takes no value"),
@@ -265,6 +269,18 @@ def test_a_run_that_has_ended_names_one_command_for_each_line(tmp_path, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert f"to evaluate: raydqn evaluate {run}" in lines
     assert f"to plot:     raydqn plot {run}" in lines
+    assert f"to report:   raydqn report {run}" in lines
+
+
+def test_the_documents_name_every_file_of_a_run(finished_run):
+    root = Path(__file__).parents[4]
+    described = (root / "docs" / "architecture.md").read_text().partition("## The run folder")[2]
+    readme = (root / "README.md").read_text()
+    for file in finished_run.iterdir():
+        name = file.name.partition(".tf")[0]
+        assert f"`{name}" in described, name
+        assert name == ".lock" or f"\n    {name}" in run_folder_module.__doc__, name
+        assert f"`{name}" in readme or name in (".lock", "lives", "events.out"), name
 
 
 @pytest.mark.parametrize("option", [("--episodes", "0"), ("--episodes", "x"), ("--epsilon", "2")])

@@ -95,13 +95,29 @@ def test_a_resume_has_the_values_of_the_run_as_defaults(capsys, monkeypatch):
     assert "Defaults are those without a preset" in help_of(capsys, "train", "--help")
 
 
-def test_every_benchmark_has_a_default_of_repetitions(capsys):
+def test_every_benchmark_has_a_help_with_what_it_takes_alone(capsys):
     from deploy.bench.commands import BENCHMARKS, REPEATS
+    from deploy.cli.bench import MEASURED, MORE
 
-    assert REPEATS.keys() == BENCHMARKS.keys()
-    text = " ".join(help_of(capsys, "bench", "--help").split())
+    assert set(MEASURED) == REPEATS.keys() == BENCHMARKS.keys()
+    assert list(MEASURED) == sorted(MEASURED)
+    listed = help_of(capsys, "bench", "--help")
     for name, count in REPEATS.items():
-        assert f"{name} {count}" in text
+        assert f"    {name}" in listed
+        text = help_of(capsys, "bench", name, "--help")
+        assert f"(default: {count})" in " ".join(text.split())
+        assert ("--env" in text, "--peers" in text) == (name == "actors", name == "replay")
+        for option in MORE:  # the options of one benchmark are arguments of its function
+            assert BENCHMARKS[option].__code__.co_argcount == 2
+
+
+def test_the_status_of_a_study_has_a_help_of_its_own(capsys):
+    text = help_of(capsys, "study", "status", "--help")
+    assert text.startswith("usage: raydqn study status [-h] [--json] STUDY\n")
+    assert "--retry-failed" not in text
+    both = help_of(capsys, "study", "--help")
+    assert "study status [--json] STUDY" in both
+    assert "--retry-failed" in both
 
 
 def test_help_on_set_lists_the_keys_that_can_be_changed_during_a_run(capsys):

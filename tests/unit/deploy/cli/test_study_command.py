@@ -77,9 +77,9 @@ def test_the_status_of_a_study_is_read_from_its_folder(tmp_path, capsys):
     ("words", "error"),
     [
         (["study"], "missing: FILE"),
-        (["study", "status"], "study status: name the folder of a study"),
-        (["study", "a", "b"], "study a b: takes one FILE, or status STUDY"),
-        (["study", "status", "x", "--retry-failed"], "study status: takes no option but --json"),
+        (["study", "status"], "missing: STUDY (see raydqn study status --help)"),
+        (["study", "a", "b"], "b: one word too many (see raydqn study --help)"),
+        (["study", "status", "x", "--retry-failed"], "--retry-failed: unknown option (see raydqn"),
         (["study", "status", "nowhere"], "nowhere: not the folder of a study (it is not there)"),
         (["study", "nowhere.toml"], "nowhere.toml: cannot be read"),
     ],

@@ -79,6 +79,8 @@ def test_a_measurement_in_one_line():
         "inline: 19.5 ± 0.5 (seeds 1–3, 20 episodes each) after 600,000 env steps, 19 min, "
         "on two cores"
     )
+    alone = PresetResult(**{**ENTRY, "seeds": [1], "std": None})
+    assert "19.5 (seed 1, 20 episodes) after" in result_line(alone)
     assert results_table({"pong": [result], "x": []}).splitlines()[2:] == [
         "| `pong` | inline | 19.5 ± 0.5 | 1–3 | 20 | 600,000 | 19 min | two cores | "
         "`raydqn train pong --inline` | 2026-12-01 |",

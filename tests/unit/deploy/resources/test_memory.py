@@ -264,7 +264,7 @@ def test_given_bytes_too_few_for_the_largest_message_are_refused():
 
 
 def test_bytes_that_hold_too_few_transitions_are_refused_like_a_number_of_them():
-    with pytest.raises(UserError, match=r"warmup_transitions=20000: must not exceed .*10 MB \("):
+    with pytest.raises(UserError, match=r"warmup_transitions=5000: must not exceed .*10 MB \("):
         check_memory(pong(capacity="10 MB"), PONG)
 
 

@@ -11,7 +11,9 @@ import threading
 import pytest
 
 from common.errors import UserError
-from deploy.runs.study_folder import is_study, locked, read_study
+from deploy.runs.folder import RunFolder
+from deploy.runs.metrics_file import read_metrics
+from deploy.runs.study_folder import check_folder, is_study, locked, read_study
 from support.studies import trial, write_run, write_study
 
 
@@ -105,3 +107,35 @@ def test_a_folder_that_is_no_study_is_named(tmp_path):
 def test_it_is_read_without_ray():
     code = "import sys, deploy.runs.study_folder; assert 'ray' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_study_gets_a_folder_of_its_own(tmp_path):
+    check_folder(tmp_path / "new")
+    with locked(tmp_path / "begun"):
+        check_folder(tmp_path / "begun")
+    write_study(tmp_path / "study", trial(tmp_path / "study"))
+    check_folder(tmp_path / "study")
+    write_run(tmp_path / "run")
+    with pytest.raises(UserError, match="run: is not empty, and not the folder of a study"):
+        check_folder(tmp_path / "run")
+
+
+def test_a_study_is_meant_by_its_name_or_its_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_study(tmp_path / "studies" / "sweep", trial(tmp_path / "studies" / "sweep"))
+    for given in ("sweep", "sweep.toml"):
+        with pytest.raises(UserError, match=r"; did you mean studies/sweep\?$"):
+            read_study(tmp_path / given)
+    with pytest.raises(UserError, match=r"\(it is not there\)$"):
+        read_study(tmp_path / "other")
+
+
+@pytest.mark.parametrize("read", [RunFolder.open, read_metrics])
+def test_where_a_run_is_wanted_a_study_tells_its_runs(tmp_path, read):
+    write_study(tmp_path, trial(tmp_path))
+    with pytest.raises(
+        UserError, match=rf"run folder \(it is a study; its runs are in {tmp_path}/r"
+    ):
+        read(tmp_path)
+    with pytest.raises(UserError, match=r"not a run folder \(it is a file\)"):
+        read(tmp_path / "study.json")

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from common.errors import UserError
-from deploy.study.plan import check_names, config_of, continued, planned_trials
+from deploy.study.plan import check_names, config_of, continued, in_words, planned_trials
 from deploy.study.study_file import load_study_file
 from support.studies import write_study_file
 
@@ -111,7 +111,7 @@ def test_a_file_may_not_change_or_drop_a_trial_that_has_begun(tmp_path):
     with pytest.raises(UserError, match="lacks trial cartpole-b-s1, which has begun"):
         continued(plan(tmp_path, STUDY.replace("variants.b", "variants.c")), begun, "x")
     more = plan(tmp_path, STUDY.replace("[variants.a]", "learner.double = false\n[variants.a]"))
-    with pytest.raises(UserError, match=r"learner\.double=none set, and the file now has False"):
+    with pytest.raises(UserError, match=r"without learner\.double, and the file now has false"):
         continued(more, begun, "x")
 
 
@@ -120,12 +120,26 @@ def test_the_threads_of_a_trial_belong_to_it(tmp_path):
     assert begun[0].overrides["learner"]["threads"] == 2
     with pytest.raises(UserError, match=r"learner\.threads=2, and the file now has 3; put"):
         continued(plan(tmp_path, "cores = 3\n" + STUDY), begun, "x")
-    with pytest.raises(UserError, match=r"learner\.threads=2, and the file now has none set"):
+    with pytest.raises(UserError, match=r"learner\.threads=2, and the file now has none;"):
         continued(plan(tmp_path), begun, "x")
     own = "cores = 2\n" + STUDY.replace("n_step = 1", "threads = 5")
     assert plan(tmp_path, own)[0].overrides["learner"]["threads"] == 5
     on_ray = "cores = 2\n" + STUDY + "[run]\ninline = false\n"
     assert "threads" not in plan(tmp_path, on_ray)[0].overrides["learner"]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (STUDY, "8 trials (2 presets × 2 variants × 2 seeds)"),
+        ('preset = "cartpole"\nseeds = [1, 2]', "2 trials (1 preset × 2 seeds)"),
+        ('preset = "cartpole"', "1 trial"),
+    ],
+)
+def test_the_number_of_trials_is_told_as_a_product(tmp_path, text, words):
+    file, _ = load_study_file(write_study_file(tmp_path, text))
+    trials = planned_trials(file, tmp_path)
+    assert in_words(file, trials, len(trials)) == words
 
 
 def test_a_variant_may_name_an_algorithm_and_change_it(tmp_path):

@@ -27,7 +27,7 @@ class View:
         self.lines = []
 
     def update(self, record):
-        pass
+        self.lines.append([trial.status for trial in record.trials])
 
     def notify(self, text):
         self.lines.append(text)
@@ -195,6 +195,47 @@ def test_more_than_the_machine_holds_is_refused(tmp_path, tune, monkeypatch):
     assert tune.commands[0].cores == 2
     toml = (tmp_path / "study" / "trials" / "cartpole-s1.toml").read_text()
     assert tomllib.loads(toml)["learner"] == {"threads": 2}
+
+
+@pytest.mark.parametrize(
+    ("more", "cores", "line"),
+    [
+        ("", {0, 1}, "2 trials at a time (each takes 1 of the 2 cores)"),
+        ("", {0}, "1 trial at a time (each takes 1 of the 1 core)"),
+        ("", {0, 1, 2, 3}, "3 trials at a time (no more are to run)"),
+        ("parallel = 2\n", {0, 1, 2}, "2 trials at a time (parallel=2)"),
+        ("run.inline = false\n", {0, 1}, "1 trial at a time (run.inline=false, parallel=auto)"),
+        ("parallel = 2\nrun.inline = false\n", {0}, "2 trials at a time (parallel=2)"),
+    ],
+)
+def test_a_study_says_at_once_what_will_run(tmp_path, tune, monkeypatch, more, cores, line):
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: cores)
+    view = View()
+    run_study(write_study_file(tmp_path, more + STUDY), tmp_path / "study", view)
+    assert view.lines[:3] == [
+        "study sweep: 3 trials (1 preset × 3 seeds); 3 to run; their runs are in "
+        f"{tmp_path / 'study' / 'runs'}",
+        f"{line}; the first begins when Ray is up, which may take half a minute",
+        ["pending"] * 3,  # a trial that begins, or is refused, is then a change
+    ]
+
+
+def test_a_folder_is_no_study_file_and_other_files_are_not_written_over(tmp_path, tune):
+    run(tmp_path)
+    with pytest.raises(UserError, match="is a folder; name a study file; `raydqn study status"):
+        run_study(tmp_path / "study", None, View())
+    mine = write_study_file(tmp_path / "study" / "runs", "# mine", "study.toml")
+    with pytest.raises(UserError, match="runs: is not empty, and not the folder of a study"):
+        run_study(tmp_path / "sweep.toml", tmp_path / "study" / "runs", View())
+    assert mine.read_text() == "# mine"
+
+
+def test_little_memory_is_a_reason(tmp_path, tune, monkeypatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)))
+    monkeypatch.setattr(study, "available_bytes", lambda: 2 << 30)
+    view = View()
+    run_study(write_study_file(tmp_path, STUDY), tmp_path / "study", view)
+    assert "at a time (each takes 0.6 of 1.6 GiB of memory)" in view.lines[1]
 
 
 def test_trials_of_a_cluster_are_not_inline(tmp_path, tune):
