@@ -74,8 +74,13 @@ class Config(Section):
             return
         if self.learner.double:
             raise ValueError(
-                "learner.munchausen=true: learner.double must be false, as the softmax policy has "
-                "no greedy action to evaluate"
+                "learner.munchausen=true: learner.double must be false (it is true by default), as "
+                "the softmax policy has no greedy action to evaluate"
+            )
+        if self.env.action_mask is not None:
+            raise ValueError(
+                f"learner.munchausen=true: env.action_mask={self.env.action_mask} must be none, as "
+                "a transition does not hold the legal actions of the state that it begins in"
             )
         if self.network.head == "categorical":
             raise ValueError(

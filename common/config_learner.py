@@ -46,13 +46,19 @@ class LearnerConfig(Section):
     munchausen_floor: float = Field(-1.0, lt=0, description="the log-policy × τ is at least this")
     taus: int = Field(8, ge=1, description="implicit-quantile: fractions of q(s, a) per loss")
     target_taus: int = Field(8, ge=1, description="implicit-quantile: fractions of its target")
-    huber_delta: float = Field(1.0, gt=0, description="|TD error| where the loss turns linear")
+    huber_delta: float = Field(
+        1.0,
+        gt=0,
+        description="|TD error| where the loss turns linear; of quantiles, κ; not of categorical",
+    )
     max_grad_norm: float = Field(10.0, gt=0, description="gradients are scaled down to this norm")
     max_grad_value: float | None = Field(
-        None, gt=0, description="each number of a gradient is at most this first; none: any"
+        None, gt=0, description="each number of a gradient is at most this first; none: no limit"
     )
     target_sync_steps: int = Field(
-        200, ge=1, description="learner steps between copies of policy net to target net"
+        200,
+        ge=1,
+        description="learner steps between copies of policy net to target net; not with target_tau",
     )
     target_tau: float | None = Field(
         None,

@@ -44,7 +44,7 @@ class NetworkConfig(Section):
         32, ge=1, description="implicit-quantile: fractions, evenly spaced, whose mean is q(s, a)"
     )
     noisy: bool = Field(
-        False, description="noise on the weights of all layers after the torso, for exploration"
+        False, description="noise on the weights of all fully connected layers, for exploration"
     )
     noisy_sigma: float = Field(0.5, gt=0, description="noisy: its size in the beginning")
     dueling: bool = Field(
@@ -79,15 +79,8 @@ class NetworkConfig(Section):
                 f"value_min={self.value_min:g}: must be less than value_max={self.value_max:g}"
             )
         if self.kind == "notebook" and (self.head != "value" or self.noisy):
-            raise ValueError(
-                f"head={self.head}, noisy={str(self.noisy).lower()}: the notebook's network gives "
-                "q(s, a), without noise"
-            )
-        if self.kind != "impala-cnn" and (self.width != 1 or self.pool or self.spectral_norm):
-            raise ValueError(
-                f"kind={self.kind}: width, pool and spectral_norm must stay as they are, except "
-                "with impala-cnn"
-            )
+            wrong = "noisy=true" if self.head == "value" else f"head={self.head}"
+            raise ValueError(f"{wrong}: the notebook's network must give q(s, a), without noise")
         if self.kind == "notebook" and self.dueling:
             raise ValueError("dueling=true: the notebook's network has no dueling streams")
         if self.kind == "notebook" and self.layer_norm:

@@ -165,7 +165,7 @@ class Learner:
                 loss=step.loss,
                 mean_q=step.mean_q,
                 grad_norm=step.grad_norm,
-                td_error=float(step.priorities.mean()),
+                td_error=step.td_error,
                 weight_lag=self._version - float(versions[group.rows[number]].mean()),
                 data_age=float(group.ages[number].mean()),
             )
@@ -253,7 +253,7 @@ class Learner:
         self._version = max(self._version, int(meta["version"]))
 
     def _load_optimizer(self, tensors: dict[str, Tensor]) -> None:
-        """Load Adam's moments; checks their shapes, because the fused step does not."""
+        """Load the optimiser's state; checks its shapes, because fused steps do not."""
         if (
             not tensors and self._steps == 0
         ):  # earlier releases saved no moments before the first step

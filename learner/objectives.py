@@ -1,4 +1,4 @@
-"""Objectives: what a batch costs, for each head of a network.
+"""Objectives: the loss of each item of a batch, for each head of a network.
 
 An objective is a function of two networks and a batch. It draws random numbers from the generator
 that it gets alone, so that the same step of a run has the same numbers wherever it continues.
@@ -35,11 +35,13 @@ class ItemLosses(NamedTuple):
         loss: `[B]`, with gradient.
         priority: `[B]`, without: |TD error|, or the loss of a distribution.
         q: `[B]`, q(s, a), without gradient.
+        td_error: `[B]`, |target − q|, without gradient; of a distribution, the means count.
     """
 
     loss: Tensor
     priority: Tensor
     q: Tensor
+    td_error: Tensor
 
 
 class Objective(Protocol):
@@ -73,7 +75,8 @@ class ValueObjective:
         q = taken(self._forward(policy, batch.observation), batch.action)
         td_error = wanted - q
         loss = huber(td_error, self._config.huber_delta)
-        return ItemLosses(loss, td_error.detach().abs(), q.detach())
+        size = td_error.detach().abs()
+        return ItemLosses(loss, size, q.detach(), size)
 
     def _target(self, policy: QNetwork, target: QNetwork, batch: Transition) -> Tensor:
         next_q = self._forward(target, batch.next_observation)
@@ -123,13 +126,14 @@ class CategoricalObjective:
         loss = cross_entropy(chosen, wanted)
         divergence = (loss.detach() - entropy(wanted)).clamp(min=0.0)
         q = chosen.detach().softmax(dim=1) @ head.support
-        return ItemLosses(loss, divergence, q)
+        return ItemLosses(loss, divergence, q, (wanted @ head.support - q).abs())
 
 
 class QuantileObjective:
     """The quantile Huber loss (QR-DQN, IQN; Dabney et al. 2018a, b), double or Munchausen.
 
-    The next action is that of the greatest mean over the quantiles that the target has.
+    The next action is that of the greatest mean over the quantiles that the target has; for IQN,
+    these are its `target_taus` fractions.
     """
 
     def __init__(self, config: LearnerConfig, forward: Forward, implicit: bool = False) -> None:
@@ -151,7 +155,10 @@ class QuantileObjective:
             count = quantiles.shape[1]
             taus = (torch.arange(count, device=quantiles.device) + 0.5) / count
         loss = quantile_huber(quantiles, taus, wanted, self._config.huber_delta)
-        return ItemLosses(loss, loss.detach(), quantiles.detach().mean(dim=1))
+        q = quantiles.detach().mean(dim=1)
+        # Per quantile, so that a priority has the size of the first one, which an actor gives.
+        priority = loss.detach() / quantiles.shape[1]
+        return ItemLosses(loss, priority, q, (wanted.mean(dim=1) - q).abs())
 
     def _target(
         self,

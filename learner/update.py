@@ -25,13 +25,15 @@ class StepResult(NamedTuple):
     Attributes:
         loss: mean over the batch, weighted.
         mean_q: mean q(s, a).
-        grad_norm: of the gradient before it is scaled down.
-        priorities: `[B]`.
+        grad_norm: of the gradient before it is limited.
+        td_error: mean |target − q(s, a)|; of a distribution, the means count.
+        priorities: `[B]`, |TD error|, or the loss of a distribution.
     """
 
     loss: float
     mean_q: float
     grad_norm: float
+    td_error: float
     priorities: Array
 
 
@@ -54,7 +56,7 @@ class Update:
         self._config = learner
         forward = Forward(learner.precision, device)
         self._objective = make_objective(learner, config.network.head, forward)
-        (self._seed,) = integer_seeds(seed_sequence(config.seed, Role.LEARNER), 1)
+        self._seed = config.seed
         self._generator = torch.Generator()
         self._noisy = [*noisy_layers(policy), *noisy_layers(target)]
         self._is_random = bool(self._noisy) or config.network.head == "implicit-quantile"
@@ -69,21 +71,33 @@ class Update:
             weight: `[B]`, importance weights.
         """
         if self._is_random:
-            self._generator.manual_seed((self._seed << 32) + number)
+            # torch's generator takes 32 bits of a seed: too few for the run's and the step's.
+            (seed,) = integer_seeds(seed_sequence(self._seed, Role.LEARNER, number), 1)
+            self._generator.manual_seed(seed)
             for layer in self._noisy:
                 layer.resample(self._generator)
         item = self._objective(self._policy, self._target, batch, self._generator)
         loss = weighted_mean(item.loss, weight)
         self._optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        parameters, config = self._policy.parameters(), self._config
-        if config.max_grad_value is not None:
-            torch.nn.utils.clip_grad_value_(self._policy.parameters(), config.max_grad_value)
-        norm = torch.nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
+        norm = self._clip()
         numbers = torch.stack((loss.detach(), item.q.mean(), norm)).tolist()
         if not np.isfinite(numbers).all():
             return None
+        config = self._config
         end, steps = config.learning_rate_end, config.learning_rate_steps
         self._optimizer.step(linear_or_constant(number, config.learning_rate, end, steps))
         mean_loss, mean_q, grad_norm = numbers
-        return StepResult(mean_loss, mean_q, grad_norm, item.priority.cpu().numpy())
+        priorities = item.priority.cpu().numpy()
+        errors = priorities if item.td_error is item.priority else item.td_error.cpu().numpy()
+        return StepResult(mean_loss, mean_q, grad_norm, float(errors.mean()), priorities)
+
+    def _clip(self) -> Tensor:
+        """Limit the gradient, each number first; the norm that it had before."""
+        parameters, config = list(self._policy.parameters()), self._config
+        if config.max_grad_value is None:
+            return torch.nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
+        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        torch.nn.utils.clip_grad_value_(parameters, config.max_grad_value)
+        torch.nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
+        return norm

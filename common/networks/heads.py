@@ -71,14 +71,14 @@ class Categorical(nn.Module):
     def __init__(self, body: nn.Module, num_actions: int, config: NetworkConfig) -> None:
         """A head whose `body` gives `[B, A·Z]` from features."""
         super().__init__()
-        self.body = body
+        self.logits = body
         self._num_actions = num_actions
         support = torch.linspace(config.value_min, config.value_max, config.atoms)
         self.register_buffer("support", support, persistent=False)
 
     def forward(self, features: Tensor) -> Tensor:
         """Logits of the atoms: `[B, inputs]` → `[B, A, Z]`."""
-        logits: Tensor = self.body(features)
+        logits: Tensor = self.logits(features)
         return logits.view(-1, self._num_actions, len(self.support))
 
     def values(self, logits: Tensor) -> Tensor:
@@ -92,14 +92,14 @@ class Quantile(nn.Module):
     def __init__(self, body: nn.Module, num_actions: int, quantiles: int) -> None:
         """A head whose `body` gives `[B, A·Z]` from features; Z is `quantiles`."""
         super().__init__()
-        self.body = body
+        self.quantiles = body
         self._num_actions = num_actions
-        self._quantiles = quantiles
+        self._count = quantiles
 
     def forward(self, features: Tensor) -> Tensor:
         """Quantiles at the fractions (2i + 1) / 2Z: `[B, inputs]` → `[B, A, Z]`."""
-        quantiles: Tensor = self.body(features)
-        return quantiles.view(-1, self._num_actions, self._quantiles)
+        quantiles: Tensor = self.quantiles(features)
+        return quantiles.view(-1, self._num_actions, self._count)
 
     def values(self, quantiles: Tensor) -> Tensor:
         """Expected returns: `[B, A, Z]` → `[B, A]`."""
@@ -136,7 +136,7 @@ class ImplicitQuantile(nn.Module):
             `[B, A, T]`.
         """
         if taus is None:
-            taus = self._middles.expand(features.shape[0], -1)
+            taus = self._middles[None]  # the same for all: one row, which the product repeats
         embedded = self.embedding(torch.cos(taus[:, :, None] * self._numbers))  # [B, T, inputs]
         mixed = features[:, None, :] * embedded
         quantiles: Tensor = self.body(mixed.flatten(0, 1))  # [B·T, A]

@@ -1,1 +1,1 @@
-"""Ready configurations, one TOML file each."""
+"""Tables of choices, one algorithm each, in TOML."""

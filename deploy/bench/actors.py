@@ -67,7 +67,7 @@ class BenchActor:
         self._environment = make_environment(config.env, copies, seed=env_seed)
         self._spec = self._environment.spec
         network = make_network(self._spec, config.network)
-        self._agent = Agent(network, torch.device("cpu"), self._rng)
+        self._agent = Agent(network, torch.device("cpu"), self._rng, explores=True)
         self._stacks = FrameStack(copies, self._spec.stack, self._spec.frame)
         self._frames: Array = self._environment.reset(env_seed)
         self._first: Array = np.ones(copies, bool)

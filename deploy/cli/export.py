@@ -67,7 +67,7 @@ COMMANDS = (
         "write the policy of a run as one file",
         _export,
         _add_export,
-        more="Write the greedy policy of a run as one file for other programs. Its metadata says how "
-        "an observation is made.",
+        more="Write the greedy policy of a run as one file for other programs. Its metadata says "
+        "how an observation is made.",
     ),
 )

@@ -9,6 +9,7 @@ from safetensors.numpy import load_file
 
 from common import wire
 from common.config import Config
+from common.config_network import NetworkConfig
 from common.errors import UserError
 from common.types import Array, EnvironmentSpec
 from common.weights import unpack_weights
@@ -35,7 +36,9 @@ def initial_weights(config: Config, spec: EnvironmentSpec) -> Array | None:
     path, source = Path(given).expanduser(), f"network.init={given}"
     try:
         if path.is_dir():
-            weights, _ = load_weights(RunFolder.open(path), "best")
+            folder = RunFolder.open(path)
+            _check_atoms(folder.config.network, config.network)
+            weights, _ = load_weights(folder, "best")
         else:
             weights = wire.encode(_tensors_in(path), {"learner_steps": 0})
     except UserError as error:
@@ -45,6 +48,20 @@ def initial_weights(config: Config, spec: EnvironmentSpec) -> Array | None:
         if not bool(tensor.isfinite().all()):
             raise UserError(f"{source}: contains NaN or infinity in {name}; use other weights")
     return weights
+
+
+def _check_atoms(theirs: NetworkConfig, mine: NetworkConfig) -> None:
+    """Refuse weights whose outputs stand for other returns.
+
+    Raises:
+        UserError: both networks are categorical, over different ranges.
+    """
+    for key in ("value_min", "value_max"):
+        was, wanted = getattr(theirs, key), getattr(mine, key)
+        if theirs.head == mine.head == "categorical" and was != wanted:
+            raise UserError(
+                f"its atoms have network.{key}={was:g}, and here it is {wanted:g}; use the same"
+            )
 
 
 def _tensors_in(path: Path) -> dict[str, Array]:

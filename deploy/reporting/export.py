@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import json
+import tempfile
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -66,7 +67,7 @@ def export(folder: RunFolder, kind: str, which: str = "best") -> tuple[bytes, di
 
 
 def contract_of(config: Config, spec: EnvironmentSpec) -> dict[str, Any]:
-    """What a program needs to know to use the policy: how an observation is made, and the actions."""
+    """How an observation is made, the input and the output, for programs that use the policy."""
     return {
         "version": VERSION,
         "env": config.env.model_dump(mode="json"),
@@ -116,19 +117,19 @@ def _onnx(
         raise UserError(
             "--format=onnx: needs the package onnx; run: pip install 'raydqn[export]'"
         ) from None
-    buffer = io.BytesIO()
-    with warnings.catch_warnings():
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        file = Path(folder, "policy.onnx")
         warnings.simplefilter("ignore")  # torch's, about this exporter's age
         torch.onnx.export(
             network,
             (example,),
-            buffer,
+            file,
             dynamo=False,  # the other one needs a further package, and names no input by itself
             input_names=[INPUT],
             output_names=[OUTPUT],
             dynamic_axes={INPUT: {0: "batch"}, OUTPUT: {0: "batch"}},
         )
-    model = onnx.load_from_string(buffer.getvalue())
+        model = onnx.load(file)
     onnx.helper.set_model_props(model, text)
     content: bytes = model.SerializeToString()
     return content
@@ -142,7 +143,7 @@ def _torchscript(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         traced = torch.jit.trace(network, example)  # type: ignore[no-untyped-call]
-        torch.jit.save(traced, buffer, _extra_files=text)  # type: ignore[no-untyped-call]
+        torch.jit.save(traced, buffer, _extra_files=text)
     return buffer.getvalue()
 
 

@@ -197,6 +197,12 @@ def check_restorable(checkpoint: Checkpoint, config: Config) -> RunState:
                 f"{_told(was)}, it belongs to another "
                 f"{'environment' if section == 'env' else section}"
             )
+    was, wanted = saved["learner"]["optimizer"], config.learner.optimizer
+    if was != wanted and "rmsprop" in (was, wanted):  # adam and adamw keep the same
+        raise UserError(
+            f"learner.optimizer={wanted}: the checkpoint {checkpoint} was made with {was}, which "
+            f"keeps other averages; resume with {was}"
+        )
     return state
 
 

@@ -38,29 +38,29 @@ def planned_trials(
         variants = [(sample_name(number), sample) for number, sample in enumerate(samples, 1)]
     else:
         variants = [
-            (name, flat(with_algorithm(name, values), KEYS))
+            (name, flat({key: values[key] for key in values if key != ALGORITHM}, KEYS))
             for name, values in file.variants.items()
         ]
         variants = variants or [("", {})]
+    chosen = {name: algorithm_of(name, values) for name, values in file.variants.items()}
     return [
-        new_trial(file, folder, preset, seed, name, values)
+        new_trial(file, folder, preset, seed, name, values, chosen.get(name))
         for seed in file.seeds
         for preset in file.all_presets
         for name, values in variants
     ]
 
 
-def with_algorithm(variant: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of a variant, on top of those of the algorithm that it names, if it does.
+def algorithm_of(variant: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of the algorithm that a variant names; empty: it names none.
 
     Raises:
         UserError: there is no such algorithm.
     """
-    own = {key: value for key, value in values.items() if key != ALGORITHM}
     if ALGORITHM not in values:
-        return own
+        return {}
     try:
-        return merge(algorithm_values(str(values[ALGORITHM])), own)
+        return algorithm_values(str(values[ALGORITHM]))
     except UserError as error:
         raise UserError(f"variants.{variant}: {error}") from None
 
@@ -77,6 +77,7 @@ def new_trial(
     seed: int,
     variant: str,
     values: Mapping[str, Any],
+    algorithm: Mapping[str, Any] | None = None,
 ) -> TrialRecord:
     """A trial that has not begun.
 
@@ -87,9 +88,11 @@ def new_trial(
         seed: of the run.
         variant: name of a variant or a sample; empty: there is none.
         values: of this variant, by key.
+        algorithm: values of the algorithm that it names, below all others.
     """
     name = "-".join(filter(None, (preset, variant, f"s{seed}")))
-    overrides = merge(merge(file.overrides, nested(values)), {"seed": seed})
+    below = merge(algorithm or {}, file.overrides)
+    overrides = merge(merge(below, nested(values)), {"seed": seed})
     return TrialRecord(
         name=name,
         preset=preset,

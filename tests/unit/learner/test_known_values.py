@@ -69,7 +69,7 @@ def test_the_values_are_learnt(head, target, dueling):
     if target == "munchausen":  # the worse of two actions has the clipped log-policy in its reward
         expected |= {(CHOICE, 0): -0.9, (BANDIT, 0): -0.9}
     found = {place: q[place].item() for place in expected}
-    assert found == pytest.approx(expected, abs=0.15 if head in RANDOM else 0.08)
+    assert found == pytest.approx(expected, abs=0.25 if head in RANDOM else 0.08)
 
 
 @pytest.mark.parametrize("head", HEADS)

@@ -140,7 +140,15 @@ def naive_item(head, wanted, outputs, taus):
     for theta, tau in zip(outputs, taus, strict=True):
         errors = [number - theta for number in wanted]
         loss += np.mean([abs(tau - (e < 0)) * naive_huber(e) / DELTA for e in errors])
-    return loss, loss
+    return loss, loss / len(taus)
+
+
+def q_of_target(head, wanted):
+    """The mean of what `naive_target` gave, on the atoms if there are some."""
+    if head == "categorical":
+        values, shares = wanted
+        return np.clip(values, -1, 1) @ shares
+    return np.mean(wanted)
 
 
 @pytest.mark.parametrize("masked", [False, True], ids=["all", "masked"])
@@ -162,13 +170,39 @@ def test_an_objective_is_its_loop_in_numpy(head, kind, masked):
         row = outputs[i][batch.action[i]]
         fractions = (np.arange(4) + 0.5) / 4 if taus is None else taus[i].numpy()
         wanted = naive_target(head, kind, calls, policy, target, batch, i)
+        q = q_of(head, outputs[i])[batch.action[i]]
         loss, priority = naive_item(head, wanted, row, fractions)
         assert item.loss[i].item() == pytest.approx(loss, rel=1e-4, abs=1e-5)
         assert item.priority[i].item() == pytest.approx(priority, rel=1e-3, abs=1e-5)
-        q = q_of(head, outputs[i])[batch.action[i]]
+        mean = q_of_target(head, wanted)
+        assert item.td_error[i].item() == pytest.approx(abs(mean - q), rel=1e-3, abs=1e-5)
         assert item.q[i].item() == pytest.approx(q, rel=1e-4, abs=1e-5)
     assert not item.priority.requires_grad
     assert not item.q.requires_grad
     item.loss.sum().backward()
     assert all(parameter.grad is None for parameter in target.parameters())
     assert any(parameter.grad.abs().sum() > 0 for parameter in policy.parameters())
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("dueling", [False, True])
+@pytest.mark.parametrize(("head", "kind"), CASES)
+def test_a_state_after_the_end_without_a_legal_action_gives_finite_losses(
+    head, kind, dueling, precision
+):
+    config = Config.model_validate(
+        {
+            "network": {"hidden": (8, 8), "head": head, "dueling": dueling, "noisy": dueling},
+            "learner": TARGETS[kind],
+        }
+    )
+    policy, target = (make_network(SPEC, config.network, seed) for seed in (1, 2))
+    batch = make_batch(masked=True)
+    ended = batch.discount == 0
+    batch.next_mask[ended] = 0
+    forward = Forward(precision, torch.device("cpu"))
+    objective = make_objective(config.learner, head, forward)
+    item = objective(policy, target, batch, torch.Generator().manual_seed(0))
+    for numbers in item:
+        assert numbers.dtype == torch.float32
+        assert torch.isfinite(numbers).all()

@@ -49,6 +49,25 @@ def test_an_algorithm_goes_on_top_of_every_preset(name):
         assert config.env == make_config(preset).env
 
 
+@pytest.mark.parametrize("preset", preset_names())
+def test_a_schedule_of_epsilon_outlasts_the_warm_up_of_every_preset(preset):
+    config = make_config(preset, algorithm="dqn")
+    assert config.exploration.kind == "linear"
+    assert config.exploration.decay_steps > config.learner.warmup_transitions
+
+
+@pytest.mark.parametrize("preset", preset_names())
+def test_the_atoms_of_every_preset_hold_its_best_return(preset):
+    # The discounted return of a reward of 1 in each step is below 1 / (1 − γ).
+    config = make_config(preset, algorithm="c51")
+    if config.env.id == "CartPole-v1":
+        assert config.network.value_max >= 0.99 / (1 - config.learner.gamma)
+    elif config.env.id in ("Acrobot-v1", "MountainCar-v0"):
+        assert config.network.value_min <= -0.99 / (1 - config.learner.gamma)
+    else:
+        assert config.env.reward_clip == 1.0 or config.network.value_max > 10
+
+
 def test_a_file_and_overrides_go_on_top_of_an_algorithm(tmp_path):
     file = tmp_path / "own.toml"
     file.write_text("[network]\natoms = 21\n[learner]\nn_step = 2\n")
@@ -72,8 +91,12 @@ def test_an_unknown_algorithm_is_told_with_the_nearest_name():
         ("--algorithm munchausen-dqn --learner.double true", "learner.double must be false"),
         ("--algorithm c51 --learner.munchausen true", "network.head must not be categorical"),
         ("--algorithm iqn --network.hidden 32", "needs two hidden layers of an mlp"),
-        ("--algorithm c51 --network.value-min 10", "must be less than value_max=10"),
-        ("--algorithm c51 --network.kind notebook", "the notebook's network gives q(s, a)"),
+        ("--algorithm c51 --network.value-min 100", "must be less than value_max=100"),
+        ("--learner.munchausen true --learner.double false --env.action-mask info", "must be none"),
+        (
+            "--algorithm c51 --network.kind notebook",
+            "head=categorical: the notebook's network must give",
+        ),
     ],
 )
 def test_choices_that_make_no_sense_together_are_refused_in_one_line(options, words):

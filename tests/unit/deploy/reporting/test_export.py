@@ -58,6 +58,7 @@ def exported(run, kind, *more):
     return out
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")  # of the reader
 @pytest.mark.parametrize("name", NETWORKS)
 def test_every_network_gives_the_same_values_in_onnx_and_torchscript(tmp_path, name):
     onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra export, onnxruntime")

@@ -147,5 +147,9 @@ def test_a_variant_may_name_an_algorithm_and_change_it(tmp_path):
     (trial,) = plan(tmp_path, text)
     config = config_of(trial, "x")
     assert (config.network.head, config.learner.n_step) == ("categorical", 2)
+    # The study's own keys go on top of the algorithm, as on the command line.
+    (trial,) = plan(tmp_path, text + "[overrides]\nlearner.n_step = 5\nreplay.alpha = 0.7\n")
+    config = config_of(trial, "x")
+    assert (config.replay.alpha, config.learner.n_step) == (0.7, 2)
     with pytest.raises(UserError, match=r"^variants\.mine: algorithm rainbw: unknown; did you me"):
         plan(tmp_path, text.replace("rainbow", "rainbw"))
