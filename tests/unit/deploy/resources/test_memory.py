@@ -138,7 +138,7 @@ def test_many_actors_on_few_shards_get_room_for_the_frames_that_their_next_chunk
         shard.append(ReplayServer(capacity, spec.frame, 3, 0.6, frames, 1, index))
     handles = [InlineHandle(server) for server in shard]
     actors = [Actor(config, i, 0, handles, InlineHandle(WeightStore())) for i in range(24)]
-    for _ in range(12):
+    for _ in range(8):
         for actor in actors:
             actor.collect(8, 0)
     for server in shard:
@@ -219,7 +219,7 @@ def test_groups_that_are_not_full_cost_rows_but_no_transitions(envs, chunk_steps
         *("lz4", shard_frame_bytes(config, spec)),
     )
     actor = Actor(config, 0, 0, [InlineHandle(shard)], InlineHandle(WeightStore()))
-    actor.collect(10 * capacity // (3 * envs), 0)
+    actor.collect(5 * capacity // (2 * envs), 0)
     assert shard.summary().inserted > 2 * capacity
     assert shard.summary().size == capacity
     shard.check()
