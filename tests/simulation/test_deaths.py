@@ -177,7 +177,7 @@ def test_a_shard_whose_part_of_all_checkpoints_is_damaged_begins_empty(tmp_path)
                 super().update(report)
 
     config = tiny(
-        stop={"learner_steps": 120},
+        stop={"learner_steps": 160},
         actors={"chunk_steps": 2},  # soon both shards hold something
         replay={"shards": 2},
         learner={"samples_per_insert": 16.0},
@@ -189,7 +189,7 @@ def test_a_shard_whose_part_of_all_checkpoints_is_damaged_begins_empty(tmp_path)
     view.looks = False
     view.supervisor = supervisor_for(config, tmp_path / "run", view, HostedRuntime())
     summary = view.supervisor.run()
-    assert summary["learner_steps"] == 120
+    assert summary["learner_steps"] == 160
     lines = [line for line in view.lines if "the run continues without it" in line]
     assert lines
     assert all(re.search(r"shard-1\.rdqn: damaged", line) for line in lines)

@@ -65,19 +65,20 @@ def crashing(path, parts, runtime, view=None, timeouts=None, **over):
 
 
 class Outage(Crashing):
-    """When the parts die the storage cannot be listed, for some time from the first try."""
+    """When the parts die the storage cannot be listed, for some tries after that is told."""
 
-    def __init__(self, parts, monkeypatch, seconds, what="error") -> None:
+    def __init__(self, parts, monkeypatch, tries, what="error") -> None:
         super().__init__(parts, DIE_AFTER_STEPS)
-        self.seconds, self.from_s, self.begun = seconds, None, False
+        self.tries, self.begun = tries, False
         self.names: list[str] = []
         sizes = LocalStorage.sizes
 
         def flaky(storage):
             if not self.begun:
                 return sizes(storage)
-            self.from_s = self.from_s or time.monotonic()
-            if time.monotonic() > self.from_s + self.seconds:
+            if any("cannot be restored yet" in line for line in self.lines):
+                self.tries -= 1
+            if self.tries < 0:
                 return sizes(storage)
             if what == "empty":
                 return {}  # as a disk that is not mounted
@@ -103,10 +104,12 @@ class Outage(Crashing):
 def test_a_part_that_dies_while_the_storage_is_away_comes_back_when_it_is_back(
     tmp_path, monkeypatch, part, runtime, what
 ):
-    view = Outage([part], monkeypatch, 0.15, what)
-    supervisor, _ = crashing(tmp_path / "run", None, runtime(), view)
+    view = Outage([part], monkeypatch, 2, what)
+    steps = STEPS if part == LEARNER else 160  # the learner continues meanwhile
+    stop = {"learner_steps": steps}
+    supervisor, _ = crashing(tmp_path / "run", None, runtime(), view, stop=stop)
     summary = supervisor.run()
-    assert summary["learner_steps"] == STEPS
+    assert summary["learner_steps"] == steps
     assert summary["restarts"] == 1
     newest = int(view.names[-1].rpartition("-")[2])
     if part == LEARNER:
@@ -119,17 +122,18 @@ def test_a_part_that_dies_while_the_storage_is_away_comes_back_when_it_is_back(
 
 
 def test_a_storage_that_stays_away_ends_the_run_and_costs_no_checkpoint(tmp_path, monkeypatch):
-    view = Outage([LEARNER], monkeypatch, 600.0)
+    view = Outage([LEARNER], monkeypatch, 10**9)
     supervisor, _ = crashing(tmp_path / "run", None, SideBySide(), view, {"unreadable_s": 0.4})
     with pytest.raises(RunFailedError, match=r"learner cannot be restored: .*connection reset"):
         supervisor.run()
-    view.seconds = 0.0
+    view.tries = 0
     assert sound_checkpoints(supervisor) == view.names
 
 
 def test_a_shard_that_cannot_read_its_part_for_a_while_comes_back_with_it(tmp_path, monkeypatch):
     view = Crashing([shard(1)], DIE_AFTER_STEPS)
-    supervisor, _ = crashing(tmp_path / "run", None, HostedRuntime(), view)
+    stop = {"learner_steps": 160}  # the learner continues meanwhile
+    supervisor, _ = crashing(tmp_path / "run", None, HostedRuntime(), view, stop=stop)
     read, failures = LocalStorage.read, []
 
     def flaky(storage, name):
@@ -142,7 +146,7 @@ def test_a_shard_that_cannot_read_its_part_for_a_while_comes_back_with_it(tmp_pa
     view.looks = False
     summary = supervisor.run()
     assert len(failures) == 3
-    assert summary["learner_steps"] == STEPS
+    assert summary["learner_steps"] == 160
     assert supervisor.restore_source.corrupt == set(), "not for good: the storage was to blame"
     assert supervisor.restore_source.restored_from[shard(1)]
     assert not any("starts empty" in line for line in view.lines)
