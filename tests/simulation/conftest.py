@@ -7,6 +7,7 @@ file, too.
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 
 import pytest
@@ -86,6 +87,14 @@ def always_looking(monkeypatch):
     from support.fakes import use_timeouts
 
     use_timeouts(monkeypatch, control_every_s=0.0)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_file_waits_for_the_disk():
+    """Only a power cut would show it; tests of what is synchronised put their own in its place."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
 
 
 @pytest.fixture(autouse=True)
