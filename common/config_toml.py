@@ -126,28 +126,38 @@ def load_toml(path: Path) -> dict[str, Any]:
 
 def to_toml(config: Config, comments: bool = True) -> str:
     """The whole configuration as TOML that `load_toml` and `build` turn back into `config`."""
-    document = tomlkit.document()
     plain = config.model_dump(mode="json")
+    top: list[str] = []  # keys without a section come first, or they would belong to one
+    tables: list[str] = []
     for name, info in Config.model_fields.items():
         if not isinstance(plain[name], dict):
-            document.add(name, _item(plain[name], info.description if comments else None))
+            top.append(_line(name, plain[name], info.description if comments else None))
             continue
         section = cast(type[Section], info.annotation)
-        table = tomlkit.table()
+        lines = [f"[{name}]\n"]
         if comments and section.__doc__:
-            table.add(tomlkit.comment(section.__doc__.splitlines()[0]))
+            lines.append(f"# {section.__doc__.splitlines()[0]}\n")
         for key, value in plain[name].items():
             description = section.model_fields[key].description if comments else None
             # Never left out: over a preset, the preset's value would take its place.
-            table.add(key, _item(NONE if value is None else value, description))
-        document.add(name, table)
-    return tomlkit.dumps(document)
+            lines.append(_line(key, NONE if value is None else value, description))
+        tables.append("".join(lines))
+    return "\n".join(["".join(top), *tables])
 
 
-def _item(value: Any, comment: str | None) -> Any:
+def _line(key: str, value: Any, comment: str | None) -> str:
+    return f"{key} = {_as_toml(value)}{f' # {comment}' if comment else ''}\n"
+
+
+def _as_toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, (int, float)):
+        return str(value)
     if isinstance(value, dict):
         item: Any = tomlkit.inline_table()
         item.update(value)
     else:
         item = tomlkit.item(value)
-    return item.comment(comment) if comment else item
+    text: str = item.as_string()
+    return text

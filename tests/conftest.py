@@ -8,13 +8,19 @@ from collections.abc import Generator
 
 import pytest
 
-from support.hypothesis_profiles import load_profile
 from support.paths import TESTS
-
-load_profile()
 
 TIERS = ("cluster", "e2e", "ray", "support", "simulation", "unit")
 """Folders of tests/, the one with the longest tests first."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Load the profile of Hypothesis in each process that imports tests."""
+    hands_out_only = config.getoption("dist", "no") != "no" and not hasattr(config, "workerinput")
+    if not hands_out_only:
+        from support.hypothesis_profiles import load_profile
+
+        load_profile()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

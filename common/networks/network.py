@@ -115,7 +115,8 @@ class QNetwork(nn.Module):
 def make_network(spec: EnvironmentSpec, config: NetworkConfig, seed: int = 0) -> QNetwork:
     """A network whose weights depend on `seed` alone. torch's global generator stays unchanged."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        # Weights are drawn on the CPU; `torch.manual_seed` would seed all devices, for good.
+        torch.default_generator.manual_seed(seed)
         return QNetwork(spec, config)
 
 

@@ -1,15 +1,16 @@
-"""Environments that fail or do not end, and the end of answers that never come."""
+"""Environments that fail or do not end, and the end of answers that never come.
+
+Imports that take long are made in the fixtures: the process that only hands out tests loads this
+file, too.
+"""
 
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 
-import gymnasium as gym
 import pytest
-import torch
-
-from support.fakes import Never, use_timeouts
 
 FADING = """
 import gymnasium as gym
@@ -65,6 +66,8 @@ def fading(tmp_path, monkeypatch):
     """The class of an environment that runs out of fuel; its id is `fading_envs:Fading-v0`."""
     (tmp_path / "fading_envs.py").write_text(FADING)
     monkeypatch.syspath_prepend(tmp_path)
+    import gymnasium as gym
+
     yield importlib.import_module("fading_envs").Fading
     del sys.modules["fading_envs"]
     del gym.registry["Fading-v0"]
@@ -81,17 +84,31 @@ def endless(tmp_path, monkeypatch):
 @pytest.fixture
 def always_looking(monkeypatch):
     """`train` and `resume` look for requests in every tick."""
+    from support.fakes import use_timeouts
+
     use_timeouts(monkeypatch, control_every_s=0.0)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_file_waits_for_the_disk():
+    """Only a power cut would show it; tests of what is synchronised put their own in its place."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
 
 
 @pytest.fixture(autouse=True)
 def _one_thread_of_torch():
     """The networks are tiny: two threads would only wait for each other."""
+    import torch
+
     torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)
 def _answers_that_never_come_end_with_the_test():
+    from support.fakes import Never
+
     Never.test_is_over.clear()
     yield
     Never.test_is_over.set()

@@ -19,19 +19,29 @@ from support.program import TINY_OPTIONS
 EVERY = {"every_learner_steps": 20, "every_s": None, "keep": 10}
 
 
-@pytest.fixture
-def trained(tmp_path, monkeypatch):
-    """A run of which the storage is elsewhere: its folder, the URL of its checkpoints."""
-    monkeypatch.chdir(tmp_path)
+@pytest.fixture(scope="module")
+def trained_once(tmp_path_factory):
+    """A folder with a run and its storage, and a copy of that folder."""
+    folder = tmp_path_factory.mktemp("trained")
     config = tiny(
         stop={"learner_steps": 60},
         evaluation={"every_learner_steps": 20},
         learner={"samples_per_insert": 16.0},
-        checkpoint={**EVERY, "storage": str(tmp_path / "storage")},
+        checkpoint={**EVERY, "storage": str(folder / "work" / "storage")},
     )
-    run = tmp_path / "runs" / "mine"
-    train(config, run)
-    return run, str(tmp_path / "storage" / "mine")
+    train(config, folder / "work" / "runs" / "mine")
+    shutil.copytree(folder / "work", folder / "copy")
+    return folder / "work", folder / "copy"
+
+
+@pytest.fixture
+def trained(trained_once, monkeypatch):
+    """A run of which the storage is elsewhere: its folder, the URL of its checkpoints."""
+    work, copy = trained_once
+    shutil.rmtree(work)
+    shutil.copytree(copy, work)
+    monkeypatch.chdir(work)
+    return work / "runs" / "mine", str(work / "storage" / "mine")
 
 
 def test_a_run_whose_folder_is_gone_has_its_best_policy_and_records_again(trained):

@@ -28,16 +28,13 @@ from support.fakes import (
 DIE_AFTER_STEPS = 50
 
 
-AND_LONG_AFTER = 600
-"""Learner steps of a run that must outlast a restart on a fast machine, too."""
-
-
 def run_with_deaths(
     path, parts, runtime=None, every=20, evaluate_every=10**6, steps=100, after=DIE_AFTER_STEPS
 ):
     """A run to its end in which these parts died: (its supervisor, its view, its summary)."""
     config = tiny(
         stop={"learner_steps": steps},
+        actors={"chunk_steps": 2},  # soon both shards hold something
         replay={"shards": 2},
         checkpoint={"every_learner_steps": every, "every_s": None, "keep": 100},
         evaluation={"every_learner_steps": evaluate_every, "episodes": 2, "envs": 2},
@@ -65,13 +62,11 @@ ALL = [WEIGHT_STORE, shard(0), shard(1), LEARNER, actor(0)]
 )
 def test_every_part_that_dies_is_restarted_and_the_run_ends_as_planned(tmp_path, parts, runtime):
     evaluate_every = 25 if parts == ALL else 10**6
-    # The learner does not wait for a shard or the weight store: the run must outlast the restart.
-    steps = 100 if LEARNER in parts or actor(0) in parts else 150
     supervisor, view, summary = run_with_deaths(
-        tmp_path / "run", parts, runtime(), evaluate_every=evaluate_every, steps=steps
+        tmp_path / "run", parts, runtime(), evaluate_every=evaluate_every
     )
     assert summary["stop_reason"] == "learner_steps"
-    assert summary["learner_steps"] == steps
+    assert summary["learner_steps"] == 100
     assert summary["restarts"] == len(parts)
     for part in parts:
         (line,) = [line for line in view.lines if line.startswith(f"{part} ")]
@@ -119,9 +114,7 @@ def test_a_learner_that_died_before_the_first_checkpoint_begins_at_step_0(tmp_pa
 
 
 def test_a_shard_that_died_is_restored_from_the_newest_checkpoint(tmp_path):
-    supervisor, view, _ = run_with_deaths(
-        tmp_path / "run", [shard(0)], every=40, steps=AND_LONG_AFTER, after=100
-    )
+    supervisor, view, _ = run_with_deaths(tmp_path / "run", [shard(0)], steps=150)
     back = view.looked[shard(0)]
     assert back.shard == 0
     assert back.size > 0
@@ -131,19 +124,15 @@ def test_a_shard_that_died_is_restored_from_the_newest_checkpoint(tmp_path):
 
 
 def test_a_shard_that_died_before_the_first_checkpoint_comes_back_empty(tmp_path):
-    supervisor, view, _ = run_with_deaths(
-        tmp_path / "run", [shard(1)], every=None, steps=AND_LONG_AFTER
-    )
+    supervisor, view, _ = run_with_deaths(tmp_path / "run", [shard(1)], every=None, steps=150)
     assert view.looked[shard(1)].size == 0
     assert supervisor.fleet.shards[1].handle.call("summary").result().size > 0
 
 
 def test_a_memory_that_is_lost_as_a_whole_is_filled_again_and_the_run_ends_as_planned(tmp_path):
     parts = [shard(0), shard(1)]
-    supervisor, view, summary = run_with_deaths(
-        tmp_path / "run", parts, every=None, steps=AND_LONG_AFTER
-    )
-    assert summary["learner_steps"] == AND_LONG_AFTER
+    supervisor, view, summary = run_with_deaths(tmp_path / "run", parts, every=None, steps=150)
+    assert summary["learner_steps"] == 150
     assert [view.looked[part].size for part in parts] == [0, 0]
     assert all(slot.handle.call("summary").result().size > 0 for slot in supervisor.fleet.shards)
 
@@ -188,16 +177,19 @@ def test_a_shard_whose_part_of_all_checkpoints_is_damaged_begins_empty(tmp_path)
                 super().update(report)
 
     config = tiny(
-        stop={"learner_steps": 300},
+        stop={"learner_steps": 160},
+        actors={"chunk_steps": 2},  # soon both shards hold something
         replay={"shards": 2},
-        checkpoint={"every_learner_steps": 50, "every_s": None},
+        learner={"samples_per_insert": 16.0},
+        checkpoint={"every_learner_steps": 20, "every_s": None},
         evaluation={"every_learner_steps": 10**6, "episodes": 2, "envs": 2},
+        report={"every_s": 0.001},
     )
-    view = Damaging([shard(1)], 100)
+    view = Damaging([shard(1)], DIE_AFTER_STEPS)
     view.looks = False
     view.supervisor = supervisor_for(config, tmp_path / "run", view, HostedRuntime())
     summary = view.supervisor.run()
-    assert summary["learner_steps"] == 300
+    assert summary["learner_steps"] == 160
     lines = [line for line in view.lines if "the run continues without it" in line]
     assert lines
     assert all(re.search(r"shard-1\.rdqn: damaged", line) for line in lines)

@@ -13,7 +13,7 @@ FADING_ID = {"id": "fading_envs:Fading-v0"}
 
 def test_an_error_of_the_environment_inline_is_a_failure_and_the_learner_is_saved(tmp_path, fading):
     supervisor = supervisor_for(tiny(env=FADING_ID), tmp_path / "run")
-    fading.fuel, fading.at = 500, ("step",)
+    fading.fuel, fading.at = 300, ("step",)
     with pytest.raises(RunFailedError, match=r"step\(\) raised ZeroDivisionError.*raydqn resume"):
         supervisor.run()
     assert saved_counters(tmp_path / "run")["learner_steps"] > 0
@@ -23,7 +23,7 @@ def test_a_part_that_cannot_be_made_again_ends_the_run_and_the_learner_is_saved(
     view = Messages()
     config = tiny(env=FADING_ID, evaluation={"every_learner_steps": 10**6})
     supervisor = supervisor_for(config, tmp_path / "run", view, HostedRuntime())
-    fading.fuel, fading.at = 500, ("step", "init")
+    fading.fuel, fading.at = 300, ("step", "init")
     with pytest.raises(RunFailedError, match=r"actor-0 failed 4 times.*cannot be made.*resume"):
         supervisor.run()
     counters = saved_counters(tmp_path / "run")
@@ -40,12 +40,12 @@ def test_a_part_that_can_be_made_again_at_a_later_try_continues(tmp_path, fading
 
     config = tiny(
         env=FADING_ID,
-        evaluation={"every_learner_steps": 10**6},
-        stop={"learner_steps": 200},
+        evaluation={"every_learner_steps": 10**6, "episodes": 2, "envs": 2},
+        stop={"learner_steps": 60},
     )
     view = Refuelling()
     supervisor = supervisor_for(config, tmp_path / "run", view, HostedRuntime())
-    fading.fuel, fading.at = 500, ("step", "init")
+    fading.fuel, fading.at = 300, ("step", "init")
     assert supervisor.run()["restarts"] == 3
     assert ["cannot be made" in line for line in view.lines] == [False, True, True]
 

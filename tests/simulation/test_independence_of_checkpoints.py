@@ -36,12 +36,13 @@ def test_a_run_learns_the_same_whatever_the_interval_of_its_checkpoints(summarie
 
 
 def test_an_episode_may_outlast_any_number_of_checkpoints(tmp_path):
-    # A checkpoint every 10 learner steps: 20 env steps of each of 4 copies lie between two
+    # A checkpoint every 10 learner steps: 80 env steps of each of 4 copies lie between two
     # checkpoints, and an episode of Sleep-v0 has 200.
     env = {"id": "deploy.bench.sleep_env:Sleep-v0", "kwargs": {"step_s": 0.0}}
-    over = {"env": env, "evaluation": {"every_learner_steps": 10**6, "episodes": 1, "envs": 1}}
-    config = config_of(10, **over, stop={"learner_steps": 120})
-    assert config.exact_episode_steps == 20
+    over = {"env": env, "evaluation": {"every_learner_steps": None}}
+    often = {"samples_per_insert": 1.0}
+    config = config_of(10, **over, learner=often, stop={"learner_steps": 40, "score": None})
+    assert config.exact_episode_steps == 80
     summary = train(config, tmp_path / "kept")
     assert summary["episodes"] > 0
     exact = merge(config.model_dump(mode="json"), {"checkpoint": {"exact": True}})

@@ -89,7 +89,7 @@ def test_weights_that_are_no_numbers_are_refused(tmp_path, other, value):
         ("note.txt", {}, r"note\.txt: is no run folder and no \.safetensors file"),
         ("empty", {}, "empty: .*not a run folder"),
         ("run", {"hidden": [16]}, "is of another network or environment .*must be"),
-        ("run", {"dueling": True}, "is of another network or environment"),
+        ("run", {"hidden": [32], "dueling": True}, "is of another network or environment"),
     ],
 )
 def test_weights_that_do_not_fit_are_refused_before_the_run(

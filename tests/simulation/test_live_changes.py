@@ -93,8 +93,8 @@ def test_a_damaged_request_is_named_and_removed_and_the_run_continues(tmp_path, 
         "[learner]\nsamples_per_insert_error = 1.0\n", "[learner]\nsamples_per_insert = [",
     ]  # fmt: skip
     view = Asking(run, 20, *damaged)
-    config = tiny(stop={"learner_steps": 120}, report=OFTEN, evaluation=NO_EVALUATION)
-    assert train(config, run, view=view)["learner_steps"] == 120
+    config = tiny(stop={"learner_steps": 90}, report=OFTEN, evaluation=NO_EVALUATION)
+    assert train(config, run, view=view)["learner_steps"] == 90
     said = [line for line in view.lines if "nothing was changed" in line]
     assert len(said) == len(damaged), "each is named once"
     assert "batch_size: cannot be changed" in said[2]

@@ -26,14 +26,14 @@ def test_no_illegal_action_is_ever_taken(tmp_path, source, options):
     code, out, err = raydqn_here(
         *("train", "cartpole", "--inline", "--json", "--run-dir", str(run), *TINY_OPTIONS),
         *("--env.id", LEGAL_MOVES, "--env.action-mask", source, "--replay.shards", "2", *options),
-        *("--evaluation.every-learner-steps", "30", "--stop.learner-steps", "60"),
+        *("--evaluation.every-learner-steps", "30", "--stop.learner-steps", "40"),
         *("--stop.score", "none"),
     )
     assert code == 0, err
     summary = summary_of(out)
     assert summary["score"] == 6.0, "each legal step pays 1"
     assert summary["protocol"]["action_mask"] == source
-    resume(run, {"stop": {"learner_steps": 80}}, inline=True)
+    resume(run, {"stop": {"learner_steps": 50}}, inline=True)
     offline = evaluate(RunFolder.open(run), 4)
     assert (offline["min"], offline["mean_length"]) == (6.0, 6.0)
     assert LegalMovesEnv.taken[True] > 500

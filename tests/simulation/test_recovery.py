@@ -39,6 +39,7 @@ def config_for(**over):
     return tiny(
         **{
             "stop": {"learner_steps": STEPS},
+            "actors": {"chunk_steps": 2},  # soon both shards hold something
             "replay": {"shards": 2},
             "learner": {"samples_per_insert": 16.0},
             "checkpoint": {"every_learner_steps": 20, "every_s": None},
@@ -48,9 +49,6 @@ def config_for(**over):
         | over
     )
 
-
-LONGER = {"stop": {"learner_steps": 200}, "learner": {"samples_per_insert": 4.0}}
-"""Of a run that does not wait for the part that died, and must outlast its restart."""
 
 SOON = {"restore_retry_s": 0.01, "failed_save_s": 0.2}
 
@@ -67,21 +65,20 @@ def crashing(path, parts, runtime, view=None, timeouts=None, **over):
 
 
 class Outage(Crashing):
-    """When the parts die the storage cannot be listed, for some time from the first try."""
+    """When the parts die the storage cannot be listed, for some tries after that is told."""
 
-    def __init__(
-        self, parts, monkeypatch, seconds, what="error", after_steps=DIE_AFTER_STEPS
-    ) -> None:
-        super().__init__(parts, after_steps)
-        self.seconds, self.from_s, self.begun = seconds, None, False
+    def __init__(self, parts, monkeypatch, tries, what="error") -> None:
+        super().__init__(parts, DIE_AFTER_STEPS)
+        self.tries, self.begun = tries, False
         self.names: list[str] = []
         sizes = LocalStorage.sizes
 
         def flaky(storage):
             if not self.begun:
                 return sizes(storage)
-            self.from_s = self.from_s or time.monotonic()
-            if time.monotonic() > self.from_s + self.seconds:
+            if any("cannot be restored yet" in line for line in self.lines):
+                self.tries -= 1
+            if self.tries < 0:
                 return sizes(storage)
             if what == "empty":
                 return {}  # as a disk that is not mounted
@@ -107,13 +104,12 @@ class Outage(Crashing):
 def test_a_part_that_dies_while_the_storage_is_away_comes_back_when_it_is_back(
     tmp_path, monkeypatch, part, runtime, what
 ):
-    after_steps, longer = (DIE_AFTER_STEPS, {}) if part == LEARNER else (100, LONGER)
-    view = Outage([part], monkeypatch, 0.025, what, after_steps)
-    supervisor, _ = crashing(tmp_path / "run", None, runtime(), view, **longer)
+    view = Outage([part], monkeypatch, 2, what)
+    steps = STEPS if part == LEARNER else 160  # the learner continues meanwhile
+    stop = {"learner_steps": steps}
+    supervisor, _ = crashing(tmp_path / "run", None, runtime(), view, stop=stop)
     summary = supervisor.run()
-    assert summary["learner_steps"] == (
-        STEPS if part == LEARNER else LONGER["stop"]["learner_steps"]
-    )
+    assert summary["learner_steps"] == steps
     assert summary["restarts"] == 1
     newest = int(view.names[-1].rpartition("-")[2])
     if part == LEARNER:
@@ -126,17 +122,18 @@ def test_a_part_that_dies_while_the_storage_is_away_comes_back_when_it_is_back(
 
 
 def test_a_storage_that_stays_away_ends_the_run_and_costs_no_checkpoint(tmp_path, monkeypatch):
-    view = Outage([LEARNER], monkeypatch, 600.0)
+    view = Outage([LEARNER], monkeypatch, 10**9)
     supervisor, _ = crashing(tmp_path / "run", None, SideBySide(), view, {"unreadable_s": 0.4})
     with pytest.raises(RunFailedError, match=r"learner cannot be restored: .*connection reset"):
         supervisor.run()
-    view.seconds = 0.0
+    view.tries = 0
     assert sound_checkpoints(supervisor) == view.names
 
 
 def test_a_shard_that_cannot_read_its_part_for_a_while_comes_back_with_it(tmp_path, monkeypatch):
-    view = Crashing([shard(1)], 100)
-    supervisor, _ = crashing(tmp_path / "run", None, HostedRuntime(), view, **LONGER)
+    view = Crashing([shard(1)], DIE_AFTER_STEPS)
+    stop = {"learner_steps": 160}  # the learner continues meanwhile
+    supervisor, _ = crashing(tmp_path / "run", None, HostedRuntime(), view, stop=stop)
     read, failures = LocalStorage.read, []
 
     def flaky(storage, name):
@@ -149,7 +146,7 @@ def test_a_shard_that_cannot_read_its_part_for_a_while_comes_back_with_it(tmp_pa
     view.looks = False
     summary = supervisor.run()
     assert len(failures) == 3
-    assert summary["learner_steps"] == LONGER["stop"]["learner_steps"]
+    assert summary["learner_steps"] == 160
     assert supervisor.restore_source.corrupt == set(), "not for good: the storage was to blame"
     assert supervisor.restore_source.restored_from[shard(1)]
     assert not any("starts empty" in line for line in view.lines)
@@ -233,14 +230,14 @@ class Starting(SideBySide):
 
 def test_the_learner_continues_with_the_other_shards_until_one_is_back(tmp_path):
     view = Crashing([shard(1)], DIE_AFTER_STEPS)
-    view.looks = False
+    view.looks = view.waits = False
     supervisor, _ = crashing(
         tmp_path / "run",
         None,
         Starting(part_name(shard(1), 1)),
         view,
-        stop={"learner_steps": 150, "wall_s": 60.0},
-        learner={"stall_timeout_s": 4.0},
+        stop={"learner_steps": STEPS, "wall_s": 60.0},
+        learner={"samples_per_insert": 16.0, "stall_timeout_s": 4.0},
     )
     assert supervisor.run()["stop_reason"] == "learner_steps"
     assert not supervisor.fleet.shards[1].ready
@@ -298,7 +295,7 @@ def test_a_shard_that_is_busy_when_it_is_asked_for_its_size_answers_later(tmp_pa
 # --- what counts as a failure -------------------------------------------------------------------
 
 
-PROGRESS_STEPS = 60
+PROGRESS_STEPS = 30
 """Learner steps in which the learner reports twice, as a part needs it to have made progress."""
 
 
@@ -337,8 +334,8 @@ def test_a_part_that_works_in_each_short_incarnation_may_die_often(tmp_path, par
         SideBySide(),
         view,
         stop={"learner_steps": None, "wall_s": 60.0},
-        learner={"samples_per_insert": 4.0},  # a shard that gets nothing makes no progress
-        report={"every_s": 0.05},
+        # A shard that gets nothing makes no progress.
+        learner={"samples_per_insert": 4.0, "train_steps": 5},
     )
     summary = supervisor.run()
     assert summary["stop_reason"] == "terminated", view.lines
@@ -365,13 +362,13 @@ def failing(supervisor, at):
 
 
 def test_a_learner_that_fails_by_an_error_of_its_own_is_replaced(tmp_path):
-    stop = {"learner_steps": 200}
+    stop = {"learner_steps": 120}
     supervisor, view = crashing(tmp_path / "run", [], HostedRuntime(), stop=stop)
-    at = [30, 60, 90, 120, 150, 180]
+    at = [15, 35, 55, 75, 95]
     failing(supervisor, lambda steps: bool(at) and steps >= at[0] and bool(at.pop(0)))
     summary = supervisor.run()
-    assert summary["learner_steps"] == 200
-    assert summary["restarts"] == 6, "each time it had got further"
+    assert summary["learner_steps"] == 120
+    assert summary["restarts"] == 5, "each time it had got further"
     assert "learner failed: CUDA error: uncorrectable ECC error; restarted" in view.lines
 
 

@@ -28,9 +28,9 @@ from support.program import TINY
 def config_of(**over):
     quiet = {
         "evaluation": {"every_learner_steps": 10**6},
-        "checkpoint": {"every_learner_steps": 30, "every_s": None},
-        "stop": {"learner_steps": 125},
-        "learner": {"samples_per_insert": 8.0},
+        "checkpoint": {"every_learner_steps": 10, "every_s": None},
+        "stop": {"learner_steps": 45},
+        "learner": {"samples_per_insert": 8.0, "train_steps": 5},
     }
     return make_config("cartpole", overrides=merge(TINY, merge(quiet, over)))
 
@@ -80,7 +80,7 @@ def test_a_run_whose_folder_is_gone_does_not_repeat_its_first_attempt(
     for attempt in (1, 2):
         shutil.rmtree(tmp_path / "run" if attempt == 1 else tmp_path / "runs")
         path = fetch_run(f"file://{tmp_path}/store/run")
-        over = {"replay": {"shards": 2 + attempt}, "stop": {"learner_steps": 125 + 35 * attempt}}
+        over = {"replay": {"shards": 2 + attempt}, "stop": {"learner_steps": 45 + 15 * attempt}}
         resume(path, over, inline=False)
         assert (path / "lives").read_text() == str(attempt + 1)
     assert as_on_ray == [0, ATTEMPT_STRIDE, 2 * ATTEMPT_STRIDE]
@@ -95,12 +95,12 @@ def test_an_attempt_begins_above_the_incarnations_of_the_checkpoint(
     tmp_path, as_on_ray, saved, attempt
 ):
     run = tmp_path / "run"
-    train(config_of(stop={"learner_steps": 30}), run)  # in one process it counts otherwise
+    train(config_of(stop={"learner_steps": 10}), run)  # in one process it counts otherwise
     store = RunFolder.open(run).checkpoints
     found = store.newest()
-    store.save(30, found.tensors, {**found.state, "shards": 0, "incarnation": saved})
+    store.save(10, found.tensors, {**found.state, "shards": 0, "incarnation": saved})
     as_on_ray.clear()
-    resume(run, {"stop": {"learner_steps": 60}}, inline=False)
+    resume(run, {"stop": {"learner_steps": 20}}, inline=False)
     assert as_on_ray == [attempt * ATTEMPT_STRIDE]
 
 
@@ -109,7 +109,7 @@ def test_an_attempt_begins_above_the_incarnations_of_the_checkpoint(
 
 def test_a_new_run_is_refused_where_another_of_its_name_has_its_checkpoints(tmp_path):
     place = tmp_path / "store"
-    config = config_of(checkpoint={"storage": str(place)}, stop={"learner_steps": 30})
+    config = config_of(checkpoint={"storage": str(place)}, stop={"learner_steps": 10})
     train(config, tmp_path / "a" / "run")
     before = unharmed(store_at(place / "run"))
     with pytest.raises(UserError) as caught:
@@ -135,10 +135,10 @@ def test_a_storage_that_cannot_be_read_is_told_before_anything_begins(tmp_path):
 def test_a_storage_is_found_from_another_folder_too(tmp_path, monkeypatch):
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    train(config_of(checkpoint={"storage": "store"}, stop={"learner_steps": 30}), Path("run"))
+    train(config_of(checkpoint={"storage": "store"}, stop={"learner_steps": 10}), Path("run"))
     monkeypatch.chdir(tmp_path)
-    summary = resume(Path("here/run"), {"stop": {"learner_steps": 60}})
-    assert summary["learner_steps"] == 60
+    summary = resume(Path("here/run"), {"stop": {"learner_steps": 20}})
+    assert summary["learner_steps"] == 20
     assert unharmed(store_at(tmp_path / "here" / "store" / "run"))
 
 
@@ -147,10 +147,10 @@ def test_a_storage_is_found_from_another_folder_too(tmp_path, monkeypatch):
 
 def test_a_resume_from_an_older_checkpoint_leaves_the_newer_ones_whole(tmp_path):
     run = tmp_path / "run"
-    train(config_of(stop={"learner_steps": 200}), run)
+    train(config_of(stop={"learner_steps": 65}), run)
     store = store_at(run / "checkpoints")
     oldest, *newer = unharmed(store)
-    steps = store.load(oldest).state["learner"]["learner_steps"] + 31
+    steps = store.load(oldest).state["learner"]["learner_steps"] + 11
     over = {"learner": {"samples_per_insert": 2.0}, "stop": {"learner_steps": steps}}
     resume(run, over, checkpoint_name=oldest)
     assert newer[-1] in unharmed(store)
@@ -159,7 +159,8 @@ def test_a_resume_from_an_older_checkpoint_leaves_the_newer_ones_whole(tmp_path)
 
 def test_a_bad_segment_that_all_checkpoints_share_costs_the_memory_and_not_the_run(tmp_path):
     run = tmp_path / "run"
-    train(config_of(), run)
+    often = {"every_learner_steps": 30}
+    train(config_of(checkpoint=often, stop={"learner_steps": 125}), run)
     store = store_at(run / "checkpoints")
     files = [set(store.load(name).files) for name in store.names()]
     shared = sorted(path for path in set.intersection(*files) if path.startswith("frames/"))
@@ -194,9 +195,9 @@ def test_a_bad_file_of_one_checkpoint_costs_that_one(tmp_path):
     (run / "checkpoints" / newest / "shard-0.rdqn").write_bytes(b"")
     for name in (None, newest):
         with pytest.raises(UserError, match=f"the one before it: --checkpoint {before}$"):
-            resume(run, {"stop": {"learner_steps": 150}}, checkpoint_name=name)
+            resume(run, {"stop": {"learner_steps": 55}}, checkpoint_name=name)
     with pytest.raises(UserError, match=r"000099-step-00000001: not a checkpoint"):
-        resume(run, {"stop": {"learner_steps": 150}}, checkpoint_name="000099-step-00000001")
+        resume(run, {"stop": {"learner_steps": 55}}, checkpoint_name="000099-step-00000001")
 
 
 # --- what a resume continues --------------------------------------------------------------------

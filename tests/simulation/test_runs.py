@@ -92,8 +92,8 @@ def test_reports_and_best_weights_that_cannot_be_written_do_not_end_the_run(tmp_
     view = Messages()
     run = tmp_path / "run"
     config = tiny(
-        stop={"learner_steps": 100},
-        evaluation={"every_learner_steps": 20},
+        stop={"learner_steps": 60},
+        evaluation={"every_learner_steps": 20, "episodes": 2, "envs": 2},
         report={"every_s": 0.001},
     )
     supervisor_for(config, run, view).run()
@@ -103,7 +103,7 @@ def test_reports_and_best_weights_that_cannot_be_written_do_not_end_the_run(tmp_
         "run continues"
     ]
     assert set(failures) == {"write", "save_best"}
-    assert read_metrics(run)[-1]["learner_steps"] == 100, "written again when it can be"
+    assert read_metrics(run)[-1]["learner_steps"] == 60, "written again when it can be"
 
 
 def test_a_last_checkpoint_that_cannot_be_written_is_a_failure(tmp_path, monkeypatch):
@@ -222,7 +222,7 @@ def ended(run):
 
 def test_a_run_that_fails_records_the_error_and_the_newest_counters(tmp_path, fading, capsys):
     run = tmp_path / "run"
-    fading.at, fading.fuel = ("step",), 1_000
+    fading.at, fading.fuel = ("step",), 500
     config = tiny(env={"id": "fading_envs:Fading-v0"}, stop={"learner_steps": 10**6})
     with pytest.raises(RunFailedError) as caught:
         train(config, run)

@@ -50,8 +50,12 @@ def test_a_run_continues_with_more_actors_and_with_fewer_and_nothing_is_lost(
     tmp_path, always_looking
 ):
     run = tmp_path / "run"
-    view = Asks(run, [(500, 4), (1_500, 1)])
-    config = tiny(stop={"env_steps": 3_000, "score": None}, report={"every_s": 0.001})
+    view = Asks(run, [(300, 4), (900, 1)])
+    config = tiny(
+        stop={"env_steps": 1_500, "score": None},
+        learner={"samples_per_insert": 1.0},
+        report={"every_s": 0.001},
+    )
     summary = train(config, run, view=view)
     assert "applied: actors.count 1 → 4" in view.lines
     assert "applied: actors.count 4 → 1" in view.lines

@@ -98,25 +98,26 @@ def test_a_learner_that_hangs_over_a_checkpoint_does_not_hold_up_the_loop(tmp_pa
     assert hanging.asked.count("state") == 2, "one at a time"
 
 
-LAST = 300
+LAST = 140
 
 
 def test_a_checkpoint_is_written_when_the_learners_state_comes(tmp_path):
     class Late:
         def __init__(self, answer) -> None:
-            self.answer, self.from_s = answer, time.monotonic() + 0.08
+            self.answer, self.at_steps = answer, supervisor.context.counters.learner_steps + 20
 
-        def result(self):
-            time.sleep(max(0.0, self.from_s - time.monotonic()))
+        def result(self):  # in a thread of the writer's
+            while not self.done():
+                time.sleep(0.001)
             went_on.append(supervisor.context.counters.learner_steps)
             return self.answer.result()
 
         def done(self) -> bool:
-            return time.monotonic() > self.from_s
+            return supervisor.context.counters.learner_steps >= min(self.at_steps, LAST)
 
     supervisor = stalling(
         tmp_path / "run",
-        learner={"stall_timeout_s": None},
+        learner={"stall_timeout_s": None, "samples_per_insert": 16.0},
         stop={"learner_steps": LAST},
         checkpoint={"every_learner_steps": 20, "every_s": None, "keep": 100},
     )

@@ -50,13 +50,13 @@ ONLY = register("Only", OnlyEnv)
 
 def test_an_environment_of_which_one_can_exist_is_trained(tmp_path):
     config = tiny(
-        env={"id": ONLY}, actors={"envs": 1}, evaluation=WITHOUT, stop={"learner_steps": 60}
+        env={"id": ONLY}, actors={"envs": 1}, evaluation=WITHOUT, stop={"learner_steps": 30}
     )
     summary = train(config, tmp_path / "run")
-    assert summary["learner_steps"] == 60
+    assert summary["learner_steps"] == 30
     assert summary["score"] is None or np.isnan(summary["score"])
     assert OnlyEnv.alive == 0
-    assert checkpoints_in(tmp_path / "run").newest().state["counters"]["learner_steps"] == 60
+    assert checkpoints_in(tmp_path / "run").newest().state["counters"]["learner_steps"] == 30
     with pytest.raises(Exception, match="the licence is in use"):
         train(tiny(env={"id": ONLY}, actors={"envs": 2}, evaluation=WITHOUT), tmp_path / "two")
     assert OnlyEnv.alive == 0, "the first copy of two is closed when the second cannot be made"
@@ -78,9 +78,9 @@ def test_a_resume_may_switch_evaluations_off_and_on(tmp_path):
     run = tmp_path / "run"
     train(tiny(stop={"learner_steps": 30, "score": None}, evaluation=OFTEN), run)
     before = reports_in(run)[-1]["score"]
-    off = resume(run, {"stop": {"learner_steps": 70}, "evaluation": WITHOUT})
+    off = resume(run, {"stop": {"learner_steps": 50}, "evaluation": WITHOUT})
     assert off["score"] == before, "of the last evaluation before"
-    resume(run, {"stop": {"learner_steps": 110}, "evaluation": OFTEN})
+    resume(run, {"stop": {"learner_steps": 80}, "evaluation": OFTEN})
     state = checkpoints_in(run).newest().state
     assert state["counters"]["evaluations"] >= 3
-    assert state["next_evaluation_steps"] <= 140
+    assert state["next_evaluation_steps"] <= 100

@@ -46,15 +46,18 @@ class Messages:
 class Crashing(Messages):
     """Kills parts, once, after some learner steps; notes what a restarted part starts with.
 
+    A run waits at each report while a part restarts: so it outlasts the restart in few steps.
+
     `looked` holds by part: of a shard its summary, of others the run's learner steps. `looks`:
-    whether that is noted at all.
+    whether that is noted at all. `waits`: whether the run waits.
     """
 
     def __init__(self, parts, after_steps=150) -> None:
         super().__init__()
         self.parts, self.after_steps = parts, after_steps
         self.supervisor = None
-        self.looks = True
+        self.looks = self.waits = True
+        self.killed = False
         self.looked = {}
         self.version = -1
 
@@ -64,10 +67,15 @@ class Crashing(Messages):
 
     def update(self, report) -> None:
         if report["learner_steps"] >= self.after_steps and self.parts:
-            parts, self.parts = self.parts, []
+            parts, self.parts, self.killed = self.parts, [], True
             self.version = self.supervisor.context.records.version
             for part in parts:
                 self.supervisor.context.runtime.crash(self.slot(part).handle)
+        elif self.killed and self.waits and not self.all_are_ready():
+            time.sleep(0.02)
+
+    def all_are_ready(self) -> bool:
+        return all(slot.ready for slot in self.supervisor.fleet.core_parts)
 
     def notify(self, text, level=logging.INFO, detail="") -> None:
         super().notify(text, level, detail)
@@ -86,9 +94,13 @@ class Crashing(Messages):
 # --- runs -----------------------------------------------------------------------------------------
 
 
+CHEAP = {"network": {"hidden": []}, "learner": {"batches_per_sample": 5}}
+"""Where the supervisor is tested and not what is learnt: a linear network, large messages."""
+
+
 def tiny(**over):
-    """Configuration of a run that ends in a second or two."""
-    return make_config("cartpole", overrides=merge(TINY, over))
+    """Configuration of a run that ends in less than a second."""
+    return make_config("cartpole", overrides=merge(merge(TINY, CHEAP), over))
 
 
 def supervisor_for(config, path, view=None, runtime=None, **timeouts):

@@ -33,7 +33,7 @@ TINY = {
         "target_sync_steps": 20,
     },
     "network": {"hidden": [32]},
-    "evaluation": {"every_learner_steps": 100, "episodes": 5, "envs": 5},
+    "evaluation": {"every_learner_steps": 100, "episodes": 2, "envs": 2},
     "report": {"every_s": 0.05},
 }
 """A run that ends in a second or two."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import sys
 from importlib import metadata
 
@@ -15,6 +16,14 @@ def _one_thread_of_torch():
     torch = sys.modules.get("torch")  # a test that needs none does not import it
     if torch is not None:
         torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_file_waits_for_the_disk():
+    """Only a power cut would show it; tests of what is synchronised put their own in its place."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -40,8 +40,11 @@ def opened(monkeypatch):
 
 
 def begin(path, where, **over):
-    stop = {"stop": {"learner_steps": STEPS, "score": None}}
-    config = make_config("cartpole", overrides=merge(TINY, {**stop, **over}))
+    short = {
+        "stop": {"learner_steps": STEPS, "score": None},
+        "evaluation": {"every_learner_steps": None},
+    }
+    config = make_config("cartpole", overrides=merge(TINY, {**short, **over}))
     train(config, path, inline=where[0], address=where[1])
 
 

@@ -173,7 +173,7 @@ def test_the_detail_of_an_error_holds_its_chain_and_the_causes_in_other_processe
 def test_a_run_logs_each_attempt_its_changes_and_how_it_stopped(tmp_path, view, capsys):
     run = tmp_path / "run"
     train(tiny(), run, view=view)
-    copies = "environments: 4 in 1 actor, 5 for evaluations"
+    copies = "environments: 4 in 1 actor, 2 for evaluations"
     assert [text for text, _, _ in view.events] == [copies, f"run folder: {run}"]
     first = texts_in(run / LOG)
     assert first[0].startswith("attempt 1: raydqn ")

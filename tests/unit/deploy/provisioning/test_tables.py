@@ -7,7 +7,6 @@ import re
 from pathlib import Path
 
 import pytest
-from ray.scripts.scripts import start
 
 import ray
 from deploy.provisioning.aws_rules import RAYS_IMAGES
@@ -30,6 +29,8 @@ def test_each_table_names_its_source_and_the_version():
 
 
 def test_the_options_of_ray_start_are_those_of_the_installed_ray():
+    from ray.scripts.scripts import start  # here: other processes that collect tests do without
+
     names = {name for one in start.params for name in one.opts if name.startswith("--")}
     assert {*RAY_START_OPTIONS} == {*names, "--help"}
 

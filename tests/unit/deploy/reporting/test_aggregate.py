@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -22,13 +21,21 @@ from deploy.reporting.aggregate import (
 from deploy.reporting.report_view import COVERAGE
 from support.hypothesis_profiles import examples
 
+
+def stats():
+    """`scipy.stats`: imported by the process that tests with it, not by all that collect tests."""
+    import scipy.stats
+
+    return scipy.stats
+
+
 SCORES = st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=30)
 
 
 @given(SCORES)
 def test_the_interquartile_mean_is_scipys_trimmed_mean(scores):
     got = trimmed_mean(np.array(scores))
-    assert got == pytest.approx(scipy.stats.trim_mean(scores, 0.25), rel=1e-9, abs=1e-6)
+    assert got == pytest.approx(stats().trim_mean(scores, 0.25), rel=1e-9, abs=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -60,13 +67,15 @@ def test_intervals_are_those_of_scipys_percentile_bootstrap():
     scores = np.random.default_rng(3).normal(100, 15, 12)
 
     def iqm(values, axis):
-        return scipy.stats.trim_mean(values, 0.25, axis=axis)
+        return stats().trim_mean(values, 0.25, axis=axis)
 
     for statistic, of_scipy in ((mean_of_tasks, np.mean), (iqm_of_runs, iqm)):
         mine = estimate([scores], statistic, repeats=50_000)
-        theirs = scipy.stats.bootstrap(
-            (scores,), of_scipy, n_resamples=50_000, method="percentile", rng=1
-        ).confidence_interval
+        theirs = (
+            stats()
+            .bootstrap((scores,), of_scipy, n_resamples=50_000, method="percentile", rng=1)
+            .confidence_interval
+        )
         # Percentiles of 50,000 draws differ by chance, by less than 2 % of the interval's width.
         width = theirs.high - theirs.low
         assert mine.interval == pytest.approx(tuple(theirs), abs=0.02 * width)
@@ -119,7 +128,7 @@ def test_the_difference_of_two_samples_has_an_interval_of_its_own():
 
 @given(SCORES, SCORES)
 def test_the_probability_of_improvement_is_mann_and_whitneys_u(first, second):
-    u = scipy.stats.mannwhitneyu(first, second, method="asymptotic").statistic
+    u = stats().mannwhitneyu(first, second, method="asymptotic").statistic
     got = probability_of_improvement(first, second)
     assert got == pytest.approx(u / (len(first) * len(second)))
     assert got + probability_of_improvement(second, first) == pytest.approx(1.0)

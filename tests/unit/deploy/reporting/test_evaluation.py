@@ -33,7 +33,8 @@ from support.program import TINY
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     run = tmp_path_factory.mktemp("runs") / "run"
-    train(make_config("cartpole", overrides=merge(TINY, {"stop": {"learner_steps": 20}})), run)
+    over = {"stop": {"learner_steps": 20}, "evaluation": {"episodes": 5, "envs": 5}}
+    train(make_config("cartpole", overrides=merge(TINY, over)), run)
     return RunFolder.open(run)
 
 

@@ -52,8 +52,9 @@ def short_run(path: Path, seed: int) -> list[dict[str, Any]]:
         overrides={
             **TINY,
             "seed": seed,
-            "evaluation": {"every_learner_steps": 30, "episodes": 4, "envs": 4},
-            "stop": {"learner_steps": 120},
+            "learner": {**TINY["learner"], "samples_per_insert": 16.0},
+            "evaluation": {"every_learner_steps": 20, "episodes": 2, "envs": 2},
+            "stop": {"learner_steps": 60},
             "report": {"every_s": 0.01},
         }
     )
@@ -192,6 +193,7 @@ def test_missing_values_are_not_drawn() -> None:
     assert to_png(figure).startswith(b"\x89PNG")
 
 
+@pytest.mark.usefixtures("cheap_pictures")
 def test_plot_refuses_other_folders_and_empty_runs(
     tmp_path: Path, runs: dict[Path, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -36,6 +36,7 @@ def test_frames_last_as_long_as_transitions(n_step, stack):
     config = make_config(
         "cartpole",
         overrides={
+            "network": {"hidden": []},
             "env": {"id": "MountainCar-v0", "stack": stack},
             "actors": {"count": 1, "envs": 4, "chunk_steps": 16},
             "replay": {"capacity": 1_000},
@@ -138,6 +139,7 @@ def test_many_actors_on_few_shards_get_room_for_the_frames_that_their_next_chunk
     config = make_config(
         "cartpole",
         overrides={
+            "network": {"hidden": []},
             "env": {"id": "MountainCar-v0", "stack": 3},
             "actors": {"count": 24, "envs": 2, "chunk_steps": 8},
             "replay": {"capacity": 400, "shards": 2},
@@ -150,7 +152,7 @@ def test_many_actors_on_few_shards_get_room_for_the_frames_that_their_next_chunk
         shard.append(ReplayServer(capacity, spec.frame, 3, 0.6, frames, 1, index))
     handles = [InlineHandle(server) for server in shard]
     actors = [Actor(config, i, 0, handles, InlineHandle(WeightStore())) for i in range(24)]
-    for _ in range(12):
+    for _ in range(8):
         for actor in actors:
             actor.collect(8, 0)
     for server in shard:
@@ -219,6 +221,7 @@ def test_groups_that_are_not_full_cost_rows_but_no_transitions(envs, chunk_steps
     config = make_config(
         "cartpole",
         overrides={
+            "network": {"hidden": []},
             "env": {"id": "MountainCar-v0", "stack": 2},
             "actors": {"count": 1, "envs": envs, "chunk_steps": chunk_steps},
             "replay": {"capacity": capacity, "compression": "lz4"},
@@ -231,7 +234,7 @@ def test_groups_that_are_not_full_cost_rows_but_no_transitions(envs, chunk_steps
         *("lz4", shard_frame_bytes(config, spec)),
     )
     actor = Actor(config, 0, 0, [InlineHandle(shard)], InlineHandle(WeightStore()))
-    actor.collect(10 * capacity // (3 * envs), 0)
+    actor.collect(5 * capacity // (2 * envs), 0)
     assert shard.summary().inserted > 2 * capacity
     assert shard.summary().size == capacity
     shard.check()
