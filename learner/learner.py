@@ -81,8 +81,7 @@ class Learner:
         # Only the policy network's steps change what spectral norms keep.
         self._target.requires_grad_(False).eval()
         self._sync_target()
-        parameters = self._policy.parameters()
-        self._optimizer = Optimizer(parameters, learner)
+        self._optimizer = Optimizer(self._policy.parameters(), learner)
         self._update = Update(config, self._policy, self._target, self._optimizer, self._device)
         self._shards = list(shards)
         self._sampler = self._make_sampler(incarnation)

@@ -75,7 +75,7 @@ def test_bash_completes_a_value_behind_an_equals_sign(scripts):
         *("nature-cnn", "notebook")
     }
     assert bash_candidates(scripts / "bash", "train --network.kind =") == {
-        *("mlp", "nature-cnn", "small-cnn", "minatar-cnn", "notebook")
+        *("mlp", "nature-cnn", "small-cnn", "minatar-cnn", "impala-cnn", "notebook")
     }
 
 

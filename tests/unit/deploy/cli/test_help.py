@@ -49,7 +49,7 @@ def test_a_key_is_listed_in_its_group_with_kind_default_and_meaning(capsys, monk
     assert groups[-1].startswith("learner – ")
     for shown in (
         "--network.hidden N …",
-        "--network.kind mlp|nature-cnn|small-cnn|minatar-cnn|notebook",
+        "--network.kind mlp|nature-cnn|small-cnn|minatar-cnn|impala-cnn|notebook",
         "--learner.double true|false",
         "--learner.learning-rate X",
         "--env.kwargs TABLE",

@@ -1,4 +1,4 @@
-"""`learner.precision` of a whole run: `bf16` resumes bit for bit; `tf32` on a CPU is told."""
+"""Whole runs in another precision or of another algorithm resume bit for bit."""
 
 from __future__ import annotations
 
@@ -15,11 +15,38 @@ from support.reliability import store_in
 
 def config_of(precision, **checkpoint):
     return tiny(
+        network={"hidden": [16]},
         learner={"precision": precision},
         checkpoint={"every_learner_steps": 30, "every_s": None, **checkpoint},
         evaluation={"every_learner_steps": 50},
         stop={"learner_steps": 100},
     )
+
+
+ALGORITHMS = {
+    "rainbow": {"head": "categorical", "value_max": 20.0, "noisy": True, "dueling": True},
+    "munchausen-iqn": {"head": "implicit-quantile", "cosines": 8, "hidden": [16, 16]},
+}
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_a_killed_run_of_another_algorithm_resumes_bit_for_bit(tmp_path, name):
+    munchausen = name.startswith("munchausen")
+    config = tiny(
+        network={"hidden": [16], **ALGORITHMS[name]},
+        learner={"munchausen": munchausen, "double": not munchausen, "learning_rate_end": 0.0},
+        checkpoint={"every_learner_steps": 30, "every_s": None, "exact": True},
+        evaluation={"every_learner_steps": 50},
+        stop={"learner_steps": 70},
+    )
+    run = tmp_path / "run"
+    whole = train(config, run)
+    (run / SUMMARY).unlink()
+    for checkpoint in store_in(run).names()[1:]:
+        shutil.rmtree(run / "checkpoints" / checkpoint)
+    resumed = resume(run)
+    for key in ("weights_sha256", "learner_steps", "env_steps", "episodes", "score"):
+        assert resumed[key] == whole[key], key
 
 
 def test_a_killed_run_in_bf16_resumes_bit_for_bit(tmp_path):
