@@ -143,7 +143,7 @@ def config_of(name: str) -> Config:
     if name in preset_names():
         return make_config(name, overrides=OVERRIDES)
     is_minatar = "MinAtar/" in name
-    preset = "pong" if is_atari(name) else "minatar-breakout" if is_minatar else "cartpole"
+    preset = "atari" if is_atari(name) else "minatar-breakout" if is_minatar else "cartpole"
     return make_config(preset, overrides=merge(OVERRIDES, {"env": {"id": name}}))
 
 

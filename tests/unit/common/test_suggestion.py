@@ -54,7 +54,7 @@ def test_a_name_in_a_wrong_section_is_found_if_there_is_one_only(typed, meant):
     "typed",
     [
         *("xyzzy", "foo", "bar", "x", "", "...", "hello.world", "learner.xyz", "learner.momentum"),
-        *("learner.optimizer", "learner.epochs", "learner.lr", "network.layers", "replay.speed"),
+        *("learner.scheduler", "learner.epochs", "learner.lr", "network.layers", "replay.speed"),
         *("actors.name", "stop.now", "env.name", "seed.seed.seed", "checkpoint.interval"),
     ],
 )

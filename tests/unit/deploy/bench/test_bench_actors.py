@@ -55,7 +55,7 @@ def test_a_reset_is_no_env_step(short):
 @needs_atari
 @needs_minatar
 def test_an_id_gets_the_keys_of_the_preset_that_is_nearest():
-    assert bench_actors.config_of("pong").network.kind == "nature-cnn"
+    assert bench_actors.config_of("pong").network.kind == "small-cnn"
     assert bench_actors.config_of("ALE/Breakout-v5").network.kind == "nature-cnn"
     assert bench_actors.config_of("Acrobot-v1").env.id == "Acrobot-v1"
     for name in bench_actors.DEFAULT:

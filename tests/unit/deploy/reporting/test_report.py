@@ -57,7 +57,7 @@ def test_what_does_not_touch_the_result_does_not_part_runs(tmp_path):
 
 
 def test_the_agents_view_of_a_game_is_no_other_task_but_sticky_actions_are(tmp_path):
-    narrow = {"env": {"width": 42}}
+    narrow = {"env": {"width": 60}}
     made_up_run(tmp_path / "a", 1, overrides=narrow, preset="pong", protocol=PONG)
     made_up_run(tmp_path / "b", 1, preset="pong", protocol=PONG)
     plain = {"env": {"sticky_actions": 0.0}}
