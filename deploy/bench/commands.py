@@ -133,8 +133,15 @@ def bench_cartpole_pixels(repeat: int) -> Iterator[Measurement]:
     return _learn("cartpole-pixels", SEEDS[:repeat], ("ray",))
 
 
+NATURE_PONG = (
+    *("--env.height", "84", "--env.width", "84", "--network.kind", "nature-cnn"),
+    *("--network.hidden", "512", "--network.layer-norm", "false", "--learner.batch-size", "32"),
+)
+"""Pong as Mnih et al. 2015 saw it, on top of the preset's small pictures."""
+
+
 def bench_pong(repeat: int) -> Iterator[Measurement]:
-    """Preset `pong`: speeds while training, inline and on Ray, taken in turn."""
+    """Pong from pictures of 84×84: speeds while training, inline and on Ray, taken in turn."""
     modes: dict[str, list[str]] = {"inline, 1 thread": ["--inline"], "ray, 1 actor": []}
     env: dict[str, list[float]] = {mode: [] for mode in modes}
     learner: dict[str, list[float]] = {mode: [] for mode in modes}
@@ -144,7 +151,7 @@ def bench_pong(repeat: int) -> Iterator[Measurement]:
                 summary, _, _ = _raydqn(
                     *("train", "pong", "--run-dir", f"{folder}/{mode[:3]}-{number}"),
                     *("--stop.wall-s", "60", "--learner.warmup-transitions", "2000"),
-                    *("--replay.capacity", "20000", *options),
+                    *("--replay.capacity", "20000", *NATURE_PONG, *options),
                 )
                 env[mode].append(summary["env_steps_per_s"])
                 learner[mode].append(summary["learner_steps_per_s"])
