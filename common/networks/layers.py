@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -39,11 +40,7 @@ class Output(nn.Linear):
 
     def forward(self, features: Tensor) -> Tensor:
         """`[B, inputs]` → `[B, outputs]` float32."""
-        kind = features.device.type
-        if not torch.is_autocast_enabled(kind):
-            return super().forward(features)
-        with torch.autocast(kind, enabled=False):
-            return super().forward(features.float())
+        return _in_float32(super().forward, features)
 
 
 class NoisyOutput(NoisyLinear):
@@ -51,11 +48,16 @@ class NoisyOutput(NoisyLinear):
 
     def forward(self, features: Tensor) -> Tensor:
         """`[B, inputs]` → `[B, outputs]` float32."""
-        kind = features.device.type
-        if not torch.is_autocast_enabled(kind):
-            return super().forward(features)
-        with torch.autocast(kind, enabled=False):
-            return super().forward(features.float())
+        return _in_float32(super().forward, features)
+
+
+def _in_float32(forward: Callable[[Tensor], Tensor], features: Tensor) -> Tensor:
+    """What a layer gives in float32, also where autocast has others compute in bfloat16."""
+    kind = features.device.type
+    if not torch.is_autocast_enabled(kind):
+        return forward(features)
+    with torch.autocast(kind, enabled=False):
+        return forward(features.float())
 
 
 def output_layer(inputs: int, outputs: int, kind: LayerKind) -> nn.Module:

@@ -15,6 +15,16 @@ from deploy.cli.command import RUN, RUN_FOLDER, Command, Parser
 from deploy.cli.overrides import Overrides
 
 
+def add_weights(parser: Parser) -> None:
+    """The option that chooses weights of a run."""
+    parser.add_argument(
+        "--weights",
+        choices=("best", "latest"),
+        default="best",
+        help="of the best evaluation, or of the newest checkpoint (default: best)",
+    )
+
+
 def _add_evaluate(parser: Parser) -> None:
     parser.add_argument("run_folder", type=run_folder, metavar=RUN, help=RUN_FOLDER)
     parser.add_argument(
@@ -27,12 +37,7 @@ def _add_evaluate(parser: Parser) -> None:
         help="probability of a random action (default: evaluation.epsilon of the run, 0 unless "
         "set)",
     )
-    parser.add_argument(
-        "--weights",
-        choices=("best", "latest"),
-        default="best",
-        help="of the best evaluation, or of the newest checkpoint (default: best)",
-    )
+    add_weights(parser)
     parser.add_argument(
         "--json", action="store_true", help="one JSON object, with the return of each episode"
     )

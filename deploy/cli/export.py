@@ -10,6 +10,7 @@ from common.errors import UserError
 from common.text import printable
 from deploy.cli.arguments import path, run_folder
 from deploy.cli.command import RUN, RUN_FOLDER, Command, Parser
+from deploy.cli.evaluate import add_weights
 from deploy.cli.overrides import Overrides
 
 ENDS = {"safetensors": ".safetensors", "onnx": ".onnx", "torchscript": ".pt"}
@@ -24,12 +25,7 @@ def _add_export(parser: Parser) -> None:
         help="weights alone, or a program: ONNX (extra `export`) or TorchScript (default: "
         "safetensors)",
     )
-    parser.add_argument(
-        "--weights",
-        choices=("best", "latest"),
-        default="best",
-        help="of the best evaluation, or of the newest checkpoint (default: best)",
-    )
+    add_weights(parser)
     parser.add_argument(
         "--out",
         type=path,
