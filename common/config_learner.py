@@ -44,8 +44,12 @@ class LearnerConfig(Section):
     munchausen_alpha: float = Field(0.9, ge=0, le=1, description="its share in the reward")
     munchausen_temperature: float = Field(0.03, gt=0, description="τ of the softmax policy")
     munchausen_floor: float = Field(-1.0, lt=0, description="the log-policy × τ is at least this")
-    taus: int = Field(8, ge=1, description="implicit-quantile: fractions of q(s, a) per loss")
-    target_taus: int = Field(8, ge=1, description="implicit-quantile: fractions of its target")
+    taus: int = Field(
+        8, ge=1, le=1_000, description="implicit-quantile: fractions of q(s, a) per loss"
+    )
+    target_taus: int = Field(
+        8, ge=1, le=1_000, description="implicit-quantile: fractions of its target"
+    )
     huber_delta: float = Field(
         1.0,
         gt=0,

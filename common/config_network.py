@@ -19,7 +19,9 @@ class NetworkConfig(Section):
             '"minatar-cnn" (3×3 and more), "impala-cnn" (residual); "notebook": 24 → 32',
         )
     )
-    width: int = Field(1, ge=1, description="impala-cnn: factor of its channels, 16, 32 and 32")
+    width: int = Field(
+        1, ge=1, le=16, description="impala-cnn: factor of its channels, 16, 32 and 32"
+    )
     pool: int | None = Field(
         None, ge=1, description="impala-cnn: at its end, pool to n×n positions; none: as they are"
     )
@@ -35,13 +37,22 @@ class NetworkConfig(Section):
         description='for each action: "value": q(s, a); the distribution of the return as '
         '"categorical" (C51), "quantile" (QR-DQN), "implicit-quantile" (IQN)',
     )
-    atoms: int = Field(51, ge=2, description="categorical: values that the return can have")
+    atoms: int = Field(
+        51, ge=2, le=1_000, description="categorical: values that the return can have"
+    )
     value_min: float = Field(-10.0, description="categorical: the least of these values")
     value_max: float = Field(10.0, description="categorical: the greatest of these values")
-    quantiles: int = Field(200, ge=1, description="quantile: fractions of the distribution")
-    cosines: int = Field(64, ge=1, description="implicit-quantile: features of a fraction τ")
+    quantiles: int = Field(
+        200, ge=1, le=1_000, description="quantile: fractions of the distribution"
+    )
+    cosines: int = Field(
+        64, ge=1, le=1_000, description="implicit-quantile: features of a fraction τ"
+    )
     action_taus: int = Field(
-        32, ge=1, description="implicit-quantile: fractions, evenly spaced, whose mean is q(s, a)"
+        32,
+        ge=1,
+        le=1_000,
+        description="implicit-quantile: fractions, evenly spaced, whose mean is q(s, a)",
     )
     noisy: bool = Field(
         False, description="noise on the weights of all fully connected layers, for exploration"
