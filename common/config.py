@@ -74,8 +74,8 @@ class Config(Section):
             return
         if self.learner.double:
             raise ValueError(
-                "learner.munchausen=true: learner.double must be false (it is true by default), as "
-                "the softmax policy has no greedy action to evaluate"
+                "learner.munchausen=true, learner.double=true: one of them must be false, as the "
+                "softmax policy has no greedy action to evaluate"
             )
         if self.env.action_mask is not None:
             raise ValueError(

@@ -41,7 +41,9 @@ class LearnerConfig(Section):
     munchausen: bool = Field(
         False, description="Munchausen DQN: a softmax policy, and its log-policy in the reward"
     )
-    munchausen_alpha: float = Field(0.9, ge=0, le=1, description="its share in the reward")
+    munchausen_alpha: float = Field(
+        0.9, ge=0, le=1, description="weight of the log-policy in the reward"
+    )
     munchausen_temperature: float = Field(0.03, gt=0, description="τ of the softmax policy")
     munchausen_floor: float = Field(-1.0, lt=0, description="the log-policy × τ is at least this")
     taus: int = Field(

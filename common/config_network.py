@@ -57,7 +57,7 @@ class NetworkConfig(Section):
     noisy: bool = Field(
         False, description="noise on the weights of all fully connected layers, for exploration"
     )
-    noisy_sigma: float = Field(0.5, gt=0, description="noisy: its size in the beginning")
+    noisy_sigma: float = Field(0.5, gt=0, description="noisy: σ of the noise in the beginning")
     dueling: bool = Field(
         False,
         description="separate streams for value and advantage; the last hidden layer is theirs",

@@ -13,6 +13,8 @@ from common.types import Array
 _LENGTH_BYTES = 8
 _ALIGNMENT = 8
 _METADATA = "__metadata__"
+CONTRACT = "raydqn"
+"""Name, in the metadata, of what describes an exported policy."""
 
 
 def tensor_bytes(tensors: Mapping[str, Array], metadata: Mapping[str, str] | None = None) -> bytes:

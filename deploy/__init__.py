@@ -34,14 +34,14 @@ def load_config(
     Args:
         preset: `cartpole`, `cartpole-pixels` or `pong`; `raydqn presets` lists them.
         file: path of a TOML file on top of the preset.
-        overrides: values on top of both, nested by section.
+        overrides: values on top of preset, algorithm and file, nested by section.
         algorithm: on top of the preset; `raydqn algorithms` lists them. None: the preset's choices.
 
     Returns:
         The configuration. It is frozen; call `load_config` again for other values.
 
     Raises:
-        UserError: an unknown preset, an unreadable file, or a wrong key or value.
+        UserError: an unknown preset or algorithm, an unreadable file, or a wrong key or value.
 
     Example:
         >>> config = load_config("cartpole", overrides={"seed": 7, "learner": {"batch_size": 64}})

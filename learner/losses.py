@@ -5,6 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+LARGEST = 1 << 18
+"""Pairs of quantiles that a part of a batch may have on a CPU."""
+
 
 def huber(error: Tensor, delta: float) -> Tensor:
     """Half the square up to `delta`, then linear with slope `delta` (Huber 1964), element-wise."""
@@ -27,6 +30,11 @@ def quantile_huber(predicted: Tensor, taus: Tensor, target: Tensor, delta: float
     Returns:
         `[B]`.
     """
+    rows = max(1, LARGEST // (predicted.shape[1] * target.shape[1]))
+    if rows < len(predicted):  # a part that fits the processor's cache at a time
+        every = taus if taus.dim() == 2 else taus.expand(len(predicted), -1)
+        parts = [slice(i, i + rows) for i in range(0, len(predicted), rows)]
+        return torch.cat([quantile_huber(predicted[p], every[p], target[p], delta) for p in parts])
     error = target[:, None, :] - predicted[:, :, None]  # [B, N, M]
     below = (error.detach() < 0).to(error.dtype)
     share = (taus[..., None] - below).abs()

@@ -58,29 +58,30 @@ def _presets(options: argparse.Namespace, _: Overrides) -> int:
 
 
 def _add_algorithms(parser: Parser) -> None:
+    parser.add_argument("algorithm", nargs="?", help="this one alone (default: all)")
     parser.add_argument("--json", action="store_true", help="one JSON object")
 
 
 def _algorithms(options: argparse.Namespace, _: Overrides) -> int:
     from deploy.launch.presets import algorithm_comment, algorithm_names, algorithm_values
 
+    names = algorithm_names() if options.algorithm is None else [options.algorithm]
+    keys = {name: algorithm_values(name) for name in names}
     if options.json:
-        found = {
-            name: {"about": algorithm_comment(name), "keys": algorithm_values(name)}
-            for name in algorithm_names()
-        }
+        found = {name: {"about": algorithm_comment(name), "keys": keys[name]} for name in names}
         print(json.dumps(found))
         return 0
-    for name in algorithm_names():
+    for name in names:
         summary, *rest = algorithm_comment(name)
         print(f"{name:<16} {summary}")
-        keys = ", ".join(
-            f"{section}.{key} = {json.dumps(value)}"
-            for section, values in algorithm_values(name).items()
+        words = [
+            f"{section}.{key}={json.dumps(value)}"
+            for section, values in keys[name].items()
             for key, value in values.items()
-        )
-        for line in (" ".join(rest), keys):
-            print(textwrap.fill(line, 100, initial_indent=" " * 17, subsequent_indent=" " * 17))
+        ]
+        for line in (" ".join(rest), " ".join(words)):
+            for part in textwrap.wrap(line, 100 - 17, break_on_hyphens=False):
+                print(f"{'':17}{part}")
     return 0
 
 

@@ -13,6 +13,8 @@ from deploy.cli.command import RUN, RUN_FOLDER, Command, Parser
 from deploy.cli.evaluate import add_weights
 from deploy.cli.overrides import Overrides
 
+CONFIG = "config.toml"
+"""In each run folder."""
 ENDS = {"safetensors": ".safetensors", "onnx": ".onnx", "torchscript": ".pt"}
 
 
@@ -39,13 +41,19 @@ def _export(options: argparse.Namespace, _: Overrides) -> int:
     from deploy.reporting.export import export, write
     from deploy.runs.folder import RunFolder
 
+    folder = RunFolder.open(options.run_folder)
     end = ENDS[options.format]
     out: Path = options.out or options.run_folder / f"policy{end}"
     if out.suffix != end:
         raise UserError(f"--out={out}: must end in {end}, for --format {options.format}")
     if not out.parent.is_dir():
         raise UserError(f"--out={out}: there is no folder {out.parent}; make it first")
-    content, contract = export(RunFolder.open(options.run_folder), options.format, options.weights)
+    if is_of_a_run(out) and not out.name.startswith("policy"):
+        raise UserError(
+            f"--out={out}: is in the folder of a run, whose files it may replace; name a file "
+            f"elsewhere, or leave --out away, for policy{end}"
+        )
+    content, contract = export(folder, options.format, options.weights)
     write(content, out)
     if options.json:
         print(json.dumps({"file": str(out), "bytes": len(content), **contract}, default=str))
@@ -55,6 +63,11 @@ def _export(options: argparse.Namespace, _: Overrides) -> int:
     print(f"input: {contract['input']['name']} [{shape}] {contract['input']['dtype']}")
     print(f"output: q [batch, {contract['output']['shape'][1]}] float32; act by the largest")
     return 0
+
+
+def is_of_a_run(file: Path) -> bool:
+    """Whether a file is, or would be, in the folder of a run or below it."""
+    return any((above / CONFIG).is_file() for above in file.resolve().parents)
 
 
 COMMANDS = (

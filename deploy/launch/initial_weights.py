@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
@@ -11,6 +15,7 @@ from common import wire
 from common.config import Config
 from common.config_network import NetworkConfig
 from common.errors import UserError
+from common.tensor_file import CONTRACT, tensor_metadata
 from common.types import Array, EnvironmentSpec
 from common.weights import unpack_weights
 from deploy.reporting.evaluation import check_weights, load_weights
@@ -37,10 +42,11 @@ def initial_weights(config: Config, spec: EnvironmentSpec) -> Array | None:
     try:
         if path.is_dir():
             folder = RunFolder.open(path)
-            _check_atoms(folder.config.network, config.network)
+            _check_head(folder.config.network.model_dump(), config.network)
             weights, _ = load_weights(folder, "best")
         else:
             weights = wire.encode(_tensors_in(path), {"learner_steps": 0})
+            _check_head(_network_of(path), config.network)
     except UserError as error:
         raise UserError(f"{source}: {error}") from None
     check_weights(weights, spec, config, source)
@@ -50,18 +56,34 @@ def initial_weights(config: Config, spec: EnvironmentSpec) -> Array | None:
     return weights
 
 
-def _check_atoms(theirs: NetworkConfig, mine: NetworkConfig) -> None:
-    """Refuse weights whose outputs stand for other returns.
+def _check_head(theirs: Mapping[str, Any], mine: NetworkConfig) -> None:
+    """Refuse weights whose outputs stand for something else.
+
+    Args:
+        theirs: keys of the section `network` of the weights, as far as they are known.
+        mine: of the run that would begin with them.
 
     Raises:
-        UserError: both networks are categorical, over different ranges.
+        UserError: the heads differ, or the values of their atoms.
     """
-    for key in ("value_min", "value_max"):
-        was, wanted = getattr(theirs, key), getattr(mine, key)
-        if theirs.head == mine.head == "categorical" and was != wanted:
+    keys = ("head", *(("value_min", "value_max") if mine.head == "categorical" else ()))
+    for key in keys:
+        was, wanted = theirs.get(key), getattr(mine, key)
+        if was is not None and was != wanted:
+            shown = was if isinstance(was, str) else f"{was:g}"
             raise UserError(
-                f"its atoms have network.{key}={was:g}, and here it is {wanted:g}; use the same"
+                f"its network has network.{key}={shown}, and this run has {wanted}; add "
+                f"--network.{key.replace('_', '-')} {shown}"
             )
+
+
+def _network_of(file: Path) -> dict[str, Any]:
+    """The section `network` in the contract of an exported file; empty: it has none."""
+    with suppress(OSError, ValueError, TypeError):
+        contract = json.loads(tensor_metadata(file.read_bytes()).get(CONTRACT, "{}"))
+        network = contract.get("network", {})
+        return network if isinstance(network, dict) else {}
+    return {}
 
 
 def _tensors_in(path: Path) -> dict[str, Array]:

@@ -15,6 +15,8 @@ from common.errors import UserError
 from common.suggestion import suggest
 
 DEFAULT_PRESET = "cartpole"
+RANGE = ("value_min", "value_max")
+"""Keys of the network that fit the preset's environment only."""
 
 
 def preset_names() -> list[str]:
@@ -83,8 +85,8 @@ def make_config(
 ) -> Config:
     """A configuration: values of the preset, then the algorithm, the file and the overrides.
 
-    A preset's `stop.score` fits the preset's environment only. It is dropped when the file or an
-    override names another `env.id` and no score.
+    A preset's `stop.score` and range of returns (`RANGE`) fit the preset's environment only. They
+    are dropped when the file or an override names another `env.id`, unless it sets them, too.
 
     Args:
         preset: name of the preset.
@@ -108,4 +110,23 @@ def make_config(
     env_id = base["env"]["id"]
     if isinstance(env, Mapping) and env.get("id", env_id) != env_id:
         base.get("stop", {}).pop("score", None)
+        for key in RANGE:
+            base.get("network", {}).pop(key, None)
+        _check_range(merge(base, over), str(env.get("id")))
     return build(merge(base, over), source, overrides, spelling)
+
+
+def _check_range(values: Mapping[str, Any], env_id: str) -> None:
+    """Refuse a categorical head whose range of returns is not known to fit the environment.
+
+    Raises:
+        UserError: it is not set, and the preset's belongs to another environment.
+    """
+    network = values.get("network")
+    if not isinstance(network, Mapping) or network.get("head") != "categorical":
+        return
+    if any(key not in network for key in RANGE):
+        raise UserError(
+            f"network.head=categorical: network.value_min and network.value_max must be set for "
+            f"env.id={env_id}, to the least and the greatest discounted return there"
+        )

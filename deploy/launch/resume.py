@@ -55,6 +55,11 @@ def resume(
         spelling: of the overrides, in errors about them.
     """
     started_s = time.monotonic() if started_s is None else started_s
+    if (overrides or {}).get("network", {}).get("init") is not None:
+        raise UserError(
+            "network.init: sets the weights that a run starts with, and this one continues with "
+            "those of its checkpoint; resume without it, or train a new run"
+        )
     folder = RunFolder.open(run_dir, overrides, spelling)
     config = folder.config
     events = RunEvents(view or SilentView())

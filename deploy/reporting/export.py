@@ -25,15 +25,13 @@ from common.config import Config
 from common.config_network import NetworkConfig
 from common.errors import UserError
 from common.networks import make_network
-from common.tensor_file import tensor_bytes
+from common.tensor_file import CONTRACT, tensor_bytes
 from common.types import EnvironmentSpec
 from common.version import VERSION
 from common.weights import unpack_weights
 from deploy.reporting.evaluation import check_weights, load_weights
 from deploy.runs.folder import RunFolder
 
-CONTRACT = "raydqn"
-"""Name of the contract in the metadata of each format."""
 INPUT, OUTPUT = "observation", "q"
 
 
@@ -63,26 +61,58 @@ def export(folder: RunFolder, kind: str, which: str = "best") -> tuple[bytes, di
     plain = _without_parametrizations(network)
     example = torch.zeros((2, spec.stack, *spec.frame.shape), dtype=_dtype(spec))
     makers: dict[str, Callable[..., bytes]] = {"onnx": _onnx, "torchscript": _torchscript}
-    return makers[kind](plain, example, text, config.network), contract
+    content = makers[kind](plain, example, text, config.network, spec.num_actions)
+    return content, contract
 
 
 def contract_of(config: Config, spec: EnvironmentSpec) -> dict[str, Any]:
     """How an observation is made, the input and the output, for programs that use the policy."""
+    frame = ["channel", "row", "column"] if spec.frame.is_picture else ["number"]
+    network = config.network.model_dump(mode="json", include={"kind", "hidden", "head", "dueling"})
+    if config.network.head == "categorical":
+        network |= config.network.model_dump(include={"atoms", "value_min", "value_max"})
     return {
         "version": VERSION,
-        "env": config.env.model_dump(mode="json"),
-        "network": config.network.model_dump(mode="json"),
+        "env": config.env.model_dump(mode="json", include=_keys(config, spec)),
+        "network": network,
         "input": {
             "name": INPUT,
             "shape": ["batch", spec.stack, *spec.frame.shape],
+            "axes": ["batch", "stack, the oldest frame first", *frame],
             "dtype": spec.frame.dtype,
-            "axes": "batch, frames with the oldest first, then the frame",
             "missing_frames": "zeros, at the start of an episode",
-            "scale": "inside the network",
+            "scale": "inside the network: the frame as it is",
+            **_steps(config, spec),
         },
         "output": {"name": OUTPUT, "shape": ["batch", spec.num_actions], "dtype": "float32"},
         "action": "the index of the largest output",
         "protocol": spec.protocol,
+    }
+
+
+def _keys(config: Config, spec: EnvironmentSpec) -> set[str]:
+    """The keys of the section `env` that make this environment's observations."""
+    keys = {"id", "kwargs", "wrappers", "observation", "stack", "action_mask"}
+    if _is_made_small(config, spec):
+        keys |= {"crop", "grey", "width", "height", "invert", "render_width", "render_height"}
+    return keys
+
+
+def _is_made_small(config: Config, spec: EnvironmentSpec) -> bool:
+    """Whether frames are pictures that were cropped and resized."""
+    size = (config.env.height, config.env.width)
+    return spec.frame.is_picture and spec.frame.shape[1:] == size
+
+
+def _steps(config: Config, spec: EnvironmentSpec) -> dict[str, Any]:
+    """How a picture becomes a frame, in this order; nothing for other observations."""
+    if not _is_made_small(config, spec):
+        return {}
+    if config.env.id.startswith("ALE/"):
+        return {"frame": "ale-py's own: the maximum of two pictures, grey, resized by area"}
+    return {
+        "frame": "crop; grey (ITU-R 601-2 luma) or RGB; resize (Pillow's box filter); invert; "
+        "channels first"
     }
 
 
@@ -99,7 +129,7 @@ def _without_parametrizations(network: nn.Module) -> nn.Module:
 
 
 def _onnx(
-    network: nn.Module, example: Tensor, text: dict[str, str], config: NetworkConfig
+    network: nn.Module, example: Tensor, text: dict[str, str], config: NetworkConfig, actions: int
 ) -> bytes:
     """An ONNX file with a free batch size.
 
@@ -130,13 +160,15 @@ def _onnx(
             dynamic_axes={INPUT: {0: "batch"}, OUTPUT: {0: "batch"}},
         )
         model = onnx.load(file)
+    # The exporter leaves the number of actions open for some heads.
+    model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = actions
     onnx.helper.set_model_props(model, text)
     content: bytes = model.SerializeToString()
     return content
 
 
 def _torchscript(
-    network: nn.Module, example: Tensor, text: dict[str, str], config: NetworkConfig
+    network: nn.Module, example: Tensor, text: dict[str, str], config: NetworkConfig, actions: int
 ) -> bytes:
     """A TorchScript file; the contract is the extra file `CONTRACT`."""
     buffer = io.BytesIO()

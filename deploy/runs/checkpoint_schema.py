@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from common import wire
 from common.checkpoint import Checkpoint
 from common.config import Config
+from common.config_errors import in_toml
 from common.config_toml import build, one_line
 from common.errors import CheckpointError, UserError
 from common.parts import shard as shard_part
@@ -17,7 +18,7 @@ from common.types import Array
 from replay_server.shard_restore import ShardRestore
 
 FORMAT = 2
-LEARNING_KEYS = ("reward_clip", "life_loss_ends", "init")
+LEARNING_KEYS = ("reward_clip", "life_loss_ends", "init", "action_taus", "noisy_sigma")
 """Keys that change neither game nor observations nor network: a resume may change them."""
 MAX_COUNT = 1 << 53
 """Greater than any count of a run; floating point numbers count exactly up to it."""
@@ -194,8 +195,8 @@ def check_restorable(checkpoint: Checkpoint, config: Config) -> RunState:
         if was != wanted and key not in LEARNING_KEYS:
             raise UserError(
                 f"{section}.{key}={_told(wanted)}: the checkpoint {checkpoint} was made with "
-                f"{_told(was)}, it belongs to another "
-                f"{'environment' if section == 'env' else section}"
+                f"{_told(was)} and belongs to another "
+                f"{'environment' if section == 'env' else section}; resume without the key"
             )
     was, wanted = saved["learner"]["optimizer"], config.learner.optimizer
     if was != wanted and "rmsprop" in (was, wanted):  # adam and adamw keep the same
@@ -208,4 +209,4 @@ def check_restorable(checkpoint: Checkpoint, config: Config) -> RunState:
 
 def _told(value: Any) -> str:
     """A value as a configuration spells it."""
-    return "none" if value is None else str(value)
+    return str(value).lower() if isinstance(value, bool) else in_toml(value).strip('"')

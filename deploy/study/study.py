@@ -81,7 +81,10 @@ def run_study(
     check_installed(optuna=file.search is not None and file.search.searcher == "optuna")
     name = study_name(file, source)
     path = Path(STUDIES, name) if folder is None else folder
-    planned = planned_trials(file, path, _samples(file, space))
+    try:
+        planned = planned_trials(file, path, _samples(file, space))
+    except UserError as error:
+        raise UserError(f"{source}: {error}") from None
     check_names(planned, source)
     configs = [config_of(trial, source) for trial in planned or _probe(file, path)]
     check_folder(path)

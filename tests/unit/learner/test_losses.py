@@ -109,3 +109,13 @@ def test_cross_entropy_less_entropy_is_the_divergence_of_torch():
     assert divergence.tolist() == pytest.approx(expected.tolist(), abs=1e-6)
     same = cross_entropy(target.log(), target)
     assert (same - entropy(target))[1:].tolist() == pytest.approx([0, 0, 0], abs=1e-6)
+
+
+def test_the_quantile_loss_of_a_large_batch_is_that_of_its_parts(monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    predicted, target = (torch.randn(7, n, generator=generator) for n in (5, 3))
+    for taus in (torch.rand(5, generator=generator), torch.rand(7, 5, generator=generator)):
+        whole = quantile_huber(predicted, taus, target, 1.0)
+        monkeypatch.setattr("learner.losses.LARGEST", 2 * 15)
+        assert torch.equal(quantile_huber(predicted, taus, target, 1.0), whole)
+        monkeypatch.undo()

@@ -78,6 +78,17 @@ def test_a_file_and_overrides_go_on_top_of_an_algorithm(tmp_path):
     assert config.learner.learning_rate == make_config("cartpole").learner.learning_rate
 
 
+def test_another_environment_needs_a_range_of_returns_of_its_own():
+    other = {"env": {"id": "Acrobot-v1"}}
+    with pytest.raises(
+        UserError, match=r"value_min and network\.value_max must be set for env\.id=A"
+    ):
+        make_config("cartpole", None, other, algorithm="c51")
+    given = {**other, "network": {"value_min": -100.0, "value_max": 0.0}}
+    assert make_config("cartpole", None, given, algorithm="c51").network.value_max == 0.0
+    assert make_config("cartpole", None, other, algorithm="iqn").network.value_max == 10.0
+
+
 def test_an_unknown_algorithm_is_told_with_the_nearest_name():
     with pytest.raises(UserError, match=r"^algorithm rainbw: unknown; did you mean rainbow\? \(kn"):
         make_config("cartpole", algorithm="rainbw")
@@ -88,7 +99,7 @@ def test_an_unknown_algorithm_is_told_with_the_nearest_name():
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ("--algorithm munchausen-dqn --learner.double true", "learner.double must be false"),
+        ("--algorithm munchausen-dqn --learner.double true", "one of them must be false"),
         ("--algorithm c51 --learner.munchausen true", "network.head must not be categorical"),
         ("--algorithm iqn --network.hidden 32", "needs two hidden layers of an mlp"),
         ("--algorithm c51 --network.value-min 100", "must be less than value_max=100"),
@@ -110,7 +121,11 @@ def test_the_list_has_each_algorithm_with_its_paper_and_keys():
     assert code == 0
     for name in algorithm_names():
         assert re.search(rf"^{name} +{re.escape(algorithm_comment(name)[0][:20])}", out, re.M)
-    assert 'network.head = "categorical"' in " ".join(out.split())
+    assert 'network.head="categorical"' in " ".join(out.split())
+    code, alone, _ = raydqn_here("algorithms", "rainbow")
+    assert (code, alone.splitlines()[0].split()[0]) == (0, "rainbow")
+    assert alone in out
+    assert raydqn_here("algorithms", "rainbw")[0] == 2
     assert max(map(len, out.splitlines())) <= 100
     code, out, _ = raydqn_here("algorithms", "--json")
     assert json.loads(out)["rainbow"]["keys"]["replay"] == {

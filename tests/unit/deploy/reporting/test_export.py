@@ -10,10 +10,12 @@ import torch
 from safetensors.torch import load_file
 
 from actors.environments import environment_spec
+from common.errors import UserError
 from common.networks import make_network
 from common.tensor_file import tensor_metadata
 from common.types import EvaluationReport
 from common.weights import pack_weights
+from deploy.launch.initial_weights import initial_weights
 from deploy.launch.presets import make_config
 from deploy.runs.folder import RunFolder
 from support.program import raydqn_here
@@ -73,6 +75,7 @@ def test_every_network_gives_the_same_values_in_onnx_and_torchscript(tmp_path, n
     extra = {"raydqn": ""}
     script = torch.jit.load(run / "policy.pt", _extra_files=extra)
     traced = script(torch.from_numpy(observation)).detach().numpy()
+    assert session.get_outputs()[0].shape == ["batch", 3]
     for found in (q, traced):  # another batch size than that of the export
         assert np.abs(found - expected).max() < 1e-4
         assert np.array_equal(found.argmax(axis=1), expected.argmax(axis=1))
@@ -93,6 +96,10 @@ def test_the_weights_alone_have_the_contract_too(tmp_path):
     assert (told.pop("file"), told.pop("bytes")) == (str(file), file.stat().st_size)
     assert told == contract
     assert contract["input"]["shape"] == ["batch", 1, 4, 10, 10]
+    assert contract["input"]["axes"][-3:] == ["channel", "row", "column"]
+    assert contract["env"].keys() == {
+        *("id", "kwargs", "wrappers", "observation", "stack", "action_mask"),
+    }
     assert contract["output"]["shape"] == ["batch", 3]
 
 
@@ -102,11 +109,16 @@ def test_the_weights_alone_have_the_contract_too(tmp_path):
         ("--out policy.txt", "must end in .safetensors"),
         ("--out no/such/policy.safetensors", "there is no folder no/such"),
         ("--format pickle", "--format"),
+        ("--out RUN/best.safetensors", "is in the folder of a run"),
+        ("--out RUN/checkpoints/policy2.txt", "must end in .safetensors"),
     ],
 )
 def test_a_mistake_is_told_in_one_line(tmp_path, options, words):
     make_run(tmp_path / "run")
-    code, out, err = raydqn_here("export", str(tmp_path / "run"), *options.split())
+    before = (tmp_path / "run" / "best.safetensors").read_bytes()
+    options = options.replace("RUN", str(tmp_path / "run")).split()
+    code, out, err = raydqn_here("export", str(tmp_path / "run"), *options)
+    assert (tmp_path / "run" / "best.safetensors").read_bytes() == before
     assert (code, out, err.count("\n")) == (2, "", 1), err
     assert words in err
 
@@ -118,3 +130,29 @@ def test_what_onnx_cannot_express_is_refused_with_the_format_that_can(tmp_path):
     assert "network.pool=2" in err
     assert "use torchscript" in err
     exported(tmp_path / "run", "torchscript")
+
+
+def test_a_run_that_does_not_exist_is_told_as_such(tmp_path):
+    code, _, err = raydqn_here("export", str(tmp_path / "nope"))
+    assert code == 2
+    assert "--out" not in err
+    assert not (tmp_path / "nope").exists()
+
+
+def test_an_exported_policy_may_begin_a_run_of_the_same_head_only(tmp_path):
+    make_run(tmp_path / "run", head="categorical")
+    exported(tmp_path / "run", "safetensors")
+    file = tmp_path / "run" / "policy.safetensors"
+    network = {"kind": "mlp", "hidden": (12, 8), "layer_norm": False, "init": str(file)}
+
+    def begun(**keys):
+        config = make_config("minatar-breakout", overrides={"network": {**network, **keys}})
+        return initial_weights(config, environment_spec(config.env))
+
+    assert begun(head="categorical") is not None
+    for keys, words in (
+        ({"head": "quantile", "quantiles": 51}, "has network.head=categorical, and this run has q"),
+        ({"head": "categorical", "value_max": 9.0}, "add --network.value-max 25"),
+    ):
+        with pytest.raises(UserError, match=words):
+            begun(**keys)
