@@ -41,7 +41,7 @@ def test_no_illegal_action_is_ever_taken(tmp_path, source, options):
     learner = checkpoints_in(run).newest().tensors["learner"]
     assert all(np.isfinite(tensor).all() for tensor in learner.values())
     other = {"stop": {"learner_steps": 100}, "env": {"action_mask": "none"}}
-    with pytest.raises(UserError, match=rf"env\.action_mask=none: .*was made with {source}, "):
+    with pytest.raises(UserError, match=rf"env\.action_mask=none: .*was made with {source} and "):
         resume(run, other, inline=True)
 
 
