@@ -67,6 +67,7 @@ class Crashing(Messages):
 
     def update(self, report) -> None:
         if report["learner_steps"] >= self.after_steps and self.parts:
+            self.supervisor.settle_checkpoint(5.0)  # one that is being written is whole first
             parts, self.parts, self.killed = self.parts, [], True
             self.version = self.supervisor.context.records.version
             for part in parts:
