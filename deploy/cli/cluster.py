@@ -14,6 +14,7 @@ from deploy.cli.exit_codes import FAILURE, USER_ERROR
 from deploy.cli.keys import Keys
 from deploy.cli.overrides import Overrides, split_overrides
 from deploy.cli.train import COMMANDS as RUN_COMMANDS
+from deploy.cli.train import add_layers
 
 if TYPE_CHECKING:
     from common.config import Config
@@ -35,12 +36,7 @@ def _add_run(parser: Parser) -> None:
         nargs="?",
         help="one of `raydqn presets` (default: that of the file's job for KubeRay, else cartpole)",
     )
-    parser.add_argument(
-        "--algorithm",
-        metavar="NAME",
-        help="one of `raydqn algorithms`, on top of the preset (default: the preset's choices)",
-    )
-    parser.add_argument("--config", type=path, metavar="FILE", help="TOML on top of the preset")
+    add_layers(parser)
 
 
 def _add_submit(parser: Parser) -> None:

@@ -13,8 +13,6 @@ from deploy.cli.command import RUN, RUN_FOLDER, Command, Parser
 from deploy.cli.evaluate import add_weights
 from deploy.cli.overrides import Overrides
 
-CONFIG = "config.toml"
-"""In each run folder."""
 ENDS = {"safetensors": ".safetensors", "onnx": ".onnx", "torchscript": ".pt"}
 
 
@@ -67,7 +65,9 @@ def _export(options: argparse.Namespace, _: Overrides) -> int:
 
 def is_of_a_run(file: Path) -> bool:
     """Whether a file is, or would be, in the folder of a run or below it."""
-    return any((above / CONFIG).is_file() for above in file.resolve().parents)
+    from deploy.runs.folder import is_run
+
+    return any(map(is_run, file.resolve().parents))
 
 
 COMMANDS = (

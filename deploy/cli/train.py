@@ -38,6 +38,11 @@ def command_started_s() -> float:
 def add_configuration(parser: Parser) -> None:
     """The arguments that name a configuration: a preset, an algorithm and a file."""
     parser.add_argument("preset", nargs="?", help="one of `raydqn presets` (default: cartpole)")
+    add_layers(parser)
+
+
+def add_layers(parser: Parser) -> None:
+    """The options that go on top of a preset: an algorithm and a file."""
     parser.add_argument(
         "--algorithm",
         metavar="NAME",

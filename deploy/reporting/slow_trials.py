@@ -12,9 +12,9 @@ from deploy.runs.pace import pace_of
 from deploy.runs.study_folder import TRIALS, StudyRecord, TrialRecord
 
 IDLE_S = 60.0
-"""Seconds without an env step after which a trial is told."""
+"""Seconds without an env step after which a trial counts as slow."""
 SLOW_SHARE = 0.1
-"""Of the env steps per second of other trials, below which a trial is told."""
+"""A trial with less than this share of the other trials' env steps/s counts as slow."""
 LOOK_EVERY_S = 10.0
 
 

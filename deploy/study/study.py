@@ -290,7 +290,7 @@ def _memory_of_trial(configs: Sequence[Config]) -> int:
     Raises:
         UserError: the machine does not hold it, or an environment cannot be made.
     """
-    from actors.environments import environment_spec  # imports torch: a mistake is told before
+    from actors.environments import environment_spec  # imports torch, after the checks
 
     need = 0
     for config in {repr((one.env, one.replay)): one for one in configs}.values():

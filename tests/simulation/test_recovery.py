@@ -65,7 +65,7 @@ def crashing(path, parts, runtime, view=None, timeouts=None, **over):
 
 
 class Outage(Crashing):
-    """When the parts die the storage cannot be listed, for some tries after that is told."""
+    """When the parts die, the storage cannot be listed for some tries, counted from the warning."""
 
     def __init__(self, parts, monkeypatch, tries, what="error") -> None:
         super().__init__(parts, DIE_AFTER_STEPS)

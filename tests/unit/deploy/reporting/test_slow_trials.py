@@ -1,4 +1,4 @@
-"""A trial that hardly makes env steps is told: in the view, in the status, as JSON."""
+"""The view, the status and its JSON name a trial that hardly makes env steps."""
 
 from __future__ import annotations
 
