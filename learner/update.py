@@ -15,7 +15,7 @@ from common.seeding import Role, integer_seeds, seed_sequence
 from common.types import Array, Transition
 from learner.losses import weighted_mean
 from learner.objectives import make_objective
-from learner.optimizer import Optimizer
+from learner.optimizer import Optimizer, limit_norm, total_norm
 from learner.precision import Forward
 
 
@@ -94,10 +94,13 @@ class Update:
 
     def _clip(self) -> Tensor:
         """Limit the gradient, each number first; the norm that it had before."""
-        parameters, config = list(self._policy.parameters()), self._config
+        gradients, config = self._optimizer.gradients(), self._config
+        norm = total_norm(gradients)
         if config.max_grad_value is None:
-            return torch.nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
-        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-        torch.nn.utils.clip_grad_value_(parameters, config.max_grad_value)
-        torch.nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
+            limit_norm(gradients, norm, config.max_grad_norm)
+            return norm
+        limit = config.max_grad_value
+        torch._foreach_clamp_min_(gradients, -limit)
+        torch._foreach_clamp_max_(gradients, limit)
+        limit_norm(gradients, total_norm(gradients), config.max_grad_norm)
         return norm

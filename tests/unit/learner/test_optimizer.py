@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from common.config_learner import LearnerConfig
-from learner.optimizer import Optimizer
+from learner.optimizer import Optimizer, limit_norm, total_norm
 
 
 def network(channels_last: bool) -> torch.nn.Module:
@@ -54,6 +54,19 @@ def test_every_step_is_that_of_torch_bit_for_bit(channels_last, kind):
     }
     assert mine.state().keys() == expected.keys()
     assert all(torch.equal(tensor, expected[name]) for name, tensor in mine.state().items())
+
+
+@pytest.mark.parametrize("limit", [1e-3, 0.5, 40.0])
+def test_norm_and_limited_gradients_are_those_of_torch_bit_for_bit(limit):
+    ours, theirs = network(channels_last=True), network(channels_last=True)
+    gradients(ours, 1)
+    gradients(theirs, 1)
+    mine = make_optimizer(ours).gradients()
+    norm = total_norm(mine)
+    limit_norm(mine, norm, limit)
+    assert torch.equal(norm, torch.nn.utils.clip_grad_norm_(theirs.parameters(), limit))
+    for one, other in zip(mine, theirs.parameters(), strict=True):
+        assert torch.equal(one, other.grad)
 
 
 @pytest.mark.parametrize("kind", [*THEIRS, "rmsprop"])
