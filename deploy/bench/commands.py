@@ -97,7 +97,10 @@ def bench_start(repeat: int) -> Iterator[Measurement]:
         yield Measurement.of("start to first experience", mode, values, "s")
 
 
-def _learn(preset: str, seeds: tuple[int, ...], modes: tuple[str, ...]) -> Iterator[Measurement]:
+def _learn(
+    preset: str, algorithm: str | None, seeds: tuple[int, ...], modes: tuple[str, ...]
+) -> Iterator[Measurement]:
+    named = _with_algorithm(preset, algorithm)
     peaks: dict[str, list[float]] = {mode: [] for mode in modes}
     walls: dict[str, list[float]] = {mode: [] for mode in modes}
     with tempfile.TemporaryDirectory() as folder:
@@ -106,10 +109,12 @@ def _learn(preset: str, seeds: tuple[int, ...], modes: tuple[str, ...]) -> Itera
                 run = f"{folder}/{mode[:3]}-{seed}"
                 inline = ["--inline"] if mode == "inline" else []
                 summary, wall_s, peak = _raydqn(
-                    "train", preset, "--run-dir", run, "--seed", str(seed), *inline
+                    *("train", preset, "--run-dir", run, "--seed", str(seed)),
+                    *_algorithm_option(algorithm),
+                    *inline,
                 )
                 again, _, _ = _raydqn("evaluate", run, "--episodes", "100")
-                subject = f"{preset}, {mode}, seed {seed}"
+                subject = f"{named}, {mode}, seed {seed}"
                 walls[mode].append(wall_s)
                 peaks[mode].append(peak / 2**20)
                 yield Measurement.of("wall time of the command", subject, [wall_s], "s")
@@ -118,19 +123,33 @@ def _learn(preset: str, seeds: tuple[int, ...], modes: tuple[str, ...]) -> Itera
                     "score, 100 other episodes", subject, [again["score"]], "return"
                 )
     for mode in modes:
-        subject = f"{preset}, {mode}"
+        subject = f"{named}, {mode}"
         yield Measurement.of("wall time of the command", subject, walls[mode], "s")
         yield Measurement.of("peak memory, all processes", subject, peaks[mode], "MiB (PSS)")
 
 
-def bench_cartpole(repeat: int) -> Iterator[Measurement]:
+def _with_algorithm(preset: str, algorithm: str | None) -> str:
+    """The name of a subject; an error if the preset cannot be trained with the algorithm."""
+    from deploy.launch.presets import make_config
+
+    if algorithm is None:
+        return preset
+    make_config(preset, algorithm=algorithm)
+    return f"{preset} with {algorithm}"
+
+
+def _algorithm_option(algorithm: str | None) -> list[str]:
+    return [] if algorithm is None else ["--algorithm", algorithm]
+
+
+def bench_cartpole(repeat: int, algorithm: str | None = None) -> Iterator[Measurement]:
     """Preset `cartpole` on seeds 1, 2, 3, inline and on Ray: time, score, memory."""
-    return _learn("cartpole", SEEDS[:repeat], ("inline", "ray, 2 actors"))
+    return _learn("cartpole", algorithm, SEEDS[:repeat], ("inline", "ray, 2 actors"))
 
 
-def bench_cartpole_pixels(repeat: int) -> Iterator[Measurement]:
+def bench_cartpole_pixels(repeat: int, algorithm: str | None = None) -> Iterator[Measurement]:
     """Preset `cartpole-pixels` on Ray: time, score, memory. Minutes for each seed."""
-    return _learn("cartpole-pixels", SEEDS[:repeat], ("ray",))
+    return _learn("cartpole-pixels", algorithm, SEEDS[:repeat], ("ray",))
 
 
 NATURE_PONG = (
@@ -140,8 +159,9 @@ NATURE_PONG = (
 """Pong as Mnih et al. 2015 saw it, on top of the preset's small pictures."""
 
 
-def bench_pong(repeat: int) -> Iterator[Measurement]:
+def bench_pong(repeat: int, algorithm: str | None = None) -> Iterator[Measurement]:
     """Pong from pictures of 84×84: speeds while training, inline and on Ray, taken in turn."""
+    named = _with_algorithm("pong", algorithm)
     modes: dict[str, list[str]] = {"inline, 1 thread": ["--inline"], "ray, 1 actor": []}
     env: dict[str, list[float]] = {mode: [] for mode in modes}
     learner: dict[str, list[float]] = {mode: [] for mode in modes}
@@ -151,13 +171,15 @@ def bench_pong(repeat: int) -> Iterator[Measurement]:
                 summary, _, _ = _raydqn(
                     *("train", "pong", "--run-dir", f"{folder}/{mode[:3]}-{number}"),
                     *("--stop.wall-s", "60", "--learner.warmup-transitions", "2000"),
-                    *("--replay.capacity", "20000", *NATURE_PONG, *options),
+                    *("--replay.capacity", "20000", *NATURE_PONG),
+                    *(*_algorithm_option(algorithm), *options),
                 )
                 env[mode].append(summary["env_steps_per_s"])
                 learner[mode].append(summary["learner_steps_per_s"])
     for mode in modes:
-        yield Measurement.of("env steps while training", f"pong, {mode}", env[mode], "env steps/s")
-        yield Measurement.of("learner steps", f"pong, {mode}", learner[mode], "learner steps/s")
+        subject = f"{named}, {mode}"
+        yield Measurement.of("env steps while training", subject, env[mode], "env steps/s")
+        yield Measurement.of("learner steps", subject, learner[mode], "learner steps/s")
 
 
 def bench_rendering(repeat: int) -> Iterator[Measurement]:

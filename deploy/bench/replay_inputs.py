@@ -27,8 +27,10 @@ class ReplaySizes:
         pong_steps: env steps of Pong whose frames are used over and over.
         large_chunk: transitions of a chunk of vectors.
         store_bytes: of Ray's object store.
+        feed_s: seconds of inserting before each look at whether the memory is full.
         slice_s: seconds of one measurement of one subject.
-        warm_up_s: seconds until Ray has mapped its shared memory once.
+        warm_up_s: seconds of sampling until each remote has touched all pages of the object store;
+            earlier rates measure page faults.
     """
 
     pictures: int = 100_000
@@ -36,8 +38,9 @@ class ReplaySizes:
     pong_steps: int = 20_000
     large_chunk: int = 1000
     store_bytes: int = 2 << 30
+    feed_s: float = 2.0
     slice_s: float = 0.3
-    warm_up_s: float = 2.0
+    warm_up_s: float = 10.0
 
 
 class Stream:

@@ -77,7 +77,7 @@ def _shard_over_ray(
     }
     full = 0
     while full < capacity:
-        feeders[chunks[-1]].call("feed", sizes.warm_up_s).result()
+        feeders[chunks[-1]].call("feed", sizes.feed_s).result()
         full = shard.call("summary").result().inserted
     name = f"ray, {what}" + (f", {kind}" if what == "pong" else "")
     bare = runtime.spawn(Bare, frame, stack, capacity, part=parts.shard(1), incarnation=0)

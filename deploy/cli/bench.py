@@ -68,7 +68,21 @@ def _add_peers(parser: Parser) -> None:
     parser.add_argument("--peers", action="store_true", help="other libraries too (extra `bench`)")
 
 
-MORE: Mapping[str, Callable[[Parser], None]] = {"actors": _add_env, "replay": _add_peers}
+def _add_algorithm(parser: Parser) -> None:
+    parser.add_argument(
+        "--algorithm",
+        metavar="NAME",
+        help="one of `raydqn algorithms` (default: the preset's choices)",
+    )
+
+
+MORE: Mapping[str, Callable[[Parser], None]] = {
+    "actors": _add_env,
+    "cartpole": _add_algorithm,
+    "cartpole-pixels": _add_algorithm,
+    "pong": _add_algorithm,
+    "replay": _add_peers,
+}
 """Adds the options of one benchmark alone; each is an argument of its function."""
 
 
@@ -77,7 +91,7 @@ def _bench(name: str, options: argparse.Namespace, _: Overrides) -> int:
     from deploy.bench.measurement import show
 
     named: dict[str, Any] = {
-        key: getattr(options, key) for key in ("env", "peers") if hasattr(options, key)
+        key: getattr(options, key) for key in ("algorithm", "env", "peers") if hasattr(options, key)
     }
     for figure in BENCHMARKS[name](options.repeat, **named):
         show(figure, as_json=options.json)

@@ -22,6 +22,7 @@ def small(monkeypatch):
         pictures=600,
         vectors=2_500,
         pong_steps=1_600,
+        feed_s=0.05,
         slice_s=0.01,
         warm_up_s=0.05,
         large_chunk=200,

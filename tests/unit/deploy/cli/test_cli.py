@@ -221,6 +221,7 @@ def test_evaluate_plays_the_episodes_it_was_asked_for(capsys, finished_run):
         ("evaluate x --weights new", "--weights=new: must be one of best, latest"),
         ("evaluate x --epsilon 2", "--epsilon=2: must be a number from 0 to 1"),
         ("bench cartpole --repeat 4", "--repeat=4: must be a whole number from 1 to 3"),
+        ("bench cartpole --algorithm none", "algorithm none: unknown (known: ape-x, c51"),
         ("bench actors --env", "--env: needs a value (see raydqn bench actors --help)"),
         ("train a b", "b: one word too many (see raydqn train --help)"),
         ("bench nothing", "NAME=nothing: must be one of actors, cartpole, cartpole-pixels"),
