@@ -264,8 +264,23 @@ def bench_actors(repeat: int, env: Sequence[str] = ()) -> Iterator[Measurement]:
     return actors.bench_actors(repeat, env)
 
 
+def bench_train(
+    repeat: int,
+    env: Sequence[str] = (),
+    peers: bool = False,
+    env_steps: int = 100_000,
+) -> Iterator[Measurement]:
+    """Whole training inline: speed, time and score; beside other libraries with `--peers`."""
+    from deploy.bench import training
+
+    names = env or ("minatar-breakout",)
+    options = {"pong": NATURE_PONG}
+    return training.bench_train(repeat, names, env_steps, peers, _raydqn, options)
+
+
 REPEATS = {
     "actors": 5,
+    "train": 2,
     "replay": 7,
     "start": 5,
     "cartpole": 3,
@@ -292,4 +307,5 @@ BENCHMARKS: dict[str, Callable[..., Iterator[Measurement]]] = {
     "scaling": bench_scaling,
     "rendering": bench_rendering,
     "actors": bench_actors,
+    "train": bench_train,
 }

@@ -26,6 +26,7 @@ MEASURED: Mapping[str, tuple[str, str]] = {
     "soak": ("memory of each process while actors outrun the learner", "minutes"),
     "start": ("seconds to the first experience, inline and on Ray", ROUNDS),
     "supervision": ("learner steps per second with and without checkpoints", "pairs of stretches"),
+    "train": ("whole training in one process: speed, time, score", "seeds"),
 }
 """What each benchmark measures, and what its `--repeat` counts."""
 
@@ -76,12 +77,31 @@ def _add_algorithm(parser: Parser) -> None:
     )
 
 
+def _add_train(parser: Parser) -> None:
+    parser.add_argument(
+        "--env",
+        nargs="+",
+        default=(),
+        metavar="PRESET",
+        help="pong (at 84×84) or presets minatar-GAME (default: minatar-breakout)",
+    )
+    parser.add_argument(
+        "--env-steps",
+        type=positive,
+        default=100_000,
+        metavar="N",
+        help="of each training (default: 100,000)",
+    )
+    _add_peers(parser)
+
+
 MORE: Mapping[str, Callable[[Parser], None]] = {
     "actors": _add_env,
     "cartpole": _add_algorithm,
     "cartpole-pixels": _add_algorithm,
     "pong": _add_algorithm,
     "replay": _add_peers,
+    "train": _add_train,
 }
 """Adds the options of one benchmark alone; each is an argument of its function."""
 
@@ -91,7 +111,9 @@ def _bench(name: str, options: argparse.Namespace, _: Overrides) -> int:
     from deploy.bench.measurement import show
 
     named: dict[str, Any] = {
-        key: getattr(options, key) for key in ("algorithm", "env", "peers") if hasattr(options, key)
+        key: getattr(options, key)
+        for key in ("algorithm", "env", "env_steps", "peers")
+        if hasattr(options, key)
     }
     for figure in BENCHMARKS[name](options.repeat, **named):
         show(figure, as_json=options.json)
