@@ -9,10 +9,11 @@ import json
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import ValidationError
 
+from common.config_network import Kind
 from common.suggestion import closest
 
 _WHOLE, _NUMBER, _BOOL, _TEXT, _TABLE = (
@@ -38,6 +39,7 @@ WORDS = {
 """What a value must be, by pydantic's kind of error."""
 WORDS_OF_KEYS = {
     "network.hidden": "must be a list of whole numbers",
+    "network.kind": f"must be {', '.join(get_args(Kind))} or package.module:Class",
     "env.crop": "must be a list of four numbers: left, top, right, bottom",
     "env.wrappers": 'must be a list of "module:Class"',
     "env.kwargs": "must be a {table} with text as keys",

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, StringConstraints, model_validator
 
 from common.config_sections import Section
+
+Kind = Literal["mlp", "nature-cnn", "small-cnn", "minatar-cnn", "impala-cnn", "notebook"]
+OwnTorso = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
+"""A class of the user's own: `package.module:Class`."""
 
 
 class NetworkConfig(Section):
     """The deep Q-network: a stack of frames in, q(s, a) or its distribution per action out."""
 
-    kind: Literal["mlp", "nature-cnn", "small-cnn", "minatar-cnn", "impala-cnn", "notebook"] = (
-        Field(
-            "mlp",
-            description='"mlp"; for pictures: "nature-cnn" (84×84), "small-cnn" (42×42), '
-            '"minatar-cnn" (3×3 and more), "impala-cnn" (residual); "notebook": 24 → 32',
-        )
+    kind: Kind | OwnTorso = Field(
+        "mlp",
+        description='"mlp"; for pictures: "nature-cnn" (84×84), "small-cnn" (42×42), '
+        '"minatar-cnn" (3×3 and more), "impala-cnn" (residual); "notebook": 24 → 32; '
+        '"package.module:Class": your own torch.nn.Module',
     )
     width: int = Field(
         1, ge=1, le=16, description="impala-cnn: factor of its channels, 16, 32 and 32"
@@ -85,6 +88,8 @@ class NetworkConfig(Section):
                 f"hidden={list(self.hidden)}: head=implicit-quantile needs two hidden layers of an "
                 "mlp, one before and one after the fractions join in"
             )
+        if self.head == "implicit-quantile" and not self.hidden:
+            raise ValueError("hidden=[]: head=implicit-quantile needs at least one hidden layer")
         if not self.value_min < self.value_max:
             raise ValueError(
                 f"value_min={self.value_min:g}: must be less than value_max={self.value_max:g}"

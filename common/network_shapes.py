@@ -45,6 +45,11 @@ def is_convolutional(kind: str) -> bool:
     return kind in CONVOLUTIONS or kind == IMPALA
 
 
+def is_own(kind: str) -> bool:
+    """Whether a `network.kind` is a class of the user's own, `package.module:Class`."""
+    return ":" in kind
+
+
 def sides_left(kind: str, height: int, width: int) -> tuple[int, int]:
     """Height and width of what the last convolution of a kind gives; 0: the picture is too small.
 
@@ -98,7 +103,10 @@ def warning_of_torso(network: NetworkConfig, spec: EnvironmentSpec) -> str | Non
 
 
 def parameter_count(network: NetworkConfig, spec: EnvironmentSpec) -> int:
-    """Parameters of the network that `make_network` makes, if it takes frames of this kind."""
+    """Parameters of the network that `make_network` makes, if it takes frames of this kind.
+
+    Not for a torso of the user's own: that one must be made to be counted.
+    """
     count = 0
     norm = 2 if network.layer_norm else 0  # gain and bias of each unit or channel
     features = spec.stack * math.prod(spec.frame.shape)

@@ -12,7 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from common.config_network import NetworkConfig
-from common.network_shapes import NOTEBOOK_HIDDEN, is_convolutional, owns_last_hidden, torso_sides
+from common.network_shapes import (
+    NOTEBOOK_HIDDEN,
+    is_convolutional,
+    is_own,
+    owns_last_hidden,
+    torso_sides,
+)
 from common.networks.heads import (
     Categorical,
     ImplicitQuantile,
@@ -20,6 +26,7 @@ from common.networks.heads import (
     make_head,
 )
 from common.networks.layers import LayerKind, hidden_layer
+from common.networks.own_torso import make_own_torso
 from common.networks.torsos import checked_picture, make_torso, torso_channels
 from common.types import EnvironmentSpec
 
@@ -35,14 +42,21 @@ class QNetwork(nn.Module):
         """Draws the weights from torch's global generator; `make_network` seeds it.
 
         Raises:
-            UserError: a convolution on vectors, or on pictures too small for it.
+            UserError: a convolution on vectors, or on pictures too small for it; or see
+                `make_own_torso`.
         """
         super().__init__()
         self._scale = spec.frame.scale
         self._is_convolution = is_convolutional(config.kind)
+        self._joins_stack = self._is_convolution or (spec.frame.is_picture and is_own(config.kind))
         shape = spec.frame.shape
         layers: list[nn.Module] = []
-        if self._is_convolution:
+        if is_own(config.kind):
+            if not spec.frame.is_picture:
+                layers.append(nn.Flatten())
+            torso, features = make_own_torso(config.kind, (spec.stack * shape[0], *shape[1:]))
+            layers.append(torso)
+        elif self._is_convolution:
             channels, height, width = checked_picture(spec.frame, config.kind)
             torso = make_torso(config, channels * spec.stack)
             rows, columns = torso_sides(config, height, width)
@@ -87,9 +101,11 @@ class QNetwork(nn.Module):
             taus: `[B, Z]`, the fractions of implicit quantiles; None: evenly spaced.
         """
         x = observation
+        if self._joins_stack:
+            x = x.flatten(1, 2)  # [B, S·C, H, W]
         if self._is_convolution:
-            # [B, S·C, H, W]; reordered while it is still 8-bit.
-            x = x.flatten(1, 2).contiguous(memory_format=torch.channels_last)
+            # Reordered while it is still 8-bit.
+            x = x.contiguous(memory_format=torch.channels_last)
         is_copy = x.dtype != torch.float32  # so that scaling in place saves a pass over memory
         x = x.to(torch.float32)
         if self._scale != 1.0:

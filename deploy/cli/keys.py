@@ -7,7 +7,8 @@ import json
 from collections.abc import Collection
 from enum import Enum
 from fnmatch import fnmatch
-from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
+from types import UnionType
+from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
 
 from deploy.cli.overrides import option_of
 
@@ -45,15 +46,15 @@ def keys_of(keys: Keys) -> list[str]:
 
 
 def choices_of(key: str) -> list[str]:
-    """The values of a key that takes one of a few, else nothing."""
+    """The values that a key takes by name, if it has such, else nothing."""
     from common.config_toml import KEYS
 
     annotation = KEYS[key].annotation
     if annotation is bool:
         return ["true", "false"]
-    if get_origin(annotation) is Literal:
-        return [str(value) for value in get_args(annotation)]
-    return []
+    is_union = get_origin(annotation) in (Union, UnionType)
+    several = get_args(annotation) if is_union else (annotation,)
+    return [str(value) for one in several if get_origin(one) is Literal for value in get_args(one)]
 
 
 def help_on_keys(keys: Keys, everything: bool) -> str:

@@ -33,7 +33,13 @@ from deploy.provisioning.local_machine import find_missing
 from deploy.provisioning.rules import find_mistakes
 from deploy.resources.packing import NodeGroup, Packing
 from deploy.resources.requests import NO_LIMIT, ResourceRequest, resource_requests
-from deploy.runtime.packaging import comes_with_raydqn, is_here, module_of, travels
+from deploy.runtime.packaging import (
+    comes_with_raydqn,
+    is_here,
+    module_of,
+    named_code,
+    travels,
+)
 
 EXAMPLE = re.compile(r"\w+://(my-|your-)?bucket(/|$)")
 """The URL of an example bucket."""
@@ -132,7 +138,8 @@ def check_cluster(path: Path, config: Config) -> Report:
     """
     cluster = load_cluster(path)
     findings = [*find_missing(cluster), *find_mistakes(cluster)]
-    findings += _find_environment(cluster, config.env.id)
+    for key, name in named_code(config):
+        findings += _find_code(cluster, key, name)
     findings += _try_environment(config)
     findings += _find_storage(config.checkpoint.storage or "")
     nodes: list[Node] = []
@@ -231,22 +238,26 @@ def _find_far_shards(
             )
 
 
-def _find_environment(cluster: ClusterFile, env_id: str) -> Iterator[Finding]:
-    """A module of the user's that is not shipped with the job."""
-    module = module_of(env_id)
+def _find_code(cluster: ClusterFile, key: str, name: str) -> Iterator[Finding]:
+    """A module of the user's that is not shipped with the job.
+
+    Args:
+        cluster: whose nodes need it.
+        key: that names it.
+        name: `module:Name`, or a name without a module.
+    """
+    module = module_of(name)
     if not module or comes_with_raydqn(module):
         return
     if cluster.provider == KUBERAY:
-        yield warning(
-            "env.id", env_id, f"pods get no code from here: {module} must be in their image"
-        )
+        yield warning(key, name, f"pods get no code from here: {module} must be in their image")
         return
     setup = " ".join(cluster.values["head_setup_commands"]).replace("-", "_")
     if not travels(module) and not re.search(rf"\b{re.escape(module)}\b", setup):
         why = "is installed here" if is_here(module) else "is not found here"
         yield warning(
-            "env.id",
-            env_id,
+            key,
+            name,
             f"{module} {why}, and not shipped: setup_commands must install it",
         )
 

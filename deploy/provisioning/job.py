@@ -28,7 +28,7 @@ def stage(folder: Path, config: Config) -> None:
     Raises:
         UserError: a file cannot be copied, or the code is larger than a job may carry.
     """
-    for path in code_for(config.env.id):
+    for path in code_for(config):
         try:
             if path.is_file():
                 shutil.copy(path, folder)

@@ -11,8 +11,9 @@ from pathlib import Path
 import psutil
 
 from common.config import Config
+from common.config_network import NetworkConfig
 from common.errors import UserError
-from common.network_shapes import parameter_count
+from common.network_shapes import is_own, parameter_count
 from common.text import counted
 from common.types import EnvironmentSpec
 from replay_server.codec import GROUP_FRAMES
@@ -223,4 +224,12 @@ def object_store_bytes(config: Config, spec: EnvironmentSpec) -> int:
 
 def learner_bytes(config: Config, spec: EnvironmentSpec) -> int:
     """Bytes of a learner's state: policy net, target net, and two moments of each parameter."""
-    return 4 * 4 * parameter_count(config.network, spec)
+    return 4 * 4 * _parameters(config.network, spec)
+
+
+def _parameters(network: NetworkConfig, spec: EnvironmentSpec) -> int:
+    if not is_own(network.kind):
+        return parameter_count(network, spec)
+    from common.networks import make_network  # imports torch
+
+    return sum(tensor.numel() for tensor in make_network(spec, network).state_dict().values())

@@ -57,7 +57,7 @@ def joined_cluster(
             Python, it lacks a dependency of our code, a run of that name exists there, or it can
             never hold the run.
     """
-    with connected(address, code_for(config.env.id)):
+    with connected(address, code_for(config)):
         with as_user_errors(f"--address={address}"):
             _check_name(run)
             placement = Cluster(config, events)

@@ -1,4 +1,4 @@
-"""What code the nodes of a cluster are given: ours, and that of a user's environment."""
+"""The code that the nodes of a cluster are given: ours, and modules of the user's."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from pathlib import Path
 
+from common.config import Config
+from common.network_shapes import is_own
 from common.version import PACKAGES
 
 EXTRAS_OF_NODES = ("atari", "fast", "minatar")
@@ -17,16 +19,24 @@ INSTALLED = {"site-packages", "dist-packages"}
 """Folders of what pip or the system installed."""
 
 
-def code_for(env_id: str) -> list[Path]:
-    """Folders and files that nodes are to import, as they are here.
-
-    Args:
-        env_id: of the environment, `module:Id` if a module brings it.
-    """
+def code_for(config: Config) -> list[Path]:
+    """Folders and files that nodes are to import, as they are here."""
     root = Path(__file__).parents[2]
-    ours = [root / name for name in PACKAGES]
-    own = _find(module_of(env_id))
-    return ours if own is None or own in ours else [*ours, own]
+    places = [root / name for name in PACKAGES]
+    for _, name in named_code(config):
+        own = _find(module_of(name))
+        if own is not None and own not in places:
+            places.append(own)
+    return places
+
+
+def named_code(config: Config) -> list[tuple[str, str]]:
+    """Keys whose value may be `module:Name`, a module of the user's, and these values."""
+    keys = [("env.id", config.env.id)]
+    keys += [("env.wrappers", wrapper) for wrapper in config.env.wrappers]
+    if is_own(config.network.kind):
+        keys.append(("network.kind", config.network.kind))
+    return keys
 
 
 def module_of(env_id: str) -> str:

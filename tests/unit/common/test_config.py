@@ -92,7 +92,10 @@ def with_value(key: str, value: Any) -> dict[str, Any]:
     return {section: {leaf: value}} if section else {leaf: value}
 
 
-VALUES_OF = {"env.action_mask": st.sampled_from(["info", "info:legal moves", "method:legal"])}
+VALUES_OF = {
+    "env.action_mask": st.sampled_from(["info", "info:legal moves", "method:legal"]),
+    "network.kind": st.sampled_from(["mlp", "impala-cnn", "mine.nets:Torso_2"]),
+}
 """Of texts of which few are taken."""
 
 

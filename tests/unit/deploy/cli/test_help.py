@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
+from inspect import signature
+
 import pytest
 
 from common.config_toml import KEYS
@@ -95,6 +98,15 @@ def test_a_resume_has_the_values_of_the_run_as_defaults(capsys, monkeypatch):
     assert "Defaults are those without a preset" in help_of(capsys, "train", "--help")
 
 
+OPTIONS = {
+    "actors": {"env"},
+    "replay": {"peers"},
+    "train": {"env", "peers"},
+    **{name: {"algorithm"} for name in ("cartpole", "cartpole-pixels", "pong")},
+}
+"""Options of single benchmarks."""
+
+
 def test_every_benchmark_has_a_help_with_what_it_takes_alone(capsys):
     from deploy.bench.commands import BENCHMARKS, REPEATS
     from deploy.cli.bench import MEASURED, MORE
@@ -106,9 +118,12 @@ def test_every_benchmark_has_a_help_with_what_it_takes_alone(capsys):
         assert f"    {name}" in listed
         text = help_of(capsys, "bench", name, "--help")
         assert f"(default: {count})" in " ".join(text.split())
-        assert ("--env" in text, "--peers" in text) == (name == "actors", name == "replay")
-        for option in MORE:  # the options of one benchmark are arguments of its function
-            assert BENCHMARKS[option].__code__.co_argcount == 2
+        options = {option for option in ("algorithm", "env", "peers") if f"--{option} " in text}
+        assert options == OPTIONS.get(name, set())
+        parser = argparse.ArgumentParser(add_help=False)
+        MORE.get(name, lambda parser: None)(parser)
+        taken = {action.dest for action in parser._actions}
+        assert {"repeat", *taken} == set(signature(BENCHMARKS[name]).parameters)
 
 
 def test_the_status_of_a_study_has_a_help_of_its_own(capsys):

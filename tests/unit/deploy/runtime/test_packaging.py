@@ -11,6 +11,7 @@ import pytest
 from common.config_toml import build
 from common.errors import UserError
 from common.version import PACKAGES
+from deploy.launch.presets import make_config
 from deploy.provisioning import job
 from deploy.provisioning.job import stage
 from deploy.runtime.packaging import code_for, comes_with_raydqn, is_here, module_of, travels
@@ -24,6 +25,10 @@ gym.register("Own-v0", CartPoleEnv, max_episode_steps=200)
 """
 
 
+def with_env(env_id):
+    return make_config("cartpole", overrides={"env": {"id": env_id}})
+
+
 @pytest.mark.parametrize(
     ("env_id", "module"),
     [("CartPole-v1", ""), ("ALE/Pong-v5", ""), ("mine:Env-v0", "mine"), ("a.b.c:d/E-v0", "a")],
@@ -33,13 +38,13 @@ def test_the_module_of_an_environment(env_id, module):
 
 
 def test_what_is_ours_is_shipped_once():
-    assert code_for("deploy.bench.sleep_env:Sleep-v0") == OURS
+    assert code_for(with_env("deploy.bench.sleep_env:Sleep-v0")) == OURS
     assert comes_with_raydqn("deploy")
 
 
 def test_what_is_installed_or_not_there_is_not_shipped():
     for module in ("ale_py", "json", "sys", "not_there", "pytest"):
-        assert code_for(f"{module}:X-v0") == OURS
+        assert code_for(with_env(f"{module}:X-v0")) == OURS
         assert not travels(module)
         assert is_here(module) == (module != "not_there")
     assert [comes_with_raydqn(name) for name in ("ale_py", "msgpack", "minatar")] == [True] * 3
@@ -97,7 +102,10 @@ def test_an_environment_of_ones_own_is_found_in_what_is_shipped(tmp_path, monkey
         (home / name / "__init__.py").touch()
     module = name if kind == "module" else f"{name}.envs"
     monkeypatch.syspath_prepend(home)
-    assert code_for(f"{module}:Own-v0") == [*OURS, home / (file.name if kind == "module" else name)]
+    shipped = [*OURS, home / (file.name if kind == "module" else name)]
+    assert code_for(with_env(f"{module}:Own-v0")) == shipped
+    wrapped = {"env": {"wrappers": [f"{module}:W"]}, "network": {"kind": f"{module}:Net"}}
+    assert code_for(make_config("cartpole", overrides=wrapped)) == shipped
     assert travels(name)
 
     job = tmp_path / "job"

@@ -1,0 +1,98 @@
+"""A torso of the user's own: `network.kind = "package.module:Class"`."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from common.errors import UserError, first_line
+from common.suggestion import suggest
+
+
+def make_own_torso(kind: str, shape: tuple[int, ...]) -> tuple[nn.Module, int]:
+    """The module `Class(shape)`, and the number of features that it gives for one input.
+
+    The number is found by a forward pass of zeros in evaluation mode.
+
+    Args:
+        kind: `network.kind`, `package.module:Class`.
+        shape: of one input: `(S·C, H, W)` of pictures, `(S·N,)` of vectors.
+
+    Raises:
+        UserError: no such class, or one that fails, or breaks the contract of docs/algorithms.md.
+    """
+    made = _made(kind, shape)
+    if not isinstance(made, nn.Module):
+        raise UserError(f"network.kind={kind}: is a {type(made).__name__}, not a torch.nn.Module")
+    for name, tensor in made.state_dict().items():
+        if tensor.dtype != torch.float32:
+            raise UserError(
+                f"network.kind={kind}: its {name} is {_plain(tensor.dtype)}, but parameters and "
+                "buffers must be float32; nn.GroupNorm and nn.LayerNorm are, nn.BatchNorm is not"
+            )
+    return made, _features(kind, made, shape)
+
+
+def _made(kind: str, shape: tuple[int, ...]) -> Any:
+    module_name, _, class_name = kind.rpartition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except (Exception, SystemExit) as error:  # a user's module may raise anything
+        raise UserError(
+            f"network.kind={kind}: {module_name} cannot be imported ({_told(error)})"
+        ) from error
+    try:
+        found = getattr(module, class_name)
+    except AttributeError:
+        names = [name for name, value in vars(module).items() if isinstance(value, type)]
+        raise UserError(
+            f"network.kind={kind}: {module_name} has no {class_name}{suggest(class_name, names)}"
+        ) from None
+    if not callable(found):
+        raise UserError(f"network.kind={kind}: {class_name} is not a class")
+    try:
+        return found(shape)
+    except Exception as error:  # a user's class may raise anything
+        raise UserError(
+            f"network.kind={kind}: {class_name}({shape}) raised {_told(error)}"
+        ) from error
+
+
+def _features(kind: str, torso: nn.Module, shape: tuple[int, ...]) -> int:
+    was_training = torso.training
+    try:
+        with torch.no_grad():
+            given = torso.eval()(torch.zeros(2, *shape))
+    except Exception as error:  # a user's class may raise anything
+        size = ", ".join(map(str, (2, *shape)))
+        raise UserError(
+            f"network.kind={kind}: forward of a tensor [{size}] raised {_told(error)}"
+        ) from error
+    finally:
+        torso.train(was_training)
+    if not isinstance(given, Tensor):
+        raise UserError(
+            f"network.kind={kind}: forward gives a {type(given).__name__}, not a tensor"
+        )
+    if given.dtype != torch.float32:
+        raise UserError(
+            f"network.kind={kind}: forward gives {_plain(given.dtype)}, but must give float32"
+        )
+    if given.dim() < 2 or len(given) != 2 or given[0].numel() == 0:
+        raise UserError(
+            f"network.kind={kind}: forward gives {list(given.shape)} for 2 inputs, but must give "
+            "features of each: [2, …]"
+        )
+    return given[0].numel()
+
+
+def _told(error: BaseException) -> str:
+    text = first_line(error)
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _plain(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
