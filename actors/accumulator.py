@@ -14,15 +14,23 @@ becomes exactly one transition: the windows of an episode's last steps are short
 from __future__ import annotations
 
 import numpy as np
+import torch
 
 from common.types import PAD, Array, Chunk, EnvironmentSpec
+from common.value_rescaling import backup
 
 
 class NStepAccumulator:
     """Collects slots of N copies and turns complete windows into chunks."""
 
     def __init__(
-        self, spec: EnvironmentSpec, copies: int, n_step: int, gamma: float, max_slots: int
+        self,
+        spec: EnvironmentSpec,
+        copies: int,
+        n_step: int,
+        gamma: float,
+        max_slots: int,
+        rescaled: bool = False,
     ) -> None:
         """An empty timeline.
 
@@ -30,8 +38,10 @@ class NStepAccumulator:
             spec: of the environment. copies: N.
             n_step: rewards summed before bootstrapping. gamma: discount per env step.
             max_slots: vector steps between two `drain`s, at the most.
+            rescaled: whether values are rescaled ones (`learner.value_rescaling`).
         """
         self._n = n_step
+        self._rescaled = rescaled
         self._gamma = gamma
         self._stack = spec.stack
         self._copies = copies
@@ -176,8 +186,7 @@ class NStepAccumulator:
         after = slot + length[slot, copy]  # slot of the frame that follows the window
         ended = terminal[slot, copy]
         discount = np.where(ended, 0.0, self._gamma ** length[slot, copy].astype(np.float64))
-        bootstrap = discount * self._q_max[after, copy]
-        target = reward[slot, copy] + bootstrap
+        target = self._target(reward[slot, copy], discount, self._q_max[after, copy])
         observation = self._stack_slots(slot, copy)  # [K, S] slots, PAD before the episode
         next_observation = self._stack_slots(after, copy)
 
@@ -214,6 +223,14 @@ class NStepAccumulator:
             reused=reused,
             next_mask=None if self._mask is None else self._mask[after, copy],
         )
+
+    def _target(self, reward: Array, discount: Array, value: Array) -> Array:
+        """The target of q(s, a), as the learner's: `[K]`."""
+        target: Array = reward + discount * value
+        if self._rescaled:
+            r, d, v = (torch.from_numpy(x.astype(np.float64)) for x in (reward, discount, value))
+            target = backup(r, d, v, rescaled=True).numpy()
+        return target
 
     def _stack_slots(self, slot: Array, copy: Array) -> Array:
         """Slots of the S frames that end with `slot`, oldest first; `[K, S]`."""

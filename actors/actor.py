@@ -65,6 +65,7 @@ class Actor:
             config.learner.n_step,
             config.learner.gamma,
             max_slots=config.actors.chunk_steps,
+            rescaled=config.learner.value_rescaling,
         )
         self._writer = ReplayWriter(
             shards,

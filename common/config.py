@@ -70,8 +70,18 @@ class Config(Section):
         Raises:
             ValueError: names both keys.
         """
+        if self.learner.value_rescaling and self.network.head == "categorical":
+            raise ValueError(
+                "learner.value_rescaling=true: network.head must not be categorical, whose values "
+                "have a range; use value, quantile or implicit-quantile"
+            )
         if not self.learner.munchausen:
             return
+        if self.learner.value_rescaling:
+            raise ValueError(
+                "learner.munchausen=true, learner.value_rescaling=true: one of them must be false, "
+                "as the softmax policy needs values in the unit of the rewards"
+            )
         if self.learner.double:
             raise ValueError(
                 "learner.munchausen=true, learner.double=true: one of them must be false, as the "

@@ -15,6 +15,7 @@ from torch import Tensor
 from common.config_learner import LearnerConfig
 from common.networks import Categorical, QNetwork
 from common.types import Transition
+from common.value_rescaling import backup
 from learner.losses import cross_entropy, entropy, huber, quantile_huber, unpack_mask
 from learner.precision import Forward
 from learner.targets import (
@@ -90,7 +91,14 @@ class ValueObjective:
         next_q_policy = None
         if self._config.double:
             next_q_policy = self._forward(policy, batch.next_observation)
-        return bellman_target(batch.reward, batch.discount, next_q, next_q_policy, legal)
+        return bellman_target(
+            batch.reward,
+            batch.discount,
+            next_q,
+            next_q_policy,
+            legal,
+            self._config.value_rescaling,
+        )
 
 
 class CategoricalObjective:
@@ -182,7 +190,8 @@ class QuantileObjective:
         if config.double:
             drawn = self._draw(batch, count, generator)
             next_q = self._forward.outputs(policy, batch.next_observation, drawn).mean(dim=2)
-        return reward[:, None] + discount * taken(next_quantiles, greedy_actions(next_q, legal))
+        value = taken(next_quantiles, greedy_actions(next_q, legal))
+        return backup(reward[:, None], discount, value, config.value_rescaling)
 
     def _draw(self, batch: Transition, count: int, generator: torch.Generator) -> Tensor | None:
         """Fractions τ for each item, `[B, count]`; None where the network's are fixed."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from common.value_rescaling import backup
+
 
 def greedy_actions(q: Tensor, legal: Tensor | None = None) -> Tensor:
     """The actions of the greatest q(s, a): `[B, A]` → `[B]`.
@@ -33,6 +35,7 @@ def bellman_target(
     next_q: Tensor,
     next_q_policy: Tensor | None = None,
     legal: Tensor | None = None,
+    rescaled: bool = False,
 ) -> Tensor:
     """The target of q(s, a): `reward + discount · q_target(s', a')`.
 
@@ -46,13 +49,14 @@ def bellman_target(
             network evaluates it (double Q-learning, van Hasselt et al. 2016, equation 4).
         legal: `[B, A]` bool, the actions among which a' is chosen; None: among all. A row without
             a legal action gives an arbitrary finite value; its discount must be 0.
+        rescaled: whether the networks give rescaled values; the target is one, too.
 
     Returns:
         `[B]`, without gradient.
     """
     chooser = next_q if next_q_policy is None else next_q_policy
     value = taken(next_q, greedy_actions(chooser, legal))
-    return (reward + discount * value).detach()
+    return backup(reward, discount, value, rescaled).detach()
 
 
 def log_policy(q: Tensor, temperature: float, legal: Tensor | None = None) -> Tensor:

@@ -10,11 +10,13 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from actors.accumulator import NStepAccumulator
 from common.types import PAD, Array, Chunk, EnvironmentSpec, FrameSpec
+from common.value_rescaling import rescale, unscale
 from support.acting import vector_spec
 from support.hypothesis_profiles import examples
 from support.replay import Reader, columns_of
@@ -111,6 +113,7 @@ class Rig:
     stack: int
     gamma: float
     max_slots: int
+    rescaled: bool = False
     slots: list[list[Slot]] = field(default_factory=list)
     chunks: list[Chunk] = field(default_factory=list)  # each with all its frames
     reader: Reader = field(default_factory=Reader)
@@ -123,6 +126,7 @@ class Rig:
             self.n_step,
             self.gamma,
             self.max_slots,
+            self.rescaled,
         )
         self.slots = [[] for _ in range(self.copies)]
         self.rng = np.random.default_rng(0)
@@ -292,8 +296,8 @@ def play(rig: Rig, *outcomes: str) -> list[Expected]:
     return [one for _, one in sorted(rig.emitted().items())]
 
 
-def one_copy(n_step: int, stack: int = 1, gamma: float = 0.5) -> Rig:
-    return Rig(copies=1, n_step=n_step, stack=stack, gamma=gamma, max_slots=20)
+def one_copy(n_step: int, stack: int = 1, gamma: float = 0.5, rescaled: bool = False) -> Rig:
+    return Rig(1, n_step, stack, gamma, max_slots=20, rescaled=rescaled)
 
 
 def test_an_episode_shorter_than_n_gives_a_transition_for_each_of_its_steps():
@@ -315,6 +319,18 @@ def test_truncation_bootstraps_from_the_true_last_frame_with_the_discount_of_the
     last = rig.slots[0][2]
     target = last.reward + 0.5 * rig.slots[0][3].q_max
     assert got[-1].priority == pytest.approx(abs(target - last.q_taken), rel=1e-5)
+
+
+def test_a_rescaled_target_is_backed_up_in_the_unit_of_the_rewards():
+    rig = one_copy(n_step=1, rescaled=True)
+    got = play(rig, GO, GO)
+    first, following = rig.slots[0][:2]
+    value = unscale(torch.tensor([following.q_max], dtype=torch.float64))
+    target = rescale(first.reward + 0.5 * value).item()
+    assert got[0].priority == pytest.approx(abs(target - first.q_taken), rel=1e-5)
+    assert got[0].priority != pytest.approx(
+        abs(first.reward + 0.5 * following.q_max - first.q_taken), rel=1e-3
+    )
 
 
 def test_an_end_by_both_is_a_termination():

@@ -10,6 +10,7 @@ import torch
 
 from common.config import Config
 from common.networks import make_network, noisy_layers
+from common.value_rescaling import unscale
 from learner.optimizer import Optimizer
 from learner.update import Update
 from support.known_values import BANDIT, CHOICE, SPEC, STATES, VALUES, batch, one_hot
@@ -24,6 +25,7 @@ TARGETS = {
     "max": {"double": False},
     "double": {"double": True},
     "munchausen": {"double": False, "munchausen": True},
+    "rescaled": {"double": True, "value_rescaling": True},
 }
 RANDOM = ("implicit-quantile",)
 """Heads that learn other fractions in each step."""
@@ -54,7 +56,11 @@ def trained(head, target="double", huber_delta=1.0, **network):
     return policy
 
 
-ALLOWED = [pair for pair in product(HEADS, TARGETS) if pair != ("categorical", "munchausen")]
+ALLOWED = [
+    (head, target)
+    for head, target in product(HEADS, TARGETS)
+    if head != "categorical" or target in ("max", "double")
+]
 
 
 @pytest.mark.parametrize(
@@ -68,6 +74,8 @@ def test_the_values_are_learnt(head, target, dueling):
     expected = {**VALUES, (CHOICE, 0): 0.0}
     if target == "munchausen":  # the worse of two actions has the clipped log-policy in its reward
         expected |= {(CHOICE, 0): -0.9, (BANDIT, 0): -0.9}
+    if target == "rescaled":
+        q = unscale(q)
     found = {place: q[place].item() for place in expected}
     assert found == pytest.approx(expected, abs=0.25 if head in RANDOM else 0.08)
 

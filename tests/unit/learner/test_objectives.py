@@ -24,12 +24,13 @@ TARGETS = {
     "max": {"double": False},
     "double": {"double": True},
     "munchausen": {"double": False, "munchausen": True},
+    "rescaled": {"double": True, "value_rescaling": True},
 }
 CASES = [
     (head, target)
     for head in HEADS
     for target in TARGETS
-    if (head, target) != ("categorical", "munchausen")
+    if head != "categorical" or target in ("max", "double")
 ]
 
 
@@ -111,13 +112,24 @@ def naive_target(head, kind, calls, policy, target, batch, i):
         log_policy = now_q - soft(now_q, now_q, [0, 1, 2])
         bonus = 0.9 * max(-1.0, min(0.0, log_policy[batch.action[i]]))
         return reward + bonus + discount * soft(following, q, legal)
-    if kind == "double":
+    if kind in ("double", "rescaled"):
         q = q_of(head, calls.given(policy, batch.next_observation)[0][i])
     best = max(legal, key=lambda a: q[a])
     if head == "categorical":
         shares = np.exp(following[best] - following[best].max())
         return reward + discount * np.linspace(-1, 1, 5), shares / shares.sum()
+    if kind == "rescaled":
+        return h(reward + discount * inverse_of_h(following[best]))
     return reward + discount * following[best]
+
+
+def h(x):
+    return np.sign(x) * (np.sqrt(abs(x) + 1) - 1) + 1e-3 * x
+
+
+def inverse_of_h(x):
+    root = (np.sqrt(1 + 4e-3 * (abs(x) + 1 + 1e-3)) - 1) / 2e-3
+    return np.sign(x) * (root**2 - 1)
 
 
 def naive_item(head, wanted, outputs, taus):
