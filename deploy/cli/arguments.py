@@ -13,8 +13,8 @@ AUTO = "auto"
 
 
 def positive(text: str) -> int:
-    """A whole number of at least 1."""
-    if not text.isascii() or not text.isdigit() or int(text) < 1:
+    """A whole number of at least 1; it may have underscores, as in TOML."""
+    if not re.fullmatch(r"[0-9]+(_[0-9]+)*", text) or int(text) < 1:
         raise ArgumentTypeError(f"{text!r}: must be a whole number of at least 1")
     return int(text)
 

@@ -17,6 +17,7 @@ import deploy.launch.run_path as run_path_module
 import deploy.runs.folder as run_folder_module
 from common.config_toml import build, merge
 from common.errors import UserError
+from deploy.cli.arguments import positive
 from deploy.cli.main import main
 from deploy.cli.overrides import split_overrides
 from deploy.control import chaos as chaos_module
@@ -33,6 +34,10 @@ def finished_run(tmp_path_factory):
     config = make_config("cartpole", overrides=merge(TINY, {"stop": {"learner_steps": 120}}))
     train(config, run)
     return run
+
+
+def test_a_number_of_an_option_may_have_underscores_as_one_of_a_key():
+    assert positive("100_000") == 100_000
 
 
 def mistake(capsys, *arguments: str) -> str:
@@ -221,6 +226,7 @@ def test_evaluate_plays_the_episodes_it_was_asked_for(capsys, finished_run):
         ("evaluate x --weights new", "--weights=new: must be one of best, latest"),
         ("evaluate x --epsilon 2", "--epsilon=2: must be a number from 0 to 1"),
         ("bench cartpole --repeat 4", "--repeat=4: must be a whole number from 1 to 3"),
+        ("bench train --env-steps 1__0", "--env-steps=1__0: must be a whole number of at least 1"),
         ("bench cartpole --algorithm none", "algorithm none: unknown (known: ape-x, c51"),
         ("bench actors --env", "--env: needs a value (see raydqn bench actors --help)"),
         ("train a b", "b: one word too many (see raydqn train --help)"),
