@@ -15,7 +15,7 @@ from common.suggestion import suggest
 def make_own_torso(kind: str, shape: tuple[int, ...]) -> tuple[nn.Module, int]:
     """The module `Class(shape)`, and the number of features that it gives for one input.
 
-    The number is found by a forward pass of zeros in evaluation mode.
+    The number is found by forward passes of zeros, one input and two, in evaluation mode.
 
     Args:
         kind: `network.kind`, `package.module:Class`.
@@ -33,7 +33,11 @@ def make_own_torso(kind: str, shape: tuple[int, ...]) -> tuple[nn.Module, int]:
                 f"network.kind={kind}: its {name} is {_plain(tensor.dtype)}, but parameters and "
                 "buffers must be float32; nn.GroupNorm and nn.LayerNorm are, nn.BatchNorm is not"
             )
-    return made, _features(kind, made, shape)
+    was_training = made.training
+    made.eval()
+    features = [_features(kind, made, count, shape) for count in (1, 2)]
+    made.train(was_training)
+    return made, features[0]
 
 
 def _made(kind: str, shape: tuple[int, ...]) -> Any:
@@ -61,18 +65,16 @@ def _made(kind: str, shape: tuple[int, ...]) -> Any:
         ) from error
 
 
-def _features(kind: str, torso: nn.Module, shape: tuple[int, ...]) -> int:
-    was_training = torso.training
+def _features(kind: str, torso: nn.Module, count: int, shape: tuple[int, ...]) -> int:
+    """Features of each of `count` inputs."""
+    size = [count, *shape]
     try:
         with torch.no_grad():
-            given = torso.eval()(torch.zeros(2, *shape))
+            given = torso(torch.zeros(size))
     except Exception as error:  # a user's class may raise anything
-        size = ", ".join(map(str, (2, *shape)))
         raise UserError(
-            f"network.kind={kind}: forward of a tensor [{size}] raised {_told(error)}"
+            f"network.kind={kind}: forward of a tensor {size} raised {_told(error)}"
         ) from error
-    finally:
-        torso.train(was_training)
     if not isinstance(given, Tensor):
         raise UserError(
             f"network.kind={kind}: forward gives a {type(given).__name__}, not a tensor"
@@ -81,17 +83,16 @@ def _features(kind: str, torso: nn.Module, shape: tuple[int, ...]) -> int:
         raise UserError(
             f"network.kind={kind}: forward gives {_plain(given.dtype)}, but must give float32"
         )
-    if given.dim() < 2 or len(given) != 2 or given[0].numel() == 0:
+    if given.dim() < 2 or len(given) != count or given[0].numel() == 0:
         raise UserError(
-            f"network.kind={kind}: forward gives {list(given.shape)} for 2 inputs, but must give "
-            "features of each: [2, …]"
+            f"network.kind={kind}: forward of a tensor {size} gives {list(given.shape)}, but must "
+            f"give features of each input: [{count}, …]"
         )
     return given[0].numel()
 
 
 def _told(error: BaseException) -> str:
-    text = first_line(error)
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return f"{type(error).__name__}: {first_line(error)}" if str(error) else type(error).__name__
 
 
 def _plain(dtype: torch.dtype) -> str:
