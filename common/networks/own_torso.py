@@ -35,9 +35,14 @@ def make_own_torso(kind: str, shape: tuple[int, ...]) -> tuple[nn.Module, int]:
             )
     was_training = made.training
     made.eval()
-    features = [_features(kind, made, count, shape) for count in (1, 2)]
+    of_one, of_each = (_features(kind, made, count, shape) for count in (1, 2))
     made.train(was_training)
-    return made, features[0]
+    if of_one != of_each:
+        raise UserError(
+            f"network.kind={kind}: forward gives {of_one} features of one input, but {of_each} of "
+            "each of two; it must give as many of each, whatever the batch"
+        )
+    return made, of_one
 
 
 def _made(kind: str, shape: tuple[int, ...]) -> Any:
@@ -59,7 +64,7 @@ def _made(kind: str, shape: tuple[int, ...]) -> Any:
         raise UserError(f"network.kind={kind}: {class_name} is not a class")
     try:
         return found(shape)
-    except Exception as error:  # a user's class may raise anything
+    except (Exception, SystemExit) as error:  # a user's class may raise anything
         raise UserError(
             f"network.kind={kind}: {class_name}({shape}) raised {_told(error)}"
         ) from error
@@ -71,7 +76,7 @@ def _features(kind: str, torso: nn.Module, count: int, shape: tuple[int, ...]) -
     try:
         with torch.no_grad():
             given = torso(torch.zeros(size))
-    except Exception as error:  # a user's class may raise anything
+    except (Exception, SystemExit) as error:  # a user's class may raise anything
         raise UserError(
             f"network.kind={kind}: forward of a tensor {size} raised {_told(error)}"
         ) from error

@@ -335,9 +335,13 @@ def test_rewards_too_large_to_learn_from_stop_the_run_with_the_batch_saved(tmp_p
     assert (arrays["reward"] > 1e38).any()
 
 
-def test_an_environment_of_the_users_own_is_trained_on_without_touching_our_code(tmp_path):
+def test_an_environment_and_a_torso_of_the_users_own_need_no_change_of_our_code(tmp_path):
     (tmp_path / "my_package.py").write_text(
         "import gymnasium as gym, numpy as np\n"
+        "from torch import nn\n"
+        "class Torso(nn.Sequential):\n"
+        "    def __init__(self, shape):\n"
+        "        super().__init__(nn.Linear(shape[0], 12), nn.Tanh())\n"
         "class Corridor(gym.Env):\n"
         "    '''Walk right to the end: +1 there, nothing elsewhere.'''\n"
         "    observation_space = gym.spaces.Discrete(5)\n"
@@ -356,11 +360,20 @@ def test_an_environment_of_the_users_own_is_trained_on_without_touching_our_code
     code, out, err = raydqn(
         *("train", "cartpole", "--inline", "--json", "--run-dir", str(tmp_path / "run")),
         *("--env.id", "my_package:MyEnv-v0", "--stop.score", "1.0"),
+        *("--network.kind", "my_package:Torso"),
         *("--stop.env-steps", "100000", *TINY_OPTIONS),
         pythonpath=tmp_path,
     )
     assert code == 0, err
     assert summary_of(out)["stop_reason"] == "score", out
+    steps = summary_of(out)["learner_steps"] + 20
+    more = ("--stop.learner-steps", str(steps), "--stop.score", "none", "--json")
+    code, out, err = raydqn("resume", str(tmp_path / "run"), *more, pythonpath=tmp_path)
+    assert code == 0, err
+    assert summary_of(out)["learner_steps"] == steps
+    code, out, err = raydqn("evaluate", str(tmp_path / "run"), "--json", pythonpath=tmp_path)
+    assert code == 0, err
+    assert summary_of(out)["score"] == 1.0
 
 
 def test_a_preset_score_is_dropped_with_another_environment():

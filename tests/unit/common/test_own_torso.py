@@ -105,6 +105,8 @@ FORWARD = f"{BODY}\n    def forward(self, x):\n        return "
         (f"{FORWARD}x.sum()\n", "forward of a tensor [1, 6] gives [], but must give features"),
         (f"{FORWARD}x.T\n", "forward of a tensor [1, 6] gives [6, 1], but must give features of"),
         (f"{FORWARD}x.squeeze()\n", "forward of a tensor [1, 6] gives [6], but must"),
+        (f"{FORWARD}x @ x.T\n", "forward gives 1 features of one input, but 2 of each of two"),
+        (f"{BODY}        raise SystemExit(3)\n", "Torso((6,)) raised SystemExit: 3"),
         (f"{FORWARD}x[:1]\n", "forward of a tensor [2, 6] gives [1, 6], but must"),
         (f"{BODY}        raise OSError\n", "Torso((6,)) raised OSError"),
         (f"{BODY}        self.norm = nn.BatchNorm1d(6)\n", "its norm.num_batches_tracked is int64"),
