@@ -72,8 +72,8 @@ class Config(Section):
         """
         if self.learner.value_rescaling and self.network.head == "categorical":
             raise ValueError(
-                "learner.value_rescaling=true: network.head must not be categorical, whose values "
-                "have a range; use value, quantile or implicit-quantile"
+                "learner.value_rescaling=true, network.head=categorical: the head's range of "
+                "values is that of plain returns; use value, quantile or implicit-quantile"
             )
         if not self.learner.munchausen:
             return

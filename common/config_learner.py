@@ -39,7 +39,7 @@ class LearnerConfig(Section):
     n_step: int = Field(3, ge=1, le=100, description="rewards summed before bootstrapping")
     double: bool = Field(True, description="double Q-learning")
     value_rescaling: bool = Field(
-        False, description="learn h(return), which grows as its root, for returns of any size"
+        False, description="learn h(return), about the root of the return, for returns of any size"
     )
     munchausen: bool = Field(
         False, description="Munchausen DQN: a softmax policy, and its log-policy in the reward"

@@ -37,11 +37,12 @@ class Optimizer:
         """At step 0.
 
         Args:
-            parameters: float32, all on one device; `step` changes them in place.
+            parameters: float32, all on one device; `step` changes those in place that require a
+                gradient.
             config: kind and constants.
         """
         self._config = config
-        self._parameters = list(parameters)
+        self._parameters = [p for p in parameters if p.requires_grad]
         self._slots: dict[str, list[Tensor]] = {}
         for name in SLOTS[config.optimizer]:
             # In the memory layout of the parameters (channels last), which fused kernels require.
@@ -56,7 +57,7 @@ class Optimizer:
             parameter.grad = None
 
     def gradients(self) -> list[Tensor]:
-        """Of all parameters, in their order; each must have one."""
+        """The gradients of all parameters, in their order; each parameter must have one."""
         gradients = [p.grad for p in self._parameters if p.grad is not None]
         assert len(gradients) == len(self._parameters)
         return gradients

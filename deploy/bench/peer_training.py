@@ -49,6 +49,10 @@ class Hyperparameters(NamedTuple):
     epsilon_steps: int
     epsilon_end: float
 
+    def epsilon(self, step: int) -> float:
+        """ε after so many env steps."""
+        return 1.0 + min(1.0, step / self.epsilon_steps) * (self.epsilon_end - 1.0)
+
 
 HYPERPARAMETERS = {
     # examples/dqn.py of MinAtar's authors, with Adam and its rate in CleanRL's dqn.py.
@@ -115,7 +119,11 @@ class _ChannelsFirst(nn.Module):
 
 
 class PlainLoop:
-    """DQN as CleanRL writes it: one file, a uniform memory of arrays, an eager update."""
+    """DQN as CleanRL writes it: one file, a uniform memory of arrays, an eager update.
+
+    The last transition of an episode that is cut off bootstraps from the next one's first
+    observation; MinAtar cuts none off, and Pong after 27,000 env steps.
+    """
 
     def __init__(self, env: gym.Env[Array, np.int64], values: Hyperparameters, seed: int) -> None:
         """For one environment, with the first weights of `seed`."""
@@ -142,9 +150,7 @@ class PlainLoop:
         values, env = self._values, self._env
         observation, _ = env.reset(seed=self._seed)
         for step in range(steps):
-            fallen = min(1.0, step / values.epsilon_steps)
-            epsilon = 1.0 + fallen * (values.epsilon_end - 1.0)
-            explores = self._rng.random() < epsilon
+            explores = self._rng.random() < values.epsilon(step)
             action = int(self._rng.integers(self._actions)) if explores else self.act(observation)
             new, reward, terminated, truncated, _ = env.step(np.int64(action))
             place = step % values.capacity
@@ -215,7 +221,7 @@ def stable_baselines(env: gym.Env[Array, np.int64], values: Hyperparameters, see
             train_freq=EVERY,
             target_update_interval=values.target_steps,
             exploration_fraction=min(1.0, values.epsilon_steps / steps),
-            exploration_final_eps=values.epsilon_end,
+            exploration_final_eps=values.epsilon(steps),
             policy_kwargs={"features_extractor_class": Features, "net_arch": []},
             seed=seed,
             device="cpu",

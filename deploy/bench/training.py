@@ -37,12 +37,12 @@ def bench_train(
         seeds: trainings of each library, with seeds 1 to that number.
         names: presets `minatar-GAME` or `pong`.
         env_steps: of each training.
-        peers: with the other libraries.
+        peers: also train the other libraries.
         raydqn: runs a command and returns the object that it prints.
         options: of a preset, on top of it.
 
     Raises:
-        UserError: a name is another one.
+        UserError: a name is neither `pong` nor `minatar-GAME`.
     """
     for name in names:
         if name != "pong" and not name.startswith("minatar-"):

@@ -26,7 +26,7 @@ MEASURED: Mapping[str, tuple[str, str]] = {
     "soak": ("memory of each process while actors outrun the learner", "minutes"),
     "start": ("seconds to the first experience, inline and on Ray", ROUNDS),
     "supervision": ("learner steps per second with and without checkpoints", "pairs of stretches"),
-    "train": ("whole training in one process: speed, time, score", "seeds"),
+    "train": ("whole training in one process: speed, time, score", "trainings of each library"),
 }
 """What each benchmark measures, and what its `--repeat` counts."""
 

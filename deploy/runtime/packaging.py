@@ -31,7 +31,7 @@ def code_for(config: Config) -> list[Path]:
 
 
 def named_code(config: Config) -> list[tuple[str, str]]:
-    """Keys whose value may be `module:Name`, a module of the user's, and these values."""
+    """Keys that can name a user's module, each with its value."""
     keys = [("env.id", config.env.id)]
     keys += [("env.wrappers", wrapper) for wrapper in config.env.wrappers]
     if is_own(config.network.kind):

@@ -78,6 +78,16 @@ def test_it_goes_with_every_head_and_sees_one_scaled_stack(torso, spec, values):
     assert any(name.endswith("first.weight") for name in network.state_dict())
 
 
+def test_frozen_parts_and_their_modes_stay_as_the_class_made_them(torso):
+    frozen = "self.first.requires_grad_(False); self.drop.eval()"
+    text = GOOD.replace("nn.Dropout(0.5)\n", f"nn.Dropout(0.5)\n        {frozen}\n")
+    network = made(torso(text))
+    inner = next(m for m in network.modules() if type(m).__name__ == "Torso")
+    assert (inner.training, inner.drop.training, inner.first.training) == (True, False, True)
+    assert [p.requires_grad for p in inner.parameters()] == [False, False]
+    assert all(p.grad is None for p in network.parameters())
+
+
 def test_weights_depend_on_the_seed_alone(torso):
     kind = torso(GOOD)
     one, other = made(kind), made(kind)
@@ -86,7 +96,8 @@ def test_weights_depend_on_the_seed_alone(torso):
 
 
 BODY = "class Torso(nn.Module):\n    def __init__(self, shape):\n        super().__init__()\n"
-FORWARD = f"{BODY}\n    def forward(self, x):\n        return "
+PASS = "\n    def forward(self, x):\n        return "
+FORWARD = f"{BODY}{PASS}"
 
 
 @pytest.mark.parametrize(
@@ -96,7 +107,10 @@ FORWARD = f"{BODY}\n    def forward(self, x):\n        return "
         ("1 / 0\n", "cannot be imported (ZeroDivisionError: division by zero)"),
         ("import not_there_at_all\n", "cannot be imported (ModuleNotFoundError: No module"),
         ("Torso = 3\n", "Torso is not a class"),
-        ("class Torso:\n    def __init__(self, shape):\n        pass\n", "is a Torso, not a torch"),
+        (
+            "class Torso:\n    def __init__(self, shape):\n        pass\n",
+            "Torso((6,)) gives a Torso, but must give a torch",
+        ),
         (f"{BODY}        raise OSError('no')\n", "Torso((6,)) raised OSError: no"),
         ("class Torso(nn.Module):\n    pass\n", "Torso((6,)) raised TypeError: "),
         (f"{FORWARD}1 / 0\n", "forward of a tensor [1, 6] raised ZeroDivisionError: division"),
@@ -107,9 +121,14 @@ FORWARD = f"{BODY}\n    def forward(self, x):\n        return "
         (f"{FORWARD}x.squeeze()\n", "forward of a tensor [1, 6] gives [6], but must"),
         (f"{FORWARD}x @ x.T\n", "forward gives 1 features of one input, but 2 of each of two"),
         (f"{BODY}        raise SystemExit(3)\n", "Torso((6,)) raised SystemExit: 3"),
+        (f"{BODY}        self.a = nn.Linear(6, 2)\n{PASS}x", "a.weight gets no gradient; use it"),
+        (f"{FORWARD}x.sub_(1.0)\n", "forward changes its input in place"),
         (f"{FORWARD}x[:1]\n", "forward of a tensor [2, 6] gives [1, 6], but must"),
         (f"{BODY}        raise OSError\n", "Torso((6,)) raised OSError"),
-        (f"{BODY}        self.norm = nn.BatchNorm1d(6)\n", "its norm.num_batches_tracked is int64"),
+        (
+            f"{BODY}        self.norm = nn.BatchNorm1d(6)\n",
+            "norm.num_batches_tracked is int64, but parameters",
+        ),
     ],
 )
 def test_a_mistake_is_told_in_one_line(torso, text, says):
