@@ -22,6 +22,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from actors.environments.minatar import register_minatar
+from common.schedule import linear
 from common.types import Array
 
 BATCH, EVERY, GAMMA = 32, 4, 0.99
@@ -51,7 +53,7 @@ class Hyperparameters(NamedTuple):
 
     def epsilon(self, step: int) -> float:
         """ε after so many env steps."""
-        return 1.0 + min(1.0, step / self.epsilon_steps) * (self.epsilon_end - 1.0)
+        return linear(step, 1.0, self.epsilon_end, self.epsilon_steps)
 
 
 HYPERPARAMETERS = {
@@ -87,12 +89,10 @@ def make_env(name: str) -> gym.Env[Array, np.int64]:
         gym.register_envs(ale_py)
         pong = gym.make("ALE/Pong-v5", frameskip=1, repeat_action_probability=0.25)
         return FrameStackObservation(AtariPreprocessing(pong), 4)
-    from minatar.gym import register_envs
-
-    if "MinAtar/Breakout-v1" not in gym.registry:
-        register_envs()
     game = name.removeprefix("minatar-").title().replace("-", "")
-    return gym.make(f"MinAtar/{game}-v1")
+    env_id = f"MinAtar/{game}-v1"
+    register_minatar(env_id)
+    return gym.make(env_id)
 
 
 def hyperparameters(name: str) -> Hyperparameters:
