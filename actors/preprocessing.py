@@ -10,7 +10,6 @@ to [0, 1] comes last, inside the network.
 from __future__ import annotations
 
 import numpy as np
-from PIL import Image
 
 from common.types import Array, FrameSpec
 
@@ -35,6 +34,8 @@ def preprocess_picture(
     Returns:
         `[C, height, width]` uint8, C = 1 if grey, else 3.
     """
+    from PIL import Image  # here: only pictures need it
+
     if picture.ndim == 3 and picture.shape[2] == 1:
         picture = picture[:, :, 0]
     image = Image.fromarray(picture)

@@ -8,10 +8,9 @@ import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image
 
 from actors.evaluator import Evaluator
 from common import wire
@@ -27,6 +26,9 @@ from deploy.reporting.aggregate import CONFIDENCE, of_one_task
 from deploy.reporting.protocol import explain
 from deploy.runs.checkpoint_schema import check_restorable
 from deploy.runs.folder import RunFolder
+
+if TYPE_CHECKING:  # a training imports this module, too, and makes no film
+    from PIL import Image
 
 GIF_MAX_FRAMES = 1_000
 GIF_MIN_HEIGHT = 160
@@ -237,6 +239,8 @@ def small_gif(pictures: Sequence[Image.Image]) -> bytes:
 
 def _picture(evaluator: Evaluator, max_width: int | None) -> Image.Image:
     """The rendered environment; the agent's own frame where it renders nothing."""
+    from PIL import Image
+
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Gymnasium's, on what an environment renders

@@ -5,14 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
-
-from rich.console import Console
-from rich.table import Table
+from typing import TYPE_CHECKING, Any
 
 from common.errors import UserError
 from common.text import counted, printable
 from deploy.reporting.summary import FAILED, reason_in_words
+
+if TYPE_CHECKING:  # imported by the command that prints
+    from rich.console import Console
+    from rich.table import Table
 
 OPERATING = (
     *("device", "actors", "actors_up", "checkpoints", "checkpoint_age_s"),
@@ -93,7 +94,7 @@ def show(status: Mapping[str, Any], running: bool, console: Console | None = Non
     Raises:
         UserError: not the status of a run.
     """
-    console = console or Console()
+    console = console or _terminal()
     try:
         for line in (_running_line(status),) if running else _ended_lines(status):
             _print(console, line)
@@ -119,12 +120,18 @@ def show_briefly(statuses: Iterable[Mapping[str, Any]], console: Console | None 
     Raises:
         UserError: not the status of a run.
     """
-    console = console or Console()
+    console = console or _terminal()
     try:
         for status in sorted(statuses, key=lambda status: str(status["run"])):
             _print(console, "; ".join((_running_line(status), *_operating_lines(status))))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"not a status of a run ({type(error).__name__}: {error})") from None
+
+
+def _terminal() -> Console:
+    from rich.console import Console
+
+    return Console()
 
 
 def _print(console: Console, text: str) -> None:
@@ -198,6 +205,8 @@ def _ago(seconds: float) -> str:
 
 
 def _part_table(parts: Iterable[Mapping[str, Any]]) -> Table:
+    from rich.table import Table
+
     table = Table(box=None, pad_edge=False)
     for name in ("part", "host", "pid", "state", "rate", "age", "restarts"):
         table.add_column(name, justify="right" if name in ("pid", "rate", "age") else "left")

@@ -7,15 +7,14 @@ import sys
 import time
 from contextlib import suppress
 from math import isfinite
-from typing import Any, Protocol, TextIO
-
-from rich.console import Console
-from rich.live import Live
-from rich.table import Table
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 from common.config_sections import StopConfig
 from common.text import counted, printable
 from deploy.runs.metrics_file import Rate
+
+if TYPE_CHECKING:  # imported on a terminal
+    from rich.table import Table
 
 PLAIN_EVERY_S = 5.0
 """Seconds between two plain lines, at least."""
@@ -120,6 +119,9 @@ class LiveView:
 
     def __init__(self, stop: StopConfig, stream: TextIO) -> None:
         """A view on a terminal."""
+        from rich.console import Console
+        from rich.live import Live
+
         self._stop = stop
         self._progress = Progress(stop)
         self._live = Live(console=Console(file=stream), refresh_per_second=4)
@@ -150,6 +152,8 @@ def live_table(report: dict[str, Any], stop: StopConfig, progress: Progress) -> 
         stop: conditions that end the run.
         progress: of the run, this report included.
     """
+    from rich.table import Table
+
     done, left = progress.share, progress.left_s
     width = 30
     bar = "█" * round(done * width) + "░" * (width - round(done * width))
