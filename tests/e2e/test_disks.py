@@ -49,7 +49,7 @@ def test_a_disk_that_is_full_and_then_read_only_costs_no_checkpoint_that_is_ther
         f'{sys.executable} -m deploy train {options} --checkpoint.storage "$PLACE" '
         f'--run-dir "$RUN"; echo full: code $?; {check}; '
         # The newest whole checkpoint is of an earlier step: there is work left to do.
-        f'mount -o remount,ro "$PLACE"; {sys.executable} -m deploy resume "$RUN" {more}; '
+        f'mount -o remount,bind,ro "$PLACE"; {sys.executable} -m deploy resume "$RUN" {more}; '
         f"echo read-only: code $?; {check}",
         tmp_path,
     )
