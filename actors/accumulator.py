@@ -14,10 +14,9 @@ becomes exactly one transition: the windows of an episode's last steps are short
 from __future__ import annotations
 
 import numpy as np
-import torch
 
+from actors.priorities import Measure
 from common.types import PAD, Array, Chunk, EnvironmentSpec
-from common.value_rescaling import backup
 
 
 class NStepAccumulator:
@@ -30,7 +29,8 @@ class NStepAccumulator:
         n_step: int,
         gamma: float,
         max_slots: int,
-        rescaled: bool = False,
+        numbers: int,
+        measure: Measure,
     ) -> None:
         """An empty timeline.
 
@@ -38,10 +38,11 @@ class NStepAccumulator:
             spec: of the environment. copies: N.
             n_step: rewards summed before bootstrapping. gamma: discount per env step.
             max_slots: vector steps between two `drain`s, at the most.
-            rescaled: whether values are rescaled ones (`learner.value_rescaling`).
+            numbers: Z, that the network gives for each action.
+            measure: of the priorities that transitions begin with.
         """
         self._n = n_step
-        self._rescaled = rescaled
+        self._measure = measure
         self._gamma = gamma
         self._stack = spec.stack
         self._copies = copies
@@ -56,8 +57,8 @@ class NStepAccumulator:
         self._acted: Array = np.zeros(shape, bool)  # an action was taken here
         self._emitted: Array = np.zeros(shape, bool)
         self._position: Array = np.zeros(shape, np.int32)  # frames since the episode's first
-        self._q_taken: Array = np.zeros(shape, np.float32)
-        self._q_max: Array = np.zeros(shape, np.float32)
+        self._taken: Array = np.zeros((*shape, numbers), np.float32)
+        self._best: Array = np.zeros((*shape, numbers), np.float32)
         self._version: Array = np.zeros(shape, np.int64)
         self._mask: Array | None = None  # packed, as in a chunk
         if spec.masks_actions:
@@ -75,8 +76,8 @@ class NStepAccumulator:
         frames: Array,
         first: Array,
         action: Array,
-        q_taken: Array,
-        q_max: Array,
+        taken: Array,
+        best: Array,
         version: int,
         reward: Array,
         terminated: Array,
@@ -89,7 +90,7 @@ class NStepAccumulator:
 
         Args:
             frames: that the agent acted on. first: they open an episode.
-            action, q_taken, q_max: the chosen action, and the network's Q values.
+            action: the chosen one. taken, best: `[N, Z]`, see `Choice`.
             version: of the weights that chose the action.
             reward, terminated, truncated: outcome of the action.
             life_ended: ends the window like `terminated`, while the episode goes on.
@@ -103,8 +104,8 @@ class NStepAccumulator:
         self._frames[s] = frames
         self._position[s] = np.where(first, 0, previous + 1)
         self._action[s] = action
-        self._q_taken[s] = q_taken
-        self._q_max[s] = q_max
+        self._taken[s] = taken
+        self._best[s] = best
         self._version[s] = version
         self._reward[s] = reward
         self._cut[s] = terminated | life_ended
@@ -135,8 +136,8 @@ class NStepAccumulator:
             frames=frames,
             first=none,
             action=zeros,
-            q_taken=zeros,
-            q_max=self._q_max[last],  # the network has not seen these frames: the nearest value
+            taken=self._taken[last],
+            best=self._best[last],  # the network has not seen these frames: the nearest value
             version=0,
             reward=zeros,
             terminated=none,
@@ -186,7 +187,6 @@ class NStepAccumulator:
         after = slot + length[slot, copy]  # slot of the frame that follows the window
         ended = terminal[slot, copy]
         discount = np.where(ended, 0.0, self._gamma ** length[slot, copy].astype(np.float64))
-        target = self._target(reward[slot, copy], discount, self._q_max[after, copy])
         observation = self._stack_slots(slot, copy)  # [K, S] slots, PAD before the episode
         next_observation = self._stack_slots(after, copy)
 
@@ -208,29 +208,27 @@ class NStepAccumulator:
         numbers[known] = np.arange(len(reused))
         numbers[new] = len(reused) + np.arange(np.count_nonzero(new))
         self._sent[:slots] = numbers.T
-        return Chunk(
-            frames=self._frames[:slots].swapaxes(0, 1)[new],
+        items = {
             # PAD is −1: it picks a last slot, and `where` restores it.
-            observation=np.where(observation == PAD, PAD, numbers[columns, observation]),
-            next_observation=np.where(
+            "observation": np.where(observation == PAD, PAD, numbers[columns, observation]),
+            "next_observation": np.where(
                 next_observation == PAD, PAD, numbers[columns, next_observation]
             ),
-            action=self._action[slot, copy],
-            reward=reward[slot, copy].astype(np.float32),
-            discount=discount.astype(np.float32),
-            priority=np.abs(target - self._q_taken[slot, copy]).astype(np.float32),
-            version=self._version[slot, copy],
+            "action": self._action[slot, copy],
+            "reward": reward[slot, copy].astype(np.float32),
+            "discount": discount.astype(np.float32),
+            "version": self._version[slot, copy],
+        }
+        if self._mask is not None:
+            items["next_mask"] = self._mask[after, copy]
+        return Chunk(
+            frames=self._frames[:slots].swapaxes(0, 1)[new],
+            columns=items,
+            priority=self._measure(
+                reward[slot, copy], discount, self._taken[slot, copy], self._best[after, copy]
+            ),
             reused=reused,
-            next_mask=None if self._mask is None else self._mask[after, copy],
         )
-
-    def _target(self, reward: Array, discount: Array, value: Array) -> Array:
-        """The target of q(s, a), as the learner's: `[K]`."""
-        target: Array = reward + discount * value
-        if self._rescaled:
-            r, d, v = (torch.from_numpy(x.astype(np.float64)) for x in (reward, discount, value))
-            target = backup(r, d, v, rescaled=True).numpy()
-        return target
 
     def _stack_slots(self, slot: Array, copy: Array) -> Array:
         """Slots of the S frames that end with `slot`, oldest first; `[K, S]`."""
@@ -252,8 +250,8 @@ class NStepAccumulator:
             self._acted,
             self._emitted,
             self._position,
-            self._q_taken,
-            self._q_max,
+            self._taken,
+            self._best,
             self._version,
             self._sent,
             *(() if self._mask is None else (self._mask,)),

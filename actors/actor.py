@@ -12,6 +12,7 @@ from actors.agent import Agent
 from actors.environments import make_environment
 from actors.exploration import EpsilonSchedule
 from actors.preprocessing import FrameStack
+from actors.priorities import make_measure, numbers_of
 from common.config import Config
 from common.handles import Handle
 from common.networks import make_network
@@ -51,8 +52,9 @@ class Actor:
         copies = config.actors.envs
         self._environment = make_environment(config.env, copies, seed=env_seed)
         spec = self._environment.spec
+        network = make_network(spec, config.network)
         self._agent = Agent(
-            make_network(spec, config.network),
+            network,
             torch.device("cpu"),
             np.random.default_rng(rng_seed),
             explores=True,
@@ -65,7 +67,8 @@ class Actor:
             config.learner.n_step,
             config.learner.gamma,
             max_slots=config.actors.chunk_steps,
-            rescaled=config.learner.value_rescaling,
+            numbers=numbers_of(config.network),
+            measure=make_measure(network, config.network.head, config.learner),
         )
         self._writer = ReplayWriter(
             shards,
@@ -147,8 +150,8 @@ class Actor:
             frames=self._frames,
             first=self._first,
             action=choice.actions,
-            q_taken=choice.q_taken,
-            q_max=choice.q_max,
+            taken=choice.taken,
+            best=choice.best,
             version=self._weight_store.version,
             reward=self._learned_reward(step.reward),
             terminated=step.terminated,

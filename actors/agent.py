@@ -13,11 +13,14 @@ from common.weights import unpack_weights
 
 
 class Choice(NamedTuple):
-    """The chosen actions, and the network's Q values of them."""
+    """The chosen actions, and what the network's head gives for them.
+
+    Z is 1 for Q values, or the numbers of a distribution; see `QNetwork.outputs`.
+    """
 
     actions: Array  # [N] int64
-    q_taken: Array  # [N] float32, q(s, a) of the action chosen
-    q_max: Array  # [N] float32, the greatest q(s, ·) of the legal actions
+    taken: Array  # [N, Z] float32, of the action chosen
+    best: Array  # [N, Z] float32, of the legal action with the greatest Q value
 
 
 class Agent:
@@ -64,7 +67,9 @@ class Agent:
         """
         for layer in self._noisy:
             layer.resample(self._noise)
-        q = self._network(torch.from_numpy(stacks).to(self._device)).cpu().numpy()  # [N, A]
+        given = self._network.outputs(torch.from_numpy(stacks).to(self._device))
+        q = self._network.values(given).cpu().numpy()  # [N, A]
+        outputs = given.cpu().numpy().reshape(*q.shape, -1)  # [N, A, Z]
         if legal is None:
             greedy = q.argmax(axis=1)
         else:
@@ -80,4 +85,5 @@ class Agent:
             number = (self._rng.random(len(q)) * np.count_nonzero(legal, axis=1)).astype(np.int64)
             random = (np.cumsum(legal, axis=1) > number[:, None]).argmax(axis=1)
         actions = np.where(explore, random, greedy)
-        return Choice(actions, q[np.arange(len(q)), actions], q.max(axis=1))
+        rows = np.arange(len(q))
+        return Choice(actions, outputs[rows, actions], outputs[rows, greedy])

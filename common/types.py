@@ -86,7 +86,7 @@ class EnvironmentSpec:
 
     @property
     def mask_bytes(self) -> int:
-        """M, bytes of a packed action mask (`Chunk.next_mask`); 0: there are no masks."""
+        """M, bytes of a packed action mask (`common.item`); 0: there are no masks."""
         return -(-self.num_actions // 8) if self.masks_actions else 0
 
 
@@ -119,7 +119,7 @@ class Transition(NamedTuple):
     reward: Any  # [B] float32
     discount: Any  # [B] float32
     next_observation: Any  # [B, S, *frame]
-    next_mask: Any = None  # [B, M] uint8, packed as in a chunk; None: all actions are legal
+    next_mask: Any = None  # [B, M] uint8, packed (`common.item`); None: all actions are legal
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,36 +146,28 @@ class Chunk:
 
     Attributes:
         frames: `[F, *frame]`, or the same compressed.
-        observation: `[K, S]` int32, frame numbers, oldest first; `PAD` for none. Numbers 0 … R−1
-            are those of reused frames, R … R+F−1 those of `frames`.
-        next_observation: `[K, S]` int32, likewise.
-        action: `[K]` int32.
-        reward: `[K]` float32, n-step return.
-        discount: `[K]` float32, γ^k, 0 iff terminated.
+        columns: by name, `[K, …]`, those of the memory's items (`common.item`). Observations,
+            `[K, …, S]`, are frame numbers, oldest first; `PAD` for none. Numbers 0 … R−1 are those
+            of reused frames, R … R+F−1 those of `frames`.
         priority: `[K]` float32, |TD error| by the actor's own Q values; None: the running maximum.
-        version: `[K]` int64, version of the weights that chose the action.
         reused: `[R]` int32, numbers of the reused frames in the previous chunk.
         stream: index of the actor.
         number: of the chunk in its stream; its predecessor has `number − 1`.
-        next_mask: `[K, M]` uint8, legal actions of the state to bootstrap from: action a is bit
-            a % 8 of byte a // 8, the lowest bit first. None: all are legal.
     """
 
     frames: Array | PackedFrames
-    observation: Array
-    next_observation: Array
-    action: Array
-    reward: Array
-    discount: Array
+    columns: dict[str, Array]
     priority: Array | None
-    version: Array
     reused: Array = field(default_factory=lambda: np.zeros(0, np.int32))
     stream: int = 0
     number: int = 0
-    next_mask: Array | None = None
 
     def __len__(self) -> int:
-        return len(self.action)
+        return len(next(iter(self.columns.values())))
+
+    def __getitem__(self, name: str) -> Array:
+        """A column by name."""
+        return self.columns[name]
 
     @property
     def num_frames(self) -> int:
@@ -250,31 +242,27 @@ class Sample:
     Attributes:
         frames: `[F, *frame]`; a stack's `PAD` is a frame of zeros among them. Very small frames
             may stand there more than once.
-        observation, next_observation: `[B, S]` int32, rows of `frames`.
-        action: `[B]` int32. reward, discount: `[B]` float32.
+        columns: by name, `[B, …]`, those of the memory's items (`common.item`). Observations,
+            `[B, …, S]` int32, are rows of `frames`.
         key: `[B]` int64, name of the item within its shard and incarnation.
         probability: `[B]` float64, chance of each draw within this shard.
         age: `[B]` int64, items inserted into the shard since this one.
-        version: `[B]` int64, weights that acted.
         summary: state of the shard at the time.
-        next_mask: `[B, M]` uint8, packed as in a chunk; None: all actions are legal.
     """
 
     frames: Array
-    observation: Array
-    next_observation: Array
-    action: Array
-    reward: Array
-    discount: Array
+    columns: dict[str, Array]
     key: Array
     probability: Array
     age: Array
-    version: Array
     summary: ShardSummary
-    next_mask: Array | None = None
 
     def __len__(self) -> int:
-        return len(self.action)
+        return len(self.key)
+
+    def __getitem__(self, name: str) -> Array:
+        """A column by name."""
+        return self.columns[name]
 
 
 @dataclass(slots=True)

@@ -17,6 +17,7 @@ from actors.evaluator import Evaluator
 from common.checkpoint import Checkpoint
 from common.config import Config
 from common.handles import Handle
+from common.item import item_of
 from common.networks import choose_device, make_network
 from common.parts import EVALUATOR, LEARNER, WEIGHT_STORE, PartId, actor, shard
 from common.types import Array, EnvironmentSpec
@@ -64,7 +65,7 @@ class Program:
             ReplayServer,
             shard_capacity(config, spec),
             spec.frame,
-            spec.stack,
+            item_of(spec),
             config.replay.alpha,
             frame_capacity(config, spec),
             config.seed,
@@ -73,7 +74,6 @@ class Program:
             config.replay.compression,
             self.frame_bytes,
             restore,
-            spec.mask_bytes,
         )
 
     def spawn_learner(self, state: Array | None, incarnation: int) -> Handle:

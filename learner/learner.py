@@ -14,6 +14,7 @@ from common import wire
 from common.config import Config
 from common.errors import EmptyMemoryError, RemoteDiedError, UserError
 from common.handles import Handle
+from common.item import item_of
 from common.networks import choose_device, describe_device, make_network, shape_difference
 from common.parts import WEIGHT_STORE, PartId, shard
 from common.schedule import linear_or_constant
@@ -85,7 +86,7 @@ class Learner:
         self._update = Update(config, self._policy, self._target, self._optimizer, self._device)
         self._shards = list(shards)
         self._sampler = self._make_sampler(incarnation)
-        self._stager = Stager(self._device)
+        self._stager = Stager(self._device, item_of(spec))
         self._weight_store = weight_store
         self._variables_lost = False
         self._steps = 0
@@ -159,7 +160,7 @@ class Learner:
                 self._group = self._device_group = None
                 break
             self._priorities[number] = step.priorities
-            versions = np.concatenate([sample.version for sample in group.samples])
+            versions = np.concatenate([sample["version"] for sample in group.samples])
             means.add(
                 loss=step.loss,
                 mean_q=step.mean_q,

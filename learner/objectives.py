@@ -13,19 +13,19 @@ import torch
 from torch import Tensor
 
 from common.config_learner import LearnerConfig
+from common.losses import cross_entropy, entropy, huber, project, quantile_huber
 from common.networks import Categorical, QNetwork
 from common.types import Transition
 from common.value_rescaling import backup
-from learner.losses import cross_entropy, entropy, huber, quantile_huber, unpack_mask
 from learner.precision import Forward
 from learner.targets import (
     bellman_target,
     greedy_actions,
     log_policy,
     munchausen_bonus,
-    project,
     soft_value,
     taken,
+    unpack_mask,
 )
 
 

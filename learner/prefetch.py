@@ -12,10 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from common.item import ItemSpec
 from common.types import Array, Sample, Transition
 from replay_server.sampler import BatchGroup
-
-_COLUMNS = ("observation", "next_observation", "action", "reward", "discount")
 
 
 @dataclass(slots=True)
@@ -24,22 +23,21 @@ class DeviceBatchGroup:
 
     frames: Tensor  # [F, *frame]
     columns: dict[str, Tensor]  # of all items, laid end to end
+    observations: tuple[str, ...]  # the columns that are rows of `frames`
     rows: Tensor  # [batches, B]
     weights: Tensor  # [batches, B]
 
     def batch(self, number: int) -> tuple[Transition, Tensor]:
         """Stacked transitions and importance weights of one batch."""
+        return Transition(**self.picked(number)), self.weights[number]
+
+    def picked(self, number: int) -> dict[str, Tensor]:
+        """The columns of one batch, its observations stacked: `[B, …]`."""
         rows = self.rows[number]
         picked = {name: column[rows] for name, column in self.columns.items()}
-        transition = Transition(
-            observation=self.frames[picked["observation"]],
-            action=picked["action"],
-            reward=picked["reward"],
-            discount=picked["discount"],
-            next_observation=self.frames[picked["next_observation"]],
-            next_mask=picked.get("next_mask"),
-        )
-        return transition, self.weights[number]
+        for name in self.observations:
+            picked[name] = self.frames[picked[name]]
+        return picked
 
 
 class Stager:
@@ -49,31 +47,34 @@ class Stager:
     releases Ray's shared memory, which a view would pin.
     """
 
-    def __init__(self, device: torch.device) -> None:
-        """For batch groups that train on `device`."""
+    def __init__(self, device: torch.device, item: ItemSpec) -> None:
+        """For batch groups of these items that train on `device`."""
         self._device = device
+        self._observations = tuple(column.name for column in item.observations)
+        values = (column.name for column in item.values if column.name != "version")
+        self._names = (*self._observations, *values)
         self._pin = device.type == "cuda"
 
     def stage(self, group: BatchGroup) -> DeviceBatchGroup:
         """Copy a batch group to the device."""
         columns: dict[str, Tensor] = {}
-        masks = ("next_mask",) if group.samples[0].next_mask is not None else ()
-        for name in (*_COLUMNS, *masks):
+        for name in self._names:
             parts = [self._column(name, sample) for sample in group.samples]
-            if name.endswith("observation"):
+            if name in self._observations:
                 begin = np.cumsum([0] + [len(sample.frames) for sample in group.samples])
                 parts = [part + offset for part, offset in zip(parts, begin[:-1], strict=True)]
             columns[name] = self._transfer([np.concatenate(parts)])
         return DeviceBatchGroup(
             frames=self._transfer([sample.frames for sample in group.samples]),
             columns=columns,
+            observations=self._observations,
             rows=self._transfer([group.rows]),
             weights=self._transfer([group.weights]),
         )
 
     @staticmethod
     def _column(name: str, sample: Sample) -> Array:
-        column: Array = getattr(sample, name)
+        column = sample.columns[name]
         return column.astype(np.int64) if column.dtype.kind == "i" else column
 
     def _transfer(self, parts: list[Array]) -> Tensor:

@@ -116,24 +116,8 @@ def munchausen_bonus(
     return alpha * taken(log_policy_of_state, action).clamp(min=floor, max=0.0)
 
 
-def project(probabilities: Tensor, values: Tensor, support: Tensor) -> Tensor:
-    """A distribution over any values, moved to the atoms of `support`.
-
-    Each probability is shared by the two atoms beside its value; the nearer one gets more. Values
-    beyond the support count as its ends (Bellemare et al. 2017, equation 7).
-
-    Args:
-        probabilities: `[B, Z]`, over `values`; each row sums to 1.
-        values: `[B, Z]`.
-        support: `[Z]`, evenly spaced, ascending.
-
-    Returns:
-        `[B, Z]`; each row sums to 1.
-    """
-    low, high = support[0], support[-1]
-    spacing = (high - low) / (len(support) - 1)
-    clamped = values.clamp(min=low, max=high)
-    # [B, Z from, Z to]: the share of each atom in each value.
-    distance = (clamped[:, :, None] - support).abs() / spacing
-    share = (1.0 - distance).clamp(min=0.0)
-    return (probabilities[:, :, None] * share).sum(dim=1)
+def unpack_mask(packed: Tensor, actions: int) -> Tensor:
+    """The legal actions of packed masks (`common.item`): `[B, M]` uint8 → `[B, A]` bool."""
+    bits = torch.arange(8, device=packed.device, dtype=torch.uint8)
+    legal = (packed[:, :, None] >> bits) & 1  # [B, M, 8]
+    return legal.flatten(1)[:, :actions].bool()

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from common.config import Config
+from common.losses import weighted_mean
 from common.networks import QNetwork, noisy_layers
 from common.schedule import linear_or_constant
 from common.seeding import Role, integer_seeds, seed_sequence
 from common.types import Array, Transition
-from learner.losses import weighted_mean
 from learner.objectives import make_objective
 from learner.optimizer import Optimizer, limit_norm, total_norm
 from learner.precision import Forward

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from typing import Any
 
 from common import wire
@@ -11,30 +11,23 @@ from common.errors import WireError
 from common.text import counted
 from common.types import Array, Chunk, PackedFrames, Sample, ShardSummary
 
-CHUNK_COLUMNS = ("observation", "next_observation", "action", "reward", "discount", "version")
 _CHUNK_FORM = {
-    **dict.fromkeys(("observation", "next_observation"), ("int32", 2)),
-    **dict.fromkeys(("action", "reused", "sizes"), ("int32", 1)),
-    **dict.fromkeys(("reward", "discount", "priority"), ("float32", 1)),
-    "version": ("int64", 1),
+    "priority": ("float32", 1),
+    "reused": ("int32", 1),
     "packed": ("uint8", 1),
-    "next_mask": ("uint8", 2),
+    "sizes": ("int32", 1),
 }
-"""Type and dimensions of each column; the table checks those of `frames`."""
-OPTIONAL = ("priority", "next_mask")
-"""Columns that a chunk may lack."""
-SAMPLE_COLUMNS = tuple(
-    field.name for field in fields(Sample) if field.name not in ("summary", "next_mask")
-)
+"""Type and dimensions of the columns that are not an item's; the table checks `frames`."""
+_NOT_AN_ITEMS = ("frames", *_CHUNK_FORM)
+_SAMPLE_COLUMNS = ("frames", "key", "probability", "age")
+"""Columns of a sample that are not an item's."""
 
 
 def encode_chunk(chunk: Chunk) -> Array:
     """A chunk as one flat buffer, `[bytes]` uint8."""
-    columns = {name: getattr(chunk, name) for name in (*CHUNK_COLUMNS, "reused")}
-    for name in OPTIONAL:
-        column = getattr(chunk, name)
-        if column is not None:
-            columns[name] = column
+    columns = {**chunk.columns, "reused": chunk.reused}
+    if chunk.priority is not None:
+        columns["priority"] = chunk.priority
     meta: dict[str, Any] = {"stream": chunk.stream, "number": chunk.number}
     if isinstance(chunk.frames, PackedFrames):
         columns |= {"packed": chunk.frames.data, "sizes": chunk.frames.sizes}
@@ -47,13 +40,14 @@ def encode_chunk(chunk: Chunk) -> Array:
 def decode_chunk(buffer: Array) -> Chunk:
     """The chunk in a flat buffer; its arrays are views that keep the buffer alive.
 
+    The table checks the columns of its items.
+
     Raises:
         WireError: bytes that are no chunk.
     """
     arrays, meta = wire.decode(buffer)
     is_packed = "packed" in arrays
-    frames_columns = ("packed", "sizes") if is_packed else ("frames",)
-    for name in (*CHUNK_COLUMNS, "reused", *frames_columns):
+    for name in ("reused", *(("packed", "sizes") if is_packed else ("frames",))):
         if name not in arrays:
             raise WireError(f"chunk without column {name!r}")
     for name, column in arrays.items():
@@ -64,25 +58,29 @@ def decode_chunk(buffer: Array) -> Chunk:
             raise WireError(f"chunk column {name!r} has no rows")
         if dtype is not None and column.dtype != dtype:
             raise WireError(f"chunk column {name!r} is of {column.dtype}: must be {dtype}")
-    count = len(arrays["action"])
-    for name in (*CHUNK_COLUMNS, *OPTIONAL):
-        if name in arrays and len(arrays[name]) != count:
-            rows = counted(len(arrays[name]), "row")
-            raise WireError(f"chunk column {name!r} has {rows}, not {count}")
+    columns = {name: column for name, column in arrays.items() if name not in _NOT_AN_ITEMS}
+    if not columns:
+        raise WireError("chunk without columns of items")
+    _check_rows(columns, arrays.get("priority"))
     stream, number = _number(meta, "stream"), _number(meta, "number")
     frames: Array | PackedFrames
     if is_packed:
         frames = PackedFrames(arrays["packed"], arrays["sizes"], _number(meta, "frames"))
     else:
         frames = arrays["frames"]
-    return Chunk(
-        frames=frames,
-        **{name: arrays[name] for name in (*CHUNK_COLUMNS, "reused")},
-        priority=arrays.get("priority"),
-        stream=stream,
-        number=number,
-        next_mask=arrays.get("next_mask"),
-    )
+    return Chunk(frames, columns, arrays.get("priority"), arrays["reused"], stream, number)
+
+
+def _check_rows(columns: Mapping[str, Array], priority: Array | None) -> None:
+    """All columns have a row for each item; the first column tells how many these are."""
+    first, *others = columns.items()
+    if priority is not None:
+        others.append(("priority", priority))
+    count = len(first[1])
+    for name, column in others:
+        if len(column) != count:
+            rows = counted(len(column), "row")
+            raise WireError(f"chunk column {name!r} has {rows}, not {count} as column {first[0]!r}")
 
 
 def _number(meta: Mapping[str, Any], name: str) -> int:
@@ -107,7 +105,7 @@ def decode_sample(buffer: Array) -> Sample:
     """
     arrays, meta = wire.decode(buffer)
     try:
-        columns: dict[str, Any] = {name: arrays[name] for name in SAMPLE_COLUMNS}
-        return Sample(**columns, summary=ShardSummary(**meta), next_mask=arrays.get("next_mask"))
+        parts: dict[str, Any] = {name: arrays.pop(name) for name in _SAMPLE_COLUMNS}
+        return Sample(columns=arrays, summary=ShardSummary(**meta), **parts)
     except (KeyError, TypeError) as error:
         raise WireError(f"not a sample: {error}") from error

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from common.item import ItemSpec
 from common.types import Array, FrameSpec, ShardSummary
 
 SMALL_FRAME_BYTES = 256
@@ -21,30 +22,21 @@ def own_arrays(columns: Columns, _: ShardSummary) -> dict[str, Array]:
     return {name: np.empty(shape, dtype) for name, (shape, dtype) in columns.items()}
 
 
-def sample_columns(
-    count: int, frames: int, stack: int, frame: FrameSpec, mask_bytes: int = 0
-) -> Columns:
+def sample_columns(count: int, frames: int, frame: FrameSpec, item: ItemSpec) -> Columns:
     """Shape and type of each column of a sample.
 
     Args:
         count: B, items.
         frames: F, frames.
-        stack: S, frames in an observation.
         frame: shape and type of a frame.
-        mask_bytes: M, of each action mask; 0: there are none.
+        item: the columns of an item.
     """
     return {
         "frames": ((frames, *frame.shape), frame.dtype),
-        "observation": ((count, stack), np.int32),
-        "next_observation": ((count, stack), np.int32),
-        "action": ((count,), np.int32),
-        "reward": ((count,), np.float32),
-        "discount": ((count,), np.float32),
         "key": ((count,), np.int64),
         "probability": ((count,), np.float64),
         "age": ((count,), np.int64),
-        "version": ((count,), np.int64),
-        **({"next_mask": ((count, mask_bytes), np.uint8)} if mask_bytes else {}),
+        **{column.name: ((count, *column.shape), column.dtype) for column in item.columns},
     }
 
 
@@ -61,10 +53,10 @@ class FrameNumbering:
         """Rows of the frames to gather, and the frames of each stack as numbers among them.
 
         Args:
-            stacks: `[B, 2, S]`, rows of the frame store.
+            stacks: `[B, stacks, S]`, rows of the frame store.
 
         Returns:
-            `[F]`, ascending unless frames may repeat, and `[B, 2, S]` int32.
+            `[F]`, ascending unless frames may repeat, and `[B, stacks, S]` int32.
         """
         rows: Array
         if self._may_repeat:

@@ -6,7 +6,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -39,12 +39,11 @@ class BatchGroup:
         because priorities and statistics need them.
         """
         for sample in self.samples:
-            for field in fields(sample):
-                column = getattr(sample, field.name)
-                if field.name in ("key", "version"):
-                    setattr(sample, field.name, np.array(column))
-                elif field.name != "summary" and column is not None:
-                    setattr(sample, field.name, np.array(column[:0]))
+            sample.key = np.array(sample.key)
+            for name in ("frames", "probability", "age"):
+                setattr(sample, name, np.array(getattr(sample, name)[:0]))
+            for name, column in sample.columns.items():
+                sample.columns[name] = np.array(column if name == "version" else column[:0])
 
 
 class ReplaySampler:

@@ -9,6 +9,7 @@ import numpy as np
 
 from common.checkpoint import Files
 from common.errors import UnknownFramesError
+from common.item import ItemSpec
 from common.seeding import Role, seed_sequence
 from common.types import Array, FrameSpec, ShardStatistics, ShardSummary
 from replay_server.codec import make_codec
@@ -26,7 +27,7 @@ class ReplayServer:
         self,
         capacity: int,
         frame: FrameSpec,
-        stack: int,
+        item: ItemSpec,
         alpha: float,
         frame_capacity: int,
         seed: int,
@@ -35,7 +36,6 @@ class ReplayServer:
         compression: str = "none",
         max_frame_bytes: int | None = None,
         restore: ShardRestore | None = None,
-        mask_bytes: int = 0,
     ) -> None:
         """See `Table`; `seed` is the run's, `compression` names a codec.
 
@@ -49,7 +49,7 @@ class ReplayServer:
         self._table = Table(
             capacity=capacity,
             frame=frame,
-            stack=stack,
+            item=item,
             alpha=alpha,
             frame_capacity=frame_capacity,
             rng=self._rng(shard, incarnation),
@@ -57,7 +57,6 @@ class ReplayServer:
             incarnation=incarnation,
             codec=make_codec(compression, frame),
             max_frame_bytes=max_frame_bytes,
-            mask_bytes=mask_bytes,
         )
         self._saver = ShardSaver(self._table, frame)
         if restore is not None:

@@ -7,12 +7,14 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from common.checkpoint import Files
+from common.item import ItemSpec
 from common.storage import Storage
 from common.text import counted
 from common.types import FrameSpec
 from replay_server.codec import COMPRESSIONS, GROUP_FRAMES, make_codec
 from replay_server.frames import MAX_ROWS
-from replay_server.shard_file import SavedShard, natural
+from replay_server.layout import natural
+from replay_server.shard_file import SavedShard
 from replay_server.shard_read import fill, naming, read_shard
 from replay_server.table import Table
 from replay_server.table_image import layout_of
@@ -56,12 +58,7 @@ def deal(
             saved = read_shard(storage, name, files)
             before = table_for(saved, frame, files)
             fill(before, saved, storage, files)
-            if before.stack != table.stack:
-                raise ValueError(
-                    f"stacks of {counted(before.stack, 'frame')}: must be {table.stack}"
-                )
-            if before.mask_bytes != table.mask_bytes:
-                raise ValueError(f"{_masks(before)}: must have {_masks(table)}")
+            _check_same_item(before.item, table.item)
             table.expect_priority(saved.image.max_priority)
             sources.append(before)
     size = _chunk_items(table, frame)
@@ -71,10 +68,23 @@ def deal(
                 insert_copied(table, chunk, times_sampled)
 
 
-def _masks(table: Table) -> str:
-    if not table.mask_bytes:
+def _check_same_item(before: ItemSpec, item: ItemSpec) -> None:
+    if before.stack != item.stack:
+        raise ValueError(f"stacks of {counted(before.stack, 'frame')}: must be {item.stack}")
+    if before.mask_bytes != item.mask_bytes:
+        raise ValueError(f"{_masks(before)}: must have {_masks(item)}")
+    for column in before.columns:
+        if column not in item.columns:
+            raise ValueError(f"items with {column}: must have {', '.join(map(str, item.columns))}")
+    for column in item.columns:
+        if column not in before.columns:
+            raise ValueError(f"items without {column}")
+
+
+def _masks(item: ItemSpec) -> str:
+    if not item.mask_bytes:
         return "no action masks"
-    return f"action masks of {counted(table.mask_bytes, 'byte')}"
+    return f"action masks of {counted(item.mask_bytes, 'byte')}"
 
 
 def _chunk_items(table: Table, frame: FrameSpec) -> int:
@@ -83,8 +93,9 @@ def _chunk_items(table: Table, frame: FrameSpec) -> int:
     if table.max_frame_bytes is not None:
         group_bytes = GROUP_FRAMES * frame.nbytes + MAX_OVERHEAD_BYTES
         rows = min(rows, table.max_frame_bytes // group_bytes * GROUP_FRAMES)
-    # An item has 2 S frames in as many groups, and one group more is not full.
-    return max(1, min(CHUNK_ITEMS, table.capacity, rows // (3 * GROUP_FRAMES * table.stack)))
+    # An item has as many frames as its stacks, in as many groups, and a third more are not full.
+    frames = table.item.num_stacks * table.item.stack
+    return max(1, min(CHUNK_ITEMS, table.capacity, 2 * rows // (3 * GROUP_FRAMES * frames)))
 
 
 def share(sizes: Sequence[int], part: int, parts: int) -> Iterator[tuple[int, int, int]]:
@@ -146,12 +157,11 @@ def table_for(saved: SavedShard, frame: FrameSpec, files: Files) -> Table:
     table = Table(
         capacity=max(1, len(image.items)),
         frame=frame,
-        stack=natural(layout["stack"], "stack"),
+        item=saved.item,
         alpha=layout["alpha"],
         frame_capacity=max(1, count),
         rng=np.random.default_rng(0),  # nothing is drawn
         codec=codec,
-        mask_bytes=natural(layout.get("mask_bytes", 0), "mask_bytes"),
     )
     stacks = image.items["stacks"].astype(np.int64)
     behind = (stacks - image.first_frame) % max(1, rows)

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from common import wire
+from common.item import ItemSpec
 from common.types import Array
+from replay_server.layout import item_of_layout, natural
 from replay_server.table import PRIORITY_FLOOR
-from replay_server.table_checks import MAX_MASK_BYTES
 from replay_server.table_image import COUNTERS, TableImage
-from replay_server.table_items import item_dtype
 
 FORMAT = 1
 MAX_PRIORITY = 1e100
@@ -45,6 +45,7 @@ class SavedShard:
     """The content of a shard's file; see `encode_shard`."""
 
     image: TableImage
+    item: ItemSpec
     rest: int
     frames: dict[str, Array]
     segments: list[Segment]
@@ -101,8 +102,8 @@ def decode_shard(data: Array) -> SavedShard:
         alpha, max_priority = float(layout["alpha"]), float(meta["max_priority"])
         if not 0 <= alpha <= 1 or not 0 <= max_priority < MAX_PRIORITY:
             raise ValueError(f"alpha={alpha}, max_priority={max_priority}")
-        mask_bytes = natural(layout.get("mask_bytes", 0), "mask_bytes")
-        items = _items(arrays, natural(layout["stack"], "stack"), mask_bytes)
+        item = item_of_layout(layout)
+        items = _items(arrays, item)
         mass = _column(arrays, "mass", np.float64, items.shape)
         greatest = (max_priority + PRIORITY_FLOOR) ** alpha * (1 + 1e-9)  # rounding allowed for
         if not ((mass > 0) & (mass <= greatest)).all():
@@ -128,18 +129,7 @@ def decode_shard(data: Array) -> SavedShard:
         raise ValueError(f"not a shard: {error!r}") from None
     begin = "frame."
     frames = {n.removeprefix(begin): a for n, a in arrays.items() if n.startswith(begin)}
-    return SavedShard(image, rest, frames, segments)
-
-
-def natural(value: Any, name: Any) -> int:
-    """A whole number from 0, out of a file.
-
-    Raises:
-        ValueError: another value; `name` is for the message.
-    """
-    if type(value) is not int or not 0 <= value < 1 << 62:
-        raise ValueError(f"{name}={value!r:.40}: must be a whole number from 0")
-    return value
+    return SavedShard(image, item, rest, frames, segments)
 
 
 def _column(
@@ -155,11 +145,9 @@ def _column(
     return column
 
 
-def _items(arrays: dict[str, Array], stack: int, mask_bytes: int) -> Array:
-    if not 1 <= stack <= 1024 or mask_bytes > MAX_MASK_BYTES:
-        raise ValueError(f"stack={stack}, mask_bytes={mask_bytes}")
-    dtype = item_dtype(stack, mask_bytes)
-    count = len(_column(arrays, "item.action", np.int32, (-1,)))
+def _items(arrays: dict[str, Array], item: ItemSpec) -> Array:
+    dtype = item.dtype
+    count = len(arrays[f"item.{item.values[0].name}"])
     columns = {
         name: _column(arrays, f"item.{name}", dtype[name].base, (count, *dtype[name].shape))
         for name in dtype.names or ()

@@ -2,7 +2,7 @@
 
 The key of an item is the number of items inserted before it; its slot is `key % capacity`. Keys
 from `oldest` up to `inserted` are live. Frames lie in a ring of their own. An item holds the ring
-rows of the frames in its two stacks, so a stack crosses neither an episode nor the write pointer.
+rows of the frames in its stacks, so a stack crosses neither an episode nor the write pointer.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import math
 import numpy as np
 
 from common.errors import UnknownFramesError
+from common.item import ItemSpec
 from common.text import counted
 from common.types import Array, Chunk, FrameSpec, Sample, ShardSummary
 from replay_server.chunk_streams import ChunkStreams
@@ -20,9 +21,9 @@ from replay_server.frame_retention import FrameRetention
 from replay_server.frames import FrameCopy, make_frame_store
 from replay_server.sample_columns import Allocate, FrameNumbering, own_arrays, sample_columns
 from replay_server.sum_tree import SumTree
-from replay_server.table_checks import check_mask, check_sizes, checked_stacks
+from replay_server.table_checks import check_columns, check_sizes, checked_stacks
 from replay_server.table_counts import DrawCounts, UpdateCounts
-from replay_server.table_items import COUNT, ONE, item_bytes, item_dtype
+from replay_server.table_items import COUNT, ONE, item_bytes
 
 PRIORITY_FLOOR = 1e-6
 """Added to every priority, so that an item without TD error keeps a chance (Schaul et al. 2016)."""
@@ -35,7 +36,8 @@ class Table:
 
     Attributes:
         inserted, oldest: keys of the next item, and of the oldest live item.
-        items: `[capacity]`, see `item_dtype`. times_sampled: `[capacity]` uint32.
+        item: the columns of an item. items: `[capacity]`, of `item.dtype`.
+        times_sampled: `[capacity]` uint32.
         tree: masses of the items. frames: the frame store, which is saved apart from the items.
         sampled, stale, refused, orphaned, evicted_unsampled: counters, see `ShardSummary`.
         max_priority: the greatest priority so far. newest_version: of the weights that acted.
@@ -45,7 +47,7 @@ class Table:
         self,
         capacity: int,
         frame: FrameSpec,
-        stack: int,
+        item: ItemSpec,
         alpha: float,
         frame_capacity: int,
         rng: np.random.Generator,
@@ -53,27 +55,25 @@ class Table:
         incarnation: int = 0,
         codec: Codec | None = None,
         max_frame_bytes: int | None = None,
-        mask_bytes: int = 0,
     ) -> None:
         """An empty table. It claims memory as it fills.
 
         Args:
             capacity: transitions, at the most.
             frame: shape and type of a frame.
-            stack: S, frames in an observation.
+            item: the columns of an item.
             alpha: exponent of priorities; 0 samples uniformly.
             frame_capacity: frames, at the most; without room for more, the oldest items go.
             rng: for sampling.
             shard, incarnation: named in every summary.
             codec: keeps frames compressed; chunks then bring them compressed.
             max_frame_bytes: bytes of frames, at the most; beyond them the oldest items go.
-            mask_bytes: M, of each item's action mask; 0: there are no masks.
 
         Raises:
             ValueError: a size below 1 or too large, or alpha outside [0, 1].
         """
-        check_sizes(capacity, stack, alpha, max_frame_bytes, mask_bytes)
-        self.capacity, self.stack, self.alpha, self.mask_bytes = capacity, stack, alpha, mask_bytes
+        check_sizes(capacity, item, alpha, max_frame_bytes)
+        self.capacity, self.item, self.alpha = capacity, item, alpha
         self.shard, self.incarnation = shard, incarnation
         self.frame, self.codec = frame, codec
         self.inserted = self.oldest = 0
@@ -81,14 +81,14 @@ class Table:
         self.max_priority, self.newest_version = 1.0, 0
         self.draws = DrawCounts()
         self._rng = rng
-        self.item_bytes = item_bytes(capacity, stack, mask_bytes)
+        self.item_bytes = item_bytes(capacity, item)
         self.tree = SumTree(capacity)
         self.frames = make_frame_store(frame, frame_capacity, codec)
         self.retention = FrameRetention(self.frames, max_frame_bytes)
         self.streams = ChunkStreams()
         self.numbering = FrameNumbering(frame, self.frames.capacity, codec is not None)
-        self.items: Array = np.zeros(capacity, item_dtype(stack, mask_bytes))
-        self._columns = [name for name in self.items.dtype.names or () if name != "stacks"]
+        self.items: Array = np.zeros(capacity, item.dtype)
+        self._values = [column.name for column in item.values]
         # The same memory as bytes: a row is then copied whole, not field by field.
         self._item_rows: Array = self.items.view(f"V{self.items.itemsize}")
         self.times_sampled: Array = np.zeros(capacity, COUNT)
@@ -151,7 +151,7 @@ class Table:
                 if not self.retention.fits(rows, nbytes):
                     raise self._refusal(chunk)
         masses = self._mass(self._accepted(chunk.priority, count))
-        newest_version = int(chunk.version.max())
+        newest_version = int(chunk["version"].max())
         # From here on nothing fails: the table is never left half changed.
         evicted = self.make_room(count, rows, nbytes, first_frame)
         numbers = self._write_frames(chunk, reused, copy)
@@ -189,18 +189,19 @@ class Table:
         self.draws.lag_sum += self.newest_version * count - int(items["version"].sum())
         rows, numbers = self.numbering.number(items["stacks"])
         summary = self.summary()
-        columns = sample_columns(count, len(rows), self.stack, self.frame, self.mask_bytes)
-        out = allocate(columns, summary)
-        self.frames.gather(rows, out["frames"])
-        out["observation"][...] = numbers[:, 0]
-        out["next_observation"][...] = numbers[:, 1]
-        for name in self._columns:
+        out = allocate(sample_columns(count, len(rows), self.frame, self.item), summary)
+        frames, probability = out.pop("frames"), out.pop("probability")
+        self.frames.gather(rows, frames)
+        for name, place in self.item.places.items():
+            out[name][...] = numbers[:, place].reshape(out[name].shape)
+        for name in self._values:
             out[name][...] = items[name]
         out["key"][...] = key
         out["age"][...] = age
         if count:
-            np.divide(self.tree.get(slots), total, out=out["probability"])
-        return Sample(**out, summary=summary)
+            np.divide(self.tree.get(slots), total, out=probability)
+        key, age = out.pop("key"), out.pop("age")
+        return Sample(frames, out, key, probability, age, summary)
 
     def update_priorities(self, keys: Array, priorities: Array, incarnation: int) -> UpdateCounts:
         """Give items new priorities; updates of items that are gone are counted and dropped.
@@ -272,7 +273,8 @@ class Table:
         masses = self.tree.get(np.arange(self.capacity))
         assert (masses[live] > 0).all(), "a live item can never be drawn"
         assert np.count_nonzero(masses) == len(live), "a dead item can be drawn"
-        rows = self.items["stacks"][live].reshape(len(live), 2 * self.stack).astype(np.int64)
+        stacks = self.items["stacks"][live].astype(np.int64)
+        rows = stacks.reshape(len(live), self.item.num_stacks * self.item.stack)
         self.retention.check(self.oldest, self.inserted, rows)
 
     def make_room(self, count: int, rows: int, nbytes: int, first_frame: int) -> int:
@@ -303,7 +305,7 @@ class Table:
         return evicted
 
     def _check_chunk(self, chunk: Chunk) -> tuple[Array, int, int]:
-        """Both stacks, `[K, 2, S]`; rows and bytes of all frames that the chunk brings."""
+        """All stacks, `[K, stacks, S]`; rows and bytes of all frames that the chunk brings."""
         count = len(chunk)
         rows, nbytes = self.frames.cost(chunk.frames)
         if count > self.capacity or not self.retention.fits(rows, nbytes):
@@ -314,8 +316,8 @@ class Table:
                 f"{self.frames.capacity}"
                 + (f" ({counted(limit, 'byte')})" if limit is not None else "")
             )
-        check_mask(chunk, self.mask_bytes)
-        return checked_stacks(chunk, self.stack), rows, nbytes
+        check_columns(chunk, self.item)
+        return checked_stacks(chunk, self.item), rows, nbytes
 
     def _refusal(self, chunk: Chunk) -> UnknownFramesError:
         self.orphaned += len(chunk)
@@ -342,8 +344,8 @@ class Table:
             part = slice(done, done + places.stop - places.start)
             items = self.items[places]
             items["stacks"] = row_of[stacks[part]]
-            for name in self._columns:
-                items[name] = getattr(chunk, name)[part]
+            for name in self._values:
+                items[name] = chunk[name][part]
             self.times_sampled[places] = 0
             self.tree.set(np.arange(places.start, places.stop), masses[part], checked=True)
             done = part.stop

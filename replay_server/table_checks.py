@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from common.text import counted
+from common.item import ItemSpec
 from common.types import PAD, Array, Chunk
 
 MAX_MASK_BYTES = 1 << 20
 """Larger than any network needs. A file with a larger mask is damaged."""
 
 
-def check_sizes(
-    capacity: int, stack: int, alpha: float, max_frame_bytes: int | None, mask_bytes: int
-) -> None:
+def check_sizes(capacity: int, item: ItemSpec, alpha: float, max_frame_bytes: int | None) -> None:
     """Check the sizes of a table; see `Table`.
 
     Raises:
@@ -21,69 +19,59 @@ def check_sizes(
     """
     for name, value in (
         ("capacity", capacity),
-        ("stack", stack),
+        ("stack", item.stack),
         ("max_frame_bytes", 1 if max_frame_bytes is None else max_frame_bytes),
     ):
         if value < 1:
             raise ValueError(f"{name}={value}: must be at least 1")
-    if not 0 <= mask_bytes <= MAX_MASK_BYTES:
-        raise ValueError(f"mask_bytes={mask_bytes}: must be between 0 and {MAX_MASK_BYTES}")
+    if not 0 <= item.mask_bytes <= MAX_MASK_BYTES:
+        raise ValueError(f"mask_bytes={item.mask_bytes}: must be between 0 and {MAX_MASK_BYTES}")
     if not 0 <= alpha <= 1:
         raise ValueError(f"alpha={alpha}: must be between 0 and 1")
 
 
-def check_mask(chunk: Chunk, mask_bytes: int) -> None:
-    """Check the action masks of a chunk.
-
-    Args:
-        chunk: of K transitions.
-        mask_bytes: M; 0: the table keeps no masks.
+def check_columns(chunk: Chunk, item: ItemSpec) -> None:
+    """Check the columns of a chunk of K items.
 
     Raises:
-        ValueError: there are none where the table keeps some, or the other way round, or they are
-            of another shape or type.
+        ValueError: a column is missing, or there is one too many, or one is of another shape or
+            type.
     """
-    mask = chunk.next_mask
-    if mask is None:
-        if mask_bytes:
+    count = len(chunk)
+    for column in item.columns:
+        found = chunk.columns.get(column.name)
+        if found is None:
+            raise ValueError(f"chunk without column {column.name!r}: the table's items have it")
+        shape = (count, *column.shape)
+        if found.shape != shape or found.dtype != column.dtype:
             raise ValueError(
-                "chunk without action masks: the table keeps masks of "
-                f"{counted(mask_bytes, 'byte')}"
+                f"chunk column {column.name!r} of {found.dtype} {found.shape}: "
+                f"must be {column.dtype} {shape}"
             )
-        return
-    if not mask_bytes:
-        raise ValueError("chunk with action masks: the table keeps none")
-    shape = (len(chunk), mask_bytes)
-    if mask.dtype != np.uint8 or mask.shape != shape:
-        raise ValueError(f"action masks of {mask.dtype} {mask.shape}: must be uint8 {shape}")
+    if len(chunk.columns) != len(item.columns):
+        known = {column.name for column in item.columns}
+        extra = next(name for name in chunk.columns if name not in known)
+        raise ValueError(f"chunk with column {extra!r}: the table's items do not have it")
+    if chunk.priority is not None and chunk.priority.shape != (count,):
+        raise ValueError(f"priority of shape {chunk.priority.shape}: must be {(count,)}")
 
 
-def checked_stacks(chunk: Chunk, stack: int) -> Array:
-    """Both stacks of each transition of a chunk, `[K, 2, S]` int64.
+def checked_stacks(chunk: Chunk, item: ItemSpec) -> Array:
+    """All stacks of each item of a chunk, `[K, stacks, S]` int64.
 
     Args:
-        chunk: of K transitions.
-        stack: S, frames in an observation.
+        chunk: its columns are those of the item.
+        item: of the table.
 
     Raises:
-        ValueError: a column of another shape or type, or a stack that names a frame outside the
-            chunk.
+        ValueError: a stack names a frame outside the chunk.
     """
     count, frames = len(chunk), chunk.num_frames + len(chunk.reused)
-    shape, stack_shape = (count,), (count, stack)
-    for name in ("action", "reward", "discount", "version", "priority"):
-        column = getattr(chunk, name)
-        if column is not None and column.shape != shape:
-            raise ValueError(f"{name} of shape {column.shape}: must be {shape}")
-    for numbers in (chunk.observation, chunk.next_observation):
-        if numbers.shape != stack_shape:
-            raise ValueError(f"stacks {numbers.shape}: must be {stack_shape}")
-        if numbers.dtype.kind != "i":
-            raise ValueError(f"stacks of {numbers.dtype}: must be signed whole numbers")
     if chunk.reused.dtype != np.int32:
         raise ValueError(f"reused frames of {chunk.reused.dtype}: must be int32")
-    stacks = np.empty((count, 2, stack), np.int64)
-    stacks[:, 0], stacks[:, 1] = chunk.observation, chunk.next_observation
+    stacks = np.empty((count, item.num_stacks, item.stack), np.int64)
+    for name, place in item.places.items():
+        stacks[:, place] = chunk[name].reshape(count, place.stop - place.start, item.stack)
     # PAD, the least number allowed, becomes 0; a lesser number becomes a very large one.
     if count and (stacks - PAD).view(np.uint64).max() > frames:
         raise ValueError(f"a stack names a frame outside the chunk's {frames}")

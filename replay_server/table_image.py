@@ -9,6 +9,7 @@ import numpy as np
 
 from common.text import counted
 from common.types import Array
+from replay_server.layout import layout_of_item
 from replay_server.table import Table
 
 COUNTERS = ("sampled", "stale", "refused", "orphaned", "evicted_unsampled")
@@ -85,11 +86,9 @@ def layout_of(table: Table) -> dict[str, Any]:
         "frame_rows": table.frames.capacity,
         "frame_shape": list(table.frame.shape),
         "frame_dtype": table.frame.dtype,
-        "stack": table.stack,
         "alpha": table.alpha,
         "compression": "none" if table.codec is None else table.codec.kind,
-        # Left out without masks: the layout then equals that of earlier versions.
-        **({"mask_bytes": table.mask_bytes} if table.mask_bytes else {}),
+        **layout_of_item(table.item),
     }
 
 

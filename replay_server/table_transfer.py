@@ -29,7 +29,7 @@ def chunks_of(table: Table, first: int, count: int, size: int) -> Iterator[tuple
     for number, begin in enumerate(range(table.oldest + first, end, size)):
         slots = np.arange(begin, min(begin + size, end)) % table.capacity
         items = table.items[slots]
-        stacks = items["stacks"]
+        stacks, item = items["stacks"], table.item
         rows = np.unique(stacks)
         rows = rows[rows != table.frames.capacity]  # the frame of zeros
         reused = np.flatnonzero(np.isin(named, rows)).astype(np.int32)
@@ -48,17 +48,17 @@ def chunks_of(table: Table, first: int, count: int, size: int) -> Iterator[tuple
             priority = np.clip(priority, 0.0, table.max_priority)
         chunk = Chunk(
             frames=frames,
-            observation=numbers[:, 0],
-            next_observation=numbers[:, 1],
-            action=items["action"],
-            reward=items["reward"],
-            discount=items["discount"],
+            columns={
+                **{
+                    column.name: numbers[:, item.places[column.name]].reshape(-1, *column.shape)
+                    for column in item.observations
+                },
+                **{column.name: items[column.name] for column in item.values},
+            },
             priority=priority,
-            version=items["version"],
             reused=reused,
             stream=-1,  # no actor has it
             number=number,
-            next_mask=items["next_mask"] if table.mask_bytes else None,
         )
         yield chunk, table.times_sampled[slots]
 

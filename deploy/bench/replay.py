@@ -12,6 +12,7 @@ from functools import partial
 
 import numpy as np
 
+from common.item import transition_item
 from common.types import Array, Chunk, FrameSpec
 from deploy.bench.measurement import Measurement
 from deploy.bench.peers import Peer, make_peers, resident_bytes
@@ -48,7 +49,8 @@ def make_table(
 ) -> Table:
     """A table with room for its frames and a little more."""
     rows = int(capacity * 1.02) + 20 * CHUNK
-    table = Table(capacity, frame, stack, 0.6, rows, np.random.default_rng(seed), codec=codec)
+    item, rng = transition_item(stack), np.random.default_rng(seed)
+    table = Table(capacity, frame, item, 0.6, rows, rng, codec=codec)
     table.compile()
     return table
 

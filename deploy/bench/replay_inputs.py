@@ -75,13 +75,15 @@ class Stream:
         reused = np.arange(0 if begins else self._carried, dtype=np.int32)
         return Chunk(
             frames=own,
-            observation=self._observation,
-            next_observation=self._next,
-            action=np.zeros(self._count, np.int32),
-            reward=np.zeros(self._count, np.float32),
-            discount=np.ones(self._count, np.float32),
+            columns={
+                "observation": self._observation,
+                "next_observation": self._next,
+                "action": np.zeros(self._count, np.int32),
+                "reward": np.zeros(self._count, np.float32),
+                "discount": np.ones(self._count, np.float32),
+                "version": np.zeros(self._count, np.int64),
+            },
             priority=self._priority,
-            version=np.zeros(self._count, np.int64),
             reused=reused + self._count,
             number=self._number,
         )

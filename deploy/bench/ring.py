@@ -35,9 +35,10 @@ class Ring:
             begin = self._written % self._capacity
             places = slice(begin, begin + count)
         self._frames[places] = chunk.frames[-count:]
-        self._stacks[0, places] = (self._written + chunk.observation) % self._capacity
-        self._stacks[1, places] = (self._written + chunk.next_observation) % self._capacity
-        values = (chunk.action, chunk.reward, chunk.discount, chunk.version)
+        self._stacks[0, places] = (self._written + chunk["observation"]) % self._capacity
+        self._stacks[1, places] = (self._written + chunk["next_observation"]) % self._capacity
+        names = ("action", "reward", "discount", "version")
+        values = [chunk.columns[name] for name in names]
         for column, value in zip(self._columns, values, strict=True):
             column[places] = value
         self._written += count

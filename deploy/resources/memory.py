@@ -13,6 +13,7 @@ import psutil
 from common.config import Config
 from common.config_network import NetworkConfig
 from common.errors import UserError
+from common.item import item_of
 from common.network_shapes import is_own, parameter_count
 from common.text import counted
 from common.types import EnvironmentSpec
@@ -45,7 +46,7 @@ def shard_capacity(config: Config, spec: EnvironmentSpec) -> int:
     if given is None:
         assert isinstance(config.replay.capacity, int)
         return math.ceil(config.replay.capacity / config.replay.shards)
-    item = float(item_bytes(1 << 20, spec.stack, spec.mask_bytes))
+    item = float(item_bytes(1 << 20, item_of(spec)))
     frame_bytes = float(spec.frame.nbytes)
     if config.replay.compression != "none":
         item += PACKED_ROW_BYTES * _frames_per_transition(config, spec)
@@ -113,7 +114,7 @@ def _incompressible_bytes(frames: int, spec: EnvironmentSpec) -> int:
 def _item_bytes(config: Config, spec: EnvironmentSpec) -> int:
     """Bytes of all shards without their frames; what is claimed for certain, however they fill."""
     capacity = shard_capacity(config, spec)
-    shard = capacity * item_bytes(capacity, spec.stack, spec.mask_bytes)
+    shard = capacity * item_bytes(capacity, item_of(spec))
     if config.replay.compression != "none":
         shard += frame_capacity(config, spec) * PACKED_ROW_BYTES
     return config.replay.shards * shard

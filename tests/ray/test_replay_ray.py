@@ -11,6 +11,7 @@ import pytest
 
 from common import parts
 from common.errors import RemoteDiedError
+from common.item import transition_item
 from common.types import Chunk, FrameSpec
 from deploy.runtime.local_ray import local_ray
 from replay_server.codec import make_codec
@@ -64,13 +65,14 @@ class Writing:
         self._writer.write(
             Chunk(
                 frames=frames,
-                observation=start.astype(np.int32),
-                next_observation=(start + 1).astype(np.int32),
-                action=(self._step + np.arange(count)).astype(np.int32),
-                reward=np.full(count, self._index, np.float32),
-                discount=chunk.discount,
+                columns={
+                    **chunk.columns,
+                    "observation": start.astype(np.int32),
+                    "next_observation": (start + 1).astype(np.int32),
+                    "action": (self._step + np.arange(count)).astype(np.int32),
+                    "reward": np.full(count, self._index, np.float32),
+                },
                 priority=chunk.priority,
-                version=chunk.version,
                 reused=np.array(held, np.int32),
             )
         )
@@ -94,7 +96,7 @@ def runtime(store_url):
 
 
 def spawn_shards(runtime, kind):
-    arguments = (CAPACITY, FRAME, STACK, 0.6, 2 * CAPACITY, 1)
+    arguments = (CAPACITY, FRAME, transition_item(STACK), 0.6, 2 * CAPACITY, 1)
     return [
         runtime.spawn(
             ReplayServer, *arguments, shard, 0, kind, part=parts.shard(shard), incarnation=0
@@ -125,10 +127,13 @@ def test_four_shards_at_once_lose_nothing_and_mix_up_nothing(runtime, kind):
         for sample in round_.samples:
             drawn += len(sample)
             frames = sample.frames[:, 0, 0, 0]
-            steps = sample.action[:, None] + np.arange(STACK)
-            stacks = ((sample.observation, steps), (sample.next_observation, steps + 1))
+            steps = sample["action"][:, None] + np.arange(STACK)
+            stacks = (
+                (sample["observation"], steps),
+                (sample["next_observation"], steps + 1),
+            )
             for numbers, first in stacks:
-                expected = (sample.reward[:, None].astype(int) * 83 + first * 7) % 251
+                expected = (sample["reward"][:, None].astype(int) * 83 + first * 7) % 251
                 assert np.array_equal(frames[numbers], expected), "frames of another transition"
             assert (sample.frames == sample.frames[:, :1, :1, :1]).all()
         pending.append(round_)
@@ -160,7 +165,7 @@ def test_four_shards_at_once_lose_nothing_and_mix_up_nothing(runtime, kind):
 
 
 def test_a_shard_restarted_empty_gets_whole_chunks(runtime):
-    arguments = (CAPACITY, FRAME, STACK, 0.6, 2 * CAPACITY, 1)
+    arguments = (CAPACITY, FRAME, transition_item(STACK), 0.6, 2 * CAPACITY, 1)
     shard = runtime.spawn(ReplayServer, *arguments, 0, 0, part=parts.shard(0), incarnation=0)
     other = runtime.spawn(ReplayServer, *arguments, 0, 1, part=parts.shard(0), incarnation=1)
     writer = ReplayWriter([shard], 1)
@@ -190,7 +195,7 @@ def test_a_shard_whose_process_is_killed_restarts_from_its_checkpoint_and_refuse
     """Both processes reach the checkpoint in an object store by themselves."""
 
     def spawn(incarnation, restore=None):
-        arguments = (CAPACITY, FRAME, STACK, 0.6, 4 * CAPACITY, 0, 0, incarnation)
+        arguments = (CAPACITY, FRAME, transition_item(STACK), 0.6, 4 * CAPACITY, 0, 0, incarnation)
         return runtime.spawn(
             ReplayServer,
             *arguments,

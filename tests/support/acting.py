@@ -14,6 +14,7 @@ import pytest
 from common.config import Config
 from common.config_toml import build
 from common.handles import InlineHandle, Ready
+from common.item import item_of
 from common.networks import QNetwork, make_network
 from common.types import Array, Chunk, EnvironmentSpec, FrameSpec
 from common.weights import WeightStore, pack_weights
@@ -144,14 +145,16 @@ class KeepingServer(ReplayServer):
 
     def all_of(self, column: str) -> Array:
         """A column of everything inserted, in order."""
-        return np.concatenate([getattr(chunk, column) for chunk in self.chunks])
+        if column == "priority":
+            return np.concatenate([chunk.priority for chunk in self.chunks])
+        return np.concatenate([chunk.columns[column] for chunk in self.chunks])
 
     def observations(self, column: str = "observation") -> Array:
         """Whole stacks of everything inserted, in order; zeros for PAD."""
         stacks = []
         for chunk in self.chunks:
             padded = np.concatenate((chunk.frames, np.zeros_like(chunk.frames[:1])))
-            stacks.append(padded[getattr(chunk, column)])
+            stacks.append(padded[chunk.columns[column]])
         return np.concatenate(stacks)
 
 
@@ -161,13 +164,12 @@ def make_server(
     return KeepingServer(
         capacity=2000,
         frame=spec.frame,
-        stack=spec.stack,
+        item=item_of(spec),
         alpha=alpha,
         frame_capacity=8000,
         seed=3,
         shard=shard,
         incarnation=incarnation,
-        mask_bytes=spec.mask_bytes,
     )
 
 

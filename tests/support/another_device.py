@@ -69,7 +69,7 @@ def test_a_learner_that_goes_there_and_comes_back_learns_what_it_would_have(
         monkeypatch.setattr("support.learning.SPEC", spec)
         sections["network"]["kind"] = "nature-cnn"
         chunk = random_chunk(np.random.default_rng(1), 60, 30, 2, frame, mask_bytes=1)
-        chunk.action %= ACTIONS
+        chunk.columns["action"] %= ACTIONS
         chunks = [chunk]
     home = Bench(**sections, learner=learner, chunks=chunks)
     home.learner.train(5)

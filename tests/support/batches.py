@@ -20,17 +20,21 @@ def some_chunk(spec, rng, count=12):
     frames = rng.integers(1, 256, shape).astype(spec.frame.dtype)
     stacks = np.arange(count)[:, None] + np.arange(spec.stack)
     padding = np.arange(spec.stack) < rng.integers(0, spec.stack, (count, 1))
-    masks = rng.integers(0, 16, (count, 1), np.uint8) if spec.masks_actions else None
+    masks = {}
+    if spec.masks_actions:
+        masks["next_mask"] = rng.integers(0, 16, (count, 1), np.uint8)
     return Chunk(
         frames=frames,
-        observation=np.where(padding, PAD, stacks).astype(np.int32),
-        next_observation=(stacks + 1).astype(np.int32),
-        action=rng.integers(4, size=count).astype(np.int32),
-        reward=rng.normal(size=count).astype(np.float32),
-        discount=rng.choice([0.0, 0.9, 0.81], count).astype(np.float32),
+        columns={
+            "observation": np.where(padding, PAD, stacks).astype(np.int32),
+            "next_observation": (stacks + 1).astype(np.int32),
+            "action": rng.integers(4, size=count).astype(np.int32),
+            "reward": rng.normal(size=count).astype(np.float32),
+            "discount": rng.choice([0.0, 0.9, 0.81], count).astype(np.float32),
+            "version": np.zeros(count, np.int64),
+            **masks,
+        },
         priority=rng.random(count).astype(np.float32),
-        version=np.zeros(count, np.int64),
-        next_mask=masks,
     )
 
 

@@ -20,13 +20,14 @@ from common.types import Chunk, FrameSpec
 with atheris.instrument_imports(include=["common", "replay_server"]):
     from common import wire
     from common.errors import WireError
+    from common.item import transition_item
     from replay_server import codec, messages, sum_tree
     from replay_server.table import Table
 
 sum_tree.COMPILED_AFTER_CALLS = -1  # what numba imports is not what is measured here
 FRAME = FrameSpec((1, 4, 4), "uint8", 1.0)
 TABLES = [
-    Table(16, FRAME, 2, 0.6, 40, np.random.default_rng(0), codec=one)
+    Table(16, FRAME, transition_item(2), 0.6, 40, np.random.default_rng(0), codec=one)
     for one in (None, *(codec.Codec(kind, FRAME) for kind in codec.COMPRESSIONS if kind != "none"))
 ]
 CODECS = [codec.Codec(kind, FRAME) for kind in codec.COMPRESSIONS if kind != "none"]
@@ -40,7 +41,15 @@ def valid_messages() -> list[bytes]:
     stacks = rng.integers(-1, 5, (3, 2), np.int32)
     zeros = np.zeros(3, np.float32)
     frames = rng.integers(0, 9, (5, *FRAME.shape), np.uint8)
-    chunk = Chunk(frames, stacks, stacks, stacks[:, 0], zeros, zeros, zeros, np.zeros(3, np.int64))
+    columns = {
+        "observation": stacks,
+        "next_observation": stacks,
+        "action": stacks[:, 0],
+        "reward": zeros,
+        "discount": zeros,
+        "version": np.zeros(3, np.int64),
+    }
+    chunk = Chunk(frames, columns, zeros)
     found = [messages.encode_chunk(chunk).tobytes()]
     for one in CODECS:
         packed = one.pack(frames)

@@ -22,13 +22,15 @@ def items(states, actions, rewards, discounts, next_states, version=0):
     count = len(states)
     return Chunk(
         frames=np.eye(STATES, dtype=np.float32),
-        observation=np.asarray(states, np.int32)[:, None],
-        next_observation=np.asarray(next_states, np.int32)[:, None],
-        action=np.asarray(actions, np.int32),
-        reward=np.asarray(rewards, np.float32),
-        discount=np.asarray(discounts, np.float32),
+        columns={
+            "observation": np.asarray(states, np.int32)[:, None],
+            "next_observation": np.asarray(next_states, np.int32)[:, None],
+            "action": np.asarray(actions, np.int32),
+            "reward": np.asarray(rewards, np.float32),
+            "discount": np.asarray(discounts, np.float32),
+            "version": np.full(count, version, np.int64),
+        },
         priority=None,
-        version=np.full(count, version, np.int64),
     )
 
 

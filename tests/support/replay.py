@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from common import wire
-from common.types import PAD, Chunk, FrameSpec
+from common.item import transition_item
+from common.types import PAD, Chunk, FrameSpec, Sample
 from replay_server.codec import Codec
 from replay_server.frame_retention import MAX_BACKREFERENCE
 from replay_server.messages import encode_chunk
@@ -40,18 +41,19 @@ def random_chunk(
         priority = rng.random(count).astype(np.float32)
     elif priority is not None:
         priority = np.asarray(priority, np.float32)
-    masks = rng.integers(0, 256, (count, mask_bytes), np.uint8) if mask_bytes else None
-    return Chunk(
-        frames=pixels,
-        observation=rng.integers(PAD, frames, (count, stack), np.int32),
-        next_observation=rng.integers(PAD, frames, (count, stack), np.int32),
-        action=rng.integers(0, 1000, count).astype(np.int32),
-        reward=rng.normal(size=count).astype(np.float32),
-        discount=rng.random(count).astype(np.float32),
-        priority=priority,
-        version=rng.integers(0, 1000, count),
-        next_mask=masks,
-    )
+    masks = {}
+    if mask_bytes:
+        masks["next_mask"] = rng.integers(0, 256, (count, mask_bytes), np.uint8)
+    columns = {
+        "observation": rng.integers(PAD, frames, (count, stack), np.int32),
+        "next_observation": rng.integers(PAD, frames, (count, stack), np.int32),
+        "action": rng.integers(0, 1000, count).astype(np.int32),
+        "reward": rng.normal(size=count).astype(np.float32),
+        "discount": rng.random(count).astype(np.float32),
+        "version": rng.integers(0, 1000, count),
+        **masks,
+    }
+    return Chunk(pixels, columns, priority)
 
 
 def columns_of(chunk: Chunk) -> dict[str, np.ndarray]:
@@ -84,12 +86,14 @@ def make_table(
     seed: int = 0,
     spec: FrameSpec = PICTURE,
     compression: str = "none",
+    mask_bytes: int = 0,
     **named: Any,
 ) -> Table:
     rng = np.random.default_rng(seed)
     if compression != "none":
         named["codec"] = Codec(compression, spec)
-    return Table(capacity, spec, stack, alpha, frame_capacity, rng, **named)
+    item = transition_item(stack, mask_bytes)
+    return Table(capacity, spec, item, alpha, frame_capacity, rng, **named)
 
 
 def filled_table(priorities: Any, **named: Any) -> Table:
@@ -105,9 +109,15 @@ def filled_table(priorities: Any, **named: Any) -> Table:
         spec=named.get("spec", PICTURE),
         priority=priorities,
     )
-    chunk.action = np.arange(count, dtype=np.int32)
+    chunk.columns["action"] = np.arange(count, dtype=np.int32)
     table.insert(chunk)
     return table
+
+
+def mask_of(columned: Chunk | Sample, row: int) -> bytes:
+    """The action mask of one item; empty: there is none."""
+    masks = columned.columns.get("next_mask")
+    return b"" if masks is None else masks[row].tobytes()
 
 
 @dataclass
@@ -180,15 +190,15 @@ class NaiveTable:
         for i, p in enumerate(given):
             is_good = p is not None and np.isfinite(p) and p >= 0
             self.items[self.inserted] = NaiveItem(
-                observation=self._whole(chunk, chunk.observation[i]),
-                next_observation=self._whole(chunk, chunk.next_observation[i]),
-                action=int(chunk.action[i]),
-                reward=float(chunk.reward[i]),
-                discount=float(chunk.discount[i]),
-                version=int(chunk.version[i]),
+                observation=self._whole(chunk, chunk["observation"][i]),
+                next_observation=self._whole(chunk, chunk["next_observation"][i]),
+                action=int(chunk["action"][i]),
+                reward=float(chunk["reward"][i]),
+                discount=float(chunk["discount"][i]),
+                version=int(chunk["version"][i]),
                 priority=p if is_good else self.max_priority,
                 first_frame=first_frame,
-                next_mask=b"" if chunk.next_mask is None else chunk.next_mask[i].tobytes(),
+                next_mask=mask_of(chunk, i),
             )
             self.inserted += 1
         self.items = {k: v for k, v in self.items.items() if k >= self.inserted - self.capacity}
@@ -241,14 +251,13 @@ def assert_same_as_twin(table: Table, twin: NaiveTable, draws: int = 32) -> None
     for row in range(draws):
         key = int(sample.key[row])
         item = twin.items[key]
-        assert np.array_equal(sample.frames[sample.observation[row]], item.observation)
-        assert np.array_equal(sample.frames[sample.next_observation[row]], item.next_observation)
-        assert sample.action[row] == item.action
-        assert sample.reward[row] == np.float32(item.reward)
-        assert sample.discount[row] == np.float32(item.discount)
-        assert sample.version[row] == item.version
-        mask = b"" if sample.next_mask is None else sample.next_mask[row].tobytes()
-        assert mask == item.next_mask
+        assert np.array_equal(sample.frames[sample["observation"][row]], item.observation)
+        assert np.array_equal(sample.frames[sample["next_observation"][row]], item.next_observation)
+        assert sample["action"][row] == item.action
+        assert sample["reward"][row] == np.float32(item.reward)
+        assert sample["discount"][row] == np.float32(item.discount)
+        assert sample["version"][row] == item.version
+        assert mask_of(sample, row) == item.next_mask
         assert sample.age[row] == twin.inserted - key
         np.testing.assert_allclose(sample.probability[row], twin.mass(key) / twin.total, rtol=1e-9)
 

@@ -67,7 +67,7 @@ class TwinnedTable:
         frames = len(reused) + own
         mask_bytes = self.named.get("mask_bytes", 0)
         chunk = random_chunk(rng, count, frames, self.stack, self.spec, priority, mask_bytes)
-        chunk.version = np.arange(self.version, self.version + count)
+        chunk.columns["version"] = np.arange(self.version, self.version + count)
         chunk.frames, chunk.reused = chunk.frames[len(reused) :], np.array(reused, np.int32)
         chunk.number = self.number + 1
         sent = chunk
@@ -123,9 +123,8 @@ def contents(table):
     found = {}
     for item, mass, times in zip(items, masses, table.times_sampled[live], strict=True):
         whole = frames[np.searchsorted(rows, item["stacks"])].tobytes()
-        rest = tuple(item[name].item() for name in ("action", "reward", "discount"))
-        if table.mask_bytes:
-            rest += (item["next_mask"].tobytes(),)
+        values = [column.name for column in table.item.values if column.name != "version"]
+        rest = tuple(item[name].tobytes() for name in values)
         found[int(item["version"])] = (whole, rest, float(mass), int(times))
     assert len(found) == len(table), "an item is there twice"
     return found

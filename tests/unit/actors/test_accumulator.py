@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from actors.accumulator import NStepAccumulator
+from actors.priorities import td_error
 from common.types import PAD, Array, Chunk, EnvironmentSpec, FrameSpec
 from common.value_rescaling import rescale, unscale
 from support.acting import vector_spec
@@ -126,7 +127,8 @@ class Rig:
             self.n_step,
             self.gamma,
             self.max_slots,
-            self.rescaled,
+            numbers=1,
+            measure=td_error(self.rescaled),
         )
         self.slots = [[] for _ in range(self.copies)]
         self.rng = np.random.default_rng(0)
@@ -155,8 +157,8 @@ class Rig:
             frames=np.array([[s.frame] for s in new], np.float32),
             first=np.array([s.first for s in new]),
             action=np.array([s.action for s in new]),
-            q_taken=np.array([s.q_taken for s in new], np.float32),
-            q_max=np.array([s.q_max for s in new], np.float32),
+            taken=np.array([[s.q_taken] for s in new], np.float32),
+            best=np.array([[s.q_max] for s in new], np.float32),
             version=new[0].version,
             reward=np.array([s.reward for s in new], np.float32),
             terminated=np.array([s.outcome in (TERMINATED, BOTH) for s in new]),
@@ -181,19 +183,18 @@ class Rig:
         for chunk in self.chunks:
             frames = [*chunk.frames[:, 0].tolist(), 0.0]  # PAD is −1: the last one
             for k in range(len(chunk)):
-                observation = [frames[i] for i in chunk.observation[k]]
+                observation = [frames[i] for i in chunk["observation"][k]]
                 assert observation[-1] not in result, "two transitions from one step"
                 assert chunk.priority is not None
-                assert chunk.next_mask is not None
                 result[observation[-1]] = Expected(
                     observation,
-                    [frames[i] for i in chunk.next_observation[k]],
-                    int(chunk.action[k]),
-                    float(chunk.reward[k]),
-                    float(chunk.discount[k]),
+                    [frames[i] for i in chunk["next_observation"][k]],
+                    int(chunk["action"][k]),
+                    float(chunk["reward"][k]),
+                    float(chunk["discount"][k]),
                     float(chunk.priority[k]),
-                    int(chunk.version[k]),
-                    int.from_bytes(chunk.next_mask[k].tobytes(), "little"),
+                    int(chunk["version"][k]),
+                    int.from_bytes(chunk["next_mask"][k].tobytes(), "little"),
                 )
         return result
 
@@ -262,7 +263,7 @@ def test_every_real_step_becomes_the_one_transition_that_a_naive_twin_makes_of_i
 def check_form(chunk: Chunk, rig: Rig) -> None:
     numbers = rig.chunks[-1].frames[:, 0].tolist()
     assert len(set(numbers)) == len(numbers), "a frame is named twice in one chunk"
-    used = np.concatenate((chunk.observation.ravel(), chunk.next_observation.ravel()))
+    used = np.concatenate((chunk["observation"].ravel(), chunk["next_observation"].ravel()))
     own = set(range(len(chunk.reused), len(numbers)))
     assert set(used[used != PAD].tolist()) >= own, "an unused frame"
     assert used.max() < len(numbers)
@@ -385,15 +386,15 @@ def test_more_steps_than_there_is_room_for_are_an_error_and_not_a_loss():
 
 def test_pictures_travel_as_8_bit_frames():
     spec = EnvironmentSpec(FrameSpec((1, 2, 2), "uint8", 1 / 255), 2, 2, {})
-    accumulator = NStepAccumulator(spec, 1, 1, 0.9, 4)
+    accumulator = NStepAccumulator(spec, 1, 1, 0.9, 4, 1, td_error())
     no, yes, zero = np.zeros(1, bool), np.ones(1, bool), np.zeros(1)
     for n in range(3):
         accumulator.append(
             frames=np.full((1, 1, 2, 2), 200 + n, np.uint8),
             first=yes if n == 0 else no,
             action=zero,
-            q_taken=zero,
-            q_max=zero,
+            taken=zero,
+            best=zero,
             version=0,
             reward=zero,
             terminated=no,
@@ -406,8 +407,8 @@ def test_pictures_travel_as_8_bit_frames():
     assert chunk.frames.dtype == np.uint8
     assert chunk.frames.shape == (3, 1, 2, 2)
     assert chunk.frames[:, 0, 0, 0].tolist() == [200, 201, 202]
-    assert chunk.next_mask is None, "an environment without masks"
-    assert chunk.observation.tolist() == [[PAD, 0], [0, 1]]
+    assert "next_mask" not in chunk.columns, "an environment without masks"
+    assert chunk["observation"].tolist() == [[PAD, 0], [0, 1]]
 
 
 def test_in_a_stream_every_frame_travels_once():

@@ -64,8 +64,8 @@ def test_q_values_reported_are_those_of_the_action_taken_and_of_the_best():
     choice = agent.select_actions(stacks, np.full(100, 0.5))
     q = q_of(network, stacks)
     assert (choice.actions != q.argmax(axis=1)).any(), "some must have explored"
-    assert choice.q_taken == pytest.approx(q[np.arange(100), choice.actions])
-    assert choice.q_max == pytest.approx(q.max(axis=1))
+    assert choice.taken[:, 0] == pytest.approx(q[np.arange(100), choice.actions])
+    assert choice.best[:, 0] == pytest.approx(q.max(axis=1))
 
 
 def test_the_same_stream_gives_the_same_actions_and_another_stream_others():
@@ -96,7 +96,7 @@ def test_what_explores_at_a_low_epsilon_explores_at_a_higher_one_too():
 def test_acting_builds_no_graph_for_gradients():
     agent, network = make_agent()
     outputs = []
-    network.register_forward_hook(lambda module, args, output: outputs.append(output))
+    network.layers.register_forward_hook(lambda module, args, output: outputs.append(output))
     agent.select_actions(some_stacks(3), np.zeros(3))
     (q,) = outputs
     assert not q.requires_grad
@@ -112,7 +112,7 @@ def test_network_and_observations_are_on_the_device_that_was_asked_for():
     def look(module, args):
         raise KeyError(args[0].device.type)
 
-    network.register_forward_pre_hook(look)
+    network.layers.register_forward_pre_hook(look)
     with pytest.raises(KeyError, match="meta"):
         agent.select_actions(some_stacks(2), np.zeros(2))
 

@@ -136,7 +136,7 @@ def test_a_new_call_starts_new_episodes_with_empty_stacks(make):
     # The call before left copies in the middle of an episode: nothing of it may show.
     evaluator, _, _ = make(env={"id": PARITY, "stack": 3}, evaluation=evaluation(3, 2))
     seen = []
-    network = evaluator._agent._network
+    network = evaluator._agent._network.layers
     network.register_forward_pre_hook(lambda module, args: seen.append(args[0].numpy().copy()))
     evaluator.play(3)
     seen.clear()
@@ -207,7 +207,7 @@ def test_reported_weights_do_not_hang_on_a_shared_buffer(make):
 def first_sight(part, act):
     """What the network of an actor or evaluator was shown first."""
     seen = []
-    part._agent._network.register_forward_pre_hook(
+    part._agent._network.layers.register_forward_pre_hook(
         lambda _, args: seen.append(args[0].numpy().copy())
     )
     act()

@@ -52,8 +52,8 @@ def test_exploration_is_uniform_among_the_legal_actions():
 def test_the_greedy_action_and_the_greatest_q_value_are_those_of_legal_actions():
     choice, _ = choose(9, epsilon=0.0, preferred=1)  # q is 1 for action 1, 0 for others
     assert choice.actions.tolist() == [0] * 3 + [1] * 6
-    assert choice.q_max.tolist() == [0.0] * 3 + [1.0] * 6
-    assert choice.q_taken.tolist() == choice.q_max.tolist()
+    assert choice.best[:, 0].tolist() == [0.0] * 3 + [1.0] * 6
+    assert choice.taken.tolist() == choice.best.tolist()
 
 
 class Constant(torch.nn.Module):
@@ -63,8 +63,11 @@ class Constant(torch.nn.Module):
         super().__init__()
         self.q = torch.tensor(q)
 
-    def forward(self, stacks):
+    def outputs(self, stacks):
         return self.q.expand(len(stacks), -1)
+
+    def values(self, outputs):
+        return outputs
 
 
 def test_no_value_makes_an_illegal_action_the_greedy_one():
@@ -119,8 +122,9 @@ def test_an_actor_takes_legal_actions_and_sends_the_mask_of_the_state_to_bootstr
     assert np.array_equal(masks[bootstraps], following[bootstraps])
     assert masks[~bootstraps].all(), "nothing follows: no action is ruled out"
     sample = server._table.sample(50)
-    shown = legal_in(sample.frames[sample.next_observation][:, 0])
-    assert np.array_equal(unpack(sample.next_mask)[sample.discount > 0], shown[sample.discount > 0])
+    shown = legal_in(sample.frames[sample["next_observation"]][:, 0])
+    goes_on = sample["discount"] > 0
+    assert np.array_equal(unpack(sample["next_mask"])[goes_on], shown[goes_on])
 
 
 def test_the_first_priorities_rest_on_the_greatest_q_value_of_legal_actions(taken):

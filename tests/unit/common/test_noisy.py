@@ -76,7 +76,7 @@ def test_an_exploring_agent_has_other_noise_for_each_choice_and_an_evaluating_on
     def values(explores, seed=0):
         network = make_network(SPEC, NetworkConfig(hidden=(16,), noisy=True), seed=3)
         agent = Agent(network, torch.device("cpu"), np.random.default_rng(seed), explores)
-        return [agent.select_actions(stacks, np.zeros(50)).q_max for _ in range(2)]
+        return [agent.select_actions(stacks, np.zeros(50)).best[:, 0] for _ in range(2)]
 
     first, second = values(explores=True)
     assert not np.array_equal(first, second)

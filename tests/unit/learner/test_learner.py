@@ -98,13 +98,16 @@ def td_errors(chunk, policy, target, double):
     """|TD error| of every item of a chunk, by hand."""
     frames = torch.from_numpy(chunk.frames)
     with torch.no_grad():
-        q = policy(frames[chunk.observation])
-        next_q = target(frames[chunk.next_observation])
-        chooser = policy(frames[chunk.next_observation]) if double else next_q
+        q = policy(frames[chunk["observation"]])
+        next_q = target(frames[chunk["next_observation"]])
+        chooser = policy(frames[chunk["next_observation"]]) if double else next_q
         wanted = bellman_target(
-            torch.from_numpy(chunk.reward), torch.from_numpy(chunk.discount), next_q, chooser
+            torch.from_numpy(chunk["reward"]),
+            torch.from_numpy(chunk["discount"]),
+            next_q,
+            chooser,
         )
-    return (wanted - q[torch.arange(len(chunk)), torch.from_numpy(chunk.action).long()]).abs()
+    return (wanted - q[torch.arange(len(chunk)), torch.from_numpy(chunk["action"]).long()]).abs()
 
 
 @pytest.mark.parametrize("double", [True, False])
@@ -149,9 +152,9 @@ def test_priorities_of_several_batches_go_back_together_each_with_the_nets_of_it
 def test_new_priorities_change_what_is_drawn():
     # One item of 60 has a great error and learning is slow: soon it is drawn most of the time.
     chunk = random_items()
-    chunk.reward[:] = 0
-    chunk.discount[:] = 0
-    chunk.reward[17] = 100
+    chunk["reward"][:] = 0
+    chunk["discount"][:] = 0
+    chunk["reward"][17] = 100
     bench = Bench(chunks=[chunk], learner={"learning_rate": 1e-7, "batch_size": 64})
     bench.learner.train(20)
     (server,) = bench.servers
@@ -168,7 +171,7 @@ def test_a_loss_that_is_no_number_stops_training_before_the_step_and_hands_over_
     bench.learner.train(2)
     before = bench.learner.state()
     chunk = random_items(count=8)
-    chunk.reward[:] = value
+    chunk["reward"][:] = value
     server = make_server(SPEC)
     server.insert(encode_chunk(chunk))
     bench.handles[0]._target = server
@@ -188,7 +191,7 @@ def test_a_loss_that_is_no_number_stops_training_before_the_step_and_hands_over_
 
 def test_steps_before_the_bad_batch_count():
     chunk = random_items(count=2000)
-    chunk.reward[:4] = np.nan  # rare: the first batches are sound
+    chunk["reward"][:4] = np.nan  # rare: the first batches are sound
     bench = Bench(chunks=[chunk], learner={"batch_size": 8})
     report = bench.learner.train(2000)
     assert report.diverged
@@ -208,7 +211,7 @@ def test_a_sound_run_reports_no_divergence():
 def test_training_can_be_asked_for_again_after_a_bad_batch():
     # The caller decides what to do; asking again must not fail on a half-used round.
     chunk = random_items(count=8)
-    chunk.reward[:] = np.nan
+    chunk["reward"][:] = np.nan
     bench = Bench(chunks=[chunk])
     assert bench.learner.train(1).diverged
     assert bench.learner.train(1).diverged
@@ -228,8 +231,8 @@ def test_counters_and_means_of_a_report_have_one_unit_each():
     assert report.td_error == pytest.approx(priorities.mean(), rel=1e-5)
     chunk = server.chunks[0]
     with torch.no_grad():
-        q = nets[0](torch.from_numpy(chunk.frames[chunk.observation[keys]])).numpy()
-    assert report.mean_q == pytest.approx(q[np.arange(12), chunk.action[keys]].mean(), rel=1e-4)
+        q = nets[0](torch.from_numpy(chunk.frames[chunk["observation"][keys]])).numpy()
+    assert report.mean_q == pytest.approx(q[np.arange(12), chunk["action"][keys]].mean(), rel=1e-4)
     assert report.grad_norm > 0
     assert report.replay[0].inserted == 60
 
@@ -320,7 +323,7 @@ def chain():
     chunk = items(states, actions, rewards, discounts, next_states)
     q = np.zeros((STATES, ACTIONS))
     for _ in range(200):
-        q[states, actions] = chunk.reward + chunk.discount * q[next_states].max(axis=1)
+        q[states, actions] = chunk["reward"] + chunk["discount"] * q[next_states].max(axis=1)
     return chunk, q
 
 

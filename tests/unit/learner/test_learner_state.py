@@ -60,7 +60,7 @@ def test_moments_of_convolutions_are_restored_bit_for_bit_too(monkeypatch, netwo
     spec = EnvironmentSpec(FrameSpec((2, 36, 36), "uint8", 1 / 255), 2, ACTIONS, {})
     monkeypatch.setattr("support.learning.SPEC", spec)
     chunk = random_chunk(np.random.default_rng(1), 60, 30, 2, spec.frame)
-    chunk.action %= ACTIONS
+    chunk.columns["action"] %= ACTIONS
     sections = {"network": network, "learner": {"learning_rate": 0.01, "target_sync_steps": 2}}
     bench = Bench(chunks=[chunk], **sections)
     bench.learner.train(3)

@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from common import wire
-from learner.losses import unpack_mask
-from learner.targets import bellman_target
+from learner.targets import bellman_target, unpack_mask
 from support.learning import ACTIONS, SPEC, Bench, random_items
 from support.masked import unpacked
 
@@ -73,8 +72,8 @@ def test_masks_are_unpacked_as_they_were_packed(actions):
 def bench(double, **learner):
     """A learner of which each item has one legal next action."""
     chunk = random_items()
-    chunk.discount[:] = 0.9
-    chunk.next_mask = (1 + np.arange(len(chunk)) % ACTIONS)[:, None].astype(np.uint8)
+    chunk["discount"][:] = 0.9
+    chunk.columns["next_mask"] = (1 + np.arange(len(chunk)) % ACTIONS)[:, None].astype(np.uint8)
     return Bench(
         chunks=[chunk],
         spec=replace(SPEC, masks_actions=True),
@@ -94,10 +93,12 @@ def test_a_learner_bootstraps_from_the_legal_action(double):
     frames = torch.from_numpy(chunk.frames)[:, None]
     rows = torch.arange(len(chunk))
     with torch.no_grad():
-        only = torch.from_numpy(chunk.next_mask[:, 0]).long() - 1
-        value = target(frames[chunk.next_observation[:, 0]])[rows, only]
-        q = policy(frames[chunk.observation[:, 0]])[rows, torch.from_numpy(chunk.action).long()]
-    expected = (torch.from_numpy(chunk.reward) + 0.9 * value - q).abs().numpy()
+        only = torch.from_numpy(chunk["next_mask"][:, 0]).long() - 1
+        value = target(frames[chunk["next_observation"][:, 0]])[rows, only]
+        q = policy(frames[chunk["observation"][:, 0]])[
+            rows, torch.from_numpy(chunk["action"]).long()
+        ]
+    expected = (torch.from_numpy(chunk["reward"]) + 0.9 * value - q).abs().numpy()
     assert priorities == pytest.approx(expected[keys], rel=1e-5, abs=1e-6)
 
 
@@ -109,4 +110,4 @@ def test_a_batch_of_a_diverged_learner_holds_its_masks():
     assert report.diverged
     columns, _ = wire.decode(report.batch)
     assert columns["next_mask"].shape == (8, 1)
-    assert set(columns["next_mask"][:, 0].tolist()) <= set(chunk.next_mask[:, 0].tolist())
+    assert set(columns["next_mask"][:, 0].tolist()) <= set(chunk["next_mask"][:, 0].tolist())

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from common.handles import InlineHandle
+from common.item import item_of
 from learner.prefetch import Stager
 from replay_server.messages import decode_sample
 from replay_server.sampler import BatchGroup, ReplaySampler
@@ -17,22 +18,23 @@ from support.acting import make_server
 from support.batches import PICTURES, VECTORS, filled_servers, next_group
 
 CPU = torch.device("cpu")
+OBSERVATIONS = ("observation", "next_observation")
 
 
 @pytest.mark.parametrize("spec", [PICTURES, VECTORS], ids=["pictures", "vectors"])
 @pytest.mark.parametrize("shards", [1, 2, 3])
 def test_batches_on_the_device_are_bit_for_bit_what_the_samples_say(spec, shards):
     group = next_group(spec, shards)
-    device_group = Stager(CPU).stage(group)
+    device_group = Stager(CPU, item_of(spec)).stage(group)
     # Naively: item after item, all shards end to end.
     items = [(sample, row) for sample in group.samples for row in range(len(sample))]
     assert shards == 1 or min(len(sample) for sample in group.samples) > 0
     for number, rows in enumerate(group.rows):
         transition, weight = device_group.batch(number)
         picked = [items[row] for row in rows]
-        for name in ("observation", "next_observation"):
+        for name in OBSERVATIONS:
             expected = np.stack(
-                [np.stack([s.frames[i] for i in getattr(s, name)[row]]) for s, row in picked]
+                [np.stack([s.frames[i] for i in s.columns[name][row]]) for s, row in picked]
             )
             got = getattr(transition, name).numpy()
             assert got.dtype == expected.dtype
@@ -41,7 +43,7 @@ def test_batches_on_the_device_are_bit_for_bit_what_the_samples_say(spec, shards
         masks = ("next_mask",) if spec.masks_actions else ()
         assert (transition.next_mask is None) == (not masks)
         for name in ("action", "reward", "discount", *masks):
-            expected = np.array([getattr(s, name)[row] for s, row in picked])
+            expected = np.array([s.columns[name][row] for s, row in picked])
             assert np.array_equal(getattr(transition, name).numpy(), expected)
         assert np.array_equal(weight.numpy(), group.weights[number])
 
@@ -56,7 +58,7 @@ def test_what_goes_in_at_one_end_comes_out_at_the_other():
         stacks = server.observations(), server.observations("next_observation")
         for k, reward in enumerate(server.all_of("reward").tolist()):
             given[reward] = [stack[k] for stack in stacks] + [server.all_of("action")[k]]
-    device_group = Stager(CPU).stage(group)
+    device_group = Stager(CPU, item_of(PICTURES)).stage(group)
     for number in range(2):
         transition, _ = device_group.batch(number)
         for k, reward in enumerate(transition.reward.tolist()):
@@ -71,13 +73,13 @@ def test_a_shard_that_was_not_drawn_from_is_no_trouble():
     handles = [InlineHandle(full), InlineHandle(empty)]
     group = ReplaySampler(handles, 8, 1, 1, 0.4, np.random.default_rng(0)).next_group()
     assert [len(sample) for sample in group.samples] == [8, 0]
-    transition, _ = Stager(CPU).stage(group).batch(0)
+    transition, _ = Stager(CPU, item_of(VECTORS)).stage(group).batch(0)
     (sample, _) = group.samples
-    assert np.array_equal(transition.reward.numpy(), sample.reward[group.rows[0]])
+    assert np.array_equal(transition.reward.numpy(), sample["reward"][group.rows[0]])
 
 
 def test_types_are_those_that_networks_and_losses_want():
-    transition, weight = Stager(CPU).stage(next_group(PICTURES, 2)).batch(0)
+    transition, weight = Stager(CPU, item_of(PICTURES)).stage(next_group(PICTURES, 2)).batch(0)
     assert transition.observation.dtype == torch.uint8, "8-bit until the network scales it"
     assert transition.action.dtype == torch.int64
     dtypes = {t.dtype for t in (transition.reward, transition.discount, weight)}
@@ -98,7 +100,7 @@ def read_only_round(server):
 def test_read_only_shared_memory_gives_no_warning_and_is_let_go():
     # Warnings are errors here; torch would warn of a tensor over memory that cannot be written.
     group, memory = read_only_round(filled_servers(PICTURES, 1)[0])
-    device_group = Stager(CPU).stage(group)
+    device_group = Stager(CPU, item_of(PICTURES)).stage(group)
     before = device_group.batch(1)[0].observation.clone()
     assert memory() is not None
     del group
@@ -109,8 +111,8 @@ def test_read_only_shared_memory_gives_no_warning_and_is_let_go():
 
 def test_staging_changes_nothing_in_the_round():
     group = next_group(PICTURES, 2)
-    before = [(s.observation.copy(), s.next_observation.copy()) for s in group.samples]
-    Stager(CPU).stage(group)
+    before = [tuple(s.columns[name].copy() for name in OBSERVATIONS) for s in group.samples]
+    Stager(CPU, item_of(PICTURES)).stage(group)
     for sample, (observation, next_observation) in zip(group.samples, before, strict=True):
-        assert np.array_equal(sample.observation, observation)
-        assert np.array_equal(sample.next_observation, next_observation)
+        assert np.array_equal(sample["observation"], observation)
+        assert np.array_equal(sample["next_observation"], next_observation)

@@ -8,13 +8,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from learner.losses import weighted_mean
+from common.losses import project, weighted_mean
 from learner.targets import (
     bellman_target,
     greedy_actions,
     log_policy,
     munchausen_bonus,
-    project,
     soft_value,
     taken,
 )

@@ -8,6 +8,7 @@ import pytest
 from common import wire
 from common.errors import EmptyMemoryError
 from common.handles import InlineHandle
+from common.item import transition_item
 from replay_server.messages import encode_chunk
 from replay_server.sampler import ReplaySampler
 from replay_server.server import ReplayServer
@@ -27,10 +28,10 @@ def make_shards(priorities, alpha=1.0, seed=3):
     """One shard per list of priorities; the actions number the items over all shards."""
     shards, begin = [], 0
     for index, values in enumerate(priorities):
-        shard = ReplayServer(64, PICTURE, 2, alpha, 256, seed, index)
+        shard = ReplayServer(64, PICTURE, transition_item(2), alpha, 256, seed, index)
         if len(values):
             chunk = random_chunk(np.random.default_rng(index), len(values), 5, priority=values)
-            chunk.action = np.arange(begin, begin + len(values), dtype=np.int32)
+            chunk.columns["action"] = np.arange(begin, begin + len(values), dtype=np.int32)
             shard.insert(encode_chunk(chunk))
         begin += len(values)
         shards.append(shard)
@@ -43,7 +44,9 @@ def make_sampler(shards, batch=32, batches=2, window=1, beta=0.4, seed=0, handle
 
 
 def end_to_end(group, name):
-    return np.concatenate([getattr(sample, name) for sample in group.samples])[group.rows]
+    own = name in ("key", "probability", "age")
+    columns = [getattr(sample, name) if own else sample[name] for sample in group.samples]
+    return np.concatenate(columns)[group.rows]
 
 
 UNEQUAL = [
@@ -204,7 +207,7 @@ def test_priorities_for_a_shard_that_was_restarted_are_dropped_and_counted():
     handle = InlineHandle(shards[0])
     sampler = make_sampler(shards, batch=8, batches=1, handles=[handle])
     group = sampler.next_group()
-    restarted = ReplayServer(64, PICTURE, 2, 1.0, 256, 3, 0, incarnation=1)
+    restarted = ReplayServer(64, PICTURE, transition_item(2), 1.0, 256, 3, 0, incarnation=1)
     restarted.insert(encode_chunk(random_chunk(np.random.default_rng(0), 4, 4)))
     before = restarted.summary()
     handle._target = restarted
@@ -351,7 +354,7 @@ def test_a_shard_that_takes_a_dead_ones_place_is_drawn_from_as_soon_as_it_holds_
     sampler.next_group()
     handles[1].die()
     sampler.next_group()
-    back = ReplayServer(64, PICTURE, 2, 1.0, 256, 3, 1, incarnation=5)
+    back = ReplayServer(64, PICTURE, transition_item(2), 1.0, 256, 3, 1, incarnation=5)
     sampler.reconnect(1, MortalHandle(back))
     assert (sampler.unreachable, sampler.in_flight) == (set(), 0)
     assert {s.summary.shard for s in sampler.next_group().samples if len(s.key)} == {0}
@@ -377,7 +380,7 @@ def test_without_any_shard_there_is_nothing_to_sample_and_that_is_said_at_once()
             sampler.next_group()
     assert sampler.unreachable == {0, 1}
     assert sampler.summaries == []
-    empty = ReplayServer(64, PICTURE, 2, 1.0, 256, 3, 0, incarnation=1)
+    empty = ReplayServer(64, PICTURE, transition_item(2), 1.0, 256, 3, 0, incarnation=1)
     sampler.reconnect(0, MortalHandle(empty))
     with pytest.raises(EmptyMemoryError):
         sampler.next_group()

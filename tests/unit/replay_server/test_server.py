@@ -6,6 +6,7 @@ import pytest
 
 from common import wire
 from common.errors import WireError
+from common.item import transition_item
 from replay_server.messages import decode_chunk, decode_sample, encode_chunk
 from replay_server.server import ReplayServer
 from support.replay import PICTURE, columns_of, random_chunk
@@ -15,7 +16,7 @@ def make(shard=0, incarnation=0, seed=1, alpha=1.0, capacity=16):
     return ReplayServer(
         capacity=capacity,
         frame=PICTURE,
-        stack=2,
+        item=transition_item(2),
         alpha=alpha,
         frame_capacity=64,
         seed=seed,
@@ -42,17 +43,18 @@ def test_what_goes_in_as_bytes_comes_out_as_bytes_bit_for_bit():
     assert len(sample) == 50
     key = sample.key
     whole, next_whole = (
-        stacks(chunk.frames, numbers) for numbers in (chunk.observation, chunk.next_observation)
+        stacks(chunk.frames, numbers)
+        for numbers in (chunk["observation"], chunk["next_observation"])
     )
-    assert np.array_equal(sample.frames[sample.observation], whole[key])
-    assert np.array_equal(sample.frames[sample.next_observation], next_whole[key])
+    assert np.array_equal(sample.frames[sample["observation"]], whole[key])
+    assert np.array_equal(sample.frames[sample["next_observation"]], next_whole[key])
     for name in ("action", "reward", "discount", "version"):
-        received, sent = getattr(sample, name), getattr(chunk, name)
+        received, sent = sample.columns[name], chunk.columns[name]
         assert received.dtype == sent.dtype
         assert np.array_equal(received, sent[key])
     assert np.array_equal(sample.age, 8 - key)
     np.testing.assert_allclose(sample.probability, (key + 1) / 36, rtol=1e-5)
-    types = (sample.observation.dtype, sample.key.dtype, sample.probability.dtype)
+    types = (sample["observation"].dtype, sample.key.dtype, sample.probability.dtype)
     assert types == (np.int32, np.int64, np.float64)
     assert sample.summary == server.summary()
     assert (sample.summary.shard, sample.summary.incarnation) == (3, 2)
@@ -97,9 +99,9 @@ def test_an_insert_keeps_nothing_of_its_read_only_buffer():
     assert sys.getrefcount(buffer) == references
     memory[:] = 0
     sample = decode_sample(server.sample(50))
-    assert np.array_equal(sample.reward, chunk.reward[sample.key])
-    whole = stacks(chunk.frames, chunk.observation)
-    assert np.array_equal(sample.frames[sample.observation], whole[sample.key])
+    assert np.array_equal(sample["reward"], chunk["reward"][sample.key])
+    whole = stacks(chunk.frames, chunk["observation"])
+    assert np.array_equal(sample.frames[sample["observation"]], whole[sample.key])
     server.check()
 
 
@@ -118,7 +120,7 @@ def test_a_sample_does_not_change_with_the_table():
     for _ in range(10):
         other = random_chunk(np.random.default_rng(5), 8, 12)
         server.insert(encode_chunk(other))
-    assert np.array_equal(sample.reward, chunk.reward[sample.key])
+    assert np.array_equal(sample["reward"], chunk["reward"][sample.key])
 
 
 def test_late_and_bad_priorities_show_in_the_summary():
@@ -145,8 +147,8 @@ def test_a_buffer_without_a_column_is_refused_by_name():
     server, chunk = filled()
     columns = columns_of(chunk)
     del columns["reward"]
-    with pytest.raises(ValueError, match="reward"):
-        server.insert(wire.encode(columns))
+    with pytest.raises(ValueError, match="without column 'reward'"):
+        server.insert(wire.encode(columns, {"stream": 0, "number": 1}))
 
 
 def test_a_chunk_of_another_environment_is_refused_and_changes_nothing():

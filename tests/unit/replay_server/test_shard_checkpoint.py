@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from common.checkpoint import entry_of
 from common.errors import StillSavingError, UnknownFramesError
+from common.item import transition_item
 from common.storage import FsspecStorage, LocalStorage
 from replay_server.codec import GROUP_FRAMES, Codec
 from replay_server.frames import PackedFrameStore
@@ -52,8 +53,10 @@ def assert_same_samples(one, other, count=16):
         return
     first, second = one.sample(count), other.sample(count)
     assert first.summary == second.summary
-    for name in ("frames", "observation", "next_observation", "key", "probability", "age"):
+    for name in ("frames", "key", "probability", "age"):
         assert np.array_equal(getattr(first, name), getattr(second, name)), name
+    for name, column in first.columns.items():
+        assert np.array_equal(column, second[name]), name
 
 
 # --- as it was --------------------------------------------------------------------------------
@@ -117,7 +120,7 @@ def test_keys_and_streams_of_the_incarnation_before_are_refused():
 
 def test_a_server_begins_with_what_another_saved_in_the_background(tmp_path):
     twinned = TwinnedTable().advance(8)
-    make = partial(ReplayServer, 12, PICTURE, 2, 0.6, 40, 3, 0)
+    make = partial(ReplayServer, 12, PICTURE, transition_item(2), 0.6, 40, 3, 0)
     before = make(incarnation=1)
     restore_image(before._table, image_of(TwinnedTable(capacity=12).table))  # empty
     before._table = twinned.table

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.errors import UnknownFramesError
+from common.item import transition_item
 from common.types import PAD, FrameSpec
 from replay_server.codec import GROUP_FRAMES, Codec
 from replay_server.table import Table
@@ -153,12 +154,20 @@ def test_padding_is_a_frame_of_zeros():
     table = make_table(stack=3, capacity=1)
     chunk = random_chunk(np.random.default_rng(0), 1, 2, stack=3)
     chunk.frames[:] = 255
-    chunk.observation[:] = [[PAD, PAD, 0]]
-    chunk.next_observation[:] = [[PAD, 0, 1]]
+    chunk["observation"][:] = [[PAD, PAD, 0]]
+    chunk["next_observation"][:] = [[PAD, 0, 1]]
     table.insert(chunk)
     sample = table.sample(1)
-    assert sample.frames[sample.observation[0]].max(axis=(1, 2, 3)).tolist() == [0, 0, 255]
-    assert sample.frames[sample.next_observation[0]].max(axis=(1, 2, 3)).tolist() == [0, 255, 255]
+    assert sample.frames[sample["observation"][0]].max(axis=(1, 2, 3)).tolist() == [
+        0,
+        0,
+        255,
+    ]
+    assert sample.frames[sample["next_observation"][0]].max(axis=(1, 2, 3)).tolist() == [
+        0,
+        255,
+        255,
+    ]
 
 
 def test_a_sample_carries_each_frame_once():
@@ -166,20 +175,21 @@ def test_a_sample_carries_each_frame_once():
     table = filled_table(np.ones(4), stack=2, spec=larger)
     sample = table.sample(256)
     assert len(sample.frames) <= 4 + 1  # the frames of the table, and the zeros
-    assert sample.observation.dtype == np.int32
-    assert sample.observation.max() < len(sample.frames)
+    assert sample["observation"].dtype == np.int32
+    assert sample["observation"].max() < len(sample.frames)
 
 
 def test_a_samples_arrays_are_its_own():
     # What was sampled must not change while the table is written on: sampling is pipelined.
     table = filled_table(np.ones(4))
     sample = table.sample(64)
-    before = {name: np.array(getattr(sample, name)) for name in ("frames", "action", "reward")}
+    arrays = {"frames": sample.frames, **sample.columns}
+    before = {name: array.copy() for name, array in arrays.items()}
     chunk = random_chunk(np.random.default_rng(9), 4, 4)
-    chunk.action[:] = 999
+    chunk["action"][:] = 999
     table.insert(chunk)
     for name, array in before.items():
-        assert np.array_equal(getattr(sample, name), array)
+        assert np.array_equal(arrays[name], array)
 
 
 def test_read_only_arrays_are_copied_in_and_no_view_of_them_is_kept():
@@ -192,7 +202,13 @@ def test_read_only_arrays_are_copied_in_and_no_view_of_them_is_kept():
     views = {name: array.view() for name, array in sources.items()}
     for view in views.values():
         view.flags.writeable = False
-    table.insert(replace(chunk, **views))
+    received = replace(
+        chunk,
+        frames=views.pop("frames"),
+        priority=views.pop("priority"),
+        columns=views,
+    )
+    table.insert(received)
     twin.insert(chunk)
     for array in sources.values():
         array[:] = 77 if array.dtype.kind != "f" else -0.5
@@ -260,7 +276,7 @@ def test_eviction_costs_what_is_evicted_not_what_is_held(frames):
     # TRAPS 13: counted in leaves set, calls made, and memory touched for the while.
     capacity = 1 << 16
     vector = FrameSpec((1,), "float32", 1.0)
-    table = Table(capacity, vector, 1, 0.6, 8 * capacity, np.random.default_rng(0))
+    table = Table(capacity, vector, transition_item(1), 0.6, 8 * capacity, np.random.default_rng(0))
     rng = np.random.default_rng(1)
     for _ in range(capacity // 4096):
         table.insert(random_chunk(rng, 4096, 4096, 1, vector))

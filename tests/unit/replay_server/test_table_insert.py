@@ -47,25 +47,35 @@ def test_an_empty_chunk_changes_nothing():
     table.check()
 
 
+def changed(chunk, **columns):
+    return replace(chunk, columns={**chunk.columns, **columns})
+
+
 BROKEN_CHUNKS = {
     "too many transitions": (lambda c: random_chunk(np.random.default_rng(0), 9, 2), "9 trans"),
     "too many frames": (lambda c: random_chunk(np.random.default_rng(0), 1, 33), "33 frames"),
     "another frame shape": (lambda c: replace(c, frames=c.frames[..., :1]), "frames of shape"),
     "another frame type": (lambda c: replace(c, frames=c.frames.astype("f4")), "frames of float32"),
-    "another stack": (lambda c: replace(c, observation=c.observation[:, :1]), r"stacks \(2, 1\)"),
-    "a next stack short": (
-        lambda c: replace(c, next_observation=c.next_observation[:1]),
-        r"stacks \(1, 2\)",
+    "another stack": (
+        lambda c: changed(c, observation=c["observation"][:, :1]),
+        r"int32 \(2, 1\): must be",
     ),
-    "a frame beyond": (lambda c: replace(c, observation=c.observation * 0 + 3), "outside"),
-    "a frame below": (lambda c: replace(c, next_observation=c.observation * 0 - 2), "outside"),
-    "stacks of floats": (lambda c: replace(c, observation=c.observation * 0.0), "stack"),
-    "stacks of booleans": (lambda c: replace(c, observation=c.observation > 0), "stack"),
-    "stacks without a sign": (lambda c: replace(c, observation=c.observation.astype("u8")), "sign"),
+    "a next stack short": (
+        lambda c: changed(c, next_observation=c["next_observation"][:1]),
+        r"int32 \(1, 2\): must be",
+    ),
+    "a frame beyond": (lambda c: changed(c, observation=c["observation"] * 0 + 3), "outside"),
+    "a frame below": (lambda c: changed(c, next_observation=c["observation"] * 0 - 2), "outside"),
+    "stacks of floats": (lambda c: changed(c, observation=c["observation"] * 0.0), "of float64"),
+    "stacks of booleans": (lambda c: changed(c, observation=c["observation"] > 0), "of bool"),
+    "stacks without a sign": (
+        lambda c: changed(c, observation=c["observation"].astype("u4")),
+        "of uint32",
+    ),
     "reused of 64 bits": (lambda c: replace(c, reused=np.zeros(0, np.int64)), "reused frames of"),
-    "rewards per what": (lambda c: replace(c, reward=np.zeros((2, 3), np.float32)), "reward"),
-    "actions per what": (lambda c: replace(c, action=np.zeros((2, 2), np.int32)), "action"),
-    "discounts missing": (lambda c: replace(c, discount=c.discount[:1]), "discount"),
+    "rewards per what": (lambda c: changed(c, reward=np.zeros((2, 3), np.float32)), "reward"),
+    "actions per what": (lambda c: changed(c, action=np.zeros((2, 2), np.int32)), "action"),
+    "discounts missing": (lambda c: changed(c, discount=c["discount"][:1]), "discount"),
     "priorities per what": (lambda c: replace(c, priority=np.ones((2, 2))), "priority"),
 }
 

@@ -48,7 +48,7 @@ def test_statistics_tell_what_was_drawn_and_what_is_held():
 def test_the_lag_is_behind_the_newest_version_that_acted():
     table = make_table(alpha=0.0)
     chunk = random_chunk(np.random.default_rng(0), 2, 2)
-    chunk.version = np.array([3, 9])
+    chunk.columns["version"] = np.array([3, 9])
     table.insert(chunk)
     keys = table.sample(1000).key
     assert take_statistics(table).version_lag == pytest.approx(6 * (keys == 0).mean())

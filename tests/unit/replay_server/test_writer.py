@@ -41,7 +41,7 @@ class BrokenShard:
 
 def chunk_of(number, count=2):
     chunk = random_chunk(np.random.default_rng(number), count, count)
-    chunk.action[:] = number
+    chunk["action"][:] = number
     return chunk
 
 
@@ -56,7 +56,7 @@ def test_chunks_go_to_the_shards_in_turn_from_the_one_given():
         writer.write(chunk_of(number))
         assert writer.continues is ((number + 1) % CHUNKS_PER_TURN > 0)
     writer.flush()
-    turns = [[int(c.action[0]) // CHUNKS_PER_TURN for c in ledger.chunks] for ledger in ledgers]
+    turns = [[int(c["action"][0]) // CHUNKS_PER_TURN for c in ledger.chunks] for ledger in ledgers]
     n = CHUNKS_PER_TURN
     assert turns == [[2] * n, [0] * n + [3] * n, [1] * n]
 
@@ -115,8 +115,8 @@ def test_a_codec_compresses_what_is_sent(compression):
     table.insert(ledger.chunks[0])
     sample = table.sample(50)
     whole = np.concatenate((sent.frames, np.zeros_like(sent.frames[:1])))
-    expected = whole[sent.observation][sample.key]
-    assert np.array_equal(sample.frames[sample.observation], expected)
+    expected = whole[sent["observation"]][sample.key]
+    assert np.array_equal(sample.frames[sample["observation"]], expected)
 
 
 def test_a_chunk_arrives_bit_for_bit_with_and_without_priorities():
@@ -128,7 +128,7 @@ def test_a_chunk_arrives_bit_for_bit_with_and_without_priorities():
     for sent, received in zip(chunks, ledger.chunks, strict=True):
         assert (sent.priority is None) == (received.priority is None)
         for name, column in columns_of(sent).items():
-            assert np.array_equal(getattr(received, name), column)
+            assert np.array_equal(columns_of(received)[name], column)
 
 
 def test_the_writers_buffer_may_be_used_again_while_a_chunk_is_under_way():
@@ -136,8 +136,8 @@ def test_the_writers_buffer_may_be_used_again_while_a_chunk_is_under_way():
     writer = ReplayWriter([HeldHandle(ledger, ("insert",))], 4)
     chunk = chunk_of(5)
     writer.write(chunk)
-    chunk.action[:] = 6
-    assert ledger.chunks[0].action.tolist() == [5, 5]
+    chunk["action"][:] = 6
+    assert ledger.chunks[0]["action"].tolist() == [5, 5]
 
 
 @pytest.mark.parametrize("bound", [1, 2, 5])
@@ -228,7 +228,7 @@ def test_whatever_completes_when_nothing_is_lost_and_the_bound_holds(bound, even
         assert handle.peak <= bound
     writer.flush()
     assert taken + writer.take_accepted() == written
-    assert [int(chunk.action[0]) for chunk in ledger.chunks] == list(range(written))
+    assert [int(chunk["action"][0]) for chunk in ledger.chunks] == list(range(written))
 
 
 # Shards that die.
@@ -244,7 +244,7 @@ def write_all(writer, numbers):
 
 
 def numbers_in(ledger):
-    return [int(chunk.action[0]) for chunk in ledger.chunks]
+    return [int(chunk["action"][0]) for chunk in ledger.chunks]
 
 
 def test_a_shard_that_dies_is_left_out_and_what_it_had_is_counted_as_dropped():

@@ -11,6 +11,7 @@ from actors.actor import Actor
 from actors.environments import environment_spec
 from common.errors import UserError
 from common.handles import InlineHandle
+from common.item import item_of
 from common.network_shapes import parameter_count
 from common.networks import make_network
 from common.types import EnvironmentSpec, FrameSpec
@@ -45,7 +46,8 @@ def test_frames_last_as_long_as_transitions(n_step, stack):
     )
     spec = environment_spec(config.env)
     shard = ReplayServer(
-        shard_capacity(config, spec), spec.frame, stack, 0.6, frame_capacity(config, spec), 1, 0
+        *(shard_capacity(config, spec), spec.frame, item_of(spec), 0.6),
+        *(frame_capacity(config, spec), 1, 0),
     )
     actor = Actor(config, 0, 0, [InlineHandle(shard)], InlineHandle(WeightStore()))
     actor.collect(600, 0)
@@ -130,7 +132,7 @@ def pong(**replay):
 def test_pictures_take_little_more_than_a_frame_for_each_transition():
     config = pong(capacity=100_000)
     frames = frame_capacity(config, PONG) * PONG.frame.nbytes
-    columns = 100_000 * item_bytes(100_000, PONG.stack)
+    columns = 100_000 * item_bytes(100_000, item_of(PONG))
     assert (frames + columns) / 100_000 < 7_400
 
 
@@ -149,7 +151,7 @@ def test_many_actors_on_few_shards_get_room_for_the_frames_that_their_next_chunk
     spec = environment_spec(config.env)
     capacity, frames = shard_capacity(config, spec), frame_capacity(config, spec)
     for index in range(2):
-        shard.append(ReplayServer(capacity, spec.frame, 3, 0.6, frames, 1, index))
+        shard.append(ReplayServer(capacity, spec.frame, item_of(spec), 0.6, frames, 1, index))
     handles = [InlineHandle(server) for server in shard]
     actors = [Actor(config, i, 0, handles, InlineHandle(WeightStore())) for i in range(24)]
     for _ in range(8):
@@ -182,7 +184,7 @@ def test_as_many_transitions_as_fit_into_given_bytes(shards):
     config = pong(capacity="1 GiB", shards=shards)
     capacity = shard_capacity(config, PONG) * shards
     bytes_ = shards * (
-        shard_capacity(config, PONG) * item_bytes(shard_capacity(config, PONG), PONG.stack)
+        shard_capacity(config, PONG) * item_bytes(shard_capacity(config, PONG), item_of(PONG))
         + frame_capacity(config, PONG) * PONG.frame.nbytes
     )
     assert 0.97 * 2**30 < bytes_ <= 2**30
@@ -195,7 +197,10 @@ def test_compressed_frames_and_all_items_stay_within_given_bytes(shards):
     config = pong(capacity="1 GiB", shards=shards, compression="lz4")
     capacity = shard_capacity(config, PONG)
     assert capacity * shards > 10 * shard_capacity(pong(capacity="1 GiB"), PONG)
-    items = capacity * item_bytes(capacity, 4) + frame_capacity(config, PONG) * PACKED_ROW_BYTES
+    items = (
+        capacity * item_bytes(capacity, item_of(PONG))
+        + frame_capacity(config, PONG) * PACKED_ROW_BYTES
+    )
     frames = shard_frame_bytes(config, PONG)
     assert 0.99 * 2**30 < shards * (items + frames) <= 2**30
     # Frames of Pong take less than this (`raydqn bench replay`): the transitions all fit.
@@ -206,7 +211,10 @@ def test_frames_that_do_not_compress_must_not_fill_the_machine(monkeypatch):
     config = pong(capacity=10**6, shards=4, compression="lz4")
     free = 10**9
     monkeypatch.setattr(sizing, "available_bytes", lambda: free)
-    items = 250_000 * item_bytes(250_000, 4) + frame_capacity(config, PONG) * PACKED_ROW_BYTES
+    items = (
+        250_000 * item_bytes(250_000, item_of(PONG))
+        + frame_capacity(config, PONG) * PACKED_ROW_BYTES
+    )
     assert shard_frame_bytes(config, PONG) == (8 * 10**8 - 4 * items) // 4
     free = 10**12
     frames = frame_capacity(config, PONG) * PONG.frame.nbytes
@@ -230,7 +238,8 @@ def test_groups_that_are_not_full_cost_rows_but_no_transitions(envs, chunk_steps
     )
     spec = environment_spec(config.env)
     shard = ReplayServer(
-        *(shard_capacity(config, spec), spec.frame, 2, 0.6, frame_capacity(config, spec), 1, 0, 0),
+        *(shard_capacity(config, spec), spec.frame, item_of(spec), 0.6),
+        *(frame_capacity(config, spec), 1, 0, 0),
         *("lz4", shard_frame_bytes(config, spec)),
     )
     actor = Actor(config, 0, 0, [InlineHandle(shard)], InlineHandle(WeightStore()))

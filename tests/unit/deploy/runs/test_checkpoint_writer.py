@@ -16,6 +16,7 @@ from common.checkpoint import CheckpointStore
 from common.config_operation import CheckpointConfig
 from common.errors import RemoteDiedError
 from common.handles import InlineHandle
+from common.item import transition_item
 from common.storage import LocalStorage, open_storage
 from deploy.runs.checkpoint_schema import learner_state, shard_restore
 from deploy.runs.checkpoint_writer import CheckpointJob, CheckpointWriter
@@ -42,7 +43,7 @@ class Learner:
 
 
 def make_shard(index, items=5, frames=6):
-    shard = ReplayServer(64, PICTURE, 2, 0.6, 256, 1, index)
+    shard = ReplayServer(64, PICTURE, transition_item(2), 0.6, 256, 1, index)
     shard.insert(encode_chunk(random_chunk(np.random.default_rng(index), items, frames)))
     return shard
 
@@ -180,7 +181,7 @@ def test_every_file_of_every_shard_is_in_the_manifest_and_restores_it(tmp_path, 
     assert checkpoint.state["shards"] == 3
     for index, shard in enumerate(shards):
         origin = shard_restore(checkpoint, index, 3)
-        again = ReplayServer(64, PICTURE, 2, 0.6, 256, 1, index, 1, restore=origin)
+        again = ReplayServer(64, PICTURE, transition_item(2), 0.6, 256, 1, index, 1, restore=origin)
         again.check()
         assert again.summary().size == shard.summary().size == 5 + index
         assert again.summary().total == pytest.approx(shard.summary().total, rel=1e-12)

@@ -7,7 +7,7 @@ import torch.nn.functional as F  # noqa: N812 (as processes calls it)
 from hypothesis import given
 from hypothesis import strategies as st
 
-from learner.losses import cross_entropy, entropy, huber, quantile_huber, weighted_mean
+from common.losses import cross_entropy, entropy, huber, quantile_huber, weighted_mean
 
 finite = st.floats(-100, 100, width=32)
 
@@ -116,6 +116,6 @@ def test_the_quantile_loss_of_a_large_batch_is_that_of_its_parts(monkeypatch):
     predicted, target = (torch.randn(7, n, generator=generator) for n in (5, 3))
     for taus in (torch.rand(5, generator=generator), torch.rand(7, 5, generator=generator)):
         whole = quantile_huber(predicted, taus, target, 1.0)
-        monkeypatch.setattr("learner.losses.LARGEST", 2 * 15)
+        monkeypatch.setattr("common.losses.LARGEST", 2 * 15)
         assert torch.equal(quantile_huber(predicted, taus, target, 1.0), whole)
         monkeypatch.undo()

@@ -1,4 +1,7 @@
-"""Losses of each item of a batch: pure functions on tensors, no state."""
+"""Losses of each item, and distances between distributions: pure functions on tensors.
+
+The learner's objectives use them, and the first priorities that actors give.
+"""
 
 from __future__ import annotations
 
@@ -51,6 +54,29 @@ def entropy(probabilities: Tensor) -> Tensor:
     return -torch.xlogy(probabilities, probabilities).sum(dim=1)
 
 
+def project(probabilities: Tensor, values: Tensor, support: Tensor) -> Tensor:
+    """A distribution over any values, moved to the atoms of `support`.
+
+    Each probability is shared by the two atoms beside its value; the nearer one gets more. Values
+    beyond the support count as its ends (Bellemare et al. 2017, equation 7).
+
+    Args:
+        probabilities: `[B, Z]`, over `values`; each row sums to 1.
+        values: `[B, Z]`.
+        support: `[Z]`, evenly spaced, ascending.
+
+    Returns:
+        `[B, Z]`; each row sums to 1.
+    """
+    low, high = support[0], support[-1]
+    spacing = (high - low) / (len(support) - 1)
+    clamped = values.clamp(min=low, max=high)
+    # [B, Z from, Z to]: the share of each atom in each value.
+    distance = (clamped[:, :, None] - support).abs() / spacing
+    share = (1.0 - distance).clamp(min=0.0)
+    return (probabilities[:, :, None] * share).sum(dim=1)
+
+
 def weighted_mean(loss: Tensor, weight: Tensor) -> Tensor:
     """Mean over the batch of importance weight × loss: weights act on each item first.
 
@@ -61,10 +87,3 @@ def weighted_mean(loss: Tensor, weight: Tensor) -> Tensor:
         Scalar.
     """
     return torch.mean(weight * loss)
-
-
-def unpack_mask(packed: Tensor, actions: int) -> Tensor:
-    """The legal actions of packed masks (`Chunk.next_mask`): `[B, M]` uint8 → `[B, A]` bool."""
-    bits = torch.arange(8, device=packed.device, dtype=torch.uint8)
-    legal = (packed[:, :, None] >> bits) & 1  # [B, M, 8]
-    return legal.flatten(1)[:, :actions].bool()
