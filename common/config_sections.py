@@ -33,7 +33,7 @@ class Section(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _none_in_words(cls, values: Any) -> Any:
-        if not isinstance(values, Mapping):
+        if not isinstance(values, Mapping) or not any(map(is_none, values.values())):
             return values
         optional = {
             name

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -47,6 +48,11 @@ class ItemSpec:
     def columns(self) -> tuple[Column, ...]:
         """All columns, in the order of a message."""
         return self.observations + self.values
+
+    @cached_property
+    def forms(self) -> dict[str, tuple[np.dtype[Any], tuple[int, ...]]]:
+        """Of each column, numpy's type and the shape of one item's value."""
+        return {column.name: (np.dtype(column.dtype), column.shape) for column in self.columns}
 
     @property
     def stack(self) -> int:

@@ -36,7 +36,7 @@ def sample_columns(count: int, frames: int, frame: FrameSpec, item: ItemSpec) ->
         "key": ((count,), np.int64),
         "probability": ((count,), np.float64),
         "age": ((count,), np.int64),
-        **{column.name: ((count, *column.shape), column.dtype) for column in item.columns},
+        **{name: ((count, *shape), dtype) for name, (dtype, shape) in item.forms.items()},
     }
 
 

@@ -38,19 +38,17 @@ def check_columns(chunk: Chunk, item: ItemSpec) -> None:
             type.
     """
     count = len(chunk)
-    for column in item.columns:
-        found = chunk.columns.get(column.name)
+    for name, (dtype, form) in item.forms.items():
+        found = chunk.columns.get(name)
         if found is None:
-            raise ValueError(f"chunk without column {column.name!r}: the table's items have it")
-        shape = (count, *column.shape)
-        if found.shape != shape or found.dtype != column.dtype:
+            raise ValueError(f"chunk without column {name!r}: the table's items have it")
+        shape = (count, *form)
+        if found.shape != shape or found.dtype != dtype:
             raise ValueError(
-                f"chunk column {column.name!r} of {found.dtype} {found.shape}: "
-                f"must be {column.dtype} {shape}"
+                f"chunk column {name!r} of {found.dtype} {found.shape}: must be {dtype} {shape}"
             )
-    if len(chunk.columns) != len(item.columns):
-        known = {column.name for column in item.columns}
-        extra = next(name for name in chunk.columns if name not in known)
+    if len(chunk.columns) != len(item.forms):
+        extra = next(name for name in chunk.columns if name not in item.forms)
         raise ValueError(f"chunk with column {extra!r}: the table's items do not have it")
     if chunk.priority is not None and chunk.priority.shape != (count,):
         raise ValueError(f"priority of shape {chunk.priority.shape}: must be {(count,)}")
