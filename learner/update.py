@@ -14,7 +14,7 @@ from common.networks import QNetwork, noisy_layers
 from common.schedule import linear_or_constant
 from common.seeding import Role, integer_seeds, seed_sequence
 from common.types import Array, Transition
-from learner.objectives import make_objective
+from learner.objectives import ItemLosses, make_objective
 from learner.optimizer import Optimizer, limit_norm, total_norm
 from learner.precision import Forward
 
@@ -70,6 +70,19 @@ class Update:
             batch: `[B]` transitions.
             weight: `[B]`, importance weights.
         """
+        loss, item = self.losses(number, batch, weight)
+        norm = self.gradient(loss)
+        numbers = torch.stack((loss.detach(), item.q.mean(), norm)).tolist()
+        if not np.isfinite(numbers).all():
+            return None
+        self.change(number)
+        mean_loss, mean_q, grad_norm = numbers
+        priorities = item.priority.cpu().numpy()
+        errors = priorities if item.td_error is item.priority else item.td_error.cpu().numpy()
+        return StepResult(mean_loss, mean_q, grad_norm, float(errors.mean()), priorities)
+
+    def losses(self, number: int, batch: Transition, weight: Tensor) -> tuple[Tensor, ItemLosses]:
+        """The loss, a scalar with gradient, and that of each item; for the arguments see `step`."""
         if self._is_random:
             # torch's generator takes 32 bits of a seed: too few for the run's and the step's.
             (seed,) = integer_seeds(seed_sequence(self._seed, Role.LEARNER, number), 1)
@@ -77,20 +90,19 @@ class Update:
             for layer in self._noisy:
                 layer.resample(self._generator)
         item = self._objective(self._policy, self._target, batch, self._generator)
-        loss = weighted_mean(item.loss, weight)
+        return weighted_mean(item.loss, weight), item
+
+    def gradient(self, loss: Tensor) -> Tensor:
+        """Compute the gradient and limit it; the norm that it had before, a scalar."""
         self._optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        norm = self._clip()
-        numbers = torch.stack((loss.detach(), item.q.mean(), norm)).tolist()
-        if not np.isfinite(numbers).all():
-            return None
+        return self._clip()
+
+    def change(self, number: int) -> None:
+        """Change the parameters by the gradient, after `number` steps before."""
         config = self._config
         end, steps = config.learning_rate_end, config.learning_rate_steps
         self._optimizer.step(linear_or_constant(number, config.learning_rate, end, steps))
-        mean_loss, mean_q, grad_norm = numbers
-        priorities = item.priority.cpu().numpy()
-        errors = priorities if item.td_error is item.priority else item.td_error.cpu().numpy()
-        return StepResult(mean_loss, mean_q, grad_norm, float(errors.mean()), priorities)
 
     def _clip(self) -> Tensor:
         """Limit the gradient, each number first; the norm that it had before."""

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from common import parts
+from common.item import transition_item
 from deploy.bench.measurement import Measurement
 from deploy.bench.replay_inputs import PICTURE, STACK, Stream
 from deploy.runtime.local_ray import local_ray
@@ -31,7 +32,8 @@ def bench_checkpoint(repeat: int) -> Iterator[Measurement]:
     rng = np.random.default_rng(0)
     pool = rng.integers(0, 256, (4 * CHUNK, *PICTURE.shape), dtype=np.uint8)
     measured: dict[tuple[str, str], list[float]] = defaultdict(list)
-    arguments = (frames, PICTURE, STACK, 0.6, int(frames * 1.02) + 2 * CHUNK, 0, 0)
+    rows = int(frames * 1.02) + 2 * CHUNK
+    arguments = (frames, PICTURE, transition_item(STACK), 0.6, rows, 0, 0)
     with local_ray(GIB) as runtime:
         for _ in range(repeat):
             with tempfile.TemporaryDirectory() as folder:

@@ -222,6 +222,28 @@ def bench_replay(repeat: int, peers: bool = False) -> Iterator[Measurement]:
     return replay.bench_replay(repeat, peers)
 
 
+def bench_learner(
+    repeat: int,
+    network: Sequence[str] = (),
+    batch_size: Sequence[int] = (),
+    device: str = "auto",
+    precision: str = "fp32",
+    threads: int = 1,
+) -> Iterator[Measurement]:
+    """Milliseconds of a learner step and of its phases, beside a plain eager loop."""
+    from deploy.bench.learner import LearnerBench, bench_learner
+
+    named: dict[str, Any] = {}
+    if network:
+        named["networks"] = network
+    if batch_size:
+        named["batch_sizes"] = batch_size
+    bench = LearnerBench(
+        device=device, precision=precision, threads=threads, rounds=repeat, **named
+    )
+    return bench_learner(bench)
+
+
 def bench_checkpoint(repeat: int) -> Iterator[Measurement]:
     """One shard of 1 GiB: seconds to save in the background, to save new items, to restore."""
     from deploy.bench import checkpoint
@@ -280,6 +302,7 @@ def bench_train(
 
 REPEATS = {
     "actors": 5,
+    "learner": 5,
     "train": 2,
     "replay": 7,
     "start": 5,
@@ -307,5 +330,6 @@ BENCHMARKS: dict[str, Callable[..., Iterator[Measurement]]] = {
     "scaling": bench_scaling,
     "rendering": bench_rendering,
     "actors": bench_actors,
+    "learner": bench_learner,
     "train": bench_train,
 }

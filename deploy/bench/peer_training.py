@@ -118,12 +118,74 @@ class _ChannelsFirst(nn.Module):
         return x.permute(0, 3, 1, 2)
 
 
-class PlainLoop:
-    """DQN as CleanRL writes it: one file, a uniform memory of arrays, an eager update.
+class PlainLearner:
+    """DQN's memory and update as CleanRL writes them: uniform, of arrays, eager.
 
-    The last transition of an episode that is cut off bootstraps from the next one's first
-    observation; MinAtar cuts none off, and Pong after 27,000 env steps.
+    The next observation of a transition stands in the next row. The last transition of an episode
+    that is cut off bootstraps from the next one's first observation.
     """
+
+    def __init__(
+        self,
+        policy: nn.Module,
+        shape: tuple[int, ...],
+        dtype: Any,
+        capacity: int,
+        learning_rate: float,
+        rng: np.random.Generator,
+    ) -> None:
+        """With nothing in the memory.
+
+        Args:
+            policy: `[B, *shape]` float32 → `[B, A]`; 8-bit observations are scaled to [0, 1].
+            shape, dtype: of an observation.
+            capacity: transitions that the memory holds.
+            learning_rate: of Adam.
+            rng: for sampling.
+        """
+        self.policy, self._rng, self.capacity = policy, rng, capacity
+        self._target = copy.deepcopy(policy)
+        self._optimizer = torch.optim.Adam(policy.parameters(), lr=learning_rate)
+        self._scale = 1 / 255 if dtype == np.uint8 else 1.0
+        self._observations = np.zeros((capacity, *shape), dtype)
+        self._actions = np.zeros(capacity, np.int64)
+        self._rewards = np.zeros(capacity, np.float32)
+        self._ends = np.zeros(capacity, np.float32)
+
+    def store(self, step: int, observation: Array, action: int, reward: float, end: bool) -> None:
+        """Keep the transition of env step `step`."""
+        place = step % self.capacity
+        self._observations[place], self._actions[place] = observation, action
+        self._rewards[place], self._ends[place] = reward, end
+
+    def tensor(self, observations: Array) -> Tensor:
+        """What the policy is given."""
+        return torch.from_numpy(observations).float() * self._scale
+
+    def sync_target(self) -> None:
+        """Copy the policy network to the target network."""
+        self._target.load_state_dict(self.policy.state_dict())
+
+    def update(self, step: int, batch: int) -> None:
+        """One gradient step with a batch of the transitions up to env step `step`."""
+        filled = min(step, self.capacity - 1)
+        # The newest row has no next observation yet.
+        rows = (step - 1 - self._rng.integers(filled, size=batch)) % self.capacity
+        rewards, ends = (torch.from_numpy(column[rows]) for column in (self._rewards, self._ends))
+        with torch.no_grad():
+            following = self._observations[(rows + 1) % self.capacity]
+            best = self._target(self.tensor(following)).max(dim=1).values
+            wanted = rewards + GAMMA * best * (1 - ends)
+        q = self.policy(self.tensor(self._observations[rows]))
+        taken = q.gather(1, torch.from_numpy(self._actions[rows])[:, None]).squeeze(1)
+        loss = nn.functional.mse_loss(wanted, taken)
+        self._optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        self._optimizer.step()
+
+
+class PlainLoop:
+    """DQN as CleanRL writes it: one environment, one file."""
 
     def __init__(self, env: gym.Env[Array, np.int64], values: Hyperparameters, seed: int) -> None:
         """For one environment, with the first weights of `seed`."""
@@ -132,60 +194,33 @@ class PlainLoop:
         self._env, self._values, self._seed = env, values, seed
         self._actions = int(env.action_space.n)
         features, count = _features(env)
-        self._policy = nn.Sequential(features, nn.Linear(count, self._actions))
-        self._target = copy.deepcopy(self._policy)
-        rate = values.learning_rate
-        self._optimizer = torch.optim.Adam(self._policy.parameters(), lr=rate)
+        policy = nn.Sequential(features, nn.Linear(count, self._actions))
         self._rng = np.random.default_rng(seed)
         space = env.observation_space
         assert space.shape is not None
-        self._scale = 1 / 255 if space.dtype == np.uint8 else 1.0
-        self._observations = np.zeros((values.capacity, *space.shape), space.dtype)
-        self._actions_taken = np.zeros(values.capacity, np.int64)
-        self._rewards = np.zeros(values.capacity, np.float32)
-        self._ends = np.zeros(values.capacity, np.float32)
+        self._learner = PlainLearner(
+            policy, space.shape, space.dtype, values.capacity, values.learning_rate, self._rng
+        )
 
     def learn(self, steps: int) -> None:
         """Train for that many env steps."""
-        values, env = self._values, self._env
+        values, env, learner = self._values, self._env, self._learner
         observation, _ = env.reset(seed=self._seed)
         for step in range(steps):
             explores = self._rng.random() < values.epsilon(step)
             action = int(self._rng.integers(self._actions)) if explores else self.act(observation)
             new, reward, terminated, truncated, _ = env.step(np.int64(action))
-            place = step % values.capacity
-            self._observations[place], self._actions_taken[place] = observation, action
-            self._rewards[place] = reward
-            self._ends[place] = terminated
+            learner.store(step, observation, action, float(reward), terminated)
             observation = env.reset()[0] if terminated or truncated else new
             if step > values.warm_up and step % EVERY == 0:
-                self._update(step)
+                learner.update(step, BATCH)
             if step % values.target_steps == 0:
-                self._target.load_state_dict(self._policy.state_dict())
+                learner.sync_target()
 
     def act(self, observation: Array) -> int:
         """The greedy action."""
         with torch.no_grad():
-            return int(self._policy(self._tensor(observation[None])).argmax())
-
-    def _tensor(self, observations: Array) -> Tensor:
-        return torch.from_numpy(observations).float() * self._scale
-
-    def _update(self, step: int) -> None:
-        filled = min(step, self._values.capacity - 1)
-        # The next observation stands in the next row; the newest row has none yet.
-        rows = (step - 1 - self._rng.integers(filled, size=BATCH)) % self._values.capacity
-        rewards, ends = (torch.from_numpy(column[rows]) for column in (self._rewards, self._ends))
-        with torch.no_grad():
-            following = self._observations[(rows + 1) % self._values.capacity]
-            best = self._target(self._tensor(following)).max(dim=1).values
-            wanted = rewards + GAMMA * best * (1 - ends)
-        q = self._policy(self._tensor(self._observations[rows]))
-        taken = q.gather(1, torch.from_numpy(self._actions_taken[rows])[:, None]).squeeze(1)
-        loss = nn.functional.mse_loss(wanted, taken)
-        self._optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        self._optimizer.step()
+            return int(self._learner.policy(self._learner.tensor(observation[None])).argmax())
 
 
 def plain_loop(env: gym.Env[Array, np.int64], values: Hyperparameters, seed: int) -> Peer:

@@ -11,6 +11,7 @@ import numpy as np
 
 from common import parts
 from common.handles import Future, Handle
+from common.item import transition_item
 from common.types import Array, FrameSpec
 from deploy.bench.measurement import Measurement
 from deploy.bench.replay_inputs import (
@@ -67,7 +68,7 @@ def _shard_over_ray(
 ) -> Iterator[Measurement]:
     frame = frame_of(pool)
     rows = int(capacity * 1.02) + 20 * sizes.large_chunk
-    arguments = (capacity, frame, stack, 0.6, rows, 0, 0, 0, kind)
+    arguments = (capacity, frame, transition_item(stack), 0.6, rows, 0, 0, 0, kind)
     shard = runtime.spawn(ReplayServer, *arguments, part=parts.shard(0), incarnation=0)
     feeders = {
         chunk: runtime.spawn(

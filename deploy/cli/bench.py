@@ -18,6 +18,7 @@ MEASURED: Mapping[str, tuple[str, str]] = {
     "cartpole": ("preset cartpole, inline and on Ray: time, score, memory", "seeds, 1 to N"),
     "cartpole-pixels": ("preset cartpole-pixels, on Ray: time, score, memory", "seeds, 1 to N"),
     "checkpoint": ("one shard of 1 GiB: seconds to save and to restore it", ROUNDS),
+    "learner": ("where a learner step's time goes, beside a plain loop", ROUNDS),
     "pong": ("Pong at 84×84: speeds while training, inline and on Ray", ROUNDS),
     "recovery": ("seconds until a lost part is replaced, and the lost work", "losses of each part"),
     "rendering": ("frames per second of CartPole's renderer", ROUNDS),
@@ -95,26 +96,57 @@ def _add_train(parser: Parser) -> None:
     _add_peers(parser)
 
 
+def _add_learner(parser: Parser) -> None:
+    parser.add_argument(
+        "--network",
+        nargs="+",
+        default=(),
+        metavar="KIND",
+        help="mlp, minatar-cnn, small-cnn, nature-cnn or impala-cnn "
+        "(default: mlp minatar-cnn nature-cnn)",
+    )
+    parser.add_argument(
+        "--batch-size",
+        nargs="+",
+        type=positive,
+        default=(),
+        metavar="N",
+        help="items of a batch (default: 32 256)",
+    )
+    parser.add_argument("--device", default="auto", help="see learner.device (default: auto)")
+    parser.add_argument(
+        "--precision",
+        default="fp32",
+        choices=("fp32", "tf32", "bf16"),
+        help="see learner.precision (default: fp32)",
+    )
+    parser.add_argument(
+        "--threads", type=positive, default=1, metavar="N", help="of torch (default: 1)"
+    )
+
+
 MORE: Mapping[str, Callable[[Parser], None]] = {
     "actors": _add_env,
     "cartpole": _add_algorithm,
     "cartpole-pixels": _add_algorithm,
+    "learner": _add_learner,
     "pong": _add_algorithm,
     "replay": _add_peers,
     "train": _add_train,
 }
 """Adds the options of one benchmark alone; each is an argument of its function."""
+OPTIONS = (
+    *("algorithm", "batch_size", "device", "env", "env_steps", "network", "peers", "precision"),
+    "threads",
+)
+"""Names of these arguments."""
 
 
 def _bench(name: str, options: argparse.Namespace, _: Overrides) -> int:
     from deploy.bench.commands import BENCHMARKS
     from deploy.bench.measurement import show
 
-    named: dict[str, Any] = {
-        key: getattr(options, key)
-        for key in ("algorithm", "env", "env_steps", "peers")
-        if hasattr(options, key)
-    }
+    named: dict[str, Any] = {key: getattr(options, key) for key in OPTIONS if hasattr(options, key)}
     for figure in BENCHMARKS[name](options.repeat, **named):
         show(figure, as_json=options.json)
     return 0

@@ -58,8 +58,8 @@ def test_a_stream_is_that_of_an_actor_whose_episode_never_ends():
         chunk = stream.next()
         assert len(chunk.frames) == (10 if number else 14)
         whole = reader.whole(chunk)
-        stacks = whole.frames[whole.observation, 0]
-        following = whole.frames[whole.next_observation, 0]
+        stacks = whole.frames[whole["observation"], 0]
+        following = whole.frames[whole["next_observation"], 0]
         assert stacks[0].tolist() == [expected, expected + 1, expected + 2]
         assert np.array_equal(following, stacks + 2)
         expected += 10

@@ -10,6 +10,7 @@ import torch
 
 from common import wire
 from common.config_toml import merge
+from common.item import item_of
 from common.types import EnvironmentSpec, FrameSpec
 from deploy.launch.presets import make_config
 from deploy.launch.resume import resume
@@ -44,7 +45,8 @@ def test_what_is_not_moved_there_or_back_is_an_error():
 @pytest.mark.parametrize("spec", [PICTURES, VECTORS], ids=["pictures", "vectors"])
 def test_batch_groups_arrive_there_bit_for_bit(spec):
     group = next_group(spec, shards=2)
-    there, here = Stager(THERE).stage(group), Stager(torch.device("cpu")).stage(group)
+    item = item_of(spec)
+    there, here = (Stager(d, item).stage(group) for d in (THERE, torch.device("cpu")))
     for number in range(len(group.rows)):
         (moved, weight), (wanted, wanted_weight) = there.batch(number), here.batch(number)
         assert (moved.next_mask is None) == (not spec.masks_actions)
