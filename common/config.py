@@ -61,6 +61,16 @@ class Config(Section):
                 f"stop.score={self.stop.score:g}: needs evaluations, and "
                 "evaluation.every_learner_steps is none; set stop.score to none, too"
             )
+        if self.checkpoint.exact and not self.learner.threads:
+            raise ValueError(
+                "learner.threads=auto, checkpoint.exact=true: threads must be a number, as another "
+                "one may change the last bits of the weights"
+            )
+        if self.checkpoint.exact and self.learner.publish_s:
+            raise ValueError(
+                f"learner.publish_s={self.learner.publish_s:g}, checkpoint.exact=true: one of them "
+                "must be off, as the clock would decide which weights act"
+            )
         self._check_algorithm()
         return self
 

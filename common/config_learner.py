@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from common.config_sections import Section
+from common.config_sections import Count, Section
 
 Precision = Literal["fp32", "tf32", "bf16"]
 
@@ -15,7 +15,11 @@ class LearnerConfig(Section):
     """The algorithm and its pace."""
 
     device: str = Field("auto", description='"auto": CUDA when there is one, else CPU; or a device')
-    threads: int = Field(1, ge=1, description="CPU threads of torch in the learner")
+    threads: Count = Field(
+        1,
+        description='CPU threads of torch in the learner; "auto": as many as make it fast, '
+        "looked at again while it trains (the number may change the last bits of the weights)",
+    )
     precision: Precision = Field(
         "fp32",
         description='of the learner\'s products: "tf32" (on a GPU) or "bf16" (all layers but the '
@@ -76,6 +80,12 @@ class LearnerConfig(Section):
         description="instead: the target net moves by this share to the policy net in each step",
     )
     publish_steps: int = Field(20, ge=1, description="learner steps between weights for actors")
+    publish_s: float = Field(
+        0.0,
+        ge=0,
+        description="and at least so many seconds, where the network must carry them to many "
+        "nodes; 0: the clock does not decide what is learned",
+    )
     samples_per_insert: float = Field(
         8.0, gt=0, description="how often a transition is trained on, on average"
     )

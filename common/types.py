@@ -323,6 +323,7 @@ class LearnerReport:
     Attributes:
         learner_steps: total since the run began. steps: in this call. samples: in this call.
         version: newest published version of the weights. target_syncs: total.
+        publications: in this call. publish_s: seconds that they took. weights_bytes: of one.
         loss, mean_q, td_error, grad_norm: means over the call (td_error absolute).
         weight_lag: mean of (version − version that acted) over the samples.
         data_age: mean inserts, over all shards, since a sampled item was inserted.
@@ -330,7 +331,7 @@ class LearnerReport:
         rounds_in_flight: batch groups requested and not yet taken, at the end.
         unreachable: parts found dead and not replaced yet (`Learner.reconnect`).
         wall_s, sample_wait_s: seconds in all, and waiting for replay shards to answer.
-        device: of the networks, and build of torch, in words.
+        device: of the networks, and build of torch, in words. threads: of torch.
         diverged: a non-finite loss stopped training; `batch` then holds the batch (wire format).
     """
 
@@ -351,6 +352,10 @@ class LearnerReport:
     sample_wait_s: float
     unreachable: list[PartId] = field(default_factory=list)
     device: str = ""
+    threads: int = 1
+    publications: int = 0
+    publish_s: float = 0.0
+    weights_bytes: int = 0
     diverged: bool = False
     batch: Array | None = None
 

@@ -23,8 +23,29 @@ from common.types import Array, EnvironmentSpec, LearnerReport, Transition
 from common.weights import pack_weights, unpack_weights
 from learner.optimizer import Optimizer
 from learner.prefetch import DeviceBatchGroup, Stager
+from learner.threads import Threads
 from learner.update import Update
 from replay_server.sampler import BatchGroup, ReplaySampler
+
+
+@dataclass(slots=True)
+class _Published:
+    """Publications since the last report.
+
+    Attributes:
+        count: how many. seconds: that they took.
+        nbytes: of the newest. at_s: when it was made, by the monotonic clock.
+    """
+
+    count: int = 0
+    seconds: float = 0.0
+    nbytes: int = 0
+    at_s: float = 0.0
+
+    def add(self, begin_s: float, end_s: float, nbytes: int) -> None:
+        self.count += 1
+        self.seconds += end_s - begin_s
+        self.nbytes, self.at_s = nbytes, end_s
 
 
 @dataclass(slots=True)
@@ -73,7 +94,7 @@ class Learner:
         """
         self._config = config
         learner = config.learner
-        torch.set_num_threads(learner.threads)
+        self._threads = Threads(learner)
         self._device = choose_device(learner.device)
         self._described = describe_device(self._device)
         (weight_seed,) = integer_seeds(seed_sequence(config.seed, Role.NETWORK), 1)
@@ -89,11 +110,11 @@ class Learner:
         self._stager = Stager(self._device, item_of(spec))
         self._weight_store = weight_store
         self._variables_lost = False
-        self._steps = 0
+        self._steps = self._target_syncs = 0
         self._version = -1
         with suppress(RemoteDiedError):  # `publish` reports it
             self._version = weight_store.call("newest_version").result()
-        self._target_syncs = 0
+        self._published = _Published()
         # The batch group in training, and which of its batches is next.
         self._group: BatchGroup | None = None
         self._device_group: DeviceBatchGroup | None = None
@@ -173,6 +194,15 @@ class Learner:
                 self._sampler.update_priorities(group, self._priorities)
                 self._group = self._device_group = None
             self._finish_step()
+        wall_s, waited_s = time.perf_counter() - start, self._sampler.wait_s - waited
+        self._threads.add(means.steps, wall_s - waited_s)
+        return self._report(means, wall_s, waited_s, diverged)
+
+    def _report(
+        self, means: _Means, wall_s: float, waited_s: float, diverged: Array | None
+    ) -> LearnerReport:
+        published, self._published.count = self._published.count, 0
+        publish_s, self._published.seconds = self._published.seconds, 0.0
         return LearnerReport(
             learner_steps=self._steps,
             steps=means.steps,
@@ -187,11 +217,15 @@ class Learner:
             data_age=means.mean("data_age"),
             replay=self._sampler.summaries,
             rounds_in_flight=self._sampler.in_flight,
-            wall_s=time.perf_counter() - start,
-            sample_wait_s=self._sampler.wait_s - waited,
+            wall_s=wall_s,
+            sample_wait_s=waited_s,
             unreachable=[*map(shard, sorted(self._sampler.unreachable))]
             + [WEIGHT_STORE] * self._variables_lost,
             device=self._described,
+            threads=self._threads.count,
+            publications=published,
+            publish_s=publish_s,
+            weights_bytes=self._published.nbytes,
             diverged=diverged is not None,
             batch=diverged,
         )
@@ -205,11 +239,13 @@ class Learner:
         elif self._steps % learner.target_sync_steps == 0:
             self._sync_target()
             self._target_syncs += 1
-        if self._steps % self._config.learner.publish_steps == 0:
+        due = self._steps % learner.publish_steps == 0
+        if due and time.monotonic() - self._published.at_s >= learner.publish_s:
             self.publish()
 
     def publish(self) -> None:
         """Publish the current weights under a new version."""
+        start = time.monotonic()
         self._version += 1
         weights = pack_weights(self._policy.state_dict(), {"learner_steps": self._steps})
         shared = self._weight_store.share(weights)
@@ -217,6 +253,7 @@ class Learner:
             self._weight_store.call("publish", self._version, shared).result()
         except RemoteDiedError:  # `reconnect` publishes again
             self._variables_lost = True
+        self._published.add(start, time.monotonic(), weights.nbytes)
 
     def state(self) -> Array:
         """Networks, optimiser and counters, to continue from (wire format)."""

@@ -77,7 +77,7 @@ def resource_requests(
     gpus = _gpus(learner.device, gpus_offered)
     near = learner_nodes if placement.shards == "near" else None
     return [
-        ResourceRequest(Role.LEARNER, float(learner.threads), gpus, learner_nodes),
+        ResourceRequest(Role.LEARNER, float(max(1, learner.threads)), gpus, learner_nodes),
         ResourceRequest(Role.SHARD, placement.shard_cpus, 0, near, config.replay.shards),
         ResourceRequest(Role.WEIGHT_STORE, 0.0, 0, learner_nodes),
         ResourceRequest(Role.EVALUATOR, EVALUATOR_CPUS, 0, actor_nodes),

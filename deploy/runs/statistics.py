@@ -60,6 +60,8 @@ class _Window:
     fetches: int = 0
     train_s: float = 0.0
     sample_wait_s: float = 0.0
+    publications: int = 0
+    publish_s: float = 0.0
 
 
 class RunStatistics:
@@ -161,6 +163,8 @@ class RunStatistics:
         self._learner = report
         self._window.train_s += report.wall_s
         self._window.sample_wait_s += report.sample_wait_s
+        self._window.publications += report.publications
+        self._window.publish_s += report.publish_s
         if self._learning_since is None:
             self._learning_since = now
         self._learner_rate.add(now, report.learner_steps)
@@ -270,6 +274,7 @@ class RunStatistics:
         return {
             "epsilon": _mean(epsilons),
             "device": learner.device if learner else None,
+            "learner_threads": reported("threads"),
             "learner_on_gpu": float(learner.device.startswith("cuda")) if learner else math.nan,
             "loss": reported("loss"),
             "mean_q": reported("mean_q"),
@@ -277,6 +282,7 @@ class RunStatistics:
             "grad_norm": reported("grad_norm"),
             "weights_version": reported("version"),
             "weights_fetched": self._window.fetches,
+            "weights_bytes": reported("weights_bytes"),
             "oldest_acting_version": min(
                 (report.version for report in self._actors.values()), default=math.nan
             ),
@@ -306,6 +312,8 @@ class RunStatistics:
             "inserts_in_flight": sum(r.inserts_in_flight for r in self._actors.values()),
             "learner_busy": (window.train_s - window.sample_wait_s) / interval_s,
             "sample_wait_s": window.sample_wait_s,
+            "publications_per_s": window.publications / interval_s,
+            "publish_s": window.publish_s,
         }
 
     def summary(self, limiter: RateLimiter, policy: dict[str, Array]) -> dict[str, Any]:

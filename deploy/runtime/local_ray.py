@@ -67,7 +67,7 @@ class OneMachine:
 
     def capacity(self, env_workers: Mapping[str, PartId], starting: int) -> Future[int]:
         """One actor for each core that the learner leaves."""
-        learner = self._config.learner.threads if self._config is not None else 0
+        learner = max(1, self._config.learner.threads) if self._config is not None else 0
         return Ready(max(1, len(os.sched_getaffinity(0)) - learner))
 
     def max_actors(self) -> int | None:

@@ -349,3 +349,22 @@ def test_q_values_of_a_small_world_become_the_true_ones(double):
     assert learnt == pytest.approx(truth, abs=0.03)
     assert np.array_equal(learnt.argmax(axis=1), truth.argmax(axis=1))
     assert report.loss < 0.1
+
+
+def test_the_clock_may_hold_back_weights_and_their_cost_is_reported(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr("learner.learner.time.monotonic", lambda: now[0])
+    bench = Bench(learner={"publish_steps": 2, "publish_s": 5.0})
+    begun = bench.learner.train(1)
+    assert (begun.publications, begun.version) == (1, 0), "the first weights"
+    assert bench.learner.train(7).publications == 0, "not five seconds later yet"
+    now[0] += 5.0
+    report = bench.learner.train(4)
+    assert (report.publications, report.version) == (1, 1)
+    version, weights, _ = bench.published()
+    assert version == 1
+    size = sum(tensor.numel() * 4 for tensor in weights.values())
+    assert size <= report.weights_bytes < size + 2_000
+    unlimited = Bench(learner={"publish_steps": 2}).learner.train(8)
+    assert unlimited.publications == 1 + 4
+    assert unlimited.publish_s >= 0
