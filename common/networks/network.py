@@ -31,6 +31,10 @@ from common.networks.torsos import checked_picture, make_torso, torso_channels
 from common.types import EnvironmentSpec
 
 
+CHANNELS_FIRST = ("minatar-cnn",)
+"""Torsos that a CPU computes faster in torch's own memory format: one layer of few channels."""
+
+
 class QNetwork(nn.Module):
     """q(s, ·), of each kind that `NetworkConfig` names.
 
@@ -73,7 +77,8 @@ class QNetwork(nn.Module):
         last = hidden[-1] if of_head else None
         layers.append(make_head(features, last, spec.num_actions, config))
         self.layers = nn.Sequential(*layers)
-        if self._is_convolution:  # channels last: faster on CPU and GPU alike
+        self._is_channels_last = self._is_convolution and config.kind not in CHANNELS_FIRST
+        if self._is_channels_last:  # faster on CPU and GPU alike
             # torch's stubs lack this overload, its documentation has it
             self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
@@ -103,7 +108,7 @@ class QNetwork(nn.Module):
         x = observation
         if self._joins_stack:
             x = x.flatten(1, 2)  # [B, S·C, H, W]
-        if self._is_convolution:
+        if self._is_channels_last:
             # Reordered while it is still 8-bit.
             x = x.contiguous(memory_format=torch.channels_last)
         is_copy = x.dtype != torch.float32  # so that scaling in place saves a pass over memory
