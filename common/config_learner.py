@@ -83,8 +83,8 @@ class LearnerConfig(Section):
     publish_s: float = Field(
         0.0,
         ge=0,
-        description="and at least so many seconds, where the network must carry them to many "
-        "nodes; 0: the clock does not decide what is learned",
+        description="seconds between them, at least: the network carries them to every node; "
+        "0: learner.publish_steps alone decides, and the clock has no part in what is learned",
     )
     samples_per_insert: float = Field(
         8.0, gt=0, description="how often a transition is trained on, on average"
