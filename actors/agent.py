@@ -13,9 +13,10 @@ from common.weights import unpack_weights
 
 
 class Choice(NamedTuple):
-    """The chosen actions, and what the network's head gives for them.
+    """The chosen actions, and the outputs of the network's head for them.
 
-    Z is 1 for Q values, or the numbers of a distribution; see `QNetwork.outputs`.
+    Z is 1 for Q values, or the numbers of a distribution (`QNetwork.outputs`) for an agent that
+    explores.
     """
 
     actions: Array  # [N] int64
@@ -39,11 +40,13 @@ class Agent:
             network: the policy network.
             device: to compute on.
             rng: of random actions.
-            explores: give noisy layers other noise for each choice; otherwise they have none.
+            explores: its experience is learnt from, and noisy layers have other noise for each
+                choice; otherwise they have none.
         """
         self._network = network.to(device).eval()
         self._device = device
         self._rng = rng
+        self._explores = explores
         self._noisy = [*noisy_layers(network)] if explores else []
         self._noise = torch.Generator()
         if self._noisy:
@@ -69,7 +72,9 @@ class Agent:
             layer.resample(self._noise)
         given = self._network.outputs(torch.from_numpy(stacks).to(self._device))
         q = self._network.values(given).cpu().numpy()  # [N, A]
-        outputs = given.cpu().numpy().reshape(*q.shape, -1)  # [N, A, Z]
+        outputs = q[..., None]  # [N, A, Z]
+        if self._explores and given.dim() == 3:
+            outputs = given.cpu().numpy()
         if legal is None:
             greedy = q.argmax(axis=1)
         else:

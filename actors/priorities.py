@@ -20,7 +20,7 @@ from common.types import Array
 from common.value_rescaling import backup
 
 Measure = Callable[[Array, Array, Array, Array], Array]
-"""Reward and discount, `[K]` float64, and what the head gives for the action taken and for the
+"""Reward and discount, `[K]` float64, and the outputs of the head for the action taken and for the
 greedy action of the state to bootstrap from, `[K, Z]` float32 → priorities, `[K]` float32."""
 
 

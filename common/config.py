@@ -63,13 +63,14 @@ class Config(Section):
             )
         if self.checkpoint.exact and not self.learner.threads:
             raise ValueError(
-                "learner.threads=auto, checkpoint.exact=true: threads must be a number, as another "
-                "one may change the last bits of the weights"
+                "learner.threads=auto, checkpoint.exact=true: set threads to a number, as another "
+                "one may change the last bits of the weights, or checkpoint.exact to false"
             )
         if self.checkpoint.exact and self.learner.publish_s:
             raise ValueError(
-                f"learner.publish_s={self.learner.publish_s:g}, checkpoint.exact=true: one of them "
-                "must be off, as the clock would decide which weights act"
+                f"learner.publish_s={self.learner.publish_s:g}, checkpoint.exact=true: set "
+                "learner.publish_s to 0, or checkpoint.exact to false, as with both the clock "
+                "decides which weights act"
             )
         self._check_algorithm()
         return self

@@ -17,8 +17,8 @@ class LearnerConfig(Section):
     device: str = Field("auto", description='"auto": CUDA when there is one, else CPU; or a device')
     threads: Count = Field(
         1,
-        description='CPU threads of torch in the learner; "auto": as many as make it fast, '
-        "looked at again while it trains (the number may change the last bits of the weights)",
+        description='CPU threads of torch in the learner; "auto": the fastest number, which it '
+        "measures again while it trains (another number may change the last bits of the weights)",
     )
     precision: Precision = Field(
         "fp32",
@@ -83,8 +83,7 @@ class LearnerConfig(Section):
     publish_s: float = Field(
         0.0,
         ge=0,
-        description="seconds between them, at least: the network carries them to every node; "
-        "0: learner.publish_steps alone decides, and the clock has no part in what is learned",
+        description="seconds between two publications of weights, at least; 0: no limit",
     )
     samples_per_insert: float = Field(
         8.0, gt=0, description="how often a transition is trained on, on average"

@@ -194,7 +194,7 @@ Count = Annotated[
     WrapValidator(_count_of),
     PlainSerializer(lambda count: count or AUTO, return_type=int | str),
 ]
-"""A number, or `"auto"`, which is kept as 0 until the run settles it."""
+"""A number, or `"auto"`, which is kept as 0."""
 
 
 class ActorsConfig(Section):

@@ -26,6 +26,10 @@ class Column:
     dtype: str
     shape: tuple[int, ...] = ()
 
+    def __str__(self) -> str:
+        """`next_mask uint8 (2,)`."""
+        return f"{self.name} {self.dtype} {self.shape}"
+
 
 @dataclass(frozen=True)
 class ItemSpec:

@@ -323,7 +323,7 @@ class LearnerReport:
     Attributes:
         learner_steps: total since the run began. steps: in this call. samples: in this call.
         version: newest published version of the weights. target_syncs: total.
-        publications: in this call. publish_s: seconds that they took. weights_bytes: of one.
+        publications: in this call. publishing_s: seconds that they took. weights_bytes: of one.
         loss, mean_q, td_error, grad_norm: means over the call (td_error absolute).
         weight_lag: mean of (version − version that acted) over the samples.
         data_age: mean inserts, over all shards, since a sampled item was inserted.
@@ -354,7 +354,7 @@ class LearnerReport:
     device: str = ""
     threads: int = 1
     publications: int = 0
-    publish_s: float = 0.0
+    publishing_s: float = 0.0
     weights_bytes: int = 0
     diverged: bool = False
     batch: Array | None = None

@@ -25,23 +25,12 @@ MAX_HEADER_BYTES = 1 << 20
 MAX_DIMENSIONS = 8
 MAX_EXTENT_BYTES = 1 << 62
 _PREFIX_BYTES = len(MAGIC) + 4
-_DTYPES = {
-    np.dtype(name).str: np.dtype(name).newbyteorder("<")
-    for name in (
-        "bool",
-        "uint8",
-        "int8",
-        "uint16",
-        "int16",
-        "uint32",
-        "int32",
-        "uint64",
-        "int64",
-        "float16",
-        "float32",
-        "float64",
-    )
-}
+TYPES = (
+    *("bool", "uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64"),
+    *("float16", "float32", "float64"),
+)
+"""Types of columns."""
+_DTYPES = {np.dtype(name).str: np.dtype(name).newbyteorder("<") for name in TYPES}
 
 
 def _aligned(offset: int) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
+from time import monotonic
 
 import numpy as np
 import torch
@@ -202,7 +203,7 @@ class Learner:
         self, means: _Means, wall_s: float, waited_s: float, diverged: Array | None
     ) -> LearnerReport:
         published, self._published.count = self._published.count, 0
-        publish_s, self._published.seconds = self._published.seconds, 0.0
+        publishing_s, self._published.seconds = self._published.seconds, 0.0
         return LearnerReport(
             learner_steps=self._steps,
             steps=means.steps,
@@ -224,7 +225,7 @@ class Learner:
             device=self._described,
             threads=self._threads.count,
             publications=published,
-            publish_s=publish_s,
+            publishing_s=publishing_s,
             weights_bytes=self._published.nbytes,
             diverged=diverged is not None,
             batch=diverged,
@@ -240,12 +241,12 @@ class Learner:
             self._sync_target()
             self._target_syncs += 1
         due = self._steps % learner.publish_steps == 0
-        if due and time.monotonic() - self._published.at_s >= learner.publish_s:
+        if due and monotonic() - self._published.at_s >= learner.publish_s:
             self.publish()
 
     def publish(self) -> None:
         """Publish the current weights under a new version."""
-        start = time.monotonic()
+        start = monotonic()
         self._version += 1
         weights = pack_weights(self._policy.state_dict(), {"learner_steps": self._steps})
         shared = self._weight_store.share(weights)
@@ -253,7 +254,7 @@ class Learner:
             self._weight_store.call("publish", self._version, shared).result()
         except RemoteDiedError:  # `reconnect` publishes again
             self._variables_lost = True
-        self._published.add(start, time.monotonic(), weights.nbytes)
+        self._published.add(start, monotonic(), weights.nbytes)
 
     def state(self) -> Array:
         """Networks, optimiser and counters, to continue from (wire format)."""

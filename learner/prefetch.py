@@ -14,6 +14,7 @@ from torch import Tensor
 
 from common.item import ItemSpec
 from common.types import Array, Sample, Transition
+from replay_server.messages import check_sample
 from replay_server.sampler import BatchGroup
 
 
@@ -49,14 +50,20 @@ class Stager:
 
     def __init__(self, device: torch.device, item: ItemSpec) -> None:
         """For batch groups of these items that train on `device`."""
-        self._device = device
+        self._device, self._item = device, item
         self._observations = tuple(column.name for column in item.observations)
         values = (column.name for column in item.values if column.name != "version")
         self._names = (*self._observations, *values)
         self._pin = device.type == "cuda"
 
     def stage(self, group: BatchGroup) -> DeviceBatchGroup:
-        """Copy a batch group to the device."""
+        """Copy a batch group to the device.
+
+        Raises:
+            WireError: a sample whose columns are not the item's.
+        """
+        for sample in group.samples:
+            check_sample(sample, self._item)
         columns: dict[str, Tensor] = {}
         for name in self._names:
             parts = [self._column(name, sample) for sample in group.samples]

@@ -8,6 +8,7 @@ from typing import Any
 
 from common import wire
 from common.errors import WireError
+from common.item import ItemSpec
 from common.text import counted
 from common.types import Array, Chunk, PackedFrames, Sample, ShardSummary
 
@@ -109,3 +110,19 @@ def decode_sample(buffer: Array) -> Sample:
         return Sample(columns=arrays, summary=ShardSummary(**meta), **parts)
     except (KeyError, TypeError) as error:
         raise WireError(f"not a sample: {error}") from error
+
+
+def check_sample(sample: Sample, item: ItemSpec) -> None:
+    """Check the columns of a sample of B items.
+
+    Raises:
+        WireError: a column is missing, is not the item's, or is of another shape or type.
+    """
+    for name, (dtype, shape) in item.forms.items():
+        column = sample.columns.get(name)
+        if column is None:
+            raise WireError(f"sample without column {name!r}")
+        if column.shape != (len(sample), *shape) or column.dtype != dtype:
+            raise WireError(f"sample column {name!r} of {column.dtype} {column.shape}")
+    if len(sample.columns) != len(item.forms):
+        raise WireError(f"sample with columns {', '.join(sample.columns)}")

@@ -73,12 +73,13 @@ def _check_same_item(before: ItemSpec, item: ItemSpec) -> None:
         raise ValueError(f"stacks of {counted(before.stack, 'frame')}: must be {item.stack}")
     if before.mask_bytes != item.mask_bytes:
         raise ValueError(f"{_masks(before)}: must have {_masks(item)}")
-    for column in before.columns:
-        if column not in item.columns:
-            raise ValueError(f"items with {column}: must have {', '.join(map(str, item.columns))}")
-    for column in item.columns:
-        if column not in before.columns:
-            raise ValueError(f"items without {column}")
+    more = [str(column) for column in before.columns if column not in item.columns]
+    less = [str(column) for column in item.columns if column not in before.columns]
+    if more or less:
+        raise ValueError(
+            f"items with {', '.join(more) or 'no other columns'} and without "
+            f"{', '.join(less) or 'none'}, as the configuration was another; resume with that one"
+        )
 
 
 def _masks(item: ItemSpec) -> str:

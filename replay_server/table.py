@@ -30,7 +30,7 @@ PRIORITY_FLOOR = 1e-6
 
 
 class Table:
-    """A ring of transitions that are sampled in proportion to priority^α.
+    """A ring of items that are sampled in proportion to priority^α.
 
     Not safe for threads: one shard has one caller at a time.
 
@@ -59,7 +59,7 @@ class Table:
         """An empty table. It claims memory as it fills.
 
         Args:
-            capacity: transitions, at the most.
+            capacity: items, at the most.
             frame: shape and type of a frame.
             item: the columns of an item.
             alpha: exponent of priorities; 0 samples uniformly.
@@ -131,7 +131,7 @@ class Table:
 
         Raises:
             UnknownFramesError: the chunk reuses frames that the table lacks. The table counts its
-                transitions as orphaned, and nothing else changes.
+                items as orphaned, and nothing else changes.
             ValueError: a chunk larger than the table, or stacks that name frames it lacks.
         """
         count = len(chunk)
@@ -311,7 +311,7 @@ class Table:
         if count > self.capacity or not self.retention.fits(rows, nbytes):
             limit = self.max_frame_bytes
             raise ValueError(
-                f"chunk of {counted(count, 'transition')} and {counted(chunk.num_frames, 'frame')} "
+                f"chunk of {counted(count, 'item')} and {counted(chunk.num_frames, 'frame')} "
                 f"({counted(nbytes, 'byte')}): the table holds {self.capacity} and "
                 f"{self.frames.capacity}"
                 + (f" ({counted(limit, 'byte')})" if limit is not None else "")

@@ -34,8 +34,7 @@ def check_columns(chunk: Chunk, item: ItemSpec) -> None:
     """Check the columns of a chunk of K items.
 
     Raises:
-        ValueError: a column is missing, or there is one too many, or one is of another shape or
-            type.
+        ValueError: a column is missing, is not the item's, or is of another shape or type.
     """
     count = len(chunk)
     for name, (dtype, form) in item.forms.items():

@@ -30,7 +30,6 @@ from common.networks.own_torso import make_own_torso
 from common.networks.torsos import checked_picture, make_torso, torso_channels
 from common.types import EnvironmentSpec
 
-
 CHANNELS_FIRST = ("minatar-cnn",)
 """Torsos that a CPU computes faster in torch's own memory format: one layer of few channels."""
 

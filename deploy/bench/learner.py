@@ -5,8 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from statistics import median
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,10 +16,12 @@ from common.handles import InlineHandle
 from common.item import transition_item
 from common.networks import choose_device, make_network
 from common.seeding import Role, integer_seeds, seed_sequence
+from common.text import counted
 from common.types import PAD, Array, Chunk, EnvironmentSpec, FrameSpec
-from common.weights import pack_weights
+from common.weights import WeightStore, pack_weights
 from deploy.bench.measurement import Measurement
 from deploy.bench.peer_training import PlainLearner
+from learner.learner import Learner
 from learner.optimizer import Optimizer
 from learner.prefetch import DeviceBatchGroup, Stager
 from learner.update import Update
@@ -29,10 +29,14 @@ from replay_server.messages import encode_chunk
 from replay_server.sampler import BatchGroup, ReplaySampler
 from replay_server.server import ReplayServer
 
-OURS, PLAIN = "raydqn", "plain loop"
+OURS, TIMED, PLAIN = "raydqn", "raydqn with a clock", "plain loop"
 PHASES = ("sample", "stage", "forward", "backward", "optimiser", "read", "publish")
 """Of one learner step; the loss belongs to `forward`, the limit of the gradient to `backward`, and
 `read` is the transfer of priorities and figures to the processor."""
+REST = "rest"
+"""Of a learner's step: means for the report, versions, the release of messages."""
+CALL_S = 0.1
+"""Seconds of one call of the learner, about; a call ends with a report."""
 STEP = "learner step"
 SPECS = {
     "mlp": EnvironmentSpec(FrameSpec((4,), "float32", 1.0), 1, 2, {}),
@@ -41,14 +45,14 @@ SPECS = {
     "nature-cnn": EnvironmentSpec(FrameSpec((1, 84, 84), "uint8", 1 / 255), 4, 6, {}),
     "impala-cnn": EnvironmentSpec(FrameSpec((1, 84, 84), "uint8", 1 / 255), 4, 6, {}),
 }
-"""What each network sees: CartPole, MinAtar, and Atari in two sizes."""
+"""The observations of each network: those of CartPole, MinAtar, and Atari in two sizes."""
 HIDDEN = {"mlp": (128, 128), "minatar-cnn": (128,), "small-cnn": (256,)}
 CAPACITY, CHUNK = 8_192, 64
 
 
 @dataclass(frozen=True, slots=True)
 class LearnerBench:
-    """What is measured, and for how long.
+    """Subjects and length of the measurement.
 
     Attributes:
         networks: kinds (`network.kind`). batch_sizes: of each.
@@ -68,11 +72,12 @@ class LearnerBench:
 
 
 def bench_learner(given: LearnerBench) -> Iterator[Measurement]:
-    """Milliseconds of a learner step and of its phases, and of a plain loop's, taken in turn.
+    """Milliseconds of a learner step, of its phases, and of a plain loop's step, taken in turn.
 
-    Both sample from a memory in this process and train a network without dueling streams by the
+    All sample from a memory in this process and train a network without dueling streams by the
     plain Bellman target: raydqn with priorities, three-step returns and the Huber loss, the plain
-    loop as CleanRL does.
+    loop as CleanRL does. The phases are those of the same step with a clock in it, before each look
+    at which a GPU finishes its work. The plain loop takes part on a CPU in fp32.
 
     Raises:
         UserError: an unknown network, or a device that is not there.
@@ -97,6 +102,8 @@ def _config(network: str, batch_size: int, given: LearnerBench) -> Config:
                 "double": False,
                 "precision": given.precision,
                 "threads": given.threads,
+                "device": given.device,
+                "samples_in_flight": 1,
                 "warmup_transitions": batch_size,
             },
             "seed": 1,
@@ -107,38 +114,72 @@ def _config(network: str, batch_size: int, given: LearnerBench) -> Config:
 def _measure(
     config: Config, spec: EnvironmentSpec, device: torch.device, given: LearnerBench
 ) -> Iterator[Measurement]:
-    ours = TimedLearner(config, spec, device)
-    plain = _plain(config, spec) if device.type == "cpu" else None
-    steps: dict[str, list[float]] = {OURS: []}
-    phases: dict[str, list[float]] = {phase: [] for phase in PHASES}
-    subjects: dict[str, Callable[[], Any]] = {OURS: ours.step}
-    if plain is not None:
-        subjects[PLAIN] = plain
-        steps[PLAIN] = []
+    timed = TimedLearner(config, spec, device)
+    subjects: dict[str, Callable[[], int]] = {OURS: _learner(config, spec), TIMED: timed.step}
+    if device.type == "cpu" and given.precision == "fp32":
+        subjects[PLAIN] = _plain(config, spec)
+    steps: dict[str, list[float]] = {name: [] for name in subjects}
+    phases: dict[str, list[float]] = {phase: [] for phase in (*PHASES, REST)}
     for step in subjects.values():
         for _ in range(3):
             step()
     for _ in range(given.rounds):
         for name, step in subjects.items():
-            ours.seconds.clear()
+            timed.seconds.clear()
             done, start = 0, time.perf_counter()
             while (elapsed := time.perf_counter() - start) < given.slice_s:
-                step()
-                done += 1
+                done += step()
             steps[name].append(1e3 * elapsed / done)
-            if name == OURS:
+            if name == TIMED:
                 for phase in PHASES:
-                    phases[phase].append(1e3 * ours.seconds[phase] / done)
-    where = f"{config.network.kind}, batch {config.learner.batch_size}"
-    for name, values in steps.items():
-        yield Measurement.of(STEP, f"{where}, {name}", values, "ms")
-    for phase in PHASES:
-        yield Measurement.of(f"  {phase}", f"{where}, {OURS}", phases[phase], "ms")
-    rate = config.learner.batch_size * 1e3 / median(steps[OURS])
-    yield Measurement.of("samples", f"{where}, {OURS}", [rate], "transitions/s")
-    if plain is not None:
+                    phases[phase].append(1e3 * timed.seconds[phase] / done)
+        phases[REST].append(steps[OURS][-1] - sum(phases[phase][-1] for phase in PHASES))
+    yield from _figures(_where(config, device), config.learner.batch_size, steps, phases)
+
+
+def _where(config: Config, device: torch.device) -> str:
+    learner = config.learner
+    parts = [config.network.kind, f"batch {learner.batch_size}"]
+    if learner.precision != "fp32":
+        parts.append(learner.precision)
+    if device.type != "cpu":
+        parts.append(device.type)
+    elif learner.threads > 1:
+        parts.append(counted(learner.threads, "thread"))
+    return ", ".join(parts)
+
+
+def _figures(
+    where: str, batch_size: int, steps: dict[str, list[float]], phases: dict[str, list[float]]
+) -> Iterator[Measurement]:
+    for name in (OURS, PLAIN):
+        if name in steps:
+            yield Measurement.of(STEP, f"{where}, {name}", steps[name], "ms")
+    for phase, values in phases.items():
+        yield Measurement.of(f"  {phase}", f"{where}, {OURS}", values, "ms")
+    rates = [batch_size * 1e3 / step for step in steps[OURS]]
+    yield Measurement.of("samples", f"{where}, {OURS}", rates, "transitions/s")
+    if PLAIN in steps:
         ratios = [a / b for a, b in zip(steps[PLAIN], steps[OURS], strict=True)]
         yield Measurement.of("learner steps/s", f"{where}, {OURS} ÷ {PLAIN}", ratios, "ratio")
+
+
+def _filled_shard(spec: EnvironmentSpec) -> InlineHandle:
+    item = transition_item(spec.stack)
+    server = ReplayServer(CAPACITY, spec.frame, item, 0.6, 2 * CAPACITY, 1, 0)
+    for chunk in _chunks(spec):
+        server.insert(encode_chunk(chunk))
+    return InlineHandle(server)
+
+
+def _learner(config: Config, spec: EnvironmentSpec) -> Callable[[], int]:
+    """Steps of a whole learner, in calls of about `CALL_S` seconds."""
+    learner = Learner(config, spec, [_filled_shard(spec)], InlineHandle(WeightStore()))
+    learner.train(2)
+    start = time.perf_counter()
+    learner.train(2)
+    count = max(1, round(2 * CALL_S / (time.perf_counter() - start)))
+    return lambda: learner.train(count).steps
 
 
 class TimedLearner:
@@ -158,28 +199,24 @@ class TimedLearner:
         target.requires_grad_(False).eval()
         optimizer = Optimizer(self.policy.parameters(), config.learner)
         self._update = Update(config, self.policy, target, optimizer, device)
-        item = transition_item(spec.stack)
-        server = ReplayServer(CAPACITY, spec.frame, item, 0.6, 2 * CAPACITY, 1, 0)
-        for chunk in _chunks(spec):
-            server.insert(encode_chunk(chunk))
         learner = config.learner
         self._sampler = ReplaySampler(
-            [InlineHandle(server)],
+            [_filled_shard(spec)],
             learner.batch_size,
             learner.batches_per_sample,
             1,
             config.replay.beta,
             np.random.default_rng(seed_sequence(config.seed, Role.SAMPLER, 0, 0)),
         )
-        self._stager = Stager(device, item)
+        self._stager = Stager(device, transition_item(spec.stack))
         self._group: BatchGroup
         self._staged: DeviceBatchGroup
         self._priorities = np.zeros((learner.batches_per_sample, learner.batch_size))
         self._steps = 0
         self.seconds = _Clock(device)
 
-    def step(self) -> None:
-        """One learner step, as `Learner.train` makes it."""
+    def step(self) -> int:
+        """One learner step, which changes the network as `Learner.train` does; returns 1."""
         clock, number = self.seconds, self._steps
         batches = self._config.learner.batches_per_sample
         clock.start()
@@ -204,6 +241,7 @@ class TimedLearner:
         if self._steps % self._config.learner.publish_steps == 0:
             pack_weights(self.policy.state_dict(), {"learner_steps": self._steps})
         clock.lap("publish")
+        return 1
 
 
 class _Clock(dict[str, float]):
@@ -252,7 +290,7 @@ def _frames(rng: np.random.Generator, count: int, frame: FrameSpec) -> Array:
     return rng.normal(size=(count, *frame.shape)).astype(np.float32)
 
 
-def _plain(config: Config, spec: EnvironmentSpec) -> Callable[[], None]:
+def _plain(config: Config, spec: EnvironmentSpec) -> Callable[[], int]:
     """The update of a plain loop with the same network, from a memory of whole observations."""
     batch_size, steps = config.learner.batch_size, CAPACITY // 4
     learner = PlainLearner(
@@ -262,12 +300,18 @@ def _plain(config: Config, spec: EnvironmentSpec) -> Callable[[], None]:
         steps,
         config.learner.learning_rate,
         np.random.default_rng(0),
+        spec.frame.scale,
     )
     rng = np.random.default_rng(1)
     for step in range(steps):
         frames = _frames(rng, spec.stack, spec.frame)
         learner.store(step, frames, int(rng.integers(spec.num_actions)), 0.0, False)
-    return lambda: learner.update(steps, batch_size)
+
+    def update() -> int:
+        learner.update(steps, batch_size)
+        return 1
+
+    return update
 
 
 class _Plain(torch.nn.Module):

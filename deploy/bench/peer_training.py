@@ -133,20 +133,22 @@ class PlainLearner:
         capacity: int,
         learning_rate: float,
         rng: np.random.Generator,
+        scale: float,
     ) -> None:
         """With nothing in the memory.
 
         Args:
-            policy: `[B, *shape]` float32 → `[B, A]`; 8-bit observations are scaled to [0, 1].
+            policy: `[B, *shape]` float32 → `[B, A]`.
             shape, dtype: of an observation.
             capacity: transitions that the memory holds.
             learning_rate: of Adam.
             rng: for sampling.
+            scale: factor of observations.
         """
         self.policy, self._rng, self.capacity = policy, rng, capacity
         self._target = copy.deepcopy(policy)
         self._optimizer = torch.optim.Adam(policy.parameters(), lr=learning_rate)
-        self._scale = 1 / 255 if dtype == np.uint8 else 1.0
+        self._scale = scale
         self._observations = np.zeros((capacity, *shape), dtype)
         self._actions = np.zeros(capacity, np.int64)
         self._rewards = np.zeros(capacity, np.float32)
@@ -159,7 +161,7 @@ class PlainLearner:
         self._rewards[place], self._ends[place] = reward, end
 
     def tensor(self, observations: Array) -> Tensor:
-        """What the policy is given."""
+        """Observations as the policy takes them."""
         return torch.from_numpy(observations).float() * self._scale
 
     def sync_target(self) -> None:
@@ -198,8 +200,10 @@ class PlainLoop:
         self._rng = np.random.default_rng(seed)
         space = env.observation_space
         assert space.shape is not None
+        scale = 1 / 255 if space.dtype == np.uint8 else 1.0
         self._learner = PlainLearner(
-            policy, space.shape, space.dtype, values.capacity, values.learning_rate, self._rng
+            *(policy, space.shape, space.dtype, values.capacity, values.learning_rate, self._rng),
+            scale,
         )
 
     def learn(self, steps: int) -> None:

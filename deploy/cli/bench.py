@@ -18,7 +18,7 @@ MEASURED: Mapping[str, tuple[str, str]] = {
     "cartpole": ("preset cartpole, inline and on Ray: time, score, memory", "seeds, 1 to N"),
     "cartpole-pixels": ("preset cartpole-pixels, on Ray: time, score, memory", "seeds, 1 to N"),
     "checkpoint": ("one shard of 1 GiB: seconds to save and to restore it", ROUNDS),
-    "learner": ("where a learner step's time goes, beside a plain loop", ROUNDS),
+    "learner": ("where a learner step's time goes; on a CPU beside a plain loop", ROUNDS),
     "pong": ("Pong at 84×84: speeds while training, inline and on Ray", ROUNDS),
     "recovery": ("seconds until a lost part is replaced, and the lost work", "losses of each part"),
     "rendering": ("frames per second of CartPole's renderer", ROUNDS),

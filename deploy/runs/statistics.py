@@ -61,7 +61,7 @@ class _Window:
     train_s: float = 0.0
     sample_wait_s: float = 0.0
     publications: int = 0
-    publish_s: float = 0.0
+    publishing_s: float = 0.0
 
 
 class RunStatistics:
@@ -164,7 +164,7 @@ class RunStatistics:
         self._window.train_s += report.wall_s
         self._window.sample_wait_s += report.sample_wait_s
         self._window.publications += report.publications
-        self._window.publish_s += report.publish_s
+        self._window.publishing_s += report.publishing_s
         if self._learning_since is None:
             self._learning_since = now
         self._learner_rate.add(now, report.learner_steps)
@@ -313,7 +313,7 @@ class RunStatistics:
             "learner_busy": (window.train_s - window.sample_wait_s) / interval_s,
             "sample_wait_s": window.sample_wait_s,
             "publications_per_s": window.publications / interval_s,
-            "publish_s": window.publish_s,
+            "publishing_s": window.publishing_s,
         }
 
     def summary(self, limiter: RateLimiter, policy: dict[str, Array]) -> dict[str, Any]:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import math
 import os
+import subprocess
+import sys
+import time
 
+import numpy as np
 import pytest
 import torch
 
 from common.config_learner import LearnerConfig
 from common.config_toml import build
 from common.errors import UserError
-from learner.threads import LOOK_S, STALE_S, FreeCores, Threads, cpu_quota
+from learner.threads import LOOK_S, STALE_S, FreeCores, Quota, Threads
 from support.learning import Bench
 
 AUTO = LearnerConfig(threads="auto")
@@ -21,18 +25,17 @@ class Machine:
     """Cores, of which neighbours use some, and a learner whose steps take so long on them."""
 
     def __init__(self, cores, serial=0.0, overhead=0.0):
-        self.cores, self.neighbours = cores, 0.0
+        self.most, self.neighbours = cores, 0.0
         self.serial, self.overhead = serial, overhead
         self.now, self.used = 0.0, []
-        self.threads = Threads(
-            AUTO,
-            free_cores=lambda: max(0.0, self.cores - self.neighbours),
-            clock=lambda: self.now,
-            use=self.used.append,
-        )
+        self.noise = lambda: 0.0
+        self.threads = Threads(AUTO, self, clock=lambda: self.now, use=self.used.append)
+
+    def free(self):
+        return max(0.0, self.most - self.neighbours + self.noise())
 
     def step_s(self, count):
-        share = min(1.0, (self.cores - self.neighbours) / count)  # of the slowest thread
+        share = min(1.0, (self.most - self.neighbours) / count)  # of the slowest thread
         return 0.01 * (self.serial + (1 - self.serial) / count / share + self.overhead * count)
 
     def train(self, seconds):
@@ -47,7 +50,7 @@ class Machine:
 @pytest.mark.parametrize("count", [1, 3])
 def test_a_number_is_kept(count):
     used = []
-    threads = Threads(LearnerConfig(threads=count), free_cores=lambda: 64.0, use=used.append)
+    threads = Threads(LearnerConfig(threads=count), Machine(64), use=used.append)
     for _ in range(10):
         threads.add(100, 10 * LOOK_S)
     assert (threads.count, used) == (count, [count])
@@ -97,35 +100,112 @@ def test_a_number_that_was_slow_once_is_tried_again():
     assert machine.threads.count == 2
 
 
+@pytest.mark.parametrize(("low", "high", "expected"), [(4.8, 6.4, 4), (1.4, 1.6, 1)])
+def test_free_cores_that_fluctuate_leave_the_number_as_it_is(low, high, expected):
+    rng = np.random.default_rng(0)
+    machine = Machine(8, serial=0.1)
+    machine.noise = lambda: rng.uniform(low, high) - machine.most
+    machine.train(30 * LOOK_S)
+    machine.used.clear()
+    machine.train(300 * LOOK_S)
+    assert machine.threads.count == expected
+    # Every minute the neighbours of the number are tried again: there and back, each of the two.
+    assert len(machine.used) <= 4 * 300 * LOOK_S / STALE_S
+
+
+def test_where_nothing_can_be_measured_the_number_stays():
+    machine = Machine(2, serial=0.1)
+    machine.train(20 * LOOK_S)
+    machine.free = lambda: None
+    machine.used.clear()
+    machine.train(STALE_S + 5 * LOOK_S)
+    assert (machine.threads.count, machine.used) == (2, [])
+
+
 def test_calls_without_a_step_decide_nothing():
-    threads = Threads(AUTO, free_cores=lambda: 8.0, use=lambda _: None)
+    threads = Threads(AUTO, Machine(8), use=lambda _: None)
     for _ in range(5):
         threads.add(0, LOOK_S)
     assert threads.count == 1
 
 
-def test_free_cores_are_those_of_this_process_at_the_most():
-    free = FreeCores()
-    for _ in range(3):
-        assert 0.0 <= free() <= len(os.sched_getaffinity(0))
+@pytest.mark.parametrize(
+    ("busy_s", "own_s", "group_s", "quota", "expected"),
+    [
+        (0.0, 0.0, 0.0, math.inf, 4.0),
+        (20.0, 20.0, 0.0, math.inf, 4.0),  # this process alone
+        (30.0, 20.0, 0.0, math.inf, 3.0),
+        (99.0, 20.0, 0.0, math.inf, 0.0),
+        (20.0, 20.0, 20.0, 2.0, 2.0),
+        (30.0, 5.0, 20.0, 2.0, 0.5),  # others in the group take 1.5 of its 2
+    ],
+)
+def test_free_cores_are_those_that_others_leave(busy_s, own_s, group_s, quota, expected):
+    looks = iter([(100.0, 7.0, 8.0, 9.0), (110.0, 7.0 + busy_s, 8.0 + own_s, 9.0 + group_s)])
+    cores = FreeCores(Quota(quota))
+    cores._affinity = [0, 1, 2, 3]
+    cores._look = lambda: next(looks)
+    cores.free()  # the first of these looks
+    assert cores.free() == pytest.approx(expected)
+
+
+def test_this_machine_has_free_cores_that_a_busy_process_takes():
+    cores = FreeCores()
+    assert 1.0 <= cores.most <= len(os.sched_getaffinity(0))
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as neighbour:
+        try:
+            cores.free()
+            time.sleep(0.5)
+            assert 0.0 <= cores.free() <= len(os.sched_getaffinity(0)) - 0.3
+        finally:
+            neighbour.kill()
+
+
+GROUP = "0::/pod/container"
 
 
 @pytest.mark.parametrize(
-    ("limits", "expected"),
+    ("files", "group", "expected"),
     [
-        ({}, math.inf),
-        ({"": "max 100000"}, math.inf),
-        ({"pod/container": "400000 100000"}, 4.0),
-        ({"pod": "150000 100000", "pod/container": "max 100000"}, 2.0),
-        ({"pod/container": "20000 100000"}, 1.0),
-        ({"pod/container": "nonsense"}, math.inf),
+        ({}, GROUP, (math.inf, 0.0)),
+        ({"cpu.max": "max 100000"}, GROUP, (math.inf, 0.0)),
+        (
+            {
+                "pod/container/cpu.max": "400000 100000",
+                "pod/container/cpu.stat": "usage_usec 2500000\nuser_usec 1",
+            },
+            GROUP,
+            (4.0, 2.5),
+        ),
+        (
+            {"pod/cpu.max": "150000 100000", "pod/container/cpu.max": "max 100000"},
+            GROUP,
+            (1.5, 0.0),
+        ),
+        ({"unified/pod/container/cpu.max": "200000 100000"}, GROUP, (2.0, 0.0)),
+        ({"pod/container/cpu.max": "nonsense"}, GROUP, (math.inf, 0.0)),
+        ({}, "nonsense", (math.inf, 0.0)),
+        (
+            {
+                "cpu,cpuacct/pod/cpu.cfs_quota_us": "50000",
+                "cpu,cpuacct/pod/cpu.cfs_period_us": "100000",
+                "cpu,cpuacct/pod/cpuacct.usage": "1500000000",
+            },
+            "3:cpu,cpuacct:/pod",
+            (0.5, 1.5),
+        ),
+        ({"cpu/cpu.cfs_quota_us": "-1"}, "1:cpu:/", (math.inf, 0.0)),
     ],
 )
-def test_the_quota_of_a_container_counts(tmp_path, limits, expected):
-    (tmp_path / "pod/container").mkdir(parents=True)
-    for folder, text in limits.items():
-        (tmp_path / folder / "cpu.max").write_text(text)
-    assert cpu_quota("/pod/container", tmp_path) == expected
+def test_the_tightest_quota_of_a_container_counts(tmp_path, files, group, expected):
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    own = tmp_path / "own"
+    own.write_text(f"9:name=systemd:/\n{group}\n")
+    quota = Quota.of_this_process(tmp_path, own)
+    assert (quota.cores, quota.used_s()) == expected
+    assert Quota.of_this_process(tmp_path, tmp_path / "none").cores == math.inf
 
 
 def test_a_learner_reports_its_threads():

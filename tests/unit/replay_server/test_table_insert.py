@@ -52,7 +52,7 @@ def changed(chunk, **columns):
 
 
 BROKEN_CHUNKS = {
-    "too many transitions": (lambda c: random_chunk(np.random.default_rng(0), 9, 2), "9 trans"),
+    "too many transitions": (lambda c: random_chunk(np.random.default_rng(0), 9, 2), "9 items"),
     "too many frames": (lambda c: random_chunk(np.random.default_rng(0), 1, 33), "33 frames"),
     "another frame shape": (lambda c: replace(c, frames=c.frames[..., :1]), "frames of shape"),
     "another frame type": (lambda c: replace(c, frames=c.frames.astype("f4")), "frames of float32"),
