@@ -28,6 +28,9 @@ SLOW_LEARNER = (
     *("--learner.samples-per-insert", "32", "--replay.capacity", "20000"),
     *("--checkpoint.every-s", "10", "--evaluation.every-learner-steps", "1000000"),
     *("--stop.score", "none", "--stop.env-steps", "none"),
+    # Many small messages: after `COMPILED_AFTER_CALLS` calls a shard compiles its loops, which
+    # takes 50 MiB once. With few messages, on a slow machine, that comes after the warm-up.
+    *("--learner.batches-per-sample", "1", "--actors.chunk-steps", "2"),
 )
 """Actors that are much faster than the learner, and a memory that is soon full."""
 WARM_UP_SHARE = 1 / 3
