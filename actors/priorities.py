@@ -14,7 +14,8 @@ from torch import Tensor
 
 from common.config_learner import LearnerConfig
 from common.config_network import NetworkConfig
-from common.losses import cross_entropy, entropy, project, quantile_huber
+from common.losses import cross_entropy, entropy, middles, project, quantile_huber
+from common.network_shapes import numbers_per_action
 from common.networks import Categorical, QNetwork
 from common.types import Array
 from common.value_rescaling import backup
@@ -26,12 +27,9 @@ greedy action of the state to bootstrap from, `[K, Z]` float32 → priorities, `
 
 def numbers_of(config: NetworkConfig) -> int:
     """Z, the numbers that a head gives an actor for each action."""
-    return {
-        "value": 1,
-        "categorical": config.atoms,
-        "quantile": config.quantiles,
-        "implicit-quantile": config.action_taus,
-    }[config.head]
+    if config.head == "implicit-quantile":
+        return config.action_taus
+    return numbers_per_action(config)
 
 
 def make_measure(network: QNetwork, head: str, config: LearnerConfig) -> Measure:
@@ -75,9 +73,8 @@ def _quantile_loss(config: LearnerConfig) -> Callable[..., Tensor]:
 
     def measure(reward: Tensor, discount: Tensor, taken: Tensor, best: Tensor) -> Tensor:
         count = taken.shape[1]
-        taus = (torch.arange(count) + 0.5) / count
         wanted = backup(reward, discount, best, config.value_rescaling)
-        return quantile_huber(taken, taus, wanted, config.huber_delta) / count
+        return quantile_huber(taken, middles(count), wanted, config.huber_delta) / count
 
     return measure
 

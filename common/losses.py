@@ -44,6 +44,11 @@ def quantile_huber(predicted: Tensor, taus: Tensor, target: Tensor, delta: float
     return (share * huber(error, delta) / delta).mean(dim=2).sum(dim=1)
 
 
+def middles(count: int, device: torch.device | None = None) -> Tensor:
+    """The fractions (2i + 1) / 2·count of evenly spaced quantiles: `[count]`."""
+    return (torch.arange(count, device=device) + 0.5) / count
+
+
 def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
     """−Σ target·log softmax(logits): `[B, Z]`, `[B, Z]` → `[B]` (Bellemare et al. 2017, alg. 1)."""
     return -(target * logits.log_softmax(dim=1)).sum(dim=1)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from common.config_learner import LearnerConfig
-from common.losses import cross_entropy, entropy, huber, project, quantile_huber
+from common.losses import cross_entropy, entropy, huber, middles, project, quantile_huber
 from common.networks import Categorical, QNetwork
 from common.types import Transition
 from common.value_rescaling import backup
@@ -160,8 +160,7 @@ class QuantileObjective:
         quantiles = taken(self._forward.outputs(policy, batch.observation, drawn), batch.action)
         taus = drawn
         if taus is None:
-            count = quantiles.shape[1]
-            taus = (torch.arange(count, device=quantiles.device) + 0.5) / count
+            taus = middles(quantiles.shape[1], quantiles.device)
         loss = quantile_huber(quantiles, taus, wanted, self._config.huber_delta)
         q = quantiles.detach().mean(dim=1)
         # Per quantile, so that a priority has the size of the first one, which an actor gives.

@@ -13,6 +13,7 @@ import psutil
 import torch
 
 from common.config_learner import LearnerConfig
+from common.control_groups import CGROUP, OWN_GROUPS, group_folders
 
 LOOK_S = 2.0
 """Seconds of training with one number before another is tried."""
@@ -23,7 +24,6 @@ GAIN = 0.95
 TO_TAKE, TO_KEEP = 0.25, 0.6
 """Cores that may be missing for a greater number of threads, and for one in use: free cores
 fluctuate, and the number must not."""
-GROUPS = Path("/sys/fs/cgroup")
 
 
 class Threads:
@@ -182,21 +182,9 @@ class Quota:
         self._usage = usage
 
     @classmethod
-    def of_this_process(cls, groups: Path = GROUPS, own: Path | None = None) -> Quota:
-        """The tightest quota of the groups that this process is in.
-
-        Args:
-            groups: where control groups are mounted, version 1 or 2.
-            own: the file that names this process's groups.
-        """
-        quotas = [cls()]
-        with suppress(OSError, ValueError):
-            for line in (own or Path("/proc/self/cgroup")).read_text().splitlines():
-                _, controllers, path = line.split(":", 2)
-                if controllers in ("", "cpu", "cpu,cpuacct"):
-                    quotas += [
-                        cls._of_folder(folder) for folder in _folders(groups, path, controllers)
-                    ]
+    def of_this_process(cls, mount: Path = CGROUP, own: Path = OWN_GROUPS) -> Quota:
+        """The tightest quota of the groups that this process is in; see `group_folders`."""
+        quotas = [cls._of_folder(folder) for folder, _ in group_folders("cpu", own, mount)]
         return min(quotas, key=lambda quota: quota.cores)
 
     @classmethod
@@ -220,11 +208,3 @@ class Quota:
                 return float(text) / 1e9
             return float(text.split()[1]) / 1e6
         return 0.0
-
-
-def _folders(groups: Path, path: str, controllers: str) -> Iterator[Path]:
-    """The folder of a control group, and those of all groups above it."""
-    parts = Path(path.lstrip("/")).parts
-    for root in (groups / controllers, groups / "unified" if not controllers else groups / "cpu"):
-        for depth in range(len(parts), -1, -1):
-            yield root.joinpath(*parts[:depth])

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from common.config_network import NetworkConfig
+from common.losses import middles
 from common.network_shapes import numbers_per_action
 from common.networks.layers import PLAIN, LayerKind, hidden_layer, output_layer
 
@@ -122,8 +123,7 @@ class ImplicitQuantile(nn.Module):
         self.embedding = nn.Sequential(nn.Linear(config.cosines, inputs), nn.ReLU())
         self.body = body
         self.register_buffer("_numbers", math.pi * torch.arange(config.cosines), persistent=False)
-        middles = (torch.arange(config.action_taus) + 0.5) / config.action_taus
-        self.register_buffer("_middles", middles, persistent=False)
+        self.register_buffer("_middles", middles(config.action_taus), persistent=False)
 
     def forward(self, features: Tensor, taus: Tensor | None = None) -> Tensor:
         """Quantiles.

@@ -192,7 +192,7 @@ class TimedLearner:
 
     def __init__(self, config: Config, spec: EnvironmentSpec, device: torch.device) -> None:
         """With a full memory."""
-        self._config, self._device = config, device
+        self._config = config
         (seed,) = integer_seeds(seed_sequence(config.seed, Role.NETWORK), 1)
         self.policy = make_network(spec, config.network, seed).to(device)
         target = make_network(spec, config.network, seed).to(device)

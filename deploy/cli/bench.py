@@ -6,7 +6,7 @@ import argparse
 from argparse import ArgumentTypeError
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from inspect import signature
 
 from deploy.cli.arguments import positive
 from deploy.cli.command import Command, Parser
@@ -135,19 +135,15 @@ MORE: Mapping[str, Callable[[Parser], None]] = {
     "train": _add_train,
 }
 """Adds the options of one benchmark alone; each is an argument of its function."""
-OPTIONS = (
-    *("algorithm", "batch_size", "device", "env", "env_steps", "network", "peers", "precision"),
-    "threads",
-)
-"""Names of these arguments."""
 
 
 def _bench(name: str, options: argparse.Namespace, _: Overrides) -> int:
     from deploy.bench.commands import BENCHMARKS
     from deploy.bench.measurement import show
 
-    named: dict[str, Any] = {key: getattr(options, key) for key in OPTIONS if hasattr(options, key)}
-    for figure in BENCHMARKS[name](options.repeat, **named):
+    benchmark = BENCHMARKS[name]
+    named = {key: getattr(options, key) for key in signature(benchmark).parameters}
+    for figure in benchmark(**named):
         show(figure, as_json=options.json)
     return 0
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 import socket
-from collections.abc import Iterator
 from contextlib import suppress
-from pathlib import Path
 
 import psutil
 
 from common.config import Config
 from common.config_network import NetworkConfig
+from common.control_groups import CGROUP, OWN_GROUPS, group_folders
 from common.errors import UserError
 from common.item import item_of
 from common.network_shapes import is_own, parameter_count
@@ -24,8 +23,8 @@ from replay_server.writer import CHUNKS_PER_TURN
 
 MEMORY_SHARE = 0.8
 """Of the memory that is free, at the most so much is for the replay memory and its messages."""
-OWN_GROUPS = Path("/proc/self/cgroup")
-CGROUP = Path("/sys/fs/cgroup")
+V2_FILES = "memory.max", "memory.current"
+V1_FILES = "memory.limit_in_bytes", "memory.usage_in_bytes"
 ACTOR_BYTES = 128 << 20
 """What the process of an actor takes for itself at the least: Python, torch, Ray."""
 PACKED_SHARE = 0.02
@@ -180,33 +179,14 @@ def available_bytes() -> int:
     memory. What a group holds of files can be given back and counts as free.
     """
     available = int(psutil.virtual_memory().available)
-    for folder, limit, usage in _control_groups():
+    for folder, is_v2 in group_folders("memory", OWN_GROUPS, CGROUP):
+        limit, usage = V2_FILES if is_v2 else V1_FILES
         with suppress(OSError, ValueError):  # not there, or "max": no limit
             left = int((folder / limit).read_text()) - int((folder / usage).read_text())
             stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
             files = stat.get("inactive_file", stat.get("total_inactive_file", "0"))
             available = min(available, left + int(files))
     return max(0, available)
-
-
-def _control_groups() -> Iterator[tuple[Path, str, str]]:
-    """Folders of the groups that this process is in, outermost first, with their two files."""
-    try:
-        lines = OWN_GROUPS.read_text().splitlines()
-    except OSError:
-        lines = []
-    for line in ["0::/", "0:memory:/", *lines]:  # in a container the root is its own group
-        _, controllers, path = line.split(":", 2)
-        parts = Path(path.lstrip("/")).parts
-        if controllers == "":
-            root, names = CGROUP, ("memory.max", "memory.current")
-        elif "memory" in controllers.split(","):
-            root = CGROUP / "memory"
-            names = ("memory.limit_in_bytes", "memory.usage_in_bytes")
-        else:
-            continue
-        for depth in range(len(parts) + 1):
-            yield root.joinpath(*parts[:depth]), *names
 
 
 def object_store_bytes(config: Config, spec: EnvironmentSpec) -> int:
