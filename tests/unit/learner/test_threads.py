@@ -100,7 +100,7 @@ def test_a_number_that_was_slow_once_is_tried_again():
     assert machine.threads.count == 2
 
 
-@pytest.mark.parametrize(("low", "high", "expected"), [(4.8, 6.4, 4), (1.4, 1.6, 1)])
+@pytest.mark.parametrize(("low", "high", "expected"), [(4.8, 6.4, 4), (3.5, 4.6, 4), (1.4, 1.6, 1)])
 def test_free_cores_that_fluctuate_leave_the_number_as_it_is(low, high, expected):
     rng = np.random.default_rng(0)
     machine = Machine(8, serial=0.1)
