@@ -12,8 +12,13 @@ import pytest
 from support.acting import needs_atari
 from support.environments import play
 
-pytest.importorskip("envpool", reason="needs EnvPool: pip install -e '.[envpool]'")
 BACKEND = {"backend": "envpool"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _envpool():
+    """Not when tests are collected: its import takes a second, in each process."""
+    pytest.importorskip("envpool", reason="needs EnvPool: pip install -e '.[envpool]'")
 
 
 def test_cartpole_moves_as_gymnasiums(make):
